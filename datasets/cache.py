@@ -1,0 +1,99 @@
+"""Folders of derived images (undistorted, resized), built once beside the data and reused while their key matches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from .errors import DataError
+from .imagefile import read_size
+
+logger = logging.getLogger(__name__)
+
+FOLDER_NAME = ".distwar_cache"
+FORMAT = 1
+"""Part of every key; raise it when the way of making derived images changes."""
+
+
+def cached_folder(
+    source: Path, label: str, key: object, sizes: Mapping[str, tuple[int, int]], build: Callable[[Path], None]
+) -> Path:
+    """A folder with the images `sizes` (name -> width, height), made by `build(folder)` unless it is there already.
+
+    It lies at `<source>/.distwar_cache/<label>-<digest of key>`, or under the user's cache when the source cannot be
+    written. `build` works under a temporary name that is renamed when complete, so that an interrupted run leaves
+    nothing half-made. `key` is anything JSON can hold. Raises DataError when neither place can be written.
+    """
+    name = f"{label}-{_digest(key)}"
+    places = [source / FOLDER_NAME / name, user_cache() / name]
+    for folder in places:
+        if _is_complete(folder, sizes):
+            logger.info("reusing %d cached images in %s", len(sizes), folder)
+            return folder
+    for folder in places:
+        temporary = _temporary_beside(folder)
+        if temporary is not None:
+            shutil.rmtree(folder, ignore_errors=True)  # one that lost files
+            return _build(folder, temporary, len(sizes), build)
+    raise DataError(f"{places[0]} and {places[1]}: neither can be written; make one of the folders writable")
+
+
+def file_fingerprint(path: Path) -> list[int]:
+    """Bytes and modification time in ns: enough to notice a changed file without reading it."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def user_cache() -> Path:
+    """The user's cache folder of this program (XDG base directory specification)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distwar-gs"
+
+
+def _digest(key: object) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _is_complete(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> bool:
+    try:
+        return folder.is_dir() and all(read_size(folder / name) == size for name, size in sizes.items())
+    except DataError:
+        return False
+
+
+def _temporary_beside(folder: Path) -> Path | None:
+    """A fresh folder on the same file system, or None where nothing can be written."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+    except OSError:
+        return None
+
+
+def _build(folder: Path, temporary: Path, count: int, build: Callable[[Path], None]) -> Path:
+    logger.info("writing %d images to %s (once)", count, folder)
+    start = time.perf_counter()
+    try:
+        build(temporary)
+        _publish(temporary, folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}); free some disk space") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("wrote %d images in %.1f s", count, time.perf_counter() - start)
+    return folder
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    temporary.chmod(0o755)  # mkdtemp makes it private, but a shared dataset has a shared cache
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process finished the same work first
+            raise

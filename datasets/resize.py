@@ -1,0 +1,89 @@
+"""`resolution`, as 3DGS understands it: a divisor, a width, or "at most 1600 pixels wide"."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .cache import cached_folder, file_fingerprint
+from .errors import DataError
+from .imagefile import decode_image, map_threads, save_png
+from .scene import View
+
+logger = logging.getLogger(__name__)
+
+DIVISORS = (1, 2, 4, 8)
+AUTO = -1
+AUTO_WIDTH = 1600
+"""Widest image kept as it is when no resolution is asked for (3DGS utils/camera_utils.py, loadCam)."""
+
+
+def check_resolution(resolution: int) -> None:
+    """Raise DataError unless `resolution` is -1 or positive."""
+    if resolution != AUTO and resolution <= 0:
+        raise DataError(f"resolution {resolution}: use 1, 2, 4 or 8 to divide, a width in pixels, or -1 (automatic)")
+
+
+def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
+    """(width, height) in pixels that `resolution` makes of an image; images are never enlarged."""
+    if resolution in DIVISORS:
+        return max(1, round(width / resolution)), max(1, round(height / resolution))
+    limit = AUTO_WIDTH if resolution == AUTO else resolution
+    if width <= limit:
+        return width, height
+    return limit, max(1, round(height * limit / width))
+
+
+def resize_views(source: Path, label: str, views: Sequence[View], resolution: int) -> tuple[tuple[View, ...], str]:
+    """The views at `resolution`, with K scaled to match, and a note such as "resized to 1/2 (Lanczos)" or "".
+
+    Resized copies (PNG, Pillow's Lanczos filter) are kept in a cache whose key holds `label` (the image folder's name)
+    and every file's fingerprint. Views that have the right size already keep their file.
+    """
+    targets = {view.name: target_size(view.width, view.height, resolution) for view in views}
+    changed = [view for view in views if targets[view.name] != (view.width, view.height)]
+    if not changed:
+        return tuple(views), ""
+    if resolution == AUTO:
+        logger.warning("images wider than %d pixels are downsized to that; keep them with -r 1", AUTO_WIDTH)
+    suffix, words = _describe(resolution)
+    folder = _resized_folder(source, f"{label}-{suffix}", changed, targets)
+    resized = {view.name: _resized_view(view, folder, targets[view.name]) for view in changed}
+    return tuple(resized.get(view.name, view) for view in views), f"resized to {words} (Lanczos)"
+
+
+def _describe(resolution: int) -> tuple[str, str]:
+    """How the cache folder and the metrics' protocol call this resolution."""
+    if resolution in DIVISORS:
+        return str(resolution), f"1/{resolution}"
+    width = AUTO_WIDTH if resolution == AUTO else resolution
+    return f"{width}px", f"{width} px wide"
+
+
+def _resized_folder(source: Path, label: str, views: Sequence[View], targets: dict[str, tuple[int, int]]) -> Path:
+    def build(folder: Path) -> None:
+        map_threads(lambda view: _resize_file(view, folder / _file_name(view), targets[view.name]), views)
+
+    key = [label, [[view.name, *targets[view.name], *file_fingerprint(view.image_path)] for view in views]]
+    return cached_folder(source, label, key, {_file_name(view): targets[view.name] for view in views}, build)
+
+
+def _resize_file(view: View, target: Path, size: tuple[int, int]) -> None:
+    # Pillow weights colour by alpha while it resizes, so transparent pixels do not bleed in.
+    image = Image.fromarray(decode_image(view.image_path))
+    save_png(target, np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
+
+
+def _resized_view(view: View, folder: Path, size: tuple[int, int]) -> View:
+    width, height = size
+    scale = np.diag([width / view.width, height / view.height, 1.0])
+    return replace(view, image_path=folder / _file_name(view), width=width, height=height, K=scale @ view.K)
+
+
+def _file_name(view: View) -> str:
+    return f"{view.name}.png"  # the old extension stays, so a.jpg and a.tif cannot meet
