@@ -1,0 +1,23 @@
+"""DISTWAR's gradient kernels for Gaussian splatting, and the ops around them.
+
+Importing builds nothing; a backend's kernels are built when an op first meets a tensor on it.
+"""
+
+from distwar_kernels.blend.blend import rasterize_to_pixels
+from distwar_kernels.errors import KernelError
+from distwar_kernels.projection.projection import Projection, project_gaussians
+from distwar_kernels.reduction import STRATEGIES, Reduction
+from distwar_kernels.sh.sh import spherical_harmonics
+from distwar_kernels.tiles.tiles import intersect_tiles, tile_grid
+
+__all__ = [
+    "STRATEGIES",
+    "KernelError",
+    "Projection",
+    "Reduction",
+    "intersect_tiles",
+    "project_gaussians",
+    "rasterize_to_pixels",
+    "spherical_harmonics",
+    "tile_grid",
+]

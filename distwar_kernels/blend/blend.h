@@ -1,0 +1,57 @@
+// The blend op's interface, the same for CUDA (blend.cu) and the CPU (blend_cpu.cpp): raw pointers and sizes.
+//
+// Arrays are dense, float32 unless said otherwise. G counts projected Gaussians over all images: [C * N], or nnz when
+// packed; flatten_ids index it. A tile's Gaussians are flatten_ids[isect_offsets[tile] .. isect_offsets[tile + 1]),
+// nearest first.
+#pragma once
+
+#include "../constants.h"
+
+#ifndef DISTWAR_BACKEND
+#error "compile with -DDISTWAR_BACKEND=cpu or cuda: it names the namespace, so that both can live in one process"
+#endif
+
+namespace distwar::DISTWAR_BACKEND {
+
+enum class Strategy { kAtomic, kSerialized, kButterfly };
+
+struct BlendInputs {
+    const float* means2d;      // [G, 2] pixels
+    const float* conics;       // [G, 3] inverse covariance xx, xy, yy
+    const float* colors;       // [G, channels]
+    const float* opacities;    // [G]
+    const float* backgrounds;  // [images, channels] or null for black
+    const bool* masks;         // [images, tile_height, tile_width] or null; a false tile shows the background
+    const int* isect_offsets;  // [images, tile_height, tile_width]
+    const int* flatten_ids;    // [n_isects]
+    int images, n_isects, n_gaussians, channels;
+    int width, height, tile_width, tile_height;
+    int threads;   // CPU only
+    void* stream;  // CUDA only
+
+    int tiles() const { return images * tile_width * tile_height; }
+};
+
+struct BlendOutputs {
+    float* colors;          // [images, height, width, channels]
+    float* transmittances;  // [images, height, width], what is left of the light behind the last Gaussian
+    int* last_ids;          // [images, height, width] position in flatten_ids of the last contributor, -1 for none
+};
+
+struct BlendGradients {
+    const float* transmittances;    // as BlendOutputs
+    const int* last_ids;            // as BlendOutputs
+    const float* v_colors_out;      // [images, height, width, channels] dL/d(rendered colours)
+    const float* v_transmittances;  // [images, height, width] dL/d(transmittances)
+    // sums, to be given zeroed
+    float* v_means2d;      // [G, 2]
+    float* v_conics;       // [G, 3]
+    float* v_colors;       // [G, channels]
+    float* v_opacities;    // [G]
+    float* v_means2d_abs;  // [G, 2] sum of absolute per-pixel gradients, or null
+};
+
+void blend_forward(const BlendInputs& in, const BlendOutputs& out);
+void blend_backward(const BlendInputs& in, const BlendGradients& grad, Strategy strategy, int threshold);
+
+}  // namespace distwar::DISTWAR_BACKEND

@@ -1,0 +1,311 @@
+// The blend op on the CPU: the same mathematics as blend.cu, a tile row of 16 pixels at a time (lanes.h).
+//
+// Work to threads: tiles, dynamically. A thread keeps a tile's pixel state in a few KiB of L1, walks the tile's
+// Gaussians and touches only the rows that a Gaussian's alpha >= 1/255 ellipse can reach.
+//
+// Backward: each (tile, Gaussian) instance is summed over its pixels in registers, in a fixed order, and written to
+// its own record; a second pass adds the records of each Gaussian in instance order. No atomics, so the gradients are
+// bit-equal from run to run, whatever the number of threads.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "../lanes.h"
+#include "blend.h"
+
+namespace distwar::DISTWAR_BACKEND {
+namespace {
+
+constexpr int kRows = kTileSize;
+
+struct Gaussian {
+    int id;
+    float x, y, a, b, c, opacity;  // conic a, b, c
+    const float* color;
+
+    Gaussian(const BlendInputs& in, int id)
+        : id(id), x(in.means2d[2 * id]), y(in.means2d[2 * id + 1]), a(in.conics[3 * id]), b(in.conics[3 * id + 1]),
+          c(in.conics[3 * id + 2]), opacity(in.opacities[id]), color(in.colors + static_cast<int64_t>(id) * in.channels) {
+        if (!finite(in.channels)) opacity = 0.0f;  // a broken Gaussian is culled: its colours would spoil the pixels
+    }
+
+   private:
+    // 0 * x is 0 for finite numbers and NaN for the others.
+    bool finite(int channels) const {
+        float probe = 0.0f * x + 0.0f * y + 0.0f * a + 0.0f * b + 0.0f * c + 0.0f * opacity;
+        for (int k = 0; k < channels; ++k) probe += 0.0f * color[k];
+        return probe == 0.0f;
+    }
+};
+
+// Rows [begin, end) of the tile that the ellipse alpha >= 1/255 can touch, from its bounding box.
+struct RowRange {
+    int begin = 0, end = 0;
+
+    RowRange(const Gaussian& g, float tile_x, float tile_y) {
+        const float det = g.a * g.c - g.b * g.b;
+        if (!(det > 0.0f) || !(g.opacity >= kAlphaCut)) return;
+        const float reach = 2.0f * std::log(g.opacity / kAlphaCut) + 1e-3f;  // twice the largest visible sigma
+        const float half_width = std::sqrt(reach * g.c / det), half_height = std::sqrt(reach * g.a / det);
+        if (!(g.x + half_width >= tile_x + 0.5f) || !(g.x - half_width <= tile_x + kTileSize - 0.5f)) return;
+        begin = static_cast<int>(std::clamp(std::ceil(g.y - half_height - tile_y - 0.5f), 0.0f, float(kTileSize)));
+        end = static_cast<int>(std::clamp(std::floor(g.y + half_height - tile_y - 0.5f) + 1, 0.0f, float(kTileSize)));
+    }
+};
+
+struct Tile {
+    int index, image, x0, y0, columns, rows;  // pixels, clipped to the image
+    int begin, end;                           // into flatten_ids
+
+    Tile(const BlendInputs& in, int index) : index(index) {
+        const int per_image = in.tile_width * in.tile_height, local = index % per_image;
+        image = index / per_image;
+        x0 = local % in.tile_width * kTileSize;
+        y0 = local / in.tile_width * kTileSize;
+        columns = std::min(kTileSize, in.width - x0);
+        rows = std::min(kTileSize, in.height - y0);
+        begin = in.isect_offsets[index];
+        end = index + 1 < in.tiles() ? in.isect_offsets[index + 1] : in.n_isects;
+        if (in.masks && !in.masks[index]) end = begin;
+    }
+
+    int64_t pixel(const BlendInputs& in, int row) const { return (int64_t(image) * in.height + y0 + row) * in.width + x0; }
+    const float* background(const BlendInputs& in) const {
+        return in.backgrounds ? in.backgrounds + image * in.channels : nullptr;
+    }
+};
+
+// One Gaussian seen from the pixels of one tile row.
+struct Sample {
+    Lanes dx, vis, alpha;
+    float dy;
+    Mask hit;
+
+    Sample(const Gaussian& g, const Tile& tile, int row) {
+        dx = (g.x - (tile.x0 + 0.5f)) - ramp();
+        dy = g.y - (tile.y0 + row + 0.5f);
+        const Lanes sigma = 0.5f * (g.a * dx * dx + g.c * dy * dy) + g.b * dy * dx;
+        vis = exp_negative(sigma);
+        alpha = minimum(lanes(kAlphaCap), g.opacity * vis);
+        hit = (sigma >= 0.0f) & (alpha >= kAlphaCut);
+    }
+};
+
+// ------------------------------------------------------------------------------------------------------ forward
+
+struct ForwardState {
+    Lanes transmittance[kRows];
+    Mask live[kRows];  // true until the pixel is finished
+    Mask last[kRows];
+    std::vector<Lanes> color;  // [channels][kRows]
+
+    explicit ForwardState(int channels) : color(static_cast<size_t>(channels) * kRows) {}
+
+    void reset(const Tile& tile) {
+        std::fill_n(transmittance, kRows, lanes(1.0f));
+        std::fill_n(last, kRows, mask(-1));
+        std::fill(color.begin(), color.end(), Lanes{});
+        for (int row = 0; row < kRows; ++row) live[row] = row < tile.rows ? ramp() < float(tile.columns) : Mask{};
+    }
+
+    bool any_live() const {
+        Mask all{};
+        for (const Mask& row : live) all |= row;
+        return any(all);
+    }
+
+    void blend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
+        Lanes& T = transmittance[row];
+        const Mask hit = sample.hit & live[row];
+        const Lanes next = T * (1.0f - sample.alpha);
+        const Mask finished = hit & (next <= kTransmittanceCut);
+        const Mask blended = hit & ~finished;
+        const Lanes weight = blended ? sample.alpha * T : Lanes{};
+        for (int k = 0; k < channels; ++k) color[k * kRows + row] += weight * g.color[k];
+        T = blended ? next : T;
+        last[row] = blended ? mask(position) : last[row];
+        live[row] &= ~finished;
+    }
+
+    void store(const BlendInputs& in, const BlendOutputs& out, const Tile& tile) const {
+        const float* background = tile.background(in);
+        for (int row = 0; row < tile.rows; ++row) {
+            for (int i = 0; i < tile.columns; ++i) {
+                const int64_t pixel = tile.pixel(in, row) + i;
+                const float T = transmittance[row][i];
+                out.transmittances[pixel] = T;
+                out.last_ids[pixel] = last[row][i];
+                for (int k = 0; k < in.channels; ++k)
+                    out.colors[pixel * in.channels + k] =
+                        color[k * kRows + row][i] + (background ? T * background[k] : 0.0f);
+            }
+        }
+    }
+};
+
+void forward_tile(const BlendInputs& in, const BlendOutputs& out, const Tile& tile, ForwardState& state) {
+    constexpr int kCheckEvery = 16;
+    state.reset(tile);
+    for (int position = tile.begin; position < tile.end; ++position) {
+        if ((position - tile.begin) % kCheckEvery == 0 && !state.any_live()) break;
+        const Gaussian g(in, in.flatten_ids[position]);
+        const RowRange rows(g, tile.x0, tile.y0);
+        for (int row = rows.begin; row < rows.end; ++row)
+            state.blend_row(g, Sample(g, tile, row), in.channels, row, position);
+    }
+    state.store(in, out, tile);
+}
+
+// ----------------------------------------------------------------------------------------------------- backward
+
+// A record holds an instance's sums: colours, conic (3), mean (2), opacity, |mean| (2).
+constexpr int kGeometryRecord = 8;
+
+struct BackwardState {
+    Lanes transmittance[kRows];
+    Lanes behind[kRows];  // sum over farther Gaussians of (c.v) alpha T, and the background's share
+    Mask last[kRows];
+    std::vector<Lanes> v_color;     // [channels][kRows]
+    Lanes sums[kGeometryRecord];    // one instance's geometry sums, a partial sum in each lane
+    std::vector<Lanes> color_sums;  // [channels]
+
+    explicit BackwardState(int channels) : v_color(static_cast<size_t>(channels) * kRows), color_sums(channels) {}
+
+    void load(const BlendInputs& in, const BlendGradients& grad, const Tile& tile) {
+        std::fill_n(transmittance, kRows, lanes(1.0f));
+        std::fill_n(behind, kRows, Lanes{});
+        std::fill_n(last, kRows, mask(-1));
+        std::fill(v_color.begin(), v_color.end(), Lanes{});
+        for (int row = 0; row < tile.rows; ++row)
+            for (int i = 0; i < tile.columns; ++i) load_pixel(in, grad, tile, row, i);
+    }
+
+    void load_pixel(const BlendInputs& in, const BlendGradients& grad, const Tile& tile, int row, int i) {
+        const int64_t pixel = tile.pixel(in, row) + i;
+        const float* background = tile.background(in);
+        float v_transmittance = grad.v_transmittances[pixel];
+        for (int k = 0; k < in.channels; ++k) {
+            const float v = grad.v_colors_out[pixel * in.channels + k];
+            v_color[k * kRows + row][i] = v;
+            if (background) v_transmittance += background[k] * v;
+        }
+        transmittance[row][i] = grad.transmittances[pixel];
+        behind[row][i] = transmittance[row][i] * v_transmittance;
+        last[row][i] = grad.last_ids[pixel];
+    }
+
+    int last_position() const {
+        int latest = -1;
+        for (const Mask& row : last)
+            for (int i = 0; i < kTileSize; ++i) latest = std::max(latest, row[i]);
+        return latest;
+    }
+
+    void clear_sums() {
+        std::fill_n(sums, kGeometryRecord, Lanes{});
+        std::fill(color_sums.begin(), color_sums.end(), Lanes{});
+    }
+
+    void unblend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
+        const Mask hit = sample.hit & (last[row] >= position);
+        if (!any(hit)) return;
+        const Lanes keep = 1.0f / (1.0f - sample.alpha);
+        const Lanes before = transmittance[row] * keep;
+        const Lanes weight = hit ? sample.alpha * before : Lanes{};
+        Lanes color_dot{};
+        for (int k = 0; k < channels; ++k) {
+            const Lanes v = v_color[k * kRows + row];
+            color_dot += g.color[k] * v;
+            color_sums[k] += weight * v;
+        }
+        const Lanes v_alpha = color_dot * before - behind[row] * keep;
+        behind[row] += color_dot * weight;
+        transmittance[row] = hit ? before : transmittance[row];
+        // At the cap alpha is a constant: nothing flows further back.
+        const Mask flows = hit & (g.opacity * sample.vis <= kAlphaCap);
+        add_geometry(g, sample, flows ? sample.vis * v_alpha : Lanes{});
+    }
+
+    void add_geometry(const Gaussian& g, const Sample& sample, Lanes v_opacity) {
+        const Lanes v_sigma = -g.opacity * v_opacity;
+        const Lanes v_x = v_sigma * (g.a * sample.dx + g.b * sample.dy);
+        const Lanes v_y = v_sigma * (g.b * sample.dx + g.c * sample.dy);
+        sums[0] += 0.5f * v_sigma * sample.dx * sample.dx;
+        sums[1] += v_sigma * sample.dx * sample.dy;
+        sums[2] += 0.5f * v_sigma * sample.dy * sample.dy;
+        sums[3] += v_x;
+        sums[4] += v_y;
+        sums[5] += v_opacity;
+        sums[6] += absolute(v_x);
+        sums[7] += absolute(v_y);
+    }
+
+    void write_record(int channels, float* record) const {
+        for (int k = 0; k < channels; ++k) *record++ = sum(color_sums[k]);
+        for (const Lanes& geometry : sums) *record++ = sum(geometry);
+    }
+};
+
+void backward_tile(const BlendInputs& in, const BlendGradients& grad, const Tile& tile, BackwardState& state,
+                   float* records) {
+    const int record_size = in.channels + kGeometryRecord;
+    state.load(in, grad, tile);
+    const int last = state.last_position();
+    for (int position = std::min(tile.end - 1, last); position >= tile.begin; --position) {
+        const Gaussian g(in, in.flatten_ids[position]);
+        const RowRange rows(g, tile.x0, tile.y0);
+        if (rows.begin >= rows.end) continue;
+        state.clear_sums();
+        for (int row = rows.begin; row < rows.end; ++row)
+            state.unblend_row(g, Sample(g, tile, row), in.channels, row, position);
+        state.write_record(in.channels, records + static_cast<int64_t>(position) * record_size);
+    }
+}
+
+// Adds every instance's record to its Gaussian, in instance order. Threads own disjoint ranges of Gaussians.
+void scatter_records(const BlendInputs& in, const BlendGradients& grad, const std::vector<float>& records) {
+    const int record_size = in.channels + kGeometryRecord;
+#pragma omp parallel for num_threads(in.threads) schedule(static)
+    for (int part = 0; part < in.threads; ++part) {
+        const int64_t first = int64_t(in.n_gaussians) * part / in.threads;
+        const int64_t end = int64_t(in.n_gaussians) * (part + 1) / in.threads;
+        for (int position = 0; position < in.n_isects; ++position) {
+            const int64_t g = in.flatten_ids[position];
+            if (g < first || g >= end) continue;
+            const float* record = records.data() + static_cast<int64_t>(position) * record_size;
+            for (int k = 0; k < in.channels; ++k) grad.v_colors[g * in.channels + k] += record[k];
+            record += in.channels;
+            for (int i = 0; i < 3; ++i) grad.v_conics[3 * g + i] += record[i];
+            for (int i = 0; i < 2; ++i) grad.v_means2d[2 * g + i] += record[3 + i];
+            grad.v_opacities[g] += record[5];
+            if (grad.v_means2d_abs)
+                for (int i = 0; i < 2; ++i) grad.v_means2d_abs[2 * g + i] += record[6 + i];
+        }
+    }
+}
+
+}  // namespace
+
+void blend_forward(const BlendInputs& in, const BlendOutputs& out) {
+#pragma omp parallel num_threads(in.threads)
+    {
+        ForwardState state(in.channels);
+#pragma omp for schedule(dynamic)
+        for (int tile = 0; tile < in.tiles(); ++tile) forward_tile(in, out, Tile(in, tile), state);
+    }
+}
+
+// Strategy and threshold say where a GPU makes the sums; here a tile's sums are always made in registers.
+void blend_backward(const BlendInputs& in, const BlendGradients& grad, Strategy, int) {
+    std::vector<float> records(static_cast<size_t>(in.n_isects) * (in.channels + kGeometryRecord), 0.0f);
+#pragma omp parallel num_threads(in.threads)
+    {
+        BackwardState state(in.channels);
+#pragma omp for schedule(dynamic)
+        for (int tile = 0; tile < in.tiles(); ++tile) backward_tile(in, grad, Tile(in, tile), state, records.data());
+    }
+    scatter_records(in, grad, records);
+}
+
+}  // namespace distwar::DISTWAR_BACKEND

@@ -1,0 +1,16 @@
+// The constants of the splatting model, named once: CUDA and C++ include this file, Python parses it (constants.py).
+// All of them equal gsplat 1.5.3's, so that images agree.
+#pragma once
+
+namespace distwar {
+
+constexpr int kTileSize = 16;                    // pixels along a tile's edge
+constexpr float kAlphaCut = 1.0f / 255.0f;       // a fainter contribution is skipped
+constexpr float kAlphaCap = 0.999f;              // so that 1 - alpha stays invertible in the backward pass
+constexpr float kTransmittanceCut = 1.0e-4f;     // a pixel this opaque is finished
+constexpr float kBlur = 0.3f;                    // px^2 added to the projected covariance's diagonal
+constexpr float kExtent = 3.33f;                 // standard deviations until alpha < 1/255 at opacity 1
+constexpr float kFrustumMargin = 0.3f;           // of tan(fov / 2): the Jacobian is clamped that far outside the image
+constexpr int kMaxChannels = 32;                 // colour channels blended in one pass; more go in several
+
+}  // namespace distwar

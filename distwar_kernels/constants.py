@@ -1,0 +1,30 @@
+"""The splatting model's constants, read from ``constants.h`` so that Python, C++ and CUDA cannot disagree."""
+
+import re
+from pathlib import Path
+
+_PATTERN = re.compile(r"constexpr (int|float) k(\w+) = ([^;]+);")
+
+
+def _value(kind: str, expression: str) -> float:
+    """``1.0f / 255.0f`` -> 0.00392...; the header holds numbers and single divisions only."""
+    numerator, *denominator = (float(part.strip().rstrip("f")) for part in expression.split("/"))
+    value = numerator / denominator[0] if denominator else numerator
+    return int(value) if kind == "int" else value
+
+
+def _read_header() -> dict[str, float]:
+    text = Path(__file__).with_name("constants.h").read_text(encoding="utf-8")
+    return {name: _value(kind, expression) for kind, name, expression in _PATTERN.findall(text)}
+
+
+_HEADER = _read_header()
+
+TILE_SIZE: int = _HEADER["TileSize"]
+ALPHA_CUT = _HEADER["AlphaCut"]
+ALPHA_CAP = _HEADER["AlphaCap"]
+TRANSMITTANCE_CUT = _HEADER["TransmittanceCut"]
+BLUR = _HEADER["Blur"]
+EXTENT = _HEADER["Extent"]
+FRUSTUM_MARGIN = _HEADER["FrustumMargin"]
+MAX_CHANNELS: int = _HEADER["MaxChannels"]

@@ -1,0 +1,60 @@
+"""From 3D Gaussians to 2D ones: EWA splatting (Zwicker et al. 2002; Kerbl et al. 2023, equation 5)."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from distwar_kernels.constants import BLUR
+from distwar_kernels.projection.projection_reference import project_reference
+
+
+class Projection(NamedTuple):
+    """Gaussians as C cameras see them; where radii are 0 the Gaussian is culled and the rest is meaningless."""
+
+    radii: Tensor  # [C, N, 2] int32, half extents of the bounding box in pixels
+    means2d: Tensor  # [C, N, 2] pixels
+    depths: Tensor  # [C, N] along the camera's z axis
+    conics: Tensor  # [C, N, 3] inverse 2D covariance xx, xy, yy, 1/px^2
+    compensations: Tensor | None  # [C, N] opacity factor of antialiased mode
+
+
+def project_gaussians(
+    means: Tensor,  # [N, 3]
+    quats: Tensor,  # [N, 4] wxyz
+    scales: Tensor,  # [N, 3]
+    opacities: Tensor,  # [N]
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    image_width: int,
+    image_height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    antialiased: bool = False,
+) -> Projection:
+    """Projects Gaussians through pinhole cameras; differentiable in means, quats and scales.
+
+    Args:
+        means, scales: world units; scales are standard deviations, not their logarithms.
+        quats: need not be normalised. opacities: in [0, 1]; they bound the visible extent only.
+        viewmats: world-to-camera, OpenCV axes. Ks: intrinsics in pixels, any principal point.
+        near_plane, far_plane: depths outside are culled.
+        antialiased: also return the compensation for the blur that widens small Gaussians (Mip-Splatting, Yu et al.
+            2024, section 4.2; opacities are to be multiplied by it).
+
+    On CUDA this is gsplat's ``fully_fused_projection``; on the CPU the PyTorch reference, differentiated by autograd.
+    """
+    if not means.is_cuda:
+        return Projection(
+            *project_reference(
+                means, quats, scales, opacities, viewmats, Ks, image_width, image_height,
+                near_plane=near_plane, far_plane=far_plane, antialiased=antialiased,
+            )
+        )  # fmt: skip
+    from gsplat import fully_fused_projection
+
+    radii, means2d, depths, conics, compensations = fully_fused_projection(
+        means, None, quats, scales, viewmats, Ks, image_width, image_height,
+        eps2d=BLUR, near_plane=near_plane, far_plane=far_plane, calc_compensations=antialiased, opacities=opacities,
+    )  # fmt: skip
+    return Projection(radii, means2d, depths, conics, compensations)

@@ -1,0 +1,110 @@
+"""Projection in plain PyTorch, any dtype, differentiable by autograd: the CPU's projection and the tests' witness."""
+
+import torch
+from torch import Tensor
+
+from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT, FRUSTUM_MARGIN
+
+
+def project_reference(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    image_width: int,
+    image_height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    antialiased: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+    """Arguments and results of ``project_gaussians``: radii, means2d, depths, conics, compensations."""
+    # A Gaussian with a NaN or an infinity is culled; zeros in its place keep its (zero) gradients finite.
+    whole = torch.isfinite(torch.cat([means, quats, scales], dim=-1)).all(-1)
+    means, quats, scales = (torch.where(whole[:, None], t, torch.zeros_like(t)) for t in (means, quats, scales))
+    covariances = covariance_matrices(quats, scales)
+    rotations = viewmats[:, :3, :3]
+    means_camera = torch.einsum("cij,nj->cni", rotations, means) + viewmats[:, None, :3, 3]
+    depths = means_camera[..., 2]
+    in_depth = (depths >= near_plane) & (depths <= far_plane)
+    # A safe depth keeps the arithmetic of culled Gaussians finite, and so their (zero) gradients.
+    z = torch.where(in_depth, depths, torch.ones_like(depths))
+    means2d = _pinhole(means_camera, z, Ks)
+    jacobians = _jacobians(means_camera, z, Ks, image_width, image_height)
+    jacobians = torch.einsum("cnij,cjk->cnik", jacobians, rotations)
+    exact = torch.einsum("cnij,njk,cnlk->cnil", jacobians, covariances, jacobians)
+    blurred = exact + BLUR * torch.eye(2, dtype=means.dtype, device=means.device)
+    determinants = _determinant(blurred)
+    invertible = determinants > 0
+    safe = torch.where(invertible, determinants, torch.ones_like(determinants))
+    conics = torch.stack([blurred[..., 1, 1], -blurred[..., 0, 1], blurred[..., 0, 0]], dim=-1) / safe[..., None]
+    compensations = _compensations(exact, safe) if antialiased else None
+    radii = _radii(blurred, opacities, compensations, means2d, image_width, image_height)
+    finite = torch.isfinite(conics).all(-1) & torch.isfinite(means2d).all(-1)
+    radii = torch.where((whole & in_depth & invertible & finite)[..., None], radii, torch.zeros_like(radii))
+    return radii, means2d, depths, conics, compensations
+
+
+def covariance_matrices(quats: Tensor, scales: Tensor) -> Tensor:
+    """R S S^T R^T [N, 3, 3] from unnormalised quaternions wxyz [N, 4] and standard deviations [N, 3]."""
+    factors = rotation_matrices(quats) * scales[:, None, :]
+    return factors @ factors.transpose(1, 2)
+
+
+def rotation_matrices(quats: Tensor) -> Tensor:
+    """Rotation matrices [N, 3, 3] of unnormalised quaternions wxyz [N, 4]."""
+    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
+
+
+def _pinhole(means_camera: Tensor, z: Tensor, Ks: Tensor) -> Tensor:
+    focals = torch.stack([Ks[:, 0, 0], Ks[:, 1, 1]], dim=-1)[:, None]
+    centres = Ks[:, None, :2, 2]
+    return means_camera[..., :2] / z[..., None] * focals + centres
+
+
+def _jacobians(means_camera: Tensor, z: Tensor, Ks: Tensor, width: int, height: int) -> Tensor:
+    """d(pixel)/d(camera point) [C, N, 2, 3]; the direction is clamped a margin outside the image, on each side by the
+    true principal point, where the linearisation would explode (gsplat, cuda/include/Utils.cuh, persp_proj)."""
+    fx, fy = Ks[:, None, 0, 0], Ks[:, None, 1, 1]
+    size = torch.tensor([width, height], dtype=z.dtype, device=z.device)
+    focals = torch.stack([fx, fy], dim=-1)
+    centres = Ks[:, None, :2, 2]
+    margin = FRUSTUM_MARGIN * 0.5 * size / focals
+    low, high = -(centres / focals + margin), (size - centres) / focals + margin
+    x, y = torch.maximum(torch.minimum(means_camera[..., :2] / z[..., None], high), low).unbind(-1)
+    zero = torch.zeros_like(z)
+    top = torch.stack([fx / z, zero, -fx * x / z], dim=-1)
+    bottom = torch.stack([zero, fy / z, -fy * y / z], dim=-1)
+    return torch.stack([top, bottom], dim=-2)
+
+
+def _determinant(matrices: Tensor) -> Tensor:
+    return matrices[..., 0, 0] * matrices[..., 1, 1] - matrices[..., 0, 1] * matrices[..., 1, 0]
+
+
+def _compensations(exact: Tensor, blurred_determinants: Tensor) -> Tensor:
+    """sqrt(det(covariance) / det(blurred covariance)); the tiny floor keeps the square root's slope finite."""
+    return torch.sqrt((_determinant(exact) / blurred_determinants).clamp_min(1e-12))
+
+
+@torch.no_grad()
+def _radii(
+    blurred: Tensor, opacities: Tensor, compensations: Tensor | None, means2d: Tensor, width: int, height: int
+) -> Tensor:
+    """Half extents [C, N, 2] of the box where alpha can reach 1/255 (StopThePop, Radl et al. 2024, section B.2)."""
+    visible = opacities * compensations if compensations is not None else opacities.expand(blurred.shape[:-2])
+    extents = torch.sqrt(2.0 * torch.log((visible / ALPHA_CUT).clamp_min(1.0))).clamp_max(EXTENT)
+    variances = torch.diagonal(blurred, dim1=-2, dim2=-1)
+    boxes = torch.ceil(extents[..., None] * torch.sqrt(variances.clamp_min(0.0)))
+    size = torch.tensor([width, height], dtype=boxes.dtype, device=boxes.device)
+    touches = ((means2d + boxes > 0) & (means2d - boxes < size)).all(-1) & (visible >= ALPHA_CUT)
+    boxes = torch.where(touches[..., None], boxes, torch.zeros_like(boxes))
+    return torch.nan_to_num(boxes, nan=0.0).clamp_max(2.0**30).int()

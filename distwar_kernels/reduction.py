@@ -1,0 +1,37 @@
+"""Where the gradient sums of the blend's backward pass are made: DISTWAR's choice (arXiv 2401.05345)."""
+
+from dataclasses import dataclass
+
+STRATEGIES = ("gsplat", "atomic", "sw_s", "sw_b")
+WARP_SIZE = 32
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reduction strategy and its balance threshold.
+
+    strategy:
+        ``gsplat``  gsplat's own forward and backward, the stock reference (CUDA only)
+        ``atomic``  every active lane adds to memory: the paper's baseline
+        ``sw_s``    DISTWAR serialised: a leader collects the lanes that share an address, one after another
+        ``sw_b``    DISTWAR butterfly: all 32 lanes exchange and sum, idle lanes contribute zero
+    balance_threshold:
+        0..32. A warp with at least this many active lanes sums in registers (``sw_s``, ``sw_b``); one with
+        fewer sends its lanes' values straight to the atomic units of the L2. 0 and 1 reduce always.
+
+    The CPU backend gives the same gradients under every strategy: it sums a tile's pixels in registers and
+    adds tile sums in a fixed order, so it has no atomics to save.
+
+    Raises ValueError for an unknown strategy or a threshold outside 0..32.
+    """
+
+    strategy: str = "sw_b"
+    balance_threshold: int = 8
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"unknown reduction strategy {self.strategy!r}: choose one of {', '.join(STRATEGIES)}")
+        if not 0 <= self.balance_threshold <= WARP_SIZE:
+            raise ValueError(
+                f"balance threshold {self.balance_threshold} is outside 0..{WARP_SIZE} (active lanes of a warp)"
+            )

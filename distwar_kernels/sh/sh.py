@@ -1,0 +1,23 @@
+"""View-dependent colour from spherical harmonics coefficients (degree 0 to 3)."""
+
+from torch import Tensor
+
+from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+
+
+def spherical_harmonics(
+    degree: int,
+    directions: Tensor,  # [..., 3]
+    coefficients: Tensor,  # [..., K, 3]
+    masks: Tensor | None = None,  # [...] bool
+) -> Tensor:
+    """Evaluates the harmonics up to ``degree`` in each direction: [..., 3], to be shifted by +0.5 to a colour.
+
+    Directions are from the camera to the Gaussian in world axes and need not be normalised; K may exceed
+    (degree + 1)^2. Elements whose mask is False may hold anything. On CUDA this is gsplat's kernel.
+    """
+    if not directions.is_cuda:
+        return spherical_harmonics_reference(degree, directions, coefficients)
+    from gsplat import spherical_harmonics as gsplat_spherical_harmonics
+
+    return gsplat_spherical_harmonics(degree, directions, coefficients, masks)
