@@ -1,0 +1,291 @@
+"""The command lines of train.py and render.py, and the wrapper that turns user errors into one line.
+
+Only names that users know from 3DGS and gsplat have a flag; every other setting is reached by --set section.key=value.
+The flags are frozen: tests/cli_options.txt lists them. Nothing here imports torch before it is needed.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from argparse import SUPPRESS
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from distwar_gs.config import (
+    Config,
+    ConfigError,
+    apply_override,
+    field_docs,
+    load_config,
+    rule_of,
+    validate,
+    with_values,
+)
+
+CAMERA_PATHS = ("ellipse", "interpolate", "none")
+"""What `render.py --path` takes; the first two are functions of distwar_gs.camera_paths."""
+
+# The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
+# of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
+_USER_ERRORS = (
+    ("distwar_gs.config", "ConfigError"),
+    ("distwar_gs.model", "ModelError"),
+    ("distwar_gs.checkpoint", "CheckpointError"),
+    ("distwar_gs.export", "ModelFileError"),
+    ("distwar_gs.trainer", "TrainingError"),
+    ("datasets.errors", "DataError"),
+    ("distwar_kernels.errors", "KernelError"),
+)
+
+
+# --------------------------------------------------------------------------------------------------------- train.py
+
+
+def train_config(argv: Sequence[str]) -> Config:
+    """The configuration for the arguments of train.py: defaults < --config file < flags < --set.
+
+    Raises ConfigError for unusable values or when no scene is given; a mistyped flag ends the program with code 2.
+    """
+    typed = _parse(train_parser(), argv)
+    file, overrides = typed.pop("config", None), typed.pop("set", [])
+    config = with_values(load_config(file) if file else Config(), typed)
+    for assignment in overrides:
+        config = apply_override(config, assignment)
+    return validate(_with_folders(config))
+
+
+def train_parser() -> argparse.ArgumentParser:
+    """The parser of train.py. A flag's destination is the key it sets, and flags not typed leave no trace."""
+    parser = _Parser("train.py", "Train 3D Gaussians on a COLMAP or Blender scene.")
+    parser.add_argument("--config", metavar="YAML", help="settings to start from; configs/default.yaml explains all")
+    _add_data_flags(parser)
+    _add_run_flags(parser)
+    _add_model_flags(parser)
+    overrides = {"nargs": "+", "action": "extend", "metavar": "SECTION.KEY=VALUE"}
+    parser.add_argument("--set", help="any other setting; wins over the flags", **overrides)
+    return parser
+
+
+def _add_data_flags(parser: argparse.ArgumentParser) -> None:
+    _add_setting(parser, "data.source_path", "-s", "--source_path", "--data_dir", metavar="DIR")
+    _add_setting(parser, "train.result_dir", "-m", "--model_path", "--result_dir", metavar="DIR")
+    _add_setting(parser, "data.images", "-i", "--images", metavar="NAME")
+    _add_setting(parser, "data.resolution", "-r", "--resolution", "--data_factor", type=int, metavar="N")
+    _add_setting(parser, "data.test_every", "--test_every", type=int, metavar="N")
+    split = parser.add_mutually_exclusive_group()
+    _add_switch(split, "data.eval", True, "--eval", help="hold out test images (on by default)")
+    _add_switch(split, "data.eval", False, "--no_eval", help="train on all images")
+    background = parser.add_mutually_exclusive_group()
+    _add_switch(background, "data.background", "white", "-w", "--white_background", help="white behind the scene")
+    _add_switch(background, "data.background", "random", "--random_background", help="a new colour at every step")
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    steps = {"type": int, "nargs": "*", "metavar": "N"}
+    _add_setting(parser, "train.iterations", "--iterations", "--max_steps", type=int, metavar="N")
+    _add_setting(parser, "train.test_iterations", "--test_iterations", "--eval_steps", **steps)
+    _add_setting(parser, "train.save_iterations", "--save_iterations", "--save_steps", **steps)
+    _add_setting(parser, "train.checkpoint_iterations", "--checkpoint_iterations", **steps)
+    resume = {"nargs": "?", "const": "auto", "metavar": "auto|PATH"}
+    _add_setting(parser, "train.resume", "--resume", "--start_checkpoint", **resume)
+    _add_setting(parser, "train.device", "--device")
+    _add_setting(parser, "train.seed", "--seed", type=int, metavar="N")
+    _add_switch(parser, "log.quiet", True, "--quiet", help="no progress bar")
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    _add_setting(parser, "model.sh_degree", "--sh_degree", type=int, metavar="N")
+    _add_switch(parser, "model.antialiased", True, "--antialiased", help=field_docs()["model.antialiased"])
+    _add_setting(parser, "densification.strategy", "--strategy")
+    _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")
+    _add_setting(parser, "reduction.strategy", "--reduction")
+    _add_setting(parser, "reduction.balance_threshold", "--balance_threshold", type=int, metavar="N")
+
+
+def _with_folders(config: Config) -> Config:
+    """`config` with a result folder named after the scene folder unless it has one; ConfigError without a scene."""
+    if not config.data.source_path:
+        raise ConfigError("no scene to train on: give its folder with -s DIR, or a --config that sets data.source_path")
+    if config.train.result_dir:
+        return config
+    scene = os.path.basename(os.path.abspath(config.data.source_path))  # abspath: "." and "garden/.." have names too
+    return with_values(config, {"train.result_dir": os.path.join("output", scene)})
+
+
+# -------------------------------------------------------------------------------------------------------- render.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderArgs:
+    """The arguments of render.py. None: as the run was trained (`render_config`)."""
+
+    model: Path
+    """A run folder, or a .ply file."""
+    config: Path | None = None
+    """Settings to use instead of the run's config.yaml."""
+    source_path: str | None = None
+    images: str | None = None
+    resolution: int | None = None
+    background: str | None = None
+    iteration: int | None = None
+    """Which saved model of the run folder; None: the newest."""
+    path: str = "none"
+    """Camera path to render as a video, one of CAMERA_PATHS."""
+    frames: int = 240
+    fps: float = 30.0
+    skip_test: bool = False
+    train: bool = False
+    """Render the training views too."""
+    depth: bool = False
+    """Write depth maps beside the images."""
+    out: Path | None = None
+    """Where images and videos go; None: into the run folder."""
+    device: str = "auto"
+
+
+def render_args(argv: Sequence[str]) -> RenderArgs:
+    """The arguments of render.py; a mistake in them ends the program with code 2."""
+    parser = render_parser()
+    typed = _parse(parser, argv)
+    models = [model for model in (typed.pop("model"), typed.pop("model_path", None)) if model is not None]
+    if len(models) != 1:
+        parser.error("give one model to render: a run folder or a .ply file")
+    if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
+        parser.error("--frames and --fps must be positive")
+    if models[0].suffix == ".ply" and "iteration" in typed:
+        parser.error("--iteration picks a model of a run folder; it has no meaning with a .ply file")
+    return RenderArgs(model=models[0], **typed)
+
+
+def render_parser() -> argparse.ArgumentParser:
+    """The parser of render.py. A flag's destination is the field of RenderArgs it sets."""
+    parser = _Parser("render.py", "Render the test views of a trained model, or a video along a camera path.")
+    parser.add_argument(
+        "model", nargs="?", type=Path, default=None, metavar="MODEL", help="a run folder or a .ply file"
+    )
+    parser.add_argument("-m", "--model_path", type=Path, metavar="DIR", help="the same, as a flag")
+    parser.add_argument("--config", type=Path, metavar="YAML", help="settings instead of the run's config.yaml")
+    parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
+    parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
+    parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
+    parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
+    parser.add_argument("--path", choices=CAMERA_PATHS, help="camera path to render as a video (default: none)")
+    parser.add_argument("--frames", type=int, metavar="N", help="length of the video in frames (default: 240)")
+    parser.add_argument("--fps", type=float, metavar="X", help="frames per second of the video (default: 30)")
+    _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
+    _add_switch(parser, "train", True, "--train", help="render the training views too")
+    _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: in the run folder)")
+    parser.add_argument("--device", choices=rule_of("train.device").choices, help="where to render (default: auto)")
+    _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
+    return parser
+
+
+def render_config(args: RenderArgs) -> Config:
+    """The configuration to render with: --config, else the run's config.yaml, else defaults; then the flags over it.
+
+    A .ply inside a run folder belongs to that run; one that stands alone tells only whether it is antialiased.
+    """
+    changes = {
+        "data.source_path": args.source_path,
+        "data.images": args.images,
+        "data.resolution": args.resolution,
+        "data.background": args.background,
+        "train.device": args.device,
+    }
+    config = load_config(file) if (file := args.config or _config_of_run(args.model)) else _config_of_ply(args.model)
+    return validate(with_values(config, {key: value for key, value in changes.items() if value is not None}))
+
+
+def _config_of_run(model: Path) -> Path | None:
+    """config.yaml of the run that `model` is or, as point_cloud/iteration_N/point_cloud.ply, belongs to."""
+    folders = [model] if model.suffix != ".ply" else model.resolve().parents[2:3]
+    files = (folder / "config.yaml" for folder in folders)
+    return next((file for file in files if file.is_file()), None)
+
+
+def _config_of_ply(model: Path) -> Config:
+    if model.suffix != ".ply":
+        raise ConfigError(f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config")
+    from distwar_gs.export import read_render_mode
+
+    return with_values(Config(), {"model.antialiased": read_render_mode(model) == "mip"})
+
+
+# -------------------------------------------------------------------------------------------------- for both programs
+
+
+def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run `main` on the arguments and exit with its code (None: 0).
+
+    An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130.
+    Anything else is a bug and keeps its traceback.
+    """
+    try:
+        code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+    except KeyboardInterrupt:
+        code = _complain("interrupted", code=130)
+    except _user_errors() as error:
+        code = _complain(_message(error), code=1)
+    sys.exit(code)
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that keeps only what was typed, and whose complaints are one line."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists the arguments)\n")
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
+    """What was typed, by destination; an argument the parser does not know is an error that names the nearest."""
+    typed, unknown = parser.parse_known_args([_underscored(argument) for argument in argv])
+    if unknown:
+        flags = [flag for action in parser._actions for flag in action.option_strings]
+        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+        parser.error(f"unknown argument {unknown[0]}" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return vars(typed)
+
+
+def _underscored(argument: str) -> str:
+    """--max-steps=5 -> --max_steps=5; everything but the name of a long flag stays."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
+
+
+def _add_setting(parser: Any, key: str, *flags: str, **options: Any) -> None:
+    """A flag that sets the configuration key `key`, with its docstring for help and its choices."""
+    rule = rule_of(key)
+    if rule and rule.choices:
+        options |= {"choices": rule.choices}
+    parser.add_argument(*flags, dest=key, help=field_docs()[key].replace("%", "%%"), **options)
+
+
+def _add_switch(parser: Any, key: str, value: Any, *flags: str, help: str) -> None:
+    """A flag without an argument that sets `key` to `value`."""
+    parser.add_argument(*flags, dest=key, action="store_const", const=value, help=help)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    loaded = [(sys.modules[module], name) for module, name in _USER_ERRORS if module in sys.modules]
+    return (OSError, *(getattr(module, name) for module, name in loaded))
+
+
+def _message(error: BaseException) -> str:
+    """The error's message; for the operating system's errors the file and the reason, without the number."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

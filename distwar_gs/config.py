@@ -1,0 +1,525 @@
+"""Every setting of a training run: one frozen dataclass a section, a docstring under each field.
+
+The dataclasses are the single source of truth: defaults, types, allowed values and explanations live here, and the
+command line (`distwar_gs.cli`), `configs/default.yaml` and the error messages are made from them. After a change here,
+rewrite the commented defaults with
+
+    python -c "from distwar_gs.config import commented_defaults as c; print(c(), end='')" > configs/default.yaml
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distwar_gs.files import replacing
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and the remedy."""
+
+
+# ---------------------------------------------------------------------------------------------- rules for values
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value must satisfy: a test and the words for it, shared by validation, --help and default.yaml."""
+
+    holds: Callable[[Any], bool]
+    words: str
+    choices: tuple[str, ...] = ()
+
+
+def one_of(*choices: str) -> Rule:
+    """A rule: one of these names."""
+    return Rule(lambda value: value in choices, "one of " + ", ".join(choices), choices)
+
+
+def between(low: float, high: float, note: str = "") -> Rule:
+    """A rule: `low` <= value <= `high`; `note` says what the bounds are."""
+    return Rule(lambda value: low <= value <= high, f"between {low} and {high}" + (f" ({note})" if note else ""))
+
+
+def inside(low: float, high: float) -> Rule:
+    """A rule: `low` < value < `high`."""
+    return Rule(lambda value: low < value < high, f"between {low} and {high}, both excluded")
+
+
+def at_least(low: float) -> Rule:
+    """A rule: value >= `low`."""
+    return Rule(lambda value: value >= low, f"at least {low}")
+
+
+def above(low: float) -> Rule:
+    """A rule: value > `low`."""
+    return Rule(lambda value: value > low, f"above {low}")
+
+
+RESOLUTION = Rule(lambda value: value == -1 or value >= 1, "-1 or a positive number")
+STEPS = Rule(lambda steps: all(step == -1 or step >= 1 for step in steps), "steps counted from 1 (-1: none)")
+
+
+def setting(default: Any, rule: Rule | None = None) -> Any:
+    """A dataclass field with a default and, where not every value of its type makes sense, a rule."""
+    return field(default=default, metadata={} if rule is None else {"rule": rule})
+
+
+# -------------------------------------------------------------------------------------------------- the sections
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, at what size, and which of them are held out."""
+
+    source_path: str | None = setting(None)
+    """Folder of the scene (COLMAP or Blender layout); a relative path starts at the working directory."""
+    images: str = setting("images")
+    """Sub-folder with the images. Only used when the scene is in COLMAP layout."""
+    resolution: int = setting(-1, RESOLUTION)
+    """1, 2, 4 or 8: divide the image size by it (images_N is taken when it exists). Any other positive number: target
+    width in pixels. -1: as on disk, but images wider than 1600 px are reduced to 1600."""
+    test_every: int = setting(8, at_least(2))
+    """Every N-th image by name is held out for testing. Only used when data.eval is on and the scene has no split of
+    its own."""
+    eval: bool = setting(True)
+    """Hold out test images; off: train on all of them."""
+    background: str = setting("black", one_of("black", "white", "random"))
+    """Colour behind the Gaussians, and behind transparent images; random: a new colour at every training step."""
+    normalise: bool = setting(True)
+    """Train in a shifted and scaled frame in which the scene extent is 1; undone in every exported file."""
+    image_budget_gib: float = setting(8.0, at_least(0))
+    """GPU memory, in GiB, that decoded images may take; if they need more they stay in host memory. Only used when
+    training on a GPU."""
+    loader_threads: int = setting(0, at_least(0))
+    """Threads that decode images; 0: chosen from the number of cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The Gaussians: colour model, initial values, clipping planes, filter."""
+
+    sh_degree: int = setting(3, between(0, 3, "degree of the spherical harmonics"))
+    """Highest degree of the spherical harmonics that carry colour; 0: colour does not depend on the view."""
+    sh_degree_interval: int = setting(1000, at_least(1))
+    """Steps between raising the active degree by one, from 0 to model.sh_degree."""
+    init: str = setting("auto", one_of("auto", "sfm", "random"))
+    """Where the first Gaussians come from: the scene's points (sfm) or random positions; auto: sfm when the scene has
+    points."""
+    init_points: int = setting(100_000, at_least(1))
+    """Number of random Gaussians at the start. Only used when the start is random."""
+    init_opacity: float = setting(0.1, inside(0, 1))
+    """Opacity of every Gaussian at the start, from 0 to 1."""
+    init_scale: float = setting(1.0, above(0))
+    """Size of a Gaussian at the start, in multiples of the mean distance to its 3 nearest neighbours."""
+    near_plane: float = setting(0.01, above(0))
+    """Gaussians nearer to the camera are not drawn; in scene extents."""
+    far_plane: float = setting(1e10, above(0))
+    """Gaussians farther from the camera are not drawn; in scene extents."""
+    antialiased: bool = setting(False)
+    """Compensate opacity for the screen-space blur, so that Gaussians smaller than a pixel fade (the 2D filter of
+    Mip-Splatting). A model must be rendered as it was trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Learning rates of Adam and the weights of the loss."""
+
+    means_lr: float = setting(1.6e-4, above(0))
+    """Learning rate of the positions at the first step; multiplied by the scene extent."""
+    means_lr_final: float = setting(1.6e-6, above(0))
+    """Learning rate of the positions after optim.means_lr_steps; multiplied by the scene extent."""
+    means_lr_steps: int = setting(30_000, at_least(1))
+    """Steps over which the learning rate of the positions decays exponentially; usually train.iterations, but it does
+    not follow it (as in 3DGS)."""
+    scales_lr: float = setting(5e-3, at_least(0))
+    """Learning rate of the log scales."""
+    quats_lr: float = setting(1e-3, at_least(0))
+    """Learning rate of the rotations."""
+    opacities_lr: float = setting(2.5e-2, at_least(0))
+    """Learning rate of the opacity logits. 3DGS first released 5e-2 and now uses this value, which is followed."""
+    sh0_lr: float = setting(2.5e-3, at_least(0))
+    """Learning rate of the view-independent colour (spherical harmonics of degree 0)."""
+    shN_lr: float = setting(1.25e-4, at_least(0))  # noqa: N815 (named after the parameter shN)
+    """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
+    adam_eps: float = setting(1e-15, above(0))
+    """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
+    lambda_dssim: float = setting(0.2, between(0, 1))
+    """Weight of the structural term: loss = (1 - lambda) L1 + lambda (1 - SSIM)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DensificationConfig:
+    """When and how Gaussians are added and removed."""
+
+    strategy: str = setting("default", one_of("default", "absgrad"))
+    """default: adaptive density control of 3DGS. absgrad: the same driven by sums of absolute gradients (AbsGS); it
+    needs a densification.grad_threshold about 4 times higher."""
+    start: int = setting(500, at_least(0))
+    """Step after which Gaussians may be added or removed."""
+    stop: int = setting(15_000, at_least(0))
+    """Step from which on Gaussians are neither added nor removed, and opacities no longer reset."""
+    every: int = setting(100, at_least(1))
+    """Steps between two rounds of adding and removing."""
+    grad_threshold: float = setting(2e-4, above(0))
+    """Mean gradient of the projected centre, in normalised device coordinates, above which a Gaussian is cloned or
+    split."""
+    clone_scale: float = setting(0.01, above(0))
+    """Size in scene extents up to which a Gaussian is cloned; larger ones are split."""
+    prune_opacity: float = setting(0.005, between(0, 1))
+    """Gaussians below this opacity are removed."""
+    prune_scale: float = setting(0.1, above(0))
+    """Gaussians larger than this, in scene extents, are removed. Only used when the opacities have been reset once."""
+    opacity_reset_every: int = setting(3000, at_least(1))
+    """Steps between resets of the opacities; never happens when it is larger than densification.stop."""
+    opacity_reset_value: float = setting(0.01, inside(0, 1))
+    """Highest opacity right after a reset; above densification.prune_opacity."""
+    cap_max: int = setting(0, at_least(0))
+    """Largest number of Gaussians; 0: no cap."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReductionConfig:
+    """How the backward pass sums the gradients of one Gaussian over the pixels of a warp (DISTWAR)."""
+
+    strategy: str = setting("sw_b", one_of("gsplat", "atomic", "sw_s", "sw_b"))
+    """gsplat: gsplat's own backward (needs the gsplat package). atomic: every active lane adds to memory (the paper's
+    baseline). sw_s: DISTWAR, lanes summed one after the other. sw_b: DISTWAR, lanes summed by a butterfly of
+    shuffles."""
+    balance_threshold: int = setting(8, between(0, 32, "active lanes of a warp"))
+    """Warps with at least this many active lanes sum in registers and add once; the others leave the sum to the
+    atomics of the L2 cache. Only used when reduction.strategy is sw_s or sw_b."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Length of the run, where it writes, and when."""
+
+    result_dir: str | None = setting(None)
+    """Folder of the run; null: output/<name of the scene folder>."""
+    iterations: int = setting(30_000, at_least(1))
+    """Training steps, one image each."""
+    seed: int = setting(0, at_least(0))
+    """Seed of every random choice."""
+    device: str = setting("auto", one_of("auto", "cuda", "cpu"))
+    """Where to train; auto: the GPU when there is one."""
+    test_iterations: tuple[int, ...] = setting((7000, 30_000), STEPS)
+    """Steps after which the test images are rendered and measured; the last step always is one."""
+    save_iterations: tuple[int, ...] = setting((7000, 30_000), STEPS)
+    """Steps after which the Gaussians are written as PLY; the last step always is one."""
+    checkpoint_iterations: tuple[int, ...] = setting((30_000,), STEPS)
+    """Steps after which a checkpoint to resume from is written; the last step always is one."""
+    resume: str | None = setting(None)
+    """Checkpoint to continue from: a path, or auto for the newest one of the run folder when it has any."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
+    """What the run tells while it runs."""
+
+    every: int = setting(100, at_least(1))
+    """Steps between two points of the TensorBoard curves; the parts of a step are timed on those steps only."""
+    images: int = setting(2, at_least(0))
+    """Test images shown in TensorBoard at each evaluation. Only used when log.tensorboard is on."""
+    quiet: bool = setting(False)
+    """No progress bar; warnings and errors still appear."""
+    tensorboard: bool = setting(True)
+    """Write TensorBoard event files into the run folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of a run. Frozen: `with_values` and `apply_override` return a changed copy."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    densification: DensificationConfig = DensificationConfig()
+    reduction: ReductionConfig = ReductionConfig()
+    train: TrainConfig = TrainConfig()
+    log: LogConfig = LogConfig()
+
+
+SECTIONS: dict[str, type] = {section.name: section.type for section in dataclasses.fields(Config)}
+FIELDS: dict[str, dataclasses.Field] = {
+    f"{section}.{spec.name}": spec for section, cls in SECTIONS.items() for spec in dataclasses.fields(cls)
+}
+"""Every key as "section.name", in the order of the dataclasses."""
+
+
+# ------------------------------------------------------------------------------------------- values and their types
+
+
+def _as_bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _as_int(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    return value
+
+
+def _as_float(value: Any) -> float:
+    # Strings too: YAML 1.1 has no dot-less exponents, so PyYAML reads 1e-4 as the string "1e-4".
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or not math.isfinite(float(value)):
+        raise TypeError
+    return float(value)
+
+
+def _as_str(value: Any) -> str:
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError
+    return os.fspath(value)
+
+
+def _as_optional_str(value: Any) -> str | None:
+    return None if value is None else _as_str(value)
+
+
+def _as_ints(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError
+    return tuple(_as_int(item) for item in value)
+
+
+_TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
+    bool: ("true or false", _as_bool),
+    int: ("an integer", _as_int),
+    float: ("a finite number", _as_float),
+    str: ("a string (quote it if it looks like a number)", _as_str),
+    str | None: ("a string or null", _as_optional_str),
+    tuple[int, ...]: ("a list of integers such as [7000, 30000]", _as_ints),
+}
+
+
+def _checked(key: str, value: Any) -> Any:
+    """`value` converted to the type of the field `key` and tested against its rule, or ConfigError."""
+    expected, convert = _TYPES[FIELDS[key].type]
+    try:
+        value = convert(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{key} is {_shown(value)}: expected {expected}") from None
+    rule: Rule | None = FIELDS[key].metadata.get("rule")
+    if rule is not None and not rule.holds(value):
+        hint = _did_you_mean(value, rule.choices) if rule.choices else ""
+        raise ConfigError(f"{key} is {_shown(value)}: it must be {rule.words}{hint}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    return str(list(value)) if isinstance(value, tuple) else repr(value)
+
+
+def _did_you_mean(word: str, candidates: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _known(key: str) -> str:
+    """`key` if it is a "section.name" of the configuration, else ConfigError with the nearest one and its type."""
+    if key in FIELDS:
+        return key
+    name = key.rpartition(".")[2]
+    moved = [known for known in FIELDS if known.endswith(f".{name}")]  # right name, wrong or no section
+    nearest = moved or difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.0)
+    hints = " or ".join(f"{known} ({_TYPES[FIELDS[known].type][0]})" for known in nearest)
+    raise ConfigError(f"unknown key {key}; did you mean {hints}?")
+
+
+def with_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """A copy of `config` with the given values, keyed "section.name".
+
+    Raises ConfigError for an unknown key (naming the nearest), a wrong type or a value out of range.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        section, _, name = _known(key).partition(".")
+        changes.setdefault(section, {})[name] = _checked(key, value)
+    sections = {name: dataclasses.replace(getattr(config, name), **new) for name, new in changes.items()}
+    return dataclasses.replace(config, **sections)
+
+
+def apply_override(config: Config, assignment: str) -> Config:
+    """A copy of `config` with one "section.name=value"; the value is read as YAML (`--set` of the command line)."""
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {assignment}: expected section.key=value")
+    return with_values(config, {key.strip(): _parse_yaml(text, f"--set {assignment}")})
+
+
+def validate(config: Config) -> Config:
+    """`config` with every value checked, alone and against the others, and in its clean type; else ConfigError."""
+    config = with_values(config, as_values(config))
+    if config.model.near_plane >= config.model.far_plane:
+        raise ConfigError(f"model.near_plane is {config.model.near_plane}: it must be below model.far_plane")
+    density = config.densification
+    if density.start > density.stop:
+        raise ConfigError(f"densification.start is {density.start}: it must not be above densification.stop")
+    if density.opacity_reset_value <= density.prune_opacity:
+        raise ConfigError(
+            f"densification.opacity_reset_value is {density.opacity_reset_value}: it must be above "
+            f"densification.prune_opacity ({density.prune_opacity}), or a reset removes every Gaussian"
+        )
+    return config
+
+
+def as_values(config: Config) -> dict[str, Any]:
+    """The configuration as one flat dictionary keyed "section.name"; `with_values` takes it back."""
+    return {key: getattr(getattr(config, key.partition(".")[0]), spec.name) for key, spec in FIELDS.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- files
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read a YAML file over the defaults, after the file its `base:` key names (relative to the file), and so on.
+
+    Raises ConfigError naming the file for unreadable YAML, a cycle of bases, an unknown key or section, a wrong type or
+    a value out of range.
+    """
+    config = Config()
+    for file, tree in _inheritance(Path(path)):
+        try:
+            config = with_values(config, _flatten(tree))
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+    try:
+        return validate(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def save_config(config: Config, path: str | os.PathLike[str]) -> None:
+    """Write all values as YAML, atomically; `load_config` reads them back equal."""
+    tree = {name: _plain(getattr(config, name)) for name in SECTIONS}
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    with replacing(path) as temporary:
+        temporary.write_text("# The settings of this run, fully resolved.\n" + text, encoding="utf-8")
+
+
+def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The YAML trees of `path` and of all its bases, the farthest base first."""
+    chain: list[tuple[Path, dict[str, Any]]] = []
+    while True:
+        names = [file for file, _ in chain]
+        if path.resolve() in (file.resolve() for file in names):
+            cycle = " -> ".join(str(file) for file in [*reversed(names), path])
+            raise ConfigError(f"{path}: the base keys form a cycle: {cycle}")
+        tree = _read_tree(path, wanted_by=names[0] if names else None)
+        base = tree.pop("base", None)
+        chain.insert(0, (path, tree))
+        if base is None:
+            return chain
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base is {base!r}: expected the path of a YAML file")
+        path = Path(os.path.normpath(path.parent / base))
+
+
+def _read_tree(path: Path, wanted_by: Path | None) -> dict[str, Any]:
+    try:
+        tree = _parse_yaml(path.read_bytes(), str(path))
+    except OSError as error:
+        reason = f" (the base of {wanted_by})" if wanted_by else ""
+        raise ConfigError(f"{path}: cannot read the configuration{reason}: {error.strerror}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected sections such as `train:`, found {type(tree).__name__}")
+    return tree
+
+
+def _flatten(tree: dict[Any, Any]) -> dict[str, Any]:
+    """{"train": {"seed": 1}} -> {"train.seed": 1}; an unknown section is a ConfigError."""
+    values: dict[str, Any] = {}
+    for section, entries in tree.items():
+        if section not in SECTIONS:
+            # A key without its section is the likelier slip: `iterations: 100` at the top level.
+            if not isinstance(entries, dict):
+                _known(str(section))
+            raise ConfigError(f"unknown section {section}{_did_you_mean(str(section), SECTIONS)}")
+        if not isinstance(entries, dict | None):
+            raise ConfigError(f"section {section} is {entries!r}: expected `key: value` lines")
+        values |= {f"{section}.{name}": value for name, value in (entries or {}).items()}
+    return values
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that a key given twice is an error instead of the last one winning."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str | bytes, origin: str) -> Any:
+    try:
+        return yaml.load(text, _StrictLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+        raise ConfigError(f"{origin}: not readable as YAML{line}: {problem}; correct it there") from None
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    values = dataclasses.asdict(section)
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+# --------------------------------------------------------------------------------------------------- documentation
+
+
+@functools.cache
+def field_docs() -> dict[str, str]:
+    """The docstring under each field as one line, keyed "section.name" (Python drops them, so read from the source)."""
+    tree = ast.parse(inspect.getsource(sys.modules[__name__]))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    docs: dict[str, str] = {}
+    for section, cls in SECTIONS.items():
+        body = classes[cls.__name__].body
+        for line, following in zip(body, body[1:], strict=False):
+            if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr):
+                docs[f"{section}.{line.target.id}"] = " ".join(ast.literal_eval(following.value).split())
+    return docs
+
+
+def rule_of(key: str) -> Rule | None:
+    """The rule for the values of "section.name", or None if every value of its type is allowed."""
+    return FIELDS[key].metadata.get("rule")
+
+
+def commented_defaults() -> str:
+    """The text of configs/default.yaml: every key with its default, under a comment made from its docstring."""
+    docs = field_docs()
+    lines = [
+        "# Every setting with its default and meaning, generated from distwar_gs/config.py (see there).",
+        "# To change some: a file of your own that starts with `base: default.yaml`, or --set section.key=value.",
+    ]
+    for section, cls in SECTIONS.items():
+        lines += ["", f"# {cls.__doc__}", f"{section}:"]
+        for name, value in _plain(cls()).items():
+            rule = rule_of(f"{section}.{name}")
+            comment = docs[f"{section}.{name}"] + (f" Must be {rule.words}." if rule else "")
+            lines += textwrap.wrap(
+                comment, 116, initial_indent="  # ", subsequent_indent="  # ", break_on_hyphens=False
+            )
+            lines.append(f"  {name}: {yaml.safe_dump([value], default_flow_style=True).strip()[1:-1]}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,274 @@
+"""Adaptive density control (ADC): where the image wants more detail, Gaussians are cloned or split; useless ones go.
+
+Follows the 3DGS reference step by step (graphdeco-inria/gaussian-splatting, train.py and scene/gaussian_model.py
+densify_and_prune) rather than the paper where the two differ (Kerbl et al. 2023, section 5.2): a clone stays where its
+original is, instead of moving along the gradient.
+
+Why not gsplat's `DefaultStrategy`: in 1.5.3 its opacity reset is guarded by `step % reset_every == 0 & step > 0`, where
+`&` binds before `==`, which is never true, so opacities are never reset (gsplat issue 797, fixed on its main by 776).
+
+Steps are counted from 1. With start, every, stop = 500, 100, 15000 the first refinement is at step 600 (the reference
+asks for `step > start`) and the last at 14900 (`step < stop`); the last opacity reset is at 12000 for the same reason.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Adam
+
+from distwar_gs.config import DensificationConfig
+from distwar_gs.optimizer import edit
+
+log = logging.getLogger(__name__)
+
+SPLIT_SAMPLES = 2
+SPLIT_SHRINK = 1.6
+"""What a split divides the standard deviations by (paper, section 5.2: phi = 1.6)."""
+
+
+@dataclass(frozen=True)
+class RefineReport:
+    """What a refinement did: Gaussians cloned, split (each into two), pruned (of what there was then), and left."""
+
+    cloned: int
+    split: int
+    pruned: int
+    total: int
+
+
+# ------------------------------------------------------------------------------------------------------ when
+
+
+def is_accumulated(step: int, config: DensificationConfig) -> bool:
+    """Whether a step's gradients count. From the first step on: the refinement at 600 averages over steps 1 to 600."""
+    return step < config.stop
+
+
+def is_refined(step: int, config: DensificationConfig) -> bool:
+    """Whether Gaussians are added and removed after the backward pass of a step: multiples of `every`, both ends
+    excluded."""
+    return config.start < step < config.stop and step % config.every == 0
+
+
+def is_reset(step: int, config: DensificationConfig, white_background: bool) -> bool:
+    """Whether opacities are reset after a step: multiples of `opacity_reset_every` below `stop`, and, on a white
+    background, step `start` as well (the reference does that against white floaters)."""
+    at_start = white_background and step == config.start
+    return step < config.stop and (step % config.opacity_reset_every == 0 or at_start)
+
+
+# ------------------------------------------------------------------------------------------------------ statistics
+
+
+def new_state(count: int, device: torch.device | str) -> dict[str, Tensor]:
+    """Empty statistics: `grad2d` [N], the sum of gradient norms, and `count` [N], the views they were summed over."""
+    return {name: torch.zeros(count, device=device) for name in ("grad2d", "count")}
+
+
+@torch.no_grad()
+def accumulate(state: dict[str, Tensor], means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
+    """Add one backward pass to the statistics, in place and without waiting for the GPU.
+
+    Args:
+        state: from `new_state`.
+        means2d_grad: [C, N, 2], gradient of the loss in the projected centres, per pixel; for the `absgrad` strategy
+            the sums of absolute gradients (AbsGS, Ye et al. 2024). Made relative to normalised device coordinates
+            here, as the reference's threshold expects: one unit is half the image.
+        radii: [C, N, 2], pixels; a Gaussian was visible where both are positive.
+        width, height: of the image, pixels.
+    """
+    visible = (radii > 0).all(dim=-1)
+    norm = torch.hypot(means2d_grad[..., 0] * (width / 2.0), means2d_grad[..., 1] * (height / 2.0))
+    state["grad2d"] += torch.where(visible, norm, 0.0).sum(dim=0)
+    state["count"] += visible.sum(dim=0)
+
+
+# ------------------------------------------------------------------------------------------------------ refinement
+
+
+@torch.no_grad()
+def refine(
+    params: dict[str, Parameter],
+    optimizers: dict[str, Adam],
+    state: dict[str, Tensor],
+    step: int,
+    extent: float,
+    config: DensificationConfig,
+    generator: torch.Generator,
+) -> RefineReport:
+    """Clone, split and prune once; afterwards the statistics start anew.
+
+    The whole change is planned first and then made in one pass over each tensor. What stays keeps its Adam moments, new
+    Gaussians start with none. The order of the rows is the reference's: what stays, clones, then the two halves of
+    every split. Not finite Gaussians are removed and never grow; a refinement that would leave nothing is skipped.
+
+    Args:
+        params, optimizers, state: changed in place.
+        step: counted from 1; decides whether oversized Gaussians are pruned.
+        extent: of the scene, in the frame of the means.
+        config: the section `densification`.
+        generator: all randomness, on the device of the parameters.
+    """
+    count = len(params["means"])
+    unfit = _unfit(params, config.prune_opacity)
+    large = _largest_scale(params["scales"]) > config.clone_scale * extent
+    grown = _wants_growth(state, unfit, config)
+    clone, split = grown & ~large, grown & large
+
+    rows, kept, cloned = _sources(~(unfit | split), clone, split)
+    scales = _shrunk(params["scales"].detach()[rows], kept + cloned)
+    alive = ~_oversized(scales, step, extent, config)
+    if not alive.any():
+        log.warning("step %d: all %d Gaussians would be pruned; nothing is changed", step, count)
+        state.update(new_state(count, unfit.device))
+        return RefineReport(0, 0, 0, count)
+
+    means = _scattered(params, rows, kept + cloned, generator)
+    rows, stays = rows[alive], int(alive[:kept].sum())
+    planned = {"means": means[alive], "scales": scales[alive]}
+    edit(params, optimizers, params, lambda name, old: planned.get(name, old[rows]), _moments_of(rows, stays))
+    state.update(new_state(len(rows), unfit.device))
+    halves = int(split.sum())
+    return RefineReport(cloned, halves, count + cloned + halves - len(rows), len(rows))
+
+
+def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], value: float) -> None:
+    """Cap every opacity at `value` and forget its Adam moments, so that only Gaussians the images need come back."""
+    cap = math.log(value / (1.0 - value))
+    edit(
+        params,
+        optimizers,
+        ["opacities"],
+        lambda name, logits: logits.clamp_max(cap),
+        lambda key, moments: torch.zeros_like(moments),
+    )
+
+
+def _unfit(params: dict[str, Parameter], prune_opacity: float) -> Tensor:
+    """[N] bool: transparent or not finite. Neither cloning nor splitting changes that, so these need not grow first
+    to be pruned after, as they do in the reference."""
+    transparent = torch.sigmoid(params["opacities"]) < prune_opacity
+    sums = [param[:, None].flatten(1).sum(dim=1) for param in params.values()]  # one NaN or Inf shows in a row's sum
+    return transparent | ~torch.stack(sums).isfinite().all(dim=0)
+
+
+def _largest_scale(scales: Tensor) -> Tensor:
+    """[N]: the standard deviation along the longest axis, of log scales [N, 3]."""
+    return scales.amax(dim=1).exp()
+
+
+def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: DensificationConfig) -> Tensor:
+    """[N] bool: mean gradient at or above the threshold; under a cap, the largest of those that there is room for."""
+    gradient = (state["grad2d"] / state["count"].clamp_min(1.0)).nan_to_num(nan=0.0, posinf=0.0)
+    grown = (gradient >= config.grad_threshold) & ~unfit
+    if config.cap_max == 0:
+        return grown
+    room = max(config.cap_max - int((~unfit).sum()), 0)  # a clone and a split both add one
+    ranked = torch.where(grown, gradient, -1.0).argsort(descending=True, stable=True)
+    return torch.zeros_like(grown).index_fill_(0, ranked[:room], True) & grown
+
+
+def _sources(keep: Tensor, clone: Tensor, split: Tensor) -> tuple[Tensor, int, int]:
+    """Of which Gaussian [M] each new row is made, how many rows at the front stay as they are, how many are clones."""
+    kept, cloned, halved = (mask.nonzero().squeeze(1) for mask in (keep, clone, split))
+    return torch.cat((kept, cloned, halved.repeat(SPLIT_SAMPLES))), len(kept), len(cloned)
+
+
+def _shrunk(scales: Tensor, first: int) -> Tensor:
+    """Log scales [M, 3], those from row `first` on divided by 1.6; in place."""
+    scales[first:] -= math.log(SPLIT_SHRINK)
+    return scales
+
+
+def _scattered(params: dict[str, Parameter], rows: Tensor, first: int, generator: torch.Generator) -> Tensor:
+    """Means [M, 3] of the rows, those from `first` on drawn from the Gaussian they split: N(mean, R S S^T R^T)."""
+    means, sources = params["means"].detach()[rows], rows[first:]
+    normal = torch.randn(len(sources), 3, generator=generator, device=means.device)
+    means[first:] += _rotated(params["quats"][sources], normal * params["scales"][sources].exp())
+    return means
+
+
+def _rotated(quats: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors [M, 3] turned by quaternions [M, 4] (wxyz, any length): v + 2 w (u x v) + 2 u x (u x v)."""
+    w, u = F.normalize(quats, dim=1).split((1, 3), dim=1)
+    twice = 2.0 * torch.linalg.cross(u, vectors)
+    return vectors + w * twice + torch.linalg.cross(u, twice)
+
+
+def _oversized(scales: Tensor, step: int, extent: float, config: DensificationConfig) -> Tensor:
+    """[M] bool: larger than `prune_scale` extents, after the first opacity reset.
+
+    The reference also means to prune what is large on the screen, but zeroes its max_radii2D just before it looks at it
+    (graphdeco-inria/gaussian-splatting issue 123): no published result has that rule, and neither have we.
+    """
+    if step <= config.opacity_reset_every:
+        return torch.zeros(len(scales), dtype=torch.bool, device=scales.device)
+    return _largest_scale(scales) > config.prune_scale * extent
+
+
+def _moments_of(rows: Tensor, stays: int) -> Callable[[str, Tensor], Tensor]:
+    """How Adam moments follow the rows: the first `stays` keep theirs, the others begin with zero."""
+
+    def take(key: str, moments: Tensor) -> Tensor:
+        taken = moments[rows]
+        taken[stays:] = 0.0
+        return taken
+
+    return take
+
+
+# ------------------------------------------------------------------------------------------------------ the whole
+
+
+class Densifier:
+    """Statistics and schedule in one hand: what the training loop holds."""
+
+    def __init__(
+        self, count: int, device: torch.device | str, extent: float, config: DensificationConfig, white_background: bool
+    ) -> None:
+        """Start with empty statistics for `count` Gaussians; `extent` in the frame of the means."""
+        self.config = config
+        self.extent = extent
+        self.white_background = white_background
+        self.state = new_state(count, device)
+
+    def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
+        """Count the gradients of a step (see `accumulate`)."""
+        if is_accumulated(step, self.config):
+            accumulate(self.state, means2d_grad, radii, width, height)
+
+    def step(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+    ) -> RefineReport | None:
+        """Refine and reset opacities where they are due; the report of a refinement, else None.
+
+        Call it between the backward pass and the optimisers' step, as the reference does: parameters replaced here have
+        no gradient, so that step leaves them alone.
+        """
+        report = None
+        if is_refined(step, self.config):
+            report = refine(params, optimizers, self.state, step, self.extent, self.config, generator)
+        if is_reset(step, self.config, self.white_background):
+            reset_opacity(params, optimizers, self.config.opacity_reset_value)
+        return report
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The statistics, for a checkpoint."""
+        return dict(self.state)
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from the statistics of a checkpoint.
+
+        Raises:
+            ValueError: they are not the statistics of as many Gaussians as there are.
+        """
+        for name, own in self.state.items():
+            if name not in state or state[name].shape != own.shape:
+                raise ValueError(f"densification statistics {name!r} are missing or not of shape {[*own.shape]}")
+        self.state = {name: state[name].to(own, copy=True) for name, own in self.state.items()}

@@ -1,0 +1,154 @@
+"""Measuring rendered images against held-out photos: one evaluator for training and rendering alike.
+
+Published numbers for one scene differ by half a decibel between protocols, so every number is stored with the protocol
+it was measured by. What is measured is the 8-bit image, as a saved PNG holds it.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from distwar_gs.files import replacing
+from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, ssim
+
+if TYPE_CHECKING:
+    from datasets.scene import Scene, View
+
+log = logging.getLogger(__name__)
+
+PSNR_LIMIT = 100.0
+"""dB; what equal images get instead of infinity, which JSON does not know."""
+
+MEASURES = {
+    "rounding": "render clamped to [0, 1] and rounded to 8 bits before measuring",
+    "psnr": "peak 1, one mean squared error over all pixels and channels of a view, then the mean over the views",
+    "ssim": f"{WINDOW_SIZE}x{WINDOW_SIZE} Gaussian window of sigma {WINDOW_SIGMA}, zero padding, per channel, "
+    "then the mean over the views",
+    "lpips": "not computed",
+}
+
+
+@dataclass(frozen=True)
+class ViewMetrics:
+    """One view: PSNR in dB, SSIM."""
+
+    name: str
+    psnr: float
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All views of a split, in order, and by which protocol they were measured."""
+
+    views: tuple[ViewMetrics, ...]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def psnr(self) -> float:
+        """Mean over the views, dB."""
+        return sum(view.psnr for view in self.views) / len(self.views)
+
+    @property
+    def ssim(self) -> float:
+        """Mean over the views."""
+        return sum(view.ssim for view in self.views) / len(self.views)
+
+
+def psnr(image: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of two images of equal shape in [0, 1]: a scalar in dB, at most `PSNR_LIMIT`."""
+    error = (image - target).square().mean()
+    return -10.0 * torch.log10(error.clamp_min(10.0 ** (-PSNR_LIMIT / 10.0)))
+
+
+def to_8bit(image: Tensor) -> Tensor:
+    """A float image, nominally in [0, 1], as uint8 of the same shape: clamped, halves rounded up, NaN as black."""
+    return image.nan_to_num(nan=0.0).clamp(0.0, 1.0).mul(255.0).add(0.5).to(torch.uint8)
+
+
+def data_protocol(scene: "Scene") -> dict[str, Any]:
+    """The part of the protocol that the data decide: where the images come from and which of them were held out."""
+    return {"image_source": scene.image_source, "split_rule": scene.split_rule}
+
+
+@torch.no_grad()
+def evaluate(
+    render: Callable[["View"], Tensor],
+    images: Sequence[Tensor],
+    views: Sequence["View"],
+    protocol: Mapping[str, Any],
+    observe: Callable[["View", Tensor, Tensor], None] | None = None,
+) -> Evaluation:
+    """Render every view and measure it.
+
+    Args:
+        render: a view to its image [H, W, 3], float.
+        images: the photos, uint8 [H, W, 3], one for each view (any sequence: an ImageStore).
+        views: what to render.
+        protocol: what the caller knows of the data (see `data_protocol`); how it is measured is added here.
+        observe: called with each view, its 8-bit render and its photo, to save or show them without rendering again.
+
+    Raises:
+        ValueError: no views, not as many images as views, or a render of another size than its photo.
+    """
+    if not views or len(images) != len(views):
+        raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
+    measured = []
+    for index, view in enumerate(views):
+        render8, photo = to_8bit(render(view)), images[index]
+        if render8.shape != photo.shape:
+            raise ValueError(f"{view.name}: rendered as {[*render8.shape]}, the photo is {[*photo.shape]}")
+        image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
+        measured.append(torch.stack((psnr(image, target), ssim(image, target))))
+        if observe is not None:
+            observe(view, render8, photo)
+    numbers = torch.stack(measured).tolist()  # the only wait for the GPU
+    results = (ViewMetrics(view.name, *values) for view, values in zip(views, numbers, strict=True))
+    return Evaluation(tuple(results), {**protocol, **MEASURES})
+
+
+def append_metrics(
+    path: Path, step: int, split: str, evaluation: Evaluation, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Add an evaluation to the list of records in `metrics.json`, each complete with its protocol.
+
+    A record of the same step, split and protocol is replaced, so that a resumed run does not list a step twice. A file
+    that cannot be read is set aside with a warning rather than stopping a run that has just finished.
+
+    Args:
+        path: the file; made if missing.
+        step: training steps of the model.
+        split: "test" or "train".
+        evaluation: from `evaluate`.
+        extra: further numbers of the record (count of Gaussians, seconds), JSON values.
+    """
+    same = (step, split, evaluation.protocol)
+    records = [old for old in _read_records(path) if (old.get("step"), old.get("split"), old.get("protocol")) != same]
+    per_view = [vars(view) for view in evaluation.views]
+    numbers = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": None, "views": len(per_view)}
+    tail = {"protocol": evaluation.protocol, "per_view": per_view}
+    records.append({"step": step, "split": split, **numbers, **(extra or {}), **tail})
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of an earlier session; none if there is no file, or not one of ours."""
+    if not path.exists():
+        return []
+    try:
+        records = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(records, list) and all(isinstance(record, dict) for record in records):
+            return records
+    except ValueError:  # not JSON, or not text
+        pass
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    log.warning("%s is not a list of metrics; kept as %s, a new one is begun", path, aside.name)
+    return []

@@ -1,0 +1,146 @@
+"""What a run tells while it runs: TensorBoard, the progress bar, train.log. Silent steps cost no host sync."""
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from distwar_gs.config import Config, as_values
+from distwar_gs.timing import NoTimer, PartTimer, StepTimer
+
+_PSNR_SMOOTHING = 0.9
+
+
+def setup_logging(folder: Path, quiet: bool) -> None:
+    """Messages go to the terminal (above the progress bar; warnings only if quiet) and, with times, to train.log."""
+    terminal = _AboveProgressBar()
+    terminal.setLevel(logging.WARNING if quiet else logging.INFO)
+    file = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], format="%(message)s", force=True)
+
+
+class _AboveProgressBar(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class Monitor:
+    """Scalars, images and the progress bar of one run.
+
+    `record` adds up scalars on the device at every step; on every `log.every`-th step `publish` fetches their means,
+    the one moment the host waits for the GPU.
+    """
+
+    def __init__(self, folder: Path, config: Config, device: torch.device, first_step: int, elapsed: float) -> None:
+        """Begin at `first_step` - 1 steps done in `elapsed` seconds."""
+        self._every, self._device = config.log.every, device
+        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if config.log.tensorboard else None
+        self._bar = tqdm(
+            total=config.train.iterations, initial=first_step - 1, disable=config.log.quiet, dynamic_ncols=True,
+            desc="training", unit="step",
+        )  # fmt: skip
+        self._sums: dict[str, Tensor] = {}
+        self._steps = 0
+        self._psnr: float | None = None
+        self._elapsed, self._published = elapsed, elapsed
+        self._clock: float | None = time.perf_counter()  # None: paused
+        self._write_config(config)
+
+    # ------------------------------------------------------------------------------------------------ every step
+
+    def timer(self, step: int) -> StepTimer:
+        """Times the parts of a step that will be published; does nothing on others."""
+        return PartTimer(self._device) if self.is_published(step) else NoTimer()
+
+    def is_published(self, step: int) -> bool:
+        """Whether scalars are written at this step."""
+        return step % self._every == 0
+
+    def record(self, scalars: Mapping[str, Tensor]) -> None:
+        """Adds one step's scalars, still on the device, to the running means."""
+        for name, value in scalars.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._steps += 1
+        self._bar.update()
+
+    # --------------------------------------------------------------------------------------------- publishing steps
+
+    def publish(self, step: int, timer: StepTimer, scalars: Mapping[str, float]) -> None:
+        """Writes the means since the last time, the parts of this step's time, and the given scalars."""
+        means = dict(zip(self._sums, (torch.stack(list(self._sums.values())) / self._steps).tolist(), strict=True))
+        seconds = (self.elapsed() - self._published) / self._steps
+        times = {"time/iteration_ms": seconds * 1e3, "time/steps_per_second": 1.0 / seconds}
+        times |= {f"time/{part}_ms": ms for part, ms in timer.milliseconds().items()}
+        self._sums, self._steps, self._published = {}, 0, self.elapsed()
+        memory = self._memory()
+        self._write(step, {**means, **times, **scalars, **memory})
+        self._show(means["train/loss"], scalars["train/psnr"], int(scalars["gaussians/count"]), memory)
+
+    def evaluation(self, step: int, values: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
+        """Writes the metrics and pictures ([H, W, 3] in [0, 1]) of an evaluation."""
+        self._write(step, {f"eval/{name}": value for name, value in values.items()})
+        if self._writer:
+            for name, image in images.items():
+                self._writer.add_image(name, image, step, dataformats="HWC")
+
+    def elapsed(self) -> float:
+        """Seconds spent training, all earlier parts of a resumed run included; pauses are not."""
+        return self._elapsed + (time.perf_counter() - self._clock if self._clock is not None else 0.0)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stops the training clock: for evaluating and saving."""
+        self._synchronize()
+        self._elapsed, self._clock = self.elapsed(), None
+        try:
+            yield
+        finally:
+            self._synchronize()
+            self._clock = time.perf_counter()
+
+    def close(self) -> None:
+        """Ends the bar and flushes the event file."""
+        self._bar.close()
+        if self._writer:
+            self._writer.close()
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    def _write_config(self, config: Config) -> None:
+        if not self._writer:
+            return
+        text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
+        self._writer.add_text("config", "    " + text.replace("\n", "\n    "))  # indented: shown as it is
+        reduction = config.reduction
+        self._writer.add_text("reduction", f"{reduction.strategy}, threshold {reduction.balance_threshold}")
+
+    def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._writer:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, step)
+
+    def _show(self, loss: float, psnr: float, count: int, memory: Mapping[str, float]) -> None:
+        self._psnr = psnr if self._psnr is None else _PSNR_SMOOTHING * self._psnr + (1 - _PSNR_SMOOTHING) * psnr
+        gib = next(iter(memory.values())) / 1024
+        text = f"loss {loss:.4f}, PSNR {self._psnr:.2f}, {count:,} Gaussians, {gib:.2f} GiB"
+        self._bar.set_postfix_str(text, refresh=False)
+
+    def _memory(self) -> dict[str, float]:
+        if self._device.type == "cuda":
+            allocated, reserved = torch.cuda.memory_allocated(self._device), torch.cuda.memory_reserved(self._device)
+            return {"memory/allocated_mib": allocated / 2**20, "memory/reserved_mib": reserved / 2**20}
+        return {"memory/resident_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+    def _synchronize(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)

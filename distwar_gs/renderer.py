@@ -1,0 +1,120 @@
+"""From Gaussians and a camera to an image: the four ops of distwar_kernels in order (project, colour, tiles, blend)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import distwar_kernels as kernels
+from distwar_gs.config import Config
+from distwar_kernels.constants import TILE_SIZE
+
+
+@dataclass(frozen=True)
+class RenderSettings:
+    """What stays the same from view to view."""
+
+    near_plane: float
+    """Depth in the frame of the means below which Gaussians are culled."""
+    far_plane: float
+    """Depth above which Gaussians are culled."""
+    antialiased: bool = False
+    """Multiply opacities by the compensation for the screen-space blur."""
+    absgrad: bool = False
+    """Leave the sum of absolute gradients in `means2d.absgrad` after the backward pass."""
+    reduction: kernels.Reduction = kernels.Reduction()
+    """How the blend's backward pass sums gradients."""
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Images of C views, and what densification needs of them."""
+
+    colors: Tensor
+    """[C, H, W, 3], linear in the Gaussians' colours; may exceed [0, 1] slightly."""
+    alphas: Tensor
+    """[C, H, W, 1] in [0, 1]."""
+    depths: Tensor | None
+    """[C, H, W, 1] expected depth along the camera's z axis, 0 where nothing is seen; only if asked for."""
+    means2d: Tensor
+    """[C, N, 2] projected centres, pixels; part of the graph."""
+    radii: Tensor
+    """[C, N, 2] int32, 0 where culled."""
+    splat_colors: Tensor
+    """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
+
+
+def render_settings(config: Config, extent: float) -> RenderSettings:
+    """The settings a configuration asks for, in a frame where the scene has this extent."""
+    return RenderSettings(
+        near_plane=config.model.near_plane * extent,
+        far_plane=config.model.far_plane * extent,
+        antialiased=config.model.antialiased,
+        absgrad=config.densification.strategy == "absgrad",
+        reduction=kernels.Reduction(config.reduction.strategy, config.reduction.balance_threshold),
+    )
+
+
+def render(
+    params: Mapping[str, Tensor],
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    settings: RenderSettings,
+    *,
+    sh_degree: int,
+    background: Tensor | None = None,  # [3]
+    with_depth: bool = False,
+) -> Rendering:
+    """Renders views of the Gaussians; differentiable in all parameters.
+
+    Args:
+        params: as in distwar_gs.model: log scales, logit opacities.
+        viewmats: world-to-camera, OpenCV axes. Ks: intrinsics in pixels of the rendered size.
+        width, height: pixels.
+        sh_degree: degree of the spherical harmonics in use.
+        background: colour behind the Gaussians; black if None.
+        with_depth: blend depth as a fourth channel.
+    """
+    opacities = torch.sigmoid(params["opacities"])
+    projection = kernels.project_gaussians(
+        params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, width, height,
+        near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
+    )  # fmt: skip
+    if projection.means2d.requires_grad:
+        projection.means2d.retain_grad()
+    opacities = opacities.expand(len(viewmats), -1)
+    if settings.antialiased:
+        opacities = opacities * projection.compensations
+    colors = view_colors(params, viewmats, projection.radii, sh_degree)
+    if with_depth:
+        colors = torch.cat([colors, projection.depths[..., None]], dim=-1)
+    isect_offsets, flatten_ids = kernels.intersect_tiles(
+        projection.means2d, projection.radii, projection.depths, width, height
+    )
+    rendered, alphas = kernels.rasterize_to_pixels(
+        projection.means2d, projection.conics, colors, opacities, width, height, TILE_SIZE, isect_offsets, flatten_ids,
+        backgrounds=_backgrounds(background, len(viewmats), with_depth), absgrad=settings.absgrad,
+        reduction=settings.reduction,
+    )  # fmt: skip
+    depths = rendered[..., 3:] / alphas.clamp_min(1e-10) if with_depth else None
+    return Rendering(rendered[..., :3], alphas, depths, projection.means2d, projection.radii, colors)
+
+
+def view_colors(params: Mapping[str, Tensor], viewmats: Tensor, radii: Tensor, sh_degree: int) -> Tensor:
+    """Colours [C, N, 3] of the Gaussians as each camera sees them; negative ones are cut to 0 as in 3DGS."""
+    # R^T t by hand: a general inverse would make the host wait for the GPU.
+    centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:])[..., 0]
+    directions = params["means"][None] - centres[:, None]
+    coefficients = torch.cat([params["sh0"], params["shN"]], dim=1).expand(len(viewmats), -1, -1, -1)
+    harmonics = kernels.spherical_harmonics(sh_degree, directions, coefficients, masks=(radii > 0).all(-1))
+    return (harmonics + 0.5).clamp_min(0.0)
+
+
+def _backgrounds(background: Tensor | None, views: int, with_depth: bool) -> Tensor | None:
+    if background is None:
+        return None
+    values = torch.cat([background, background.new_zeros(1)]) if with_depth else background
+    return values.expand(views, -1)

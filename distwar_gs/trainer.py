@@ -1,0 +1,294 @@
+"""Training: the loop, and what happens around it. Reads top to bottom."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from datasets import View
+from distwar_gs import checkpoint as checkpoints
+from distwar_gs.config import Config, ConfigError, as_values, save_config
+from distwar_gs.densification import Densifier
+from distwar_gs.devices import resolve_device
+from distwar_gs.export import save_cameras_json, save_ply
+from distwar_gs.interruption import Interruption
+from distwar_gs.losses import photometric_loss
+from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
+from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
+from distwar_gs.monitor import Monitor, setup_logging
+from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning_rates, state_dicts, step_all
+from distwar_gs.renderer import Rendering, render, render_settings
+from distwar_gs.sampler import ViewSampler
+from distwar_gs.timing import StepTimer
+from distwar_gs.views import Cameras, measured_images, open_scene, test_background, training_images
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """A run that could not go on; the message says what is saved and what to change."""
+
+
+class Trainer:
+    """One training run. `Trainer(config).run()` does everything, from the files of a scene to the files of a run."""
+
+    def __init__(self, config: Config) -> None:
+        """Loads the scene and its images, makes or resumes the model. Errors of the data and the config come here."""
+        self.config = config
+        self.device = resolve_device(config.train.device)
+        self.folder = _made_folder(Path(config.train.result_dir))
+        setup_logging(self.folder, config.log.quiet)
+        _check_reduction(config, self.device)
+        self.scene = open_scene(config)
+        saved = self._checkpoint()
+        self.settings = render_settings(config, self.scene.extent)
+        self.cameras = Cameras.of(self.scene.train, self.device)
+        self.images = training_images(self.scene, config, self.device)
+        self.test_images = measured_images(self.scene.test, config)
+        self.generators = _generators(config.train.seed, self.device)
+        self.sampler = ViewSampler(len(self.scene.train), self.generators["host"])
+        self.background = torch.tensor(test_background(config), device=self.device)
+        self.step, self._elapsed = 0, 0.0
+        self._make_model(saved)
+        if saved:
+            self._continue_from(saved)
+        self._first_step = self.step + 1
+
+    # ------------------------------------------------------------------------------------------------- the loop
+
+    def run(self) -> int:
+        """Trains to the last step; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
+
+        Raises TrainingError when the GPU's memory is used up; the state before the step is saved.
+        """
+        self._open_run_folder()
+        train, last = self.config.train, self.config.train.iterations
+        if self.step >= last:
+            log.warning("all %d steps are done already; train on with more --iterations", last)
+        with Interruption() as interruption:
+            try:
+                for step in range(self.step + 1, last + 1):
+                    self.train_step(step)
+                    if step in train.test_iterations or step == last:
+                        self.evaluate()
+                    if step in train.save_iterations or step == last:
+                        self.save_model()
+                    if step in train.checkpoint_iterations or step == last or interruption.requested:
+                        self.save_checkpoint()
+                    if interruption.requested:
+                        break
+            except torch.OutOfMemoryError as error:
+                raise self._out_of_memory() from error
+            finally:
+                self.monitor.close()
+        if self.step < last:
+            log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
+        return interruption.exit_code
+
+    def train_step(self, step: int) -> None:
+        """One image: render, compare, differentiate, refine, update."""
+        timer = self.monitor.timer(step)
+        index = self.sampler.next()
+        target, background = self._target(index)
+        timer.mark("data")
+        rendering = self._render_training_view(index, step, background)
+        image = rendering.colors[0]
+        timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
+        timer.mark("forward")
+        loss, parts = photometric_loss(image, target, self.config.optim.lambda_dssim)
+        timer.mark("loss")
+        loss.backward()
+        timer.mark("backward")
+        self._densify(step, rendering)
+        timer.mark("densify")
+        rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
+        step_all(self.optimizers)
+        timer.mark("optimizer")
+        self.step = step
+        self.monitor.record({"train/loss": loss.detach(), **{f"train/{name}": part for name, part in parts.items()}})
+        if self.monitor.is_published(step):
+            self._publish(step, timer, psnr(image.detach(), target), rates)
+
+    def _target(self, index: int) -> tuple[Tensor, Tensor]:
+        """The training image [H, W, 3] in [0, 1] and the background [3] to render it on."""
+        image = self.images[index].to(torch.float32) / 255.0
+        if self.config.data.background != "random":
+            return image, self.background
+        background = torch.rand(3, generator=self.generators["host"]).to(self.device, non_blocking=True)
+        if image.shape[-1] == 4:
+            image = image[..., :3] * image[..., 3:] + background * (1.0 - image[..., 3:])
+        return image, background
+
+    def _render_training_view(self, index: int, step: int, background: Tensor) -> Rendering:
+        view = self.scene.train[index]
+        rendering = render(
+            self.params, self.cameras.viewmats[index : index + 1], self.cameras.Ks[index : index + 1], view.width,
+            view.height, self.settings, sh_degree=active_sh_degree(step, self.config.model), background=background,
+        )  # fmt: skip
+        if step == self._first_step:
+            _check_coverage(view, rendering)
+        return rendering
+
+    def _densify(self, step: int, rendering: Rendering) -> None:
+        means2d = rendering.means2d
+        gradient = means2d.absgrad if self.settings.absgrad else means2d.grad
+        height, width = rendering.colors.shape[1:3]
+        self.densifier.after_backward(step, gradient, rendering.radii, width, height)
+        report = self.densifier.step(step, self.params, self.optimizers, self.generators["device"])
+        if report:
+            log.debug("step %d: %s", step, report)
+
+    def _publish(self, step: int, timer: StepTimer, train_psnr: Tensor, rates: dict[str, float]) -> None:
+        scalars = {
+            "train/psnr": float(train_psnr),
+            "gaussians/count": float(len(self.params["means"])),
+            "reduction/threshold": float(self.config.reduction.balance_threshold),
+            **{f"lr/{name}": rate for name, rate in rates.items()},
+        }
+        self.monitor.publish(step, timer, scalars)
+
+    # ------------------------------------------------------------------------------------- now and then: look, save
+
+    def evaluate(self) -> Evaluation | None:
+        """Measures the held-out views; metrics.json and TensorBoard get the numbers. None if no view is held out."""
+        views = self.scene.test
+        if not views:
+            return None
+        with self.monitor.paused():
+            shown: dict[str, Tensor] = {}
+
+            def observe(view: View, render8: Tensor, photo: Tensor) -> None:
+                if len(shown) < self.config.log.images:
+                    shown[f"test/{view.name}"] = _side_by_side(render8, photo)
+
+            evaluation = evaluate(self.render_view, self.test_images, views, data_protocol(self.scene), observe)
+            count, seconds = len(self.params["means"]), self.monitor.elapsed()
+            extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self.settings.reduction)}
+            append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)
+            self.monitor.evaluation(self.step, {"psnr": evaluation.psnr, "ssim": evaluation.ssim}, shown)
+        log.info(
+            "step %d: test PSNR %.2f dB, SSIM %.4f (%d views), %s Gaussians, %.1f s of training",
+            self.step, evaluation.psnr, evaluation.ssim, len(views), f"{count:,}", seconds,
+        )  # fmt: skip
+        return evaluation
+
+    def render_view(self, view: View) -> Tensor:
+        """The model as a view sees it: [H, W, 3]."""
+        cameras = Cameras.of((view,), self.device)
+        rendering = render(
+            self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
+            sh_degree=active_sh_degree(self.step, self.config.model), background=self.background,
+        )  # fmt: skip
+        return rendering.colors[0]
+
+    def save_model(self) -> None:
+        """Writes the Gaussians as PLY in the frame of the input."""
+        path = self.folder / "point_cloud" / f"iteration_{self.step}" / "point_cloud.ply"
+        with self.monitor.paused():
+            save_ply(path, self.params, self.scene.normalisation, antialiased=self.settings.antialiased)
+        log.info("saved %s", path)
+
+    def save_checkpoint(self) -> Path:
+        """Writes all that --resume needs."""
+        with self.monitor.paused():
+            state = checkpoints.Checkpoint(
+                step=self.step, params=self.params, optimizers=state_dicts(self.optimizers),
+                densification=self.densifier.state_dict(), rng=checkpoints.capture_rng(self.generators),
+                sampler=self.sampler.state_dict(), config=as_values(self.config),
+                scene=checkpoints.scene_fingerprint(self.scene), elapsed_seconds=self.monitor.elapsed(),
+            )  # fmt: skip
+            path = checkpoints.save_checkpoint(self.folder, state)
+        log.info("saved %s", path)
+        return path
+
+    def _out_of_memory(self) -> TrainingError:
+        torch.cuda.empty_cache()
+        path = self.save_checkpoint()
+        return TrainingError(
+            f"out of GPU memory in step {self.step + 1} with {len(self.params['means']):,} Gaussians; saved {path}. "
+            "Continue with --resume auto and --cap_max, a larger -r, or --set data.image_budget_gib=0"
+        )
+
+    # ------------------------------------------------------------------------------------------------ to begin with
+
+    def _checkpoint(self) -> checkpoints.Checkpoint | None:
+        """The checkpoint to continue from, if one is asked for and there is one."""
+        resume = self.config.train.resume
+        path = checkpoints.find_checkpoint(self.folder, resume) if resume else None
+        if path is None:
+            return None
+        saved = checkpoints.load_checkpoint(path, self.device)
+        checkpoints.check_scene(path, saved, self.scene)
+        _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
+        log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
+        return saved
+
+    def _make_model(self, saved: checkpoints.Checkpoint | None) -> None:
+        """Parameters, optimisers and density control: from a checkpoint's Gaussians, or from the first points."""
+        config, extent = self.config, self.scene.extent
+        if saved:
+            self.params = as_parameters(saved.params, self.device)
+        else:
+            points = starting_points(self.scene, config.model, self.generators["host"])
+            self.params = initialise(*points, config.model, self.device)
+        self.optimizers = make_optimizers(self.params, config.optim, extent)
+        white = config.data.background == "white"
+        self.densifier = Densifier(len(self.params["means"]), self.device, extent, config.densification, white)
+
+    def _continue_from(self, saved: checkpoints.Checkpoint) -> None:
+        load_state_dicts(self.optimizers, saved.optimizers)
+        self.densifier.load_state_dict(saved.densification)
+        checkpoints.restore_rng(saved.rng, self.generators)
+        self.sampler.load_state_dict(saved.sampler)
+        self.step, self._elapsed = saved.step, saved.elapsed_seconds
+
+    def _open_run_folder(self) -> None:
+        save_config(self.config, self.folder / "config.yaml")
+        views = (*self.scene.train, *self.scene.test)
+        save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation)
+        self.monitor = Monitor(self.folder, self.config, self.device, self.step + 1, self._elapsed)
+
+
+def _made_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be the run folder ({error.strerror}); choose another with -m") from error
+    return folder
+
+
+def _check_reduction(config: Config, device: torch.device) -> None:
+    if config.reduction.strategy == "gsplat" and device.type == "cpu":
+        raise ConfigError("reduction.strategy is gsplat, which has no CPU kernels; use sw_b (or any other) on the CPU")
+
+
+def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
+    if saved != wanted:
+        raise checkpoints.CheckpointError(
+            f"{path}: its harmonics are of degree {saved}, model.sh_degree is {wanted}; resume with --sh_degree {saved}"
+        )
+
+
+def _generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
+    """All of a run's randomness: view order and backgrounds on the host, splitting on the device."""
+    torch.manual_seed(seed)
+    return {"host": torch.Generator().manual_seed(seed), "device": torch.Generator(device).manual_seed(seed)}
+
+
+def _check_coverage(view: View, rendering: Rendering) -> None:
+    """Says early, and once, that nothing is seen, rather than train a black image for an hour."""
+    coverage = float((rendering.alphas > 0).float().mean())
+    log.info("first view: Gaussians cover %.0f %% of %s", 100 * coverage, view.name)
+    if coverage == 0.0:
+        log.warning(
+            "nothing is visible from %s: are the poses world-to-camera in OpenCV axes, do the points belong to these "
+            "cameras, is model.near_plane too large?", view.name,
+        )  # fmt: skip
+
+
+def _side_by_side(render8: Tensor, photo: Tensor) -> Tensor:
+    """Photo, render and absolute error [H, 3 W, 3], uint8 on the host."""
+    render8, photo = render8.cpu(), photo.cpu()
+    error = (render8.int() - photo.int()).abs().to(torch.uint8)
+    return torch.cat([photo, render8, error], dim=1)

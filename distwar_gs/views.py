@@ -1,0 +1,83 @@
+"""What training and rendering both need of a scene: the scene itself, its cameras on the device, its pixels."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from datasets import Scene, View, load_scene
+from datasets.images import ImageStore
+from distwar_gs.config import Config, ConfigError
+
+log = logging.getLogger(__name__)
+
+_COLORS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0)}
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """Cameras on the device, so that no step has to copy them."""
+
+    viewmats: Tensor
+    """[V, 4, 4] world-to-camera, OpenCV axes."""
+    Ks: Tensor
+    """[V, 3, 3], pixels."""
+
+    @classmethod
+    def of(cls, views: Sequence[View], device: torch.device) -> "Cameras":
+        """The views' matrices as float32."""
+        matrices = (torch.tensor([getattr(view, name).tolist() for view in views]) for name in ("viewmat", "K"))
+        return cls(*(matrix.float().to(device) for matrix in matrices))
+
+
+def open_scene(config: Config) -> Scene:
+    """The scene a configuration names; images are found and measured, not decoded.
+
+    Raises ConfigError if it names none, DataError for one that cannot be used.
+    """
+    data = config.data
+    if not data.source_path:
+        raise ConfigError("data.source_path is not set: give the folder of the scene with -s DIR")
+    scene = load_scene(
+        data.source_path, images=data.images, resolution=data.resolution, test_every=data.test_every,
+        hold_out=data.eval, normalise=data.normalise,
+    )  # fmt: skip
+    log.info(
+        "%s: %d training and %d test views (%s), %s, images: %s",
+        scene.source, len(scene.train), len(scene.test), scene.split_rule,
+        f"{len(scene.points.positions):,} points" if scene.points else "no points", scene.image_source,
+    )  # fmt: skip
+    return scene
+
+
+def test_background(config: Config) -> tuple[float, float, float]:
+    """The colour behind test views, in [0, 1]; black where training draws it at random."""
+    return _COLORS[config.data.background]
+
+
+def training_images(scene: Scene, config: Config, device: torch.device) -> ImageStore:
+    """The training views' pixels, on the GPU if they fit the budget."""
+    # A random background needs the alpha of every image; a fixed one is mixed in once, while decoding.
+    background = None if config.data.background == "random" else test_background(config)
+    return _open_images(scene.train, config, background, device, int(config.data.image_budget_gib * 2**30))
+
+
+def measured_images(views: Sequence[View], config: Config) -> ImageStore:
+    """Pixels to compare renders with, in host memory: they are needed rarely."""
+    return _open_images(views, config, test_background(config), torch.device("cpu"), 0)
+
+
+def _open_images(
+    views: Sequence[View],
+    config: Config,
+    background: tuple[float, float, float] | None,
+    device: torch.device,
+    budget: int,
+) -> ImageStore:
+    store = ImageStore(
+        views, background=background, device=device, budget_bytes=budget, threads=config.data.loader_threads
+    )
+    log.info("%d images: %.0f MiB on the %s", len(store), store.nbytes / 2**20, store.where)
+    return store

@@ -1,0 +1,203 @@
+"""Configuration: files, inheritance, overrides, and what is said about wrong ones."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distwar_gs.config import (
+    FIELDS,
+    Config,
+    ConfigError,
+    ModelConfig,
+    apply_override,
+    as_values,
+    field_docs,
+    load_config,
+    save_config,
+    validate,
+    with_values,
+)
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_defaults_are_valid():
+    assert validate(Config()) == Config()
+
+
+def test_the_protocol_of_3dgs_is_the_default():
+    values = as_values(Config())
+    assert values["train.iterations"] == 30_000
+    assert values["optim.means_lr"] == 1.6e-4
+    assert values["densification.stop"] == 15_000
+    assert values["data.test_every"] == 8
+    assert (values["reduction.strategy"], values["reduction.balance_threshold"]) == ("sw_b", 8)
+
+
+def test_every_field_is_documented():
+    assert set(field_docs()) == set(FIELDS)
+    assert all(doc.endswith(".") for doc in field_docs().values())
+
+
+def test_load_overlays_bases_farthest_first(tmp_path):
+    write(tmp_path / "a.yaml", "train: {iterations: 1, seed: 1}\nmodel: {sh_degree: 1}\n")
+    write(tmp_path / "sub/b.yaml", "base: ../a.yaml\ntrain: {seed: 2}\nmodel: {sh_degree: 2}\n")
+    config = load_config(write(tmp_path / "sub/c.yaml", "base: b.yaml\nmodel: {sh_degree: 0}\n"))
+    assert (config.train.iterations, config.train.seed, config.model.sh_degree) == (1, 2, 0)
+    assert config.optim == Config().optim
+
+
+@pytest.mark.parametrize("text", ["", "train:\n", "# nothing\n"])
+def test_empty_files_and_sections_are_the_defaults(tmp_path, text):
+    assert load_config(write(tmp_path / "c.yaml", text)) == Config()
+
+
+def test_numbers_as_yaml_spells_them(tmp_path):
+    text = "optim: {means_lr: 1e-4, scales_lr: 1, lambda_dssim: 0.5}\ntrain: {test_iterations: [5, 10]}\n"
+    config = load_config(write(tmp_path / "c.yaml", text))
+    assert (config.optim.means_lr, config.optim.scales_lr) == (1e-4, 1.0)
+    assert isinstance(config.optim.scales_lr, float)
+    assert config.train.test_iterations == (5, 10)
+
+
+def test_save_then_load_gives_the_same(tmp_path):
+    values = {
+        "data.source_path": Path("data/ö"),
+        "optim.adam_eps": 1e-8,
+        "train.test_iterations": [],
+        "log.quiet": True,
+    }
+    config = with_values(Config(), values)
+    save_config(config, tmp_path / "run/config.yaml")
+    assert load_config(tmp_path / "run/config.yaml") == config
+    assert config.data.source_path == "data/ö"
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["config.yaml"]
+
+
+def test_with_values_leaves_the_original_alone():
+    config = Config()
+    changed = with_values(config, {"train.seed": 3, "train.iterations": 10, "model.sh_degree": 1})
+    assert (changed.train.seed, changed.train.iterations, changed.model.sh_degree) == (3, 10, 1)
+    assert config == Config()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.model.sh_degree = 1
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "value"),
+    [
+        ("optim.means_lr=1e-3", "optim.means_lr", 1e-3),
+        ("train.test_iterations=[1, 2]", "train.test_iterations", (1, 2)),
+        ("data.eval=false", "data.eval", False),
+        ("train.resume=null", "train.resume", None),
+        ("data.source_path=a=b", "data.source_path", "a=b"),
+        ("reduction.balance_threshold=0", "reduction.balance_threshold", 0),
+        ("reduction.balance_threshold=32", "reduction.balance_threshold", 32),
+    ],
+)
+def test_override(assignment, key, value):
+    assert as_values(apply_override(Config(), assignment)) == as_values(Config()) | {key: value}
+
+
+OVERRIDE_MISTAKES = [
+    ("reduction.balance_threshold=33", "reduction.balance_threshold is 33: it must be between 0 and 32 (active lanes"),
+    ("reduction.balance_threshold=-1", "between 0 and 32"),
+    ("reduction.balance_threshold=8.0", "reduction.balance_threshold is 8.0: expected an integer"),
+    ("reduction.balance_threshold=true", "reduction.balance_threshold is True: expected an integer"),
+    ("reduction.strategy=sw-b", "did you mean sw_b?"),
+    ("reduction.strategy=mcmc", "one of gsplat, atomic, sw_s, sw_b"),
+    ("data.eval=1", "data.eval is 1: expected true or false"),
+    ("data.images=4", "data.images is 4: expected a string"),
+    ("data.images=null", "expected a string"),
+    ("data.resolution=0", "data.resolution is 0: it must be -1 or a positive number"),
+    ("optim.means_lr=fast", "optim.means_lr is 'fast': expected a finite number"),
+    ("optim.means_lr=.nan", "expected a finite number"),
+    ("optim.means_lr=0", "optim.means_lr is 0.0: it must be above 0"),
+    ("optim.means_lr=true", "expected a finite number"),
+    ("train.test_iterations=7000", "expected a list of integers"),
+    ("train.test_iterations=[1, 2.5]", "train.test_iterations is [1, 2.5]: expected a list of integers"),
+    ("train.test_iterations=[0]", "train.test_iterations is [0]: it must be steps counted from 1"),
+    ("model.init_opacity=1", "between 0 and 1, both excluded"),
+    ("train.iteration=5", "unknown key train.iteration; did you mean train.iterations (an integer)?"),
+    ("iterations=5", "did you mean train.iterations (an integer)?"),
+    ("train.sh_degree=5", "did you mean model.sh_degree (an integer)?"),
+    ("strategy=x", "densification.strategy (a string (quote it if it looks like a number)) or reduction.strategy"),
+    ("train.seed", "--set train.seed: expected section.key=value"),
+    ("train.test_iterations=[1", "not readable as YAML"),
+]
+
+
+@pytest.mark.parametrize(("assignment", "message"), OVERRIDE_MISTAKES)
+def test_override_mistakes(assignment, message):
+    with pytest.raises(ConfigError) as caught:
+        apply_override(Config(), assignment)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+FILE_MISTAKES = [
+    (
+        "densification: {grad_treshold: 1}",
+        "unknown key densification.grad_treshold; did you mean densification.grad_thr",
+    ),
+    ("iterations: 5", "unknown key iterations; did you mean train.iterations (an integer)?"),
+    ("optimizer: {means_lr: 1}", "unknown section optimizer; did you mean optim?"),
+    ("train: 5", "section train is 5"),
+    ("train: {iterations: many}", "train.iterations is 'many': expected an integer"),
+    ("train: {seed: 1, seed: 2}", "line 1: seed is given twice"),
+    ("train: {seed: 1}\nmodel: {}\ntrain: {}", "line 3: train is given twice"),
+    ("train: [", "not readable as YAML"),
+    ("- 1", "expected sections"),
+    ("base: 5", "base is 5"),
+    ("base: none.yaml", "none.yaml: cannot read the configuration (the base of"),
+    ("base: c.yaml", "form a cycle"),
+    ("model: {near_plane: 1, far_plane: 0.5}", "model.near_plane is 1.0: it must be below model.far_plane"),
+    ("densification: {start: 5, stop: 4}", "densification.start is 5"),
+    ("densification: {prune_opacity: 0.02}", "a reset removes every Gaussian"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), FILE_MISTAKES)
+def test_file_mistakes_name_the_file(tmp_path, text, message):
+    file = write(tmp_path / "c.yaml", text)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert message in str(caught.value)
+    assert "c.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_a_base_names_the_base(tmp_path):
+    write(tmp_path / "base.yaml", "train: {sed: 1}")
+    with pytest.raises(ConfigError, match=r"base\.yaml: unknown key train\.sed; did you mean train\.seed"):
+        load_config(write(tmp_path / "c.yaml", "base: base.yaml"))
+
+
+def test_a_longer_cycle_is_shown(tmp_path):
+    write(tmp_path / "a.yaml", "base: b.yaml")
+    write(tmp_path / "b.yaml", "base: a.yaml")
+    with pytest.raises(ConfigError, match=r"a\.yaml -> .*b\.yaml -> .*a\.yaml"):
+        load_config(tmp_path / "a.yaml")
+
+
+def test_missing_file():
+    with pytest.raises(ConfigError, match="nowhere.yaml: cannot read the configuration: No such file"):
+        load_config("nowhere.yaml")
+
+
+def test_validate_checks_values_set_in_python():
+    with pytest.raises(ConfigError, match="model.sh_degree is 4: it must be between 0 and 3"):
+        validate(dataclasses.replace(Config(), model=ModelConfig(sh_degree=4)))
+
+
+def test_saved_files_are_plain_yaml(tmp_path):
+    save_config(Config(), tmp_path / "c.yaml")
+    tree = yaml.safe_load((tmp_path / "c.yaml").read_text())
+    assert tree["train"]["test_iterations"] == [7000, 30_000]
+    assert {f"{section}.{name}" for section, entries in tree.items() for name in entries} == set(FIELDS)

@@ -1,0 +1,78 @@
+"""The files under configs/: default.yaml says what the code says, the others load and point where their names say."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distwar_gs.config import FIELDS, Config, as_values, commented_defaults, field_docs, load_config, rule_of
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DEFAULT = CONFIGS / "default.yaml"
+OTHERS = sorted(set(CONFIGS.rglob("*.yaml")) - {DEFAULT})
+MIPNERF360 = {name: 4 for name in ("bicycle", "flowers", "garden", "stump", "treehill")}
+MIPNERF360 |= {name: 2 for name in ("bonsai", "counter", "kitchen", "room")}
+
+
+def comments_of(text: str) -> dict[str, str]:
+    """{"section.key": the comment above it as one line} of a commented YAML file."""
+    comments, section, above = {}, "", []
+    for line in text.splitlines():
+        if comment := re.fullmatch(r"  # (.*)", line):
+            above.append(comment[1])
+        elif entry := re.match(r"(  )?(\w+):", line):
+            section = section if entry[1] else entry[2]
+            if entry[1]:
+                comments[f"{section}.{entry[2]}"] = " ".join(above)
+            above = []
+    return comments
+
+
+def test_default_yaml_has_every_key_with_the_default_of_the_code():
+    tree = yaml.safe_load(DEFAULT.read_text())
+    written = {f"{section}.{name}" for section, entries in tree.items() for name in entries}
+    assert written == set(FIELDS)
+    assert as_values(load_config(DEFAULT)) == as_values(Config())
+
+
+@pytest.mark.parametrize("key", FIELDS)
+def test_default_yaml_explains_every_key(key):
+    comment = comments_of(DEFAULT.read_text())[key]
+    assert comment.startswith(field_docs()[key])
+    assert (rule_of(key) is None) or rule_of(key).words in comment
+
+
+def test_default_yaml_is_the_generated_text():
+    """If this fails alone: write the file again with the command at the top of distwar_gs/config.py."""
+    assert DEFAULT.read_text() == commented_defaults()
+
+
+@pytest.mark.parametrize("file", OTHERS, ids=lambda file: file.stem)
+def test_config_loads_over_the_defaults_and_is_named_after_its_scene(file):
+    config = load_config(file)
+    base = yaml.safe_load(file.read_text())["base"]
+    assert (file.parent / base).resolve() == DEFAULT.resolve()
+    assert Path(config.data.source_path).name == file.stem
+    assert config.train.result_dir == f"output/{file.stem}"
+
+
+def test_mipnerf360_scenes_use_the_image_size_of_the_papers():
+    files = {file.stem: load_config(file) for file in (CONFIGS / "mipnerf360").iterdir()}
+    assert {name: config.data.images for name, config in files.items()} == {
+        name: f"images_{factor}" for name, factor in MIPNERF360.items()
+    }
+    assert all(config.optim == Config().optim for config in files.values())
+
+
+def test_lego_is_on_white_from_random_positions():
+    config = load_config(CONFIGS / "nerf_synthetic/lego.yaml")
+    assert (config.data.background, config.model.init, config.model.init_points) == ("white", "random", 100_000)
+
+
+def test_demo_is_short_and_needs_no_gpu():
+    config = load_config(CONFIGS / "demo.yaml")
+    assert config.train.device == "cpu"
+    assert config.train.iterations <= 2000
+    assert config.optim.means_lr_steps == config.train.iterations
+    assert config.densification.stop < config.train.iterations < config.densification.opacity_reset_every

@@ -1,0 +1,227 @@
+"""Adaptive density control: schedule, statistics, and what a refinement does to every row and its Adam moments."""
+
+import logging
+import math
+
+import pytest
+import torch
+from torch.nn import Parameter
+
+from distwar_gs import densification as adc
+from distwar_gs.config import DensificationConfig, OptimConfig
+from distwar_gs.optimizer import make_optimizers, step_all
+
+CONFIG = DensificationConfig()
+KEPT, CLONED, SPLIT, FAINT, BIG, BROKEN = range(6)
+
+
+def gaussians() -> tuple[dict[str, Parameter], dict, dict[str, torch.Tensor]]:
+    """Six Gaussians of different fates, stepped once so that all have Adam moments; extent 1."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3), "shN": (15, 3)}
+    params = {name: Parameter(torch.randn(6, *shape, generator=generator)) for name, shape in shapes.items()}
+    sizes = torch.tensor([0.005, 0.005, 0.05, 0.05, 0.5, 0.005])
+    params["scales"].data = sizes.log()[:, None] - torch.tensor([0.0, 0.5, 1.0])
+    params["opacities"].data = torch.logit(torch.tensor([0.5, 0.4, 0.3, 0.004, 0.5, 0.5]))
+    optimizers = make_optimizers(params, OptimConfig(means_lr=1e-9, scales_lr=0.0, opacities_lr=0.0), 1.0)
+    for param in params.values():
+        param.grad = torch.randn(param.shape, generator=generator)
+    step_all(optimizers)
+    params["shN"].data[BROKEN, 3, 1] = math.nan
+    state = {"grad2d": torch.tensor([3e-4, 6e-4, 8e-4, 9e-4, 0.0, 1.0]), "count": torch.tensor([2.0, 3, 4, 1, 0, 1])}
+    return params, optimizers, state
+
+
+def refined(step: int = 600, seed: int = 0, state=None, **settings):
+    params, optimizers, own_state = gaussians()
+    state = own_state if state is None else state
+    before = {name: param.detach().clone() for name, param in params.items()}
+    moments = {name: dict(opt.state[params[name]]) for name, opt in optimizers.items()}
+    config = DensificationConfig(**settings)
+    report = adc.refine(params, optimizers, state, step, 1.0, config, torch.Generator().manual_seed(seed))
+    return params, optimizers, state, before, moments, report
+
+
+# ---------------------------------------------------------------------------------------------------- schedule
+
+
+def test_schedule_has_the_references_off_by_ones():
+    steps = range(1, 30_001)
+    refinements = [step for step in steps if adc.is_refined(step, CONFIG)]
+    assert refinements == list(range(600, 15_000, 100))
+    resets = [step for step in steps if adc.is_reset(step, CONFIG, white_background=False)]
+    assert resets == [3000, 6000, 9000, 12_000]
+    assert [step for step in steps if adc.is_reset(step, CONFIG, white_background=True)] == [500, *resets]
+    assert [step for step in steps if adc.is_accumulated(step, CONFIG)] == list(range(1, 15_000))
+
+
+# -------------------------------------------------------------------------------------------------- statistics
+
+
+def test_accumulate_is_the_ndc_gradient_where_visible():
+    state = adc.new_state(4, "cpu")
+    grad = torch.tensor([[[3.0, 0.0], [0.0, 2.0], [3.0, 8.0], [1.0, 1.0]]])
+    radii = torch.tensor([[[1, 1], [5, 2], [2, 3], [4, 0]]], dtype=torch.int32)
+    for _ in range(2):
+        adc.accumulate(state, grad, radii, width=20, height=10)
+    expected = torch.tensor([3 * 10.0, 2 * 5.0, math.hypot(30, 40), 0.0])
+    torch.testing.assert_close(state["grad2d"], 2 * expected)
+    assert state["count"].tolist() == [2, 2, 2, 0]
+
+
+def test_a_gradient_that_is_nan_where_invisible_does_not_count():
+    state = adc.new_state(1, "cpu")
+    adc.accumulate(state, torch.full((1, 1, 2), math.nan), torch.zeros(1, 1, 2, dtype=torch.int32), 20, 10)
+    assert state["grad2d"].item() == 0
+
+
+# -------------------------------------------------------------------------------------------------- refinement
+
+
+def test_each_gaussian_meets_its_fate():
+    """KEPT is below the threshold (1.5e-4), CLONED exactly at it (2e-4), SPLIT at it and large, FAINT too transparent,
+    BIG never seen (and not yet prunable), BROKEN not finite."""
+    params, _, state, before, _, report = refined()
+    assert report == adc.RefineReport(cloned=1, split=1, pruned=2, total=6)
+    sources = torch.tensor([KEPT, CLONED, BIG, CLONED, SPLIT, SPLIT])
+    for name in ("quats", "opacities", "sh0", "shN"):
+        assert torch.equal(params[name].detach(), before[name][sources]), name
+    assert torch.equal(params["means"].detach()[:4], before["means"][sources[:4]])
+    shrunk = before["scales"][sources] - math.log(1.6) * (torch.arange(6) >= 4)[:, None]
+    torch.testing.assert_close(params["scales"].detach(), shrunk)
+    assert state["grad2d"].tolist() == [0.0] * 6 and state["count"].tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize(("step", "survivors"), [(600, [KEPT, CLONED, BIG]), (3100, [KEPT, CLONED])])
+def test_only_survivors_keep_their_moments(step, survivors):
+    params, optimizers, _, _, moments, _ = refined(step)
+    stay = len(survivors)
+    for name, optimizer in optimizers.items():
+        state = optimizer.state[params[name]]
+        assert optimizer.param_groups[0]["params"][0] is params[name] and len(optimizer.state) == 1
+        assert state["step"] == moments[name]["step"]
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(state[key][:stay], moments[name][key][survivors])
+            assert moments[name][key][[CLONED, SPLIT]].any() and not state[key][stay:].any()
+
+
+def test_splits_are_drawn_from_their_gaussian():
+    """20,000 halves of one rotated, anisotropic Gaussian have its mean and covariance."""
+    count = 10_000
+    quat, scales, mean = torch.tensor([0.9, -0.3, 0.5, 0.2]), torch.tensor([0.5, 0.1, 0.02]), torch.tensor([1.0, 2, 3])
+    w, x, y, z = (quat / quat.norm()).tolist()
+    rotation = torch.tensor(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    values = {"means": mean, "quats": 3 * quat, "scales": scales.log(), "opacities": torch.tensor(0.0)}
+    params = {name: Parameter(value.expand(count, *value.shape).clone()) for name, value in values.items()}
+    optimizers = make_optimizers(params, OptimConfig(), 1.0)
+    state = {"grad2d": torch.ones(count), "count": torch.ones(count)}
+    report = adc.refine(params, optimizers, state, 600, 1.0, CONFIG, torch.Generator().manual_seed(1))
+    assert report.split == count and report.total == 2 * count
+    offsets = params["means"].detach() - mean
+    whitened = offsets @ rotation / scales
+    torch.testing.assert_close(whitened.mean(0), torch.zeros(3), rtol=0, atol=0.03)
+    torch.testing.assert_close(whitened.T @ whitened / len(whitened), torch.eye(3), rtol=0, atol=0.04)
+
+
+def test_refinement_repeats_with_its_seed():
+    first, second, other = refined(seed=5)[0], refined(seed=5)[0], refined(seed=6)[0]
+    assert all(torch.equal(first[name].detach(), second[name].detach()) or name == "shN" for name in first)
+    assert not torch.equal(first["means"], other["means"])
+
+
+def test_oversized_go_after_the_first_reset_only():
+    """`>` the reset interval: at step 3000 itself the opacities have not been reset yet."""
+    assert refined(step=3000)[-1].total == 6
+    params, *_, report = refined(step=3100)
+    assert report == adc.RefineReport(cloned=1, split=1, pruned=3, total=5)
+    assert params["scales"].exp().max() <= 0.1
+
+
+def test_halves_that_are_still_oversized_go_too():
+    state = {"grad2d": torch.tensor([0.0, 0, 0, 0, 1.0, 0]), "count": torch.ones(6)}
+    params, *_, report = refined(step=3100, state=state)
+    assert report.split == 1 and report.total == 3 and params["scales"].exp().max() <= 0.1
+
+
+@pytest.mark.parametrize(("cap", "total"), [(3, 4), (4, 4), (5, 5), (6, 6), (7, 6), (0, 6)])
+def test_the_cap_is_never_passed_and_takes_the_largest_gradient(cap, total):
+    """Four Gaussians are fit; CLONED and SPLIT want to grow, and SPLIT has the larger gradient here."""
+    state = {"grad2d": torch.tensor([0.0, 3e-4, 9e-4, 9e-4, 0.0, 1.0]), "count": torch.ones(6)}
+    *_, report = refined(state=state, cap_max=cap)
+    assert report.total == total
+    assert (report.cloned, report.split) == {4: (0, 0), 5: (0, 1), 6: (1, 1)}[total]
+
+
+def test_not_finite_gradients_do_not_grow():
+    state = {"grad2d": torch.tensor([math.inf, math.nan, 0, 0, 0, 0]), "count": torch.ones(6)}
+    assert refined(state=state)[-1] == adc.RefineReport(cloned=0, split=0, pruned=2, total=4)
+
+
+def test_it_never_prunes_everything(caplog):
+    with caplog.at_level(logging.WARNING):
+        params, _, state, before, _, report = refined(prune_opacity=0.9)
+    assert report == adc.RefineReport(0, 0, 0, 6) and "all 6 Gaussians" in caplog.text
+    assert torch.equal(params["means"].detach(), before["means"]) and not state["count"].any()
+
+
+def test_reset_caps_opacities_and_forgets_their_moments():
+    params, optimizers, _ = gaussians()
+    scales_state = dict(optimizers["scales"].state[params["scales"]])
+    adc.reset_opacity(params, optimizers, 0.01)
+    expected = torch.tensor([0.01, 0.01, 0.01, 0.004, 0.01, 0.01])
+    torch.testing.assert_close(torch.sigmoid(params["opacities"].detach()), expected)
+    state = optimizers["opacities"].state[params["opacities"]]
+    assert not state["exp_avg"].any() and not state["exp_avg_sq"].any() and state["step"] == 1
+    assert torch.equal(optimizers["scales"].state[params["scales"]]["exp_avg"], scales_state["exp_avg"])
+
+
+# --------------------------------------------------------------------------------------------------- the whole
+
+
+def test_densifier_follows_the_schedule():
+    params, optimizers, state = gaussians()
+    densifier = adc.Densifier(6, "cpu", 1.0, DensificationConfig(opacity_reset_every=600), white_background=False)
+    densifier.load_state_dict(state)
+    generator = torch.Generator().manual_seed(0)
+    assert densifier.step(500, params, optimizers, generator) is None
+    assert len(params["means"]) == 6
+    grad, radii = torch.full((1, 6, 2), 1e-3), torch.ones(1, 6, 2, dtype=torch.int32)
+    densifier.after_backward(600, grad, radii, 10, 10)
+    densifier.after_backward(15_000, grad, radii, 10, 10)
+    assert densifier.state["count"].tolist() == [3.0, 4, 5, 2, 1, 2]
+    report = densifier.step(600, params, optimizers, generator)
+    assert report is not None and len(densifier.state["count"]) == len(params["means"]) == report.total
+    assert torch.sigmoid(params["opacities"]).max() <= 0.0101
+
+
+def test_statistics_of_another_model_are_refused():
+    densifier = adc.Densifier(6, "cpu", 1.0, CONFIG, white_background=False)
+    with pytest.raises(ValueError, match="grad2d"):
+        densifier.load_state_dict(adc.new_state(5, "cpu"))
+
+
+def test_interrupted_statistics_continue():
+    densifier = adc.Densifier(6, "cpu", 1.0, CONFIG, white_background=False)
+    densifier.after_backward(1, torch.ones(1, 6, 2), torch.ones(1, 6, 2, dtype=torch.int32), 10, 10)
+    other = adc.Densifier(6, "cpu", 1.0, CONFIG, white_background=False)
+    other.load_state_dict(densifier.state_dict())
+    assert all(torch.equal(other.state[name], value) for name, value in densifier.state.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_accumulate_never_syncs():
+    state = adc.new_state(100, "cuda")
+    grad, radii = torch.rand(1, 100, 2, device="cuda"), torch.ones(1, 100, 2, dtype=torch.int32, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        adc.accumulate(state, grad, radii, 20, 10)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(state["grad2d"][:1], torch.hypot(grad[0, :1, 0] * 10, grad[0, :1, 1] * 5))

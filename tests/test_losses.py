@@ -1,0 +1,104 @@
+"""SSIM against the definition, its gradient against finite differences, and the mixed loss."""
+
+import math
+
+import pytest
+import torch
+
+from distwar_gs.losses import l1_loss, photometric_loss, ssim
+
+
+def naive_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The definition, window by window: weighted means, variances and covariance of zero-padded 11x11 windows."""
+    g = torch.tensor([math.exp(-((i - 5) ** 2) / (2 * 1.5**2)) for i in range(11)], dtype=torch.float64)
+    w = torch.outer(g, g) / torch.outer(g, g).sum()
+    a, b = (torch.nn.functional.pad(image, (0, 0, 5, 5, 5, 5)).unfold(0, 11, 1).unfold(1, 11, 1) for image in (x, y))
+    mean_a, mean_b = (w * a).sum((-1, -2), keepdim=True), (w * b).sum((-1, -2), keepdim=True)
+    var_a, var_b = (w * (a - mean_a) ** 2).sum((-1, -2)), (w * (b - mean_b) ** 2).sum((-1, -2))
+    covariance = (w * (a - mean_a) * (b - mean_b)).sum((-1, -2))
+    mean_a, mean_b = mean_a[..., 0, 0], mean_b[..., 0, 0]
+    top = (2 * mean_a * mean_b + 0.01**2) * (2 * covariance + 0.03**2)
+    return (top / ((mean_a**2 + mean_b**2 + 0.01**2) * (var_a + var_b + 0.03**2))).mean()
+
+
+def pair(height: int, width: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(height, width, 3, dtype=torch.float64, generator=generator)
+    return x, (x + 0.2 * torch.randn(x.shape, dtype=torch.float64, generator=generator)).clamp(0, 1)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 17), (5, 3), (13, 18), (20, 11)])
+def test_ssim_is_the_definition(size):
+    x, y = pair(*size)
+    torch.testing.assert_close(ssim(x, y), naive_ssim(x, y), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(ssim(x.float(), y.float()).double(), naive_ssim(x, y), rtol=1e-5, atol=1e-5)
+
+
+def test_ssim_of_equal_images_is_one_and_of_different_ones_less():
+    x, y = pair(16, 16)
+    assert ssim(x, x).item() == pytest.approx(1.0, abs=1e-12)
+    assert ssim(x, y).item() < 0.99
+    assert ssim(x[None], y[None]).item() == ssim(x, y).item()
+
+
+@pytest.mark.parametrize("size", [(1, 2), (9, 7), (12, 14)])
+def test_ssim_gradient(size):
+    x, y = pair(*size, seed=1)
+    assert torch.autograd.gradcheck(lambda image: ssim(image, y), x.requires_grad_())
+
+
+def test_ssim_gradient_equals_autograd_of_the_definition():
+    x, y = pair(12, 9, seed=2)
+    x.requires_grad_()
+    (expected,) = torch.autograd.grad(naive_ssim(x, y), x)
+    (got,) = torch.autograd.grad(ssim(x, y), x)
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_training_works_after_an_evaluation_in_inference_mode():
+    from distwar_gs import losses
+
+    losses._window.cache_clear()
+    x, y = (image.float() for image in pair(12, 12))
+    with torch.inference_mode():
+        ssim(x, y)
+    x.requires_grad_()
+    photometric_loss(x, y, 0.2)[0].backward()
+    assert x.grad.abs().sum() > 0
+
+
+def test_photometric_loss_mixes_its_parts():
+    x, y = pair(12, 12)
+    x.requires_grad_()
+    loss, parts = photometric_loss(x, y, 0.2)
+    assert loss.item() == pytest.approx(0.8 * (x - y).abs().mean().item() + 0.2 * (1 - naive_ssim(x, y).item()))
+    assert parts["l1"].item() == l1_loss(x, y).item()
+    assert parts["ssim"].item() == ssim(x, y).item()
+    assert loss.requires_grad and not any(part.requires_grad for part in parts.values())
+
+
+def test_shapes_that_are_not_one_image_are_refused():
+    x, _ = pair(4, 4)
+    for other in (x[:3], x[None].expand(2, 4, 4, 3)):
+        with pytest.raises(ValueError, match="one shape"):
+            ssim(other, x)
+    with pytest.raises(ValueError, match="one shape"):
+        ssim(x[:0], x[:0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_agrees_with_cpu_and_never_syncs():
+    x, y = (image.float().cuda() for image in pair(37, 53))
+    x.requires_grad_()
+    photometric_loss(x, y, 0.2)[0].backward()  # fills the window's cache and the libraries' workspaces
+    gradient, x.grad = x.grad, None
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        photometric_loss(x, y, 0.2)[0].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(x.grad, gradient)
+    on_cpu = x.detach().cpu().requires_grad_()
+    photometric_loss(on_cpu, y.cpu(), 0.2)[0].backward()
+    torch.testing.assert_close(gradient.cpu(), on_cpu.grad, rtol=1e-4, atol=1e-8)

@@ -1,0 +1,127 @@
+"""How the Gaussians begin: sizes from neighbours, colours, random points, and points nobody can start from."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from distwar_gs import model
+from distwar_gs.config import ModelConfig
+
+CONFIG = ModelConfig()
+
+
+def cloud(count: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(count, 3)), rng.integers(0, 256, (count, 3), dtype=np.uint8)
+
+
+def scene(points=None, bounds=None):
+    """Two cameras at x = 1 and x = 3, looking along different axes."""
+    views = []
+    for x, turn in ((1.0, np.eye(3)), (3.0, np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]))):
+        viewmat = np.eye(4)
+        viewmat[:3, :3], viewmat[:3, 3] = turn, -turn @ np.array([x, 5.0, 0.0])
+        views.append(SimpleNamespace(viewmat=viewmat))
+    return SimpleNamespace(source="demo", train=tuple(views), points=points, extent=2.0, bounds=bounds)
+
+
+def test_scales_are_the_rms_distance_to_three_neighbours():
+    positions, _ = cloud()
+    squared = ((positions[:, None] - positions[None]) ** 2).sum(-1)
+    expected = np.sqrt(np.sort(squared, axis=1)[:, 1:4].mean(axis=1))
+    np.testing.assert_allclose(model.initial_scales(positions), expected, rtol=1e-12)
+    np.testing.assert_allclose(model.initial_scales(positions, 0.5), expected / 2, rtol=1e-12)
+
+
+def test_duplicates_and_strays_stay_within_the_cloud():
+    positions, _ = cloud()
+    positions[:5] = positions[0]
+    positions[10] = 1e6
+    scales = model.initial_scales(positions)
+    assert scales.min() > 1e-4 and scales.max() < 10.0
+
+
+@pytest.mark.parametrize("positions", [[[1.0, 2, 3]], [[1.0, 2, 3]] * 6])
+def test_points_without_any_distance(positions):
+    assert np.all(model.initial_scales(np.array(positions)) == model.DEGENERATE_SCALE)
+
+
+def test_two_points_are_each_others_neighbours():
+    np.testing.assert_allclose(model.initial_scales(np.array([[0.0, 0, 0], [2, 0, 0]])), [2.0, 2.0])
+
+
+def test_initialise():
+    positions, colors = cloud(50)
+    params = model.initialise(positions, colors, CONFIG, "cpu")
+    assert tuple(params) == model.PARAMETER_NAMES
+    shapes = {name: (*param.shape,) for name, param in params.items()}
+    expected = {"means": (50, 3), "quats": (50, 4), "scales": (50, 3), "opacities": (50,), "sh0": (50, 1, 3)}
+    assert shapes == expected | {"shN": (50, 15, 3)}
+    assert all(param.dtype == torch.float32 and param.requires_grad and param.is_leaf for param in params.values())
+    torch.testing.assert_close(torch.sigmoid(params["opacities"]), torch.full((50,), 0.1))
+    rgb = 0.5 + model.SH_C0 * params["sh0"].detach()[:, 0]
+    torch.testing.assert_close(rgb, torch.from_numpy(colors / 255.0).float())
+    assert torch.equal(params["quats"].detach(), torch.tensor([1.0, 0, 0, 0]).expand(50, 4))
+    assert torch.all(params["scales"][:, :1] == params["scales"])
+    assert model.parameter_count(params) == 50 * 59 and model.sh_degree_of(params) == 3
+
+
+def test_float_colours_are_taken_as_they_are():
+    positions, colors = cloud(20)
+    from_bytes = model.initialise(positions, colors, CONFIG, "cpu")
+    from_floats = model.initialise(torch.from_numpy(positions), torch.from_numpy(colors / 255.0), CONFIG, "cpu")
+    torch.testing.assert_close(from_bytes["sh0"], from_floats["sh0"])
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_degree(degree):
+    params = model.initialise(*cloud(5), ModelConfig(sh_degree=degree), "cpu")
+    assert params["shN"].shape == (5, (degree + 1) ** 2 - 1, 3) and model.sh_degree_of(params) == degree
+
+
+def test_active_degree_rises_at_the_multiples():
+    degrees = [model.active_sh_degree(step, CONFIG) for step in (1, 999, 1000, 1999, 2000, 3000, 30_000)]
+    assert degrees == [0, 0, 1, 1, 2, 3, 3]
+
+
+def test_bad_points_are_refused():
+    positions, colors = cloud(5)
+    positions[2, 1] = np.nan
+    with pytest.raises(model.ModelError, match="1 of 5 points are not finite"):
+        model.initialise(positions, colors, CONFIG, "cpu")
+    with pytest.raises(model.ModelError, match="model.init=random"):
+        model.initialise(positions[:0], colors[:0], CONFIG, "cpu")
+    with pytest.raises(model.ModelError, match=r"\[5, 3\] and \[4, 3\]"):
+        model.initialise(positions, colors[:4], CONFIG, "cpu")
+
+
+def test_random_points_fill_the_cube_and_repeat_with_the_seed():
+    low, high = torch.tensor([-1.0, 0, 2]), torch.tensor([1.0, 1, 6])
+    draws = [model.random_points(low, high, 4000, torch.Generator().manual_seed(3)) for _ in range(2)]
+    (positions, colors), (again, _) = draws
+    assert torch.equal(positions, again)
+    assert torch.all(positions >= low) and torch.all(positions <= high)
+    torch.testing.assert_close(positions.mean(0), (low + high) / 2, rtol=0, atol=0.06)
+    assert torch.all((colors - 0.5).abs() < 0.01)
+
+
+def test_random_bounds():
+    low, high = model.random_bounds(scene())
+    torch.testing.assert_close(low, torch.tensor([2.0 - 6, 5 - 6, -6], dtype=torch.float64))
+    torch.testing.assert_close(high, torch.tensor([2.0 + 6, 5 + 6, 6], dtype=torch.float64))
+    corners = np.array([-1.0, 0, 2]), np.array([1.0, 5, 6])
+    low, high = model.random_bounds(scene(bounds=corners))
+    assert low.tolist() == [-1, 0, 2] and high.tolist() == [1, 5, 6]
+
+
+def test_starting_points_follow_the_config():
+    generator = torch.Generator().manual_seed(0)
+    points = SimpleNamespace(positions=np.zeros((4, 3)), colors=np.zeros((4, 3), np.uint8))
+    few = ModelConfig(init_points=10)
+    assert len(model.starting_points(scene(points), few, generator)[0]) == 4
+    assert len(model.starting_points(scene(), few, generator)[0]) == 10
+    assert len(model.starting_points(scene(points), ModelConfig(init="random", init_points=9), generator)[0]) == 9
+    with pytest.raises(model.ModelError, match="demo holds no points"):
+        model.starting_points(scene(), ModelConfig(init="sfm"), generator)
