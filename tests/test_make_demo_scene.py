@@ -1,0 +1,64 @@
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import load_scene
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "make_demo_scene.py"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    spec = importlib.util.spec_from_file_location("make_demo_scene", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def test_points_have_the_colour_that_the_views_show(demo, tmp_path):
+    """A point that a view sees must project, with the true K, to a pixel of its colour."""
+    demo.make(tmp_path / "demo", demo.Recipe(views=6, width=64, height=48))
+    scene = load_scene(tmp_path / "demo", test_every=0, normalise=False)
+    assert (len(scene.train), scene.points.positions.shape) == (6, (3000, 3))
+    view, here = scene.train[2], slice(1000, 1500)  # the 500 points that were sampled from this view
+    points = scene.points.positions[here] @ view.viewmat[:3, :3].T + view.viewmat[:3, 3]
+    pixel = points @ view.K.T
+    x, y = np.floor(pixel[:, :2] / pixel[:, 2:]).astype(int).T
+    assert abs(view.K[0, 2] - 32) > 1
+    seen = (x >= 0) & (x < 64) & (y >= 0) & (y < 48) & (points[:, 2] > 0)
+    assert seen.mean() > 0.97
+    pixels = np.asarray(Image.open(view.image_path)).astype(int)
+    error = np.abs(pixels[y[seen], x[seen]] - scene.points.colors[here][seen]).mean()
+    assert error < 3.0
+
+
+def test_same_recipe_same_bytes_and_another_seed_another_scene(demo, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        demo.make(tmp_path / name, demo.Recipe(views=1, width=16, height=12, seed=seed))
+    files = ["images/view_000.png", "sparse/0/images.bin", "sparse/0/points3D.bin"]
+    read = {name: [(tmp_path / name / file).read_bytes() for file in files] for name in "abc"}
+    assert read["a"] == read["b"]
+    assert all(a != c for a, c in zip(read["a"], read["c"], strict=True))
+
+
+def test_command_line(tmp_path):
+    arguments = (tmp_path / "x" / "demo", "--views", 1, "--width", 16, "--height", 12)
+    assert run(*arguments).returncode == 0
+    again = run(*arguments)
+    assert (again.returncode, "already" in again.stdout) == (0, True)
+    other = run(*arguments, "--seed", 3)
+    assert (other.returncode, other.stderr.count("\n")) == (1, 1)
+    assert "delete it" in other.stderr
+    assert run(tmp_path / "y", "--views", 0).returncode == 1
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["demo"]
