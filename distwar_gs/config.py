@@ -123,8 +123,9 @@ class ModelConfig:
     """Opacity of every Gaussian at the start, from 0 to 1."""
     init_scale: float = setting(1.0, above(0))
     """Size of a Gaussian at the start, in multiples of the mean distance to its 3 nearest neighbours."""
-    near_plane: float = setting(0.01, above(0))
-    """Gaussians nearer to the camera are not drawn; in scene extents."""
+    near_plane: float = setting(0.03, above(0))
+    """Gaussians nearer to the camera are not drawn; in scene extents. About what 0.2, the 3DGS reference's value, is in
+    the units COLMAP leaves a scene in; much smaller ones let Gaussians right before a lens spoil held-out views."""
     far_plane: float = setting(1e10, above(0))
     """Gaussians farther from the camera are not drawn; in scene extents."""
     antialiased: bool = setting(False)

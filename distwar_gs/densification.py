@@ -60,7 +60,7 @@ def is_reset(step: int, config: DensificationConfig, white_background: bool) -> 
     """Whether opacities are reset after a step: multiples of `opacity_reset_every` below `stop`, and, on a white
     background, step `start` as well (the reference does that against white floaters)."""
     at_start = white_background and step == config.start
-    return step < config.stop and (step % config.opacity_reset_every == 0 or at_start)
+    return 0 < step < config.stop and (step % config.opacity_reset_every == 0 or at_start)
 
 
 # ------------------------------------------------------------------------------------------------------ statistics
@@ -248,8 +248,8 @@ class Densifier:
     ) -> RefineReport | None:
         """Refine and reset opacities where they are due; the report of a refinement, else None.
 
-        Call it between the backward pass and the optimisers' step, as the reference does: parameters replaced here have
-        no gradient, so that step leaves them alone.
+        Call it after the optimisers' step: parameters replaced here have no gradient, so a step right after would leave
+        them alone (the reference refines first and so loses that update).
         """
         report = None
         if is_refined(step, self.config):

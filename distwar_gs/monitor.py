@@ -17,7 +17,10 @@ from tqdm import tqdm
 from distwar_gs.config import Config, as_values
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 
+log = logging.getLogger(__name__)
+
 _PSNR_SMOOTHING = 0.9
+_SECONDS_BETWEEN_LINES = 15.0
 
 
 def setup_logging(folder: Path, quiet: bool) -> None:
@@ -46,14 +49,15 @@ class Monitor:
         self._every, self._device = config.log.every, device
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if config.log.tensorboard else None
         self._bar = tqdm(
-            total=config.train.iterations, initial=first_step - 1, disable=config.log.quiet, dynamic_ncols=True,
-            desc="training", unit="step",
+            total=config.train.iterations, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
+            disable=config.log.quiet or None,  # None: no bar where the output is not a terminal
         )  # fmt: skip
         self._sums: dict[str, Tensor] = {}
         self._steps = 0
         self._psnr: float | None = None
         self._elapsed, self._published = elapsed, elapsed
         self._clock: float | None = time.perf_counter()  # None: paused
+        self._told, self._last_step = time.perf_counter(), config.train.iterations
         self._write_config(config)
 
     # ------------------------------------------------------------------------------------------------ every step
@@ -84,7 +88,7 @@ class Monitor:
         self._sums, self._steps, self._published = {}, 0, self.elapsed()
         memory = self._memory()
         self._write(step, {**means, **times, **scalars, **memory})
-        self._show(means["train/loss"], scalars["train/psnr"], int(scalars["gaussians/count"]), memory)
+        self._show(step, means["train/loss"], scalars["train/psnr"], int(scalars["gaussians/count"]), memory)
 
     def evaluation(self, step: int, values: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
         """Writes the metrics and pictures ([H, W, 3] in [0, 1]) of an evaluation."""
@@ -129,11 +133,15 @@ class Monitor:
             for name, value in scalars.items():
                 self._writer.add_scalar(name, value, step)
 
-    def _show(self, loss: float, psnr: float, count: int, memory: Mapping[str, float]) -> None:
+    def _show(self, step: int, loss: float, psnr: float, count: int, memory: Mapping[str, float]) -> None:
+        """In the progress bar; where there is none, as a line now and then."""
         self._psnr = psnr if self._psnr is None else _PSNR_SMOOTHING * self._psnr + (1 - _PSNR_SMOOTHING) * psnr
         gib = next(iter(memory.values())) / 1024
         text = f"loss {loss:.4f}, PSNR {self._psnr:.2f}, {count:,} Gaussians, {gib:.2f} GiB"
         self._bar.set_postfix_str(text, refresh=False)
+        if self._bar.disable and time.perf_counter() - self._told >= _SECONDS_BETWEEN_LINES:
+            self._told = time.perf_counter()
+            log.info("step %d of %d, %.0f s: %s", step, self._last_step, self.elapsed(), text)
 
     def _memory(self) -> dict[str, float]:
         if self._device.type == "cuda":

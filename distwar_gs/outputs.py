@@ -20,7 +20,7 @@ from distwar_gs.export import find_ply, load_ply
 from distwar_gs.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.model import sh_degree_of
 from distwar_gs.renderer import Rendering, render, render_settings
-from distwar_gs.views import Cameras, measured_images, open_scene, test_background
+from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class ModelPictures:
         self.scene = open_scene(config)
         self.settings = render_settings(config, self.scene.extent)
         self.params = _in_training_frame(load_ply(ply), self.scene.normalisation, self.device)
-        self.background = torch.tensor(test_background(config), device=self.device)
+        self.background = torch.tensor(evaluation_background(config), device=self.device)
         self.folder = (args.out or _run_folder(ply) / "renders") / f"iteration_{self.step}"
         log.info("%s: %s Gaussians", ply, f"{len(self.params['means']):,}")
 

@@ -50,13 +50,12 @@ class PartTimer:
             tensor.register_hook(lambda _: self._blend.append(self._now()))
 
     def milliseconds(self) -> dict[str, float]:
-        """Milliseconds of each part, in order, and of `blend_backward` if it was watched."""
+        """Milliseconds of each part (the sum, if it was marked more than once) and of a watched `blend_backward`."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        parts = {
-            part: self._between(begin, end)
-            for (_, begin), (part, end) in zip(self._marks, self._marks[1:], strict=False)
-        }
+        parts: dict[str, float] = {}
+        for (_, begin), (part, end) in zip(self._marks, self._marks[1:], strict=False):
+            parts[part] = parts.get(part, 0.0) + self._between(begin, end)
         if len(self._blend) == 2:
             parts["blend_backward"] = self._between(*self._blend)
         return parts

@@ -21,7 +21,7 @@ from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning
 from distwar_gs.renderer import Rendering, render, render_settings
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.timing import StepTimer
-from distwar_gs.views import Cameras, measured_images, open_scene, test_background, training_images
+from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Trainer:
         self.test_images = measured_images(self.scene.test, config)
         self.generators = _generators(config.train.seed, self.device)
         self.sampler = ViewSampler(len(self.scene.train), self.generators["host"])
-        self.background = torch.tensor(test_background(config), device=self.device)
+        self.background = torch.tensor(evaluation_background(config), device=self.device)
         self.step, self._elapsed = 0, 0.0
         self._make_model(saved)
         if saved:
@@ -60,7 +60,7 @@ class Trainer:
     def run(self) -> int:
         """Trains to the last step; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
 
-        Raises TrainingError when the GPU's memory is used up; the state before the step is saved.
+        Raises TrainingError when the GPU's memory is used up, with a checkpoint saved.
         """
         self._open_run_folder()
         train, last = self.config.train, self.config.train.iterations
@@ -72,23 +72,30 @@ class Trainer:
                     self.train_step(step)
                     if step in train.test_iterations or step == last:
                         self.evaluate()
-                    if step in train.save_iterations or step == last:
-                        self.save_model()
                     if step in train.checkpoint_iterations or step == last or interruption.requested:
                         self.save_checkpoint()
+                    if step in train.save_iterations or step == last:
+                        self.save_model()
                     if interruption.requested:
                         break
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory() from error
             finally:
                 self.monitor.close()
-        if self.step < last:
-            log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
+        if self.step >= last:
+            return 0
+        log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
         return interruption.exit_code
 
     def train_step(self, step: int) -> None:
-        """One image: render, compare, differentiate, refine, update."""
+        """One image: render, compare, differentiate, update.
+
+        The density control that the last step made due comes first, not last: so the model that is measured and saved
+        after a step has been trained with all its Gaussians (the 3DGS reference evaluates before it densifies, too).
+        """
         timer = self.monitor.timer(step)
+        self._refine(step - 1)
+        timer.mark("densify")
         index = self.sampler.next()
         target, background = self._target(index)
         timer.mark("data")
@@ -100,7 +107,7 @@ class Trainer:
         timer.mark("loss")
         loss.backward()
         timer.mark("backward")
-        self._densify(step, rendering)
+        self._count_gradients(step, rendering)
         timer.mark("densify")
         rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
         step_all(self.optimizers)
@@ -130,14 +137,16 @@ class Trainer:
             _check_coverage(view, rendering)
         return rendering
 
-    def _densify(self, step: int, rendering: Rendering) -> None:
+    def _count_gradients(self, step: int, rendering: Rendering) -> None:
         means2d = rendering.means2d
         gradient = means2d.absgrad if self.settings.absgrad else means2d.grad
         height, width = rendering.colors.shape[1:3]
         self.densifier.after_backward(step, gradient, rendering.radii, width, height)
+
+    def _refine(self, step: int) -> None:
         report = self.densifier.step(step, self.params, self.optimizers, self.generators["device"])
         if report:
-            log.debug("step %d: %s", step, report)
+            log.debug("after step %d: %s", step, report)
 
     def _publish(self, step: int, timer: StepTimer, train_psnr: Tensor, rates: dict[str, float]) -> None:
         scalars = {
@@ -206,7 +215,7 @@ class Trainer:
         torch.cuda.empty_cache()
         path = self.save_checkpoint()
         return TrainingError(
-            f"out of GPU memory in step {self.step + 1} with {len(self.params['means']):,} Gaussians; saved {path}. "
+            f"out of GPU memory after step {self.step} with {len(self.params['means']):,} Gaussians; saved {path}. "
             "Continue with --resume auto and --cap_max, a larger -r, or --set data.image_budget_gib=0"
         )
 
@@ -215,6 +224,8 @@ class Trainer:
     def _checkpoint(self) -> checkpoints.Checkpoint | None:
         """The checkpoint to continue from, if one is asked for and there is one."""
         resume = self.config.train.resume
+        if not resume and checkpoints.find_checkpoint(self.folder, "auto"):
+            log.warning("%s holds an earlier run: --resume auto continues it, another -m keeps it", self.folder)
         path = checkpoints.find_checkpoint(self.folder, resume) if resume else None
         if path is None:
             return None

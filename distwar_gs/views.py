@@ -52,7 +52,7 @@ def open_scene(config: Config) -> Scene:
     return scene
 
 
-def test_background(config: Config) -> tuple[float, float, float]:
+def evaluation_background(config: Config) -> tuple[float, float, float]:
     """The colour behind test views, in [0, 1]; black where training draws it at random."""
     return _COLORS[config.data.background]
 
@@ -60,13 +60,13 @@ def test_background(config: Config) -> tuple[float, float, float]:
 def training_images(scene: Scene, config: Config, device: torch.device) -> ImageStore:
     """The training views' pixels, on the GPU if they fit the budget."""
     # A random background needs the alpha of every image; a fixed one is mixed in once, while decoding.
-    background = None if config.data.background == "random" else test_background(config)
+    background = None if config.data.background == "random" else evaluation_background(config)
     return _open_images(scene.train, config, background, device, int(config.data.image_budget_gib * 2**30))
 
 
 def measured_images(views: Sequence[View], config: Config) -> ImageStore:
     """Pixels to compare renders with, in host memory: they are needed rarely."""
-    return _open_images(views, config, test_background(config), torch.device("cpu"), 0)
+    return _open_images(views, config, evaluation_background(config), torch.device("cpu"), 0)
 
 
 def _open_images(

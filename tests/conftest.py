@@ -1,7 +1,12 @@
-"""Skips the tests marked `gpu` (pyproject.toml) where there is no GPU."""
+"""Skips the tests marked `gpu` (pyproject.toml) where there is no GPU; a demo scene and a run on it, made once."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from demo_runs import FinishedRun, run_program
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -11,3 +16,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo scene, small: 16 views of 80 x 60, two of them held out. Read only."""
+    folder = tmp_path_factory.mktemp("scene") / "demo"
+    made = run_program("scripts/make_demo_scene.py", folder, "--views", 16, "--width", 80, "--height", 60)
+    assert made.returncode == 0, made.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_run(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """60 steps of train.py on the demo scene, logged every 20 steps. Read only."""
+    folder, steps = tmp_path_factory.mktemp("runs") / "demo", 60
+    arguments = ("--device", "cpu", "--iterations", steps, "--sh_degree", 2, "--set", "log.every=20")
+    result = run_program("train.py", "-s", demo_scene, "-m", folder, *arguments)
+    assert result.returncode == 0, result.stderr
+    return FinishedRun(folder, demo_scene, steps, result)
+
+
+@pytest.fixture
+def in_process() -> Iterator[None]:
+    """For tests that train in this process: gives the root logger back, and keeps to one thread (see demo_runs)."""
+    root, threads = logging.getLogger(), torch.get_num_threads()
+    handlers, level = root.handlers[:], root.level
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)

@@ -1,0 +1,231 @@
+"""The four ops in order, against the composition of their references in float64."""
+
+import dataclasses
+
+import pytest
+import torch
+from random_scenes import relative_l2
+from torch import Tensor
+
+from distwar_gs.config import Config, with_values
+from distwar_gs.renderer import Rendering, RenderSettings, render, render_settings, view_colors
+from distwar_kernels import Reduction
+from distwar_kernels.blend.blend_reference import blend_reference
+from distwar_kernels.projection.projection_reference import project_reference
+from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
+
+WIDTH, HEIGHT = 49, 35  # neither is a multiple of the tile size
+SETTINGS = RenderSettings(near_plane=0.01, far_plane=100.0)
+NAMES = ("means", "quats", "scales", "opacities", "sh0", "shN")
+
+
+def random_params(seed: int, n: int = 60, degree: int = 3) -> dict[str, Tensor]:
+    """Gaussians in a cloud around (0, 0, 4), float32, that require gradients."""
+    g = torch.Generator().manual_seed(seed)
+    values = {
+        "means": torch.randn(n, 3, generator=g) * 0.8 + torch.tensor([0.0, 0.0, 4.0]),
+        "quats": torch.randn(n, 4, generator=g),
+        "scales": torch.rand(n, 3, generator=g) * 2.0 - 3.2,
+        "opacities": torch.randn(n, generator=g) * 1.5,
+        "sh0": torch.randn(n, 1, 3, generator=g) * 0.8,
+        "shN": torch.randn(n, (degree + 1) ** 2 - 1, 3, generator=g) * 0.15,
+    }
+    return {name: value.requires_grad_() for name, value in values.items()}
+
+
+def cameras(count: int) -> tuple[Tensor, Tensor]:
+    """Poses that turn and shift a little, intrinsics with unequal focal lengths and an off-centre principal point."""
+    viewmats, intrinsics = torch.eye(4).repeat(count, 1, 1), torch.zeros(count, 3, 3)
+    for index in range(count):
+        angle = torch.tensor(0.15 * index)
+        viewmats[index, 0, :3] = torch.stack([angle.cos(), torch.tensor(0.0), angle.sin()])
+        viewmats[index, 2, :3] = torch.stack([-angle.sin(), torch.tensor(0.0), angle.cos()])
+        viewmats[index, :3, 3] = torch.tensor([-0.5 * index, 0.1 * index, 0.3])
+        intrinsics[index] = torch.tensor([[41.0, 0.0, 22.3], [0.0, 44.0, 18.9], [0.0, 0.0, 1.0]])
+    return viewmats, intrinsics
+
+
+def one_gaussian(depth: float = 3.0, opacity: float = 12.0, log_scale: float = -1.0) -> dict[str, Tensor]:
+    """A round Gaussian on the z axis."""
+    return {
+        "means": torch.tensor([[0.0, 0.0, depth]]),
+        "quats": torch.tensor([[1.0, 0.0, 0.0, 0.0]]),
+        "scales": torch.full((1, 3), log_scale),
+        "opacities": torch.tensor([opacity]),
+        "sh0": torch.tensor([[[1.0, 0.0, -1.0]]]),
+        "shN": torch.zeros(1, 0, 3),
+    }
+
+
+def reference_render(
+    params: dict[str, Tensor], viewmats: Tensor, Ks: Tensor, settings: RenderSettings, degree: int, background: Tensor
+) -> Rendering:
+    """What `render` should give (depth included), composed anew of the references, in the precision of the inputs."""
+    opacities = torch.sigmoid(params["opacities"])
+    radii, means2d, depths, conics, compensations = project_reference(
+        params["means"], params["quats"], torch.exp(params["scales"]), opacities, viewmats, Ks, WIDTH, HEIGHT,
+        near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
+    )  # fmt: skip
+    centres = torch.linalg.inv(viewmats)[:, :3, 3]
+    coefficients = torch.cat([params["sh0"], params["shN"]], 1)
+    harmonics = [
+        spherical_harmonics_reference(degree, params["means"] - centre, coefficients) for centre in centres.unbind()
+    ]
+    colors = torch.cat([torch.relu(torch.stack(harmonics) + 0.5), depths[..., None]], -1)
+    visible = torch.stack([opacities] * len(viewmats))
+    visible = visible * compensations if settings.antialiased else visible
+    lists = intersect_tiles_reference(means2d, radii, depths, WIDTH, HEIGHT)
+    backgrounds = torch.stack([torch.cat([background, background.new_zeros(1)])] * len(viewmats))
+    flat = (tensor.flatten(0, 1) for tensor in (means2d, conics, colors, visible))
+    image, alphas = blend_reference(*flat, WIDTH, HEIGHT, *lists, backgrounds)
+    return Rendering(image[..., :3], alphas, image[..., 3:] / alphas.clamp_min(1e-10), means2d, radii, colors)
+
+
+# Seeds at which float32 and float64 agree on which pixels every Gaussian reaches.
+CASES = {
+    "plain": (0, 1, 3, SETTINGS),
+    "views": (1, 3, 2, SETTINGS),
+    "degree-0": (2, 1, 0, SETTINGS),
+    "antialiased": (3, 2, 1, dataclasses.replace(SETTINGS, antialiased=True)),
+    "strategy": (4, 1, 3, dataclasses.replace(SETTINGS, reduction=Reduction("sw_s", 32))),
+    "planes": (6, 1, 3, dataclasses.replace(SETTINGS, near_plane=3.9, far_plane=5.0)),
+}
+
+
+@pytest.mark.parametrize(("seed", "views", "degree", "settings"), CASES.values(), ids=CASES)
+def test_images_and_gradients_agree_with_the_references(seed, views, degree, settings):
+    params, (viewmats, Ks) = random_params(seed), cameras(views)
+    background = torch.tensor([0.2, 0.5, 0.9])
+    doubles = {name: param.detach().double().requires_grad_() for name, param in params.items()}
+    actual = render(
+        params, viewmats, Ks, WIDTH, HEIGHT, settings, sh_degree=degree, background=background, with_depth=True
+    )
+    expected = reference_render(doubles, viewmats.double(), Ks.double(), settings, degree, background.double())
+    g = torch.Generator().manual_seed(7)
+    weights = {name: torch.randn(getattr(actual, name).shape, generator=g) for name in ("colors", "alphas", "depths")}
+    weights["depths"] *= actual.alphas.detach() > 0.5  # where little is seen, dividing by alpha magnifies rounding
+    for rendering in (actual, expected):
+        sum(
+            (getattr(rendering, name) * weight.to(rendering.colors)).sum() for name, weight in weights.items()
+        ).backward()
+    assert torch.equal(actual.radii, expected.radii) and (actual.radii > 0).any()
+    errors = {name: relative_l2(getattr(actual, name), getattr(expected, name)) for name in weights}
+    errors |= {f"v_{name}": relative_l2(params[name].grad, doubles[name].grad) for name in NAMES}
+    assert all(error < 1e-4 for error in errors.values()), errors
+    if degree:
+        assert doubles["shN"].grad.abs().sum() > 0
+
+
+def test_views_are_rendered_as_each_alone():
+    params, (viewmats, Ks) = random_params(1), cameras(3)
+    together = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=2)
+    for view in range(3):
+        alone = render(params, viewmats[[view]], Ks[[view]], WIDTH, HEIGHT, SETTINGS, sh_degree=2)
+        torch.testing.assert_close(together.colors[view], alone.colors[0], rtol=0, atol=1e-6)
+        assert torch.equal(together.radii[view], alone.radii[0])
+
+
+def test_an_opaque_gaussian_gives_its_depth_and_colour():
+    viewmats, Ks = torch.eye(4)[None], torch.tensor([[[30.0, 0.0, 24.5], [0.0, 30.0, 17.5], [0.0, 0.0, 1.0]]])
+    background = torch.tensor([0.1, 0.2, 0.3])
+    rendering = render(
+        one_gaussian(), viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=0, background=background, with_depth=True
+    )
+    alpha = rendering.alphas[0, 17, 24]
+    torch.testing.assert_close(alpha, torch.tensor([0.999]))  # the cap
+    torch.testing.assert_close(rendering.depths[0, 17, 24], torch.tensor([3.0]))
+    color = torch.tensor([0.5 + 0.28209479, 0.5, 0.5 - 0.28209479])
+    torch.testing.assert_close(rendering.colors[0, 17, 24], alpha * color + (1 - alpha) * background)
+    edge = (rendering.alphas > 0.0) & (rendering.alphas < 0.1)  # also where it is hardly seen
+    assert edge.any()
+    assert (rendering.depths[edge] / 3.0 - 1.0).abs().max() < 1e-4
+    assert rendering.alphas[0, 0, 0] == 0.0 and rendering.depths[0, 0, 0] == 0.0
+
+
+def test_depth_does_not_change_the_colours():
+    params, (viewmats, Ks) = random_params(0), cameras(1)
+    plain = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3, background=torch.ones(3))
+    deep = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3, background=torch.ones(3), with_depth=True)
+    assert plain.depths is None
+    torch.testing.assert_close(deep.colors, plain.colors, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("right", "down"), [(5, 0), (0, -3), (17, 4)])
+def test_the_principal_point_shifts_the_picture(right, down):
+    params, (viewmats, Ks) = random_params(0), cameras(1)
+    params["means"].data[:, :2] *= 0.2  # nothing near the border, where the linearisation is clamped
+    moved = Ks.clone()
+    moved[0, 0, 2] += right
+    moved[0, 1, 2] += down
+    before = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3).colors[0]
+    after = render(params, viewmats, moved, WIDTH, HEIGHT, SETTINGS, sh_degree=3).colors[0]
+    rolled = before.roll((down, right), dims=(0, 1))
+    inside = (slice(max(down, 0), HEIGHT + min(down, 0)), slice(right, WIDTH))
+    torch.testing.assert_close(after[inside], rolled[inside], rtol=0, atol=1e-4)
+    assert before.std() > 0.05
+
+
+@pytest.mark.parametrize("n", [0, 5])
+@pytest.mark.parametrize("with_depth", [False, True])
+def test_nothing_visible_gives_the_background_and_no_gradient(n, with_depth):
+    params, (viewmats, Ks) = random_params(0, n), cameras(2)
+    params["means"].data[:, 2] = -4.0
+    background = torch.tensor([0.3, 0.6, 0.9])
+    options = {"sh_degree": 3, "background": background, "with_depth": with_depth}
+    rendering = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, **options)
+    assert torch.equal(rendering.colors, background.expand(2, HEIGHT, WIDTH, 3))
+    assert not rendering.alphas.any() and not rendering.radii.any()
+    if with_depth:
+        assert not rendering.depths.any()
+    rendering.colors.sum().backward()
+    assert all(param.grad is None or not param.grad.any() for param in params.values())
+
+
+def test_without_a_background_it_is_black():
+    params, (viewmats, Ks) = random_params(0), cameras(1)
+    none = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3)
+    black = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3, background=torch.zeros(3))
+    assert torch.equal(none.colors, black.colors)
+
+
+def test_antialiasing_dims_what_the_blur_widens():
+    viewmats, Ks = cameras(1)
+    small = one_gaussian(log_scale=-6.0)
+    plain = render(small, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=0).alphas.sum()
+    dimmed = render(
+        small, viewmats, Ks, WIDTH, HEIGHT, dataclasses.replace(SETTINGS, antialiased=True), sh_degree=0
+    ).alphas.sum()
+    assert dimmed < 0.2 * plain
+
+
+def test_negative_colours_are_black():
+    params = one_gaussian()
+    params["sh0"] = torch.tensor([[[-5.0, 0.0, 5.0]]])
+    colors = view_colors(params, torch.eye(4)[None], torch.ones(1, 1, 2, dtype=torch.int32), sh_degree=0)
+    assert colors[0, 0, 0] == 0.0 and colors[0, 0, 1] == 0.5 and colors[0, 0, 2] > 1.0
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+def test_what_densification_needs_is_there_after_the_backward_pass(absgrad):
+    params, (viewmats, Ks) = random_params(0), cameras(2)
+    settings = dataclasses.replace(SETTINGS, absgrad=absgrad)
+    rendering = render(params, viewmats, Ks, WIDTH, HEIGHT, settings, sh_degree=3)
+    rendering.colors.square().sum().backward()
+    gradient = rendering.means2d.grad
+    assert gradient.shape == rendering.means2d.shape == (2, 60, 2) and gradient.any()
+    assert hasattr(rendering.means2d, "absgrad") == absgrad
+    if absgrad:
+        absolute = rendering.means2d.absgrad
+        assert (absolute >= gradient.abs() - 1e-4 * absolute.max()).all()
+        assert absolute.sum() > 1.5 * gradient.abs().sum()
+
+
+def test_settings_of_a_configuration():
+    changes = {
+        "model.near_plane": 0.5, "model.far_plane": 9.0, "model.antialiased": True,
+        "densification.strategy": "absgrad", "reduction.strategy": "sw_s", "reduction.balance_threshold": 3,
+    }  # fmt: skip
+    expected = RenderSettings(1.0, 18.0, antialiased=True, absgrad=True, reduction=Reduction("sw_s", 3))
+    assert render_settings(with_values(Config(), changes), extent=2.0) == expected
+    assert render_settings(Config(), 1.0) == RenderSettings(0.03, 1e10)
