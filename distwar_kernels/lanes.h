@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "constants.h"
 
@@ -24,16 +25,29 @@ inline Lanes ramp() {
 inline Lanes minimum(Lanes a, Lanes b) { return a < b ? a : b; }
 inline Lanes absolute(Lanes a) { return a < 0.0f ? -a : a; }
 
-inline float sum(Lanes a) {
-    float total = 0.0f;
-    for (int i = 0; i < kTileSize; ++i) total += a[i];
-    return total;
+using Lanes8 = float __attribute__((vector_size(32)));
+using Lanes4 = float __attribute__((vector_size(16)));
+using Mask8 = int32_t __attribute__((vector_size(32)));
+using Mask4 = int32_t __attribute__((vector_size(16)));
+
+// A value's upper half added to its lower one: sixteen lanes are summed in four steps instead of fifteen.
+template <class Half, class Whole>
+inline Half fold(Whole a) {
+    Half halves[2];
+    static_assert(sizeof halves == sizeof a);
+    std::memcpy(halves, &a, sizeof a);
+    return halves[0] + halves[1];
 }
 
+inline float sum(Lanes a) {
+    const auto four = fold<Lanes4>(fold<Lanes8>(a));
+    return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+// True lanes hold -1, so the sum is minus their number.
 inline bool any(Mask a) {
-    int32_t bits = 0;
-    for (int i = 0; i < kTileSize; ++i) bits |= a[i];
-    return bits != 0;
+    const auto four = fold<Mask4>(fold<Mask8>(a));
+    return (four[0] + four[1]) + (four[2] + four[3]) != 0;
 }
 
 // exp(-x) for x >= 0: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2] (Cody and Waite's reduction, Taylor

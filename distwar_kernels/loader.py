@@ -52,13 +52,13 @@ _BACKENDS = {
             "-DDISTWAR_BACKEND=cpu",
         ),  # fmt: skip
         cuda_flags=(),
-        expected_seconds=40,
+        expected_seconds=20,
     ),
     "cuda": _Backend(
         sources=("blend/blend.cpp", "blend/blend.cu"),
         cxx_flags=("-O2", "-DDISTWAR_BACKEND=cuda", "-DDISTWAR_CUDA"),
         cuda_flags=("-O3", "--use_fast_math", "-lineinfo", "-DDISTWAR_BACKEND=cuda"),
-        expected_seconds=45,
+        expected_seconds=20,
     ),
 }
 
@@ -69,17 +69,17 @@ def load(backend: str) -> None:
 
     Raises KernelError when a compiler is missing or fails; the message holds the first error and the next command.
     """
-    folder = _build_folder(backend)
-    library = folder / f"distwar_{backend}.so"
-    with _locked(folder):
+    library = library_path(backend)
+    with _locked(library.parent):
         if not library.exists():
-            _build(backend, folder, library)
+            _build(backend, library)
     torch.ops.load_library(library)
 
 
-def _build_folder(backend: str) -> Path:
+def library_path(backend: str) -> Path:
+    """Where the library of ``backend`` for this machine is, or will be once it is built."""
     base = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "distwar_kernels"
-    return Path(base) / f"distwar_{backend}-{_build_key(backend)}"
+    return Path(base) / f"distwar_{backend}-{_build_key(backend)}" / f"distwar_{backend}.so"
 
 
 def _build_key(backend: str) -> str:
@@ -128,12 +128,12 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _build(backend: str, folder: Path, library: Path) -> None:
+def _build(backend: str, library: Path) -> None:
     _check_compilers(backend)
     spec = _BACKENDS[backend]
     _LOG.warning("building the distwar %s kernels once, about %d s", backend, spec.expected_seconds)
     start = time.perf_counter()
-    scratch = folder / "build"
+    scratch = library.parent / "build"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     with _build_environment(backend):

@@ -366,8 +366,9 @@ def test_cuda_agrees_with_the_cpu(case):
     assert_close(run_blend(case().to("cuda"), rasterize_to_pixels), run_blend(case(), rasterize_to_pixels), GPU_BOUND)
 
 
-# gsplat's rasteriser expects background and masks for unpacked inputs, and at least one Gaussian.
-GSPLAT_CASES = {name: case for name, case in CASES.items() if "packed" not in name and "no-gaussians" not in name}
+# gsplat 1.5.3 takes no backgrounds with packed inputs and leaves the alphas of masked tiles uninitialised.
+UNLIKE_GSPLAT = ("packed", "masks", "no-gaussians")
+GSPLAT_CASES = {name: case for name, case in CASES.items() if not any(part in name for part in UNLIKE_GSPLAT)}
 
 
 @pytest.mark.gpu

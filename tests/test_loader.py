@@ -48,7 +48,7 @@ def test_builds_once_and_says_so(toy, caplog):
     assert len(messages) == 2
     assert "building the distwar cpu kernels once, about 3 s" in messages[0]
     assert "built the distwar cpu kernels in" in messages[1]
-    folder = loader._build_folder("cpu")
+    folder = loader.library_path("cpu").parent
     assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cpu.so"]
 
     caplog.clear()
@@ -76,7 +76,7 @@ def test_an_interrupted_build_is_not_taken_for_a_library(toy, monkeypatch):
     monkeypatch.setattr(loader, "_compile", interrupted)
     with pytest.raises(KeyboardInterrupt):
         loader.load("cpu")
-    assert not (loader._build_folder("cpu") / "distwar_cpu.so").exists()
+    assert not loader.library_path("cpu").exists()
 
 
 def test_the_key_follows_everything_that_decides_the_content(toy, monkeypatch):

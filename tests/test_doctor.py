@@ -1,0 +1,160 @@
+"""The machine check: its verdicts on machines that lack something, and on this one."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
+
+
+@pytest.fixture(scope="module")
+def doctor():
+    spec = importlib.util.spec_from_file_location("doctor", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def test_this_machine(doctor, tmp_path):
+    """From any folder; where the tests run with all requirements, training must be possible."""
+    packages = doctor._packages((SCRIPT.parents[1] / "requirements.txt").read_text(encoding="utf-8"))
+    missing = [finding.name for finding in packages if "cpu" in finding.blocks]
+    if missing:
+        pytest.skip(f"requirements not met: {', '.join(missing)}")
+    result = subprocess.run(
+        [sys.executable, SCRIPT, "--build"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "cpu smoke test     passed" in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("verdict: can train on cpu")
+
+
+def test_no_compiler_is_the_end(doctor, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert doctor.main([]) == 1
+    output = capsys.readouterr().out
+    assert "--device cpu: no. C++ compiler: no no-such-compiler. Remedy: install g++" in output
+    assert "verdict: cannot train" in output
+
+
+def test_a_compiler_that_fails(doctor, monkeypatch, tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'fatal error: omp.h: No such file' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    finding = doctor._compiler()
+    assert "omp.h" in finding.value
+    assert finding.blocks == ("cpu", "cuda")
+
+
+@pytest.mark.parametrize(
+    ("line", "blocks"),
+    [
+        ("no-such-package-of-ours>=1.0", ("cpu", "cuda")),
+        ("torch>=99.0", ("cpu", "cuda")),
+        ("torch<1.0  # too new", ("cpu", "cuda")),
+        ("torch>=1.0,<99", ()),
+        ("torch", ()),
+    ],
+)
+def test_packages(doctor, line, blocks):
+    (finding,) = doctor._packages(f"# a comment\n\n{line}\n")
+    assert finding.blocks == blocks
+    assert bool(finding.remedy) == bool(blocks)
+
+
+def test_gsplat_is_needed_on_cuda_only(doctor, monkeypatch):
+    def missing(name):
+        raise doctor.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", missing)
+    assert doctor._package("gsplat", ">=1.5.3").blocks == ("cuda",)
+
+
+@pytest.mark.parametrize(
+    ("version", "wanted", "expected"),
+    [
+        ("2.11.0+cu130", ">=2.7", True),
+        ("2.7", ">=2.7.0", True),
+        ("2.6.1", ">=2.7", False),
+        ("1.6", ">=1.5.3,<1.6", False),
+        ("1.10", ">=1.9", True),
+    ],
+)
+def test_version_ranges(doctor, version, wanted, expected):
+    assert doctor._satisfies(version, wanted) is expected
+
+
+def test_the_real_requirements_can_be_read(doctor):
+    names = [finding.name for finding in doctor._packages((SCRIPT.parents[1] / "requirements.txt").read_text())]
+    assert {"torch", "gsplat", "numpy", "ninja"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "remedy"),
+    [
+        ("", "13.0", "--device cpu"),
+        ("535.1", None, "CUDA build of torch"),
+        ("535.1", "13.0", "update the driver"),
+    ],
+)
+def test_no_usable_gpu(doctor, monkeypatch, driver, cuda, remedy):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    finding = doctor._device(torch, driver)
+    assert remedy in finding.remedy
+    assert finding.blocks == ("cuda",)
+
+
+def fake_nvcc(folder, release):
+    program = folder / "bin" / "nvcc"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, release {release}, V{release}.1'\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(("release", "blocks"), [("12.8", ("cuda",)), ("13.1", ())])
+def test_nvcc_must_have_the_major_version_of_torch(doctor, monkeypatch, tmp_path, release, blocks):
+    fake_nvcc(tmp_path, release)
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    finding = doctor._nvcc(torch)
+    assert release in finding.value
+    assert finding.blocks == blocks
+
+
+def test_no_nvcc(doctor, monkeypatch):
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "CUDA_HOME" in doctor._nvcc(torch).remedy
+
+
+def test_torch_that_cannot_be_imported_is_reported(doctor, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    finding = list(doctor.examine())[-1]
+    assert finding.name == "torch works"
+    assert finding.blocks == ("cpu", "cuda")
+
+
+def test_a_failed_smoke_test_forbids_the_device(doctor, monkeypatch):
+    def broken(device):
+        raise RuntimeError("wrong numbers")
+
+    monkeypatch.setattr(doctor, "_smoke_test", broken)
+    finding = doctor.build("cpu")
+    assert "wrong numbers" in finding.value
+    lines, code = doctor.verdict([finding])
+    assert lines[0].startswith("--device cpu: no")
+    assert lines[1] == "--device cuda: yes"
+    assert code == 0
+
+
+@pytest.mark.gpu
+def test_cuda_smoke_test(doctor):
+    assert doctor.build("cuda").value == "passed"
