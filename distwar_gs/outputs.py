@@ -50,7 +50,7 @@ class ModelPictures:
             log.warning("no %s views in %s (%s)", split, self.scene.source, self.scene.split_rule)
             return
         folder = self.folder / split
-        bar = tqdm(total=len(views), desc=f"{split} views", unit="view")
+        bar = tqdm(total=len(views), desc=f"{split} views", unit="view", disable=None)  # None: only on a terminal
 
         def save(view: View, render8: Tensor, photo: Tensor) -> None:
             self._write_image(folder / "renders", view, render8)
@@ -74,7 +74,7 @@ class ModelPictures:
         video = _Video(self.folder / f"{kind}.mp4", self.args.fps)
         depth_video = _Video(self.folder / f"{kind}_depth.mp4", self.args.fps) if self.args.depth else None
         depth_range = None
-        for pose in tqdm(poses, desc=f"{kind} path", unit="frame"):
+        for pose in tqdm(poses, desc=f"{kind} path", unit="frame", disable=None):
             rendering = self._render(replace(template, viewmat=pose))
             video.add(to_8bit(rendering.colors[0]))
             if depth_video:
