@@ -4,6 +4,7 @@ Importing builds nothing; a backend's kernels are built when an op first meets a
 """
 
 from distwar_kernels.blend.blend import rasterize_to_pixels
+from distwar_kernels.blend.traffic import AtomicTraffic, atomic_traffic
 from distwar_kernels.errors import KernelError
 from distwar_kernels.projection.projection import Projection, project_gaussians
 from distwar_kernels.reduction import STRATEGIES, Reduction
@@ -12,9 +13,11 @@ from distwar_kernels.tiles.tiles import intersect_tiles, tile_grid
 
 __all__ = [
     "STRATEGIES",
+    "AtomicTraffic",
     "KernelError",
     "Projection",
     "Reduction",
+    "atomic_traffic",
     "intersect_tiles",
     "project_gaussians",
     "rasterize_to_pixels",

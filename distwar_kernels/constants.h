@@ -5,6 +5,9 @@
 namespace distwar {
 
 constexpr int kTileSize = 16;                    // pixels along a tile's edge
+constexpr int kPatchWidth = 8;                   // a backward warp covers kPatchWidth x kPatchHeight pixels
+constexpr int kPatchHeight = 4;
+constexpr int kWarpSize = 32;
 constexpr float kAlphaCut = 1.0f / 255.0f;       // a fainter contribution is skipped
 constexpr float kAlphaCap = 0.999f;              // so that 1 - alpha stays invertible in the backward pass
 constexpr float kTransmittanceCut = 1.0e-4f;     // a pixel this opaque is finished

@@ -21,6 +21,9 @@ def _read_header() -> dict[str, float]:
 _HEADER = _read_header()
 
 TILE_SIZE: int = _HEADER["TileSize"]
+PATCH_WIDTH: int = _HEADER["PatchWidth"]
+PATCH_HEIGHT: int = _HEADER["PatchHeight"]
+WARP_SIZE: int = _HEADER["WarpSize"]
 ALPHA_CUT = _HEADER["AlphaCut"]
 ALPHA_CAP = _HEADER["AlphaCap"]
 TRANSMITTANCE_CUT = _HEADER["TransmittanceCut"]

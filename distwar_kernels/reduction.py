@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from distwar_kernels.constants import WARP_SIZE
+
 STRATEGIES = ("gsplat", "atomic", "sw_s", "sw_b")
-WARP_SIZE = 32
 
 
 @dataclass(frozen=True)

@@ -112,9 +112,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     return {v_means2d, v_conics, v_colors, v_opacities, v_means2d_abs};
 }
 
+#ifndef DISTWAR_CUDA
+Tensor visits(const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const OptionalTensor& masks,
+              const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height) {
+    const auto no_colors = at::empty({opacities.numel(), 0}, means2d.options());
+    const auto in = inputs(means2d, conics, no_colors, opacities, {}, masks, isect_offsets, flatten_ids, width, height);
+    auto histogram = at::zeros({kWarpSize + 1}, means2d.options().dtype(at::kLong));
+    warp_visits(in, histogram.mutable_data_ptr<int64_t>());
+    return histogram;
+}
+#endif
+
 TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
     m.impl("blend_forward", forward);
     m.impl("blend_backward", backward);
+#ifndef DISTWAR_CUDA
+    m.impl("warp_visits", visits);
+#endif
 }
 
 }  // namespace

@@ -23,7 +23,6 @@ namespace distwar::DISTWAR_BACKEND {
 namespace {
 
 constexpr int kBlockSize = kTileSize * kTileSize;
-constexpr int kPatchWidth = 8, kPatchHeight = 4;  // pixels of one warp
 
 struct Pixel {
     int x, y;

@@ -5,6 +5,8 @@
 // nearest first.
 #pragma once
 
+#include <cstdint>
+
 #include "../constants.h"
 
 #ifndef DISTWAR_BACKEND
@@ -53,5 +55,9 @@ struct BlendGradients {
 
 void blend_forward(const BlendInputs& in, const BlendOutputs& out);
 void blend_backward(const BlendInputs& in, const BlendGradients& grad, Strategy strategy, int threshold);
+
+// Adds to histogram[n] the visits of backward warps with n active lanes; to histogram[0] the list entries that a warp
+// walks in vain. CPU only.
+void warp_visits(const BlendInputs& in, int64_t* histogram);
 
 }  // namespace distwar::DISTWAR_BACKEND

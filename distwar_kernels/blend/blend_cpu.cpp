@@ -115,7 +115,8 @@ struct ForwardState {
         return any(all);
     }
 
-    void blend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
+    // Blends one Gaussian into a row; true for the pixels it contributes to.
+    Mask blend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
         Lanes& T = transmittance[row];
         const Mask hit = sample.hit & live[row];
         const Lanes next = T * (1.0f - sample.alpha);
@@ -126,6 +127,7 @@ struct ForwardState {
         T = blended ? next : T;
         last[row] = blended ? mask(position) : last[row];
         live[row] &= ~finished;
+        return blended;
     }
 
     void store(const BlendInputs& in, const BlendOutputs& out, const Tile& tile) const {
@@ -155,6 +157,50 @@ void forward_tile(const BlendInputs& in, const BlendOutputs& out, const Tile& ti
             state.blend_row(g, Sample(g, tile, row), in.channels, row, position);
     }
     state.store(in, out, tile);
+}
+
+// ------------------------------------------------------------------------------------------------------ traffic
+
+// How the lanes of blend.cu's backward warps are used: active lanes are the pixels of an 8x4 patch that a Gaussian
+// contributes to. A warp walks its tile's list up to its own last contributor.
+struct PatchCounts {
+    static constexpr int kAcross = kTileSize / kPatchWidth, kPatches = kTileSize * kTileSize / (kPatchWidth * kPatchHeight);
+    int active[kPatches];    // lanes of each patch, for the current Gaussian
+    int visits[kPatches];    // Gaussians so far with an active lane
+    int walked[kPatches];    // list entries up to the last of them
+
+    void reset() { std::fill_n(visits, kPatches, 0), std::fill_n(walked, kPatches, 0); }
+
+    void add_row(Mask blended, int row) {
+        for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= blended[x];
+    }
+
+    void finish_gaussian(int index_in_tile, int64_t* histogram) {
+        for (int patch = 0; patch < kPatches; ++patch) {
+            if (active[patch] == 0) continue;
+            ++histogram[active[patch]];
+            ++visits[patch];
+            walked[patch] = index_in_tile + 1;
+        }
+    }
+
+    void finish_tile(int64_t* histogram) const {
+        for (int patch = 0; patch < kPatches; ++patch) histogram[0] += walked[patch] - visits[patch];
+    }
+};
+
+void count_tile(const BlendInputs& in, const Tile& tile, ForwardState& state, PatchCounts& counts, int64_t* histogram) {
+    state.reset(tile);
+    counts.reset();
+    for (int position = tile.begin; position < tile.end; ++position) {
+        const Gaussian g(in, in.flatten_ids[position]);
+        const RowRange rows(g, tile.x0, tile.y0);
+        std::fill_n(counts.active, PatchCounts::kPatches, 0);
+        for (int row = rows.begin; row < rows.end; ++row)
+            counts.add_row(state.blend_row(g, Sample(g, tile, row), 0, row, position), row);
+        counts.finish_gaussian(position - tile.begin, histogram);
+    }
+    counts.finish_tile(histogram);
 }
 
 // ----------------------------------------------------------------------------------------------------- backward
@@ -293,6 +339,19 @@ void blend_forward(const BlendInputs& in, const BlendOutputs& out) {
         ForwardState state(in.channels);
 #pragma omp for schedule(dynamic)
         for (int tile = 0; tile < in.tiles(); ++tile) forward_tile(in, out, Tile(in, tile), state);
+    }
+}
+
+void warp_visits(const BlendInputs& in, int64_t* histogram) {
+#pragma omp parallel num_threads(in.threads)
+    {
+        ForwardState state(0);
+        PatchCounts counts;
+        int64_t mine[kWarpSize + 1] = {};
+#pragma omp for schedule(dynamic)
+        for (int tile = 0; tile < in.tiles(); ++tile) count_tile(in, Tile(in, tile), state, counts, mine);
+#pragma omp critical
+        for (int lanes = 0; lanes <= kWarpSize; ++lanes) histogram[lanes] += mine[lanes];
     }
 }
 
