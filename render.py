@@ -1,15 +1,14 @@
 """Render a trained model: python render.py output/garden --path ellipse (--help lists the rest)."""
 
-from distwar_gs.cli import render_args, render_config, run_cli
+from distwar_gs.cli import render_args, run_cli
 
 
 def main(arguments: list[str]) -> None:
     """Parse, load, render test views and a camera path."""
     args = render_args(arguments)
-    config = render_config(args)
     from distwar_gs.outputs import ModelPictures  # after parsing, so that --help and a typo answer at once
 
-    pictures = ModelPictures(args, config)
+    pictures = ModelPictures(args)
     if not args.skip_test:
         pictures.render_split("test")
     if args.train:

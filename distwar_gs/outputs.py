@@ -1,7 +1,6 @@
 """Pictures of a trained model: its test views measured and saved, depth maps, and videos along camera paths."""
 
 import logging
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +10,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import Normalisation, View
+from datasets import View
 from distwar_gs import camera_paths
 from distwar_gs.cli import RenderArgs
-from distwar_gs.config import Config
-from distwar_gs.devices import resolve_device
-from distwar_gs.export import find_ply, load_ply
 from distwar_gs.metrics import append_metrics, data_protocol, evaluate, to_8bit
-from distwar_gs.model import sh_degree_of
-from distwar_gs.renderer import Rendering, render, render_settings
-from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene
+from distwar_gs.renderer import Rendering
+from distwar_gs.trained import TrainedModel
+from distwar_gs.views import measured_images
 
 log = logging.getLogger(__name__)
 
@@ -28,19 +24,12 @@ log = logging.getLogger(__name__)
 class ModelPictures:
     """A model, the scene it was trained on, and a folder to write to."""
 
-    def __init__(self, args: RenderArgs, config: Config) -> None:
-        """Loads the Gaussians and the scene. Errors of either file come here."""
+    def __init__(self, args: RenderArgs) -> None:
+        """Loads the Gaussians and the scene. Errors of the settings and of either file come here."""
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        self.args, self.config = args, config
-        self.device = resolve_device(config.train.device)
-        ply = find_ply(args.model, args.iteration)
-        self.step = _step_of(ply)
-        self.scene = open_scene(config)
-        self.settings = render_settings(config, self.scene.extent)
-        self.params = _in_training_frame(load_ply(ply), self.scene.normalisation, self.device)
-        self.background = torch.tensor(evaluation_background(config), device=self.device)
-        self.folder = (args.out or _run_folder(ply) / "renders") / f"iteration_{self.step}"
-        log.info("%s: %s Gaussians", ply, f"{len(self.params['means']):,}")
+        self.args, self.model = args, TrainedModel.load(args)
+        self.scene = self.model.scene
+        self.folder = (args.out or self.model.run_folder / "renders") / f"iteration_{self.model.step}"
 
     @torch.no_grad()
     def render_split(self, split: str) -> None:
@@ -57,11 +46,11 @@ class ModelPictures:
             self._write_image(folder / "gt", view, photo)
             bar.update()
 
-        images = measured_images(views, self.config)
+        images = measured_images(views, self.model.config)
         protocol = data_protocol(self.scene)
         evaluation = evaluate(lambda view: self._view(view, folder).colors[0], images, views, protocol, save)
         bar.close()
-        append_metrics(self.folder / "metrics.json", self.step, split, evaluation)
+        append_metrics(self.folder / "metrics.json", self.model.step, split, evaluation)
         log.info("%s PSNR %.2f dB, SSIM %.4f (%d views)", split, evaluation.psnr, evaluation.ssim, len(views))
         log.info("pictures: %s", folder / "renders")
 
@@ -75,7 +64,7 @@ class ModelPictures:
         depth_video = _Video(self.folder / f"{kind}_depth.mp4", self.args.fps) if self.args.depth else None
         depth_range = None
         for pose in tqdm(poses, desc=f"{kind} path", unit="frame", disable=None):
-            rendering = self._render(replace(template, viewmat=pose))
+            rendering = self.model.render(replace(template, viewmat=pose), with_depth=self.args.depth)
             video.add(to_8bit(rendering.colors[0]))
             if depth_video:
                 depth_range = depth_range or _visible_range(rendering)
@@ -85,17 +74,10 @@ class ModelPictures:
             log.info("video: %s", finished.path)
 
     def _view(self, view: View, folder: Path) -> Rendering:
-        rendering = self._render(view)
+        rendering = self.model.render(view, with_depth=self.args.depth)
         if self.args.depth:
             self._write_depth(folder / "depth", view, rendering)
         return rendering
-
-    def _render(self, view: View) -> Rendering:
-        cameras = Cameras.of((view,), self.device)
-        return render(
-            self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
-            sh_degree=sh_degree_of(self.params), background=self.background, with_depth=self.args.depth,
-        )  # fmt: skip
 
     def _write_image(self, folder: Path, view: View, image8: Tensor) -> None:
         path = (folder / view.name).with_suffix(".png")
@@ -142,24 +124,3 @@ def _depth_picture(rendering: Rendering, far: float, near: float) -> Tensor:
     inverse = 1.0 / rendering.depths[0].clamp_min(1e-10)
     grey = ((inverse - far) / max(near - far, 1e-12)).clamp(0.0, 1.0) * (rendering.alphas[0] > 0.5)
     return to_8bit(grey).expand(-1, -1, 3)
-
-
-def _in_training_frame(
-    params: dict[str, Tensor], normalisation: Normalisation, device: torch.device
-) -> dict[str, Tensor]:
-    """PLY files are in the frame of the input; the cameras of a scene are in the training frame."""
-    means = normalisation.apply_points(params["means"].double().numpy())
-    moved = {
-        "means": torch.from_numpy(means).float(),
-        "scales": params["scales"] + float(np.log(normalisation.scale)),
-    }
-    return {name: tensor.to(device) for name, tensor in {**params, **moved}.items()}
-
-
-def _step_of(ply: Path) -> int:
-    match = re.fullmatch(r"iteration_(\d+)", ply.parent.name)
-    return int(match.group(1)) if match else 0
-
-
-def _run_folder(ply: Path) -> Path:
-    return ply.parents[2] if _step_of(ply) else ply.parent

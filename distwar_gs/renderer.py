@@ -28,6 +28,26 @@ class RenderSettings:
 
 
 @dataclass(frozen=True)
+class Splats:
+    """Gaussians as C cameras see them, and the tiles they touch: all that blending needs but the colours."""
+
+    means2d: Tensor
+    """[C, N, 2] projected centres, pixels."""
+    conics: Tensor
+    """[C, N, 3] inverse 2D covariances xx, xy, yy, 1/px^2."""
+    opacities: Tensor
+    """[C, N] in [0, 1], compensated for the blur if antialiased."""
+    depths: Tensor
+    """[C, N] along the camera's z axis."""
+    radii: Tensor
+    """[C, N, 2] int32, 0 where culled."""
+    isect_offsets: Tensor
+    """[C, tile_height, tile_width] int32, where each tile's list begins."""
+    flatten_ids: Tensor
+    """[n_isects] int32, the lists: indices into [C * N], nearest first."""
+
+
+@dataclass(frozen=True)
 class Rendering:
     """Images of C views, and what densification needs of them."""
 
@@ -78,29 +98,37 @@ def render(
         background: colour behind the Gaussians; black if None.
         with_depth: blend depth as a fourth channel.
     """
+    splats = project(params, viewmats, Ks, width, height, settings)
+    if splats.means2d.requires_grad:
+        splats.means2d.retain_grad()
+    colors = view_colors(params, viewmats, splats.radii, sh_degree)
+    if with_depth:
+        colors = torch.cat([colors, splats.depths[..., None]], dim=-1)
+    rendered, alphas = kernels.rasterize_to_pixels(
+        splats.means2d, splats.conics, colors, splats.opacities, width, height, TILE_SIZE, splats.isect_offsets,
+        splats.flatten_ids, backgrounds=_backgrounds(background, len(viewmats), with_depth), absgrad=settings.absgrad,
+        reduction=settings.reduction,
+    )  # fmt: skip
+    depths = rendered[..., 3:] / alphas.clamp_min(1e-10) if with_depth else None
+    return Rendering(rendered[..., :3], alphas, depths, splats.means2d, splats.radii, colors)
+
+
+def project(
+    params: Mapping[str, Tensor], viewmats: Tensor, Ks: Tensor, width: int, height: int, settings: RenderSettings
+) -> Splats:
+    """Projects the Gaussians and lists each tile's; arguments as for `render`."""
     opacities = torch.sigmoid(params["opacities"])
     projection = kernels.project_gaussians(
         params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, width, height,
         near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
     )  # fmt: skip
-    if projection.means2d.requires_grad:
-        projection.means2d.retain_grad()
     opacities = opacities.expand(len(viewmats), -1)
     if settings.antialiased:
         opacities = opacities * projection.compensations
-    colors = view_colors(params, viewmats, projection.radii, sh_degree)
-    if with_depth:
-        colors = torch.cat([colors, projection.depths[..., None]], dim=-1)
-    isect_offsets, flatten_ids = kernels.intersect_tiles(
-        projection.means2d, projection.radii, projection.depths, width, height
+    radii, means2d, depths, conics, _ = projection
+    return Splats(
+        means2d, conics, opacities, depths, radii, *kernels.intersect_tiles(means2d, radii, depths, width, height)
     )
-    rendered, alphas = kernels.rasterize_to_pixels(
-        projection.means2d, projection.conics, colors, opacities, width, height, TILE_SIZE, isect_offsets, flatten_ids,
-        backgrounds=_backgrounds(background, len(viewmats), with_depth), absgrad=settings.absgrad,
-        reduction=settings.reduction,
-    )  # fmt: skip
-    depths = rendered[..., 3:] / alphas.clamp_min(1e-10) if with_depth else None
-    return Rendering(rendered[..., :3], alphas, depths, projection.means2d, projection.radii, colors)
 
 
 def view_colors(params: Mapping[str, Tensor], viewmats: Tensor, radii: Tensor, sh_degree: int) -> Tensor:

@@ -23,11 +23,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from distwar_gs.cli import run_cli
+from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.devices import resolve_device
-from distwar_gs.renderer import view_colors
-from distwar_kernels import Reduction, intersect_tiles, project_gaussians, rasterize_to_pixels
-from distwar_kernels.blend.blend_reference import blend_reference, blend_weights, tile_pixels
+from distwar_gs.model import sh_degree_of
+from distwar_gs.renderer import RenderSettings, Splats, project, view_colors
+from distwar_gs.trained import TrainedModel
+from distwar_gs.views import Cameras
+from distwar_kernels import Reduction, atomic_traffic, rasterize_to_pixels
+from distwar_kernels.blend.blend_reference import blend_reference
 from distwar_kernels.constants import TILE_SIZE
 
 Results = dict[str, Tensor]
@@ -79,8 +82,10 @@ def main(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(arguments)
     device = resolve_device(args.device)
     print(_machine(device))
-    scene = _model_scene(args, device) if args.model else _synthetic_scene(args, device)
-    pairs = count_pairs(scene)
+    scene = _model_scene(args) if args.model else _synthetic_scene(args, device)
+    pairs = atomic_traffic(
+        scene.means2d, scene.conics, scene.opacities, scene.width, scene.height, scene.isect_offsets, scene.flatten_ids
+    ).pairs
     print(
         f"{scene.means2d.shape[1]:,} Gaussians, {scene.width}x{scene.height} pixels, {len(scene.flatten_ids):,} tile"
         f" entries, {pairs:,} pairs ({pairs / (scene.width * scene.height):.1f} a pixel)"
@@ -103,9 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", type=Path, help="also write the table here")
     trained = parser.add_argument_group("a trained scene")
     trained.add_argument("--model", help="a PLY of Gaussians or a run folder")
-    trained.add_argument("-s", "--source_path", help="its dataset, for the camera")
-    trained.add_argument("-i", "--images", default="images")
-    trained.add_argument("-r", "--resolution", type=int, default=-1)
+    trained.add_argument("-s", "--source_path", help="its dataset, if it is not where the run found it")
+    trained.add_argument("-i", "--images")
+    trained.add_argument("-r", "--resolution", type=int)
     trained.add_argument("--view", type=int, default=0, help="which of all views (default: %(default)s)")
     synthetic = parser.add_argument_group("a synthetic scene")
     synthetic.add_argument("--gaussians", type=int, default=100_000)
@@ -159,56 +164,32 @@ def _synthetic_scene(args: argparse.Namespace, device: torch.device) -> Projecte
         "shN": torch.zeros(n, 0, 3),
     }
     K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
-    return _project(params, torch.eye(4), K, width, height, device)
-
-
-def _model_scene(args: argparse.Namespace, device: torch.device) -> Projected:
-    """One view of a trained model, in the frame of the dataset, in which models are saved."""
-    # Here, so that a synthetic scene needs none of the file formats' packages.
-    from datasets import load_scene
-    from distwar_gs.export import find_ply, load_ply
-
-    if not args.source_path:
-        raise SystemExit("--model needs --source_path: the dataset that has the cameras")
-    scene = load_scene(args.source_path, images=args.images, resolution=args.resolution, normalise=False)
-    view = (scene.train + scene.test)[args.view]
-    params = load_ply(find_ply(args.model))
-    viewmat, K = (torch.tensor(matrix, dtype=torch.float32) for matrix in (view.viewmat, view.K))
-    return _project(params, viewmat, K, view.width, view.height, device)
-
-
-@torch.no_grad()
-def _project(
-    params: dict[str, Tensor], viewmat: Tensor, K: Tensor, width: int, height: int, device: torch.device
-) -> Projected:
     params = {name: tensor.to(device) for name, tensor in params.items()}
-    viewmats, Ks = viewmat.to(device)[None], K.to(device)[None]
-    opacities = params["opacities"].sigmoid()
-    projection = project_gaussians(
-        params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, width, height
-    )
-    sh_degree = round((1 + params["shN"].shape[1]) ** 0.5) - 1
-    colors = view_colors(params, viewmats, projection.radii, sh_degree)
-    tiles = intersect_tiles(projection.means2d, projection.radii, projection.depths, width, height)
-    return Projected(projection.means2d, projection.conics, colors, opacities[None], *tiles, width, height)
+    viewmats = torch.eye(4, device=device)[None]
+    settings = RenderSettings(near_plane=0.01, far_plane=1e10)
+    splats = project(params, viewmats, K.to(device)[None], width, height, settings)
+    return _projected(params, splats, viewmats, width, height)
+
+
+def _model_scene(args: argparse.Namespace) -> Projected:
+    """One view of a trained model."""
+    model = TrainedModel.load(
+        RenderArgs(
+            model=Path(args.model), source_path=args.source_path, images=args.images, resolution=args.resolution,
+            device=args.device,
+        )
+    )  # fmt: skip
+    view = (model.scene.train + model.scene.test)[args.view]
+    viewmats = Cameras.of((view,), model.device).viewmats
+    return _projected(model.params, model.project(view), viewmats, view.width, view.height)
 
 
 @torch.no_grad()
-def count_pairs(scene: Projected) -> int:
-    """How many (pixel, Gaussian) pairs contribute to the image, by the reference's weights, tile after tile."""
-    means2d, conics, opacities = scene.means2d[0], scene.conics[0], scene.opacities[0]
-    bounds = [*scene.isect_offsets.flatten().tolist(), len(scene.flatten_ids)]
-    columns = scene.isect_offsets.shape[-1]
-    size = torch.tensor([scene.width, scene.height], device=means2d.device)
-    total = torch.zeros((), dtype=torch.int64, device=means2d.device)
-    for tile, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        if begin == end:
-            continue
-        ids = scene.flatten_ids[begin:end].long()
-        pixels = tile_pixels(tile // columns, tile % columns, means2d)
-        weights, _ = blend_weights(means2d[ids], conics[ids], opacities[ids], pixels)
-        total += ((weights > 0) & (pixels < size).all(-1, keepdim=True)).sum()
-    return int(total)
+def _projected(params: dict[str, Tensor], splats: Splats, viewmats: Tensor, width: int, height: int) -> Projected:
+    return Projected(
+        splats.means2d, splats.conics, view_colors(params, viewmats, splats.radii, sh_degree_of(params)),
+        splats.opacities, splats.isect_offsets, splats.flatten_ids, width, height,
+    )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------- the timing

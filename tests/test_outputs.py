@@ -7,12 +7,11 @@ import imageio.v2 as imageio
 import numpy as np
 import pycolmap
 import pytest
-import torch
 from demo_runs import run_program
 
 from datasets import load_scene
 from distwar_gs import camera_paths
-from distwar_gs.cli import render_args, render_config
+from distwar_gs.cli import render_args
 from distwar_gs.outputs import ModelPictures
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -33,7 +32,7 @@ def rendered(demo_run, tmp_path_factory):
 
 def pictures_of(*arguments: object) -> ModelPictures:
     args = render_args([*map(str, arguments), "--device", "cpu"])
-    return ModelPictures(args, render_config(args))
+    return ModelPictures(args)
 
 
 def frames_of(path) -> list[np.ndarray]:
@@ -157,6 +156,7 @@ def test_a_ply_in_its_run_folder_finds_its_scene_and_place(demo_run, tmp_path):
 
 def test_the_background_shows_where_nothing_is(demo_run, tmp_path):
     pictures = pictures_of(demo_run.folder, "--out", tmp_path, "-w")
-    pictures.params["opacities"] = torch.full_like(pictures.params["opacities"], -20.0)
+    opacities = pictures.model.params["opacities"]
+    opacities.fill_(-20.0)
     pictures.render_split("test")
     assert (imageio.imread(tmp_path / "iteration_60/test/renders/view_000.png") == 255).all()

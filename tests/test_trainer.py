@@ -10,10 +10,10 @@ from PIL import Image
 from scene_files import write_blender
 
 from distwar_gs import monitor, trainer
-from distwar_gs.cli import RenderArgs, render_config
+from distwar_gs.cli import RenderArgs
 from distwar_gs.config import load_config
-from distwar_gs.outputs import ModelPictures
 from distwar_gs.timing import PartTimer
+from distwar_gs.trained import TrainedModel
 from distwar_gs.trainer import Trainer, TrainingError
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -231,12 +231,12 @@ def test_the_saved_model_renders_the_same_image(make, antialiased):
     run = make(changes={**DENSE_SCHEDULE, "train.iterations": 25, "model.antialiased": antialiased})
     run.run()
     args = RenderArgs(model=run.folder, device="cpu")
-    pictures = ModelPictures(args, render_config(args))
+    saved = TrainedModel.load(args)
     for name, param in run.params.items():
-        torch.testing.assert_close(pictures.params[name], param.detach(), rtol=1e-5, atol=2e-6)
+        torch.testing.assert_close(saved.params[name], param.detach(), rtol=1e-5, atol=2e-6)
     for view in run.scene.test:
         with torch.no_grad():
-            difference = (pictures._render(view).colors[0] - run.render_view(view)).abs()
+            difference = (saved.render(view).colors[0] - run.render_view(view)).abs()
         assert difference.max() < 2e-3 and difference.mean() < 1e-5, (difference.max(), difference.mean())
 
 

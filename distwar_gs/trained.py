@@ -1,0 +1,89 @@
+"""A trained model in front of its scene's cameras: what rendering and measuring programs start from."""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets import Normalisation, Scene, View
+from distwar_gs.cli import RenderArgs, render_config
+from distwar_gs.config import Config
+from distwar_gs.devices import resolve_device
+from distwar_gs.export import find_ply, load_ply
+from distwar_gs.model import sh_degree_of
+from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
+from distwar_gs.views import Cameras, evaluation_background, open_scene
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Gaussians from a PLY, in the training frame of the scene whose cameras look at them."""
+
+    ply: Path
+    """The file they were read from."""
+    step: int
+    """Training steps, from the file's folder; 0 if it does not tell."""
+    config: Config
+    """The run's settings, or those asked for."""
+    scene: Scene
+    params: dict[str, Tensor]
+    """As in distwar_gs.model, on `device`."""
+    settings: RenderSettings
+    background: Tensor
+    """[3], behind every view."""
+    device: torch.device
+
+    @classmethod
+    def load(cls, args: RenderArgs) -> "TrainedModel":
+        """Reads the model and the scene. Errors of the configuration and of either file come here."""
+        config = render_config(args)
+        device = resolve_device(config.train.device)
+        ply = find_ply(args.model, args.iteration)
+        scene = open_scene(config)
+        params = _in_training_frame(load_ply(ply), scene.normalisation, device)
+        background = torch.tensor(evaluation_background(config), device=device)
+        log.info("%s: %s Gaussians", ply, f"{len(params['means']):,}")
+        return cls(ply, _step_of(ply), config, scene, params, render_settings(config, scene.extent), background, device)
+
+    @property
+    def run_folder(self) -> Path:
+        """The run the PLY belongs to; for one that stands alone, its folder."""
+        return self.ply.parents[2] if self.step else self.ply.parent
+
+    @torch.no_grad()
+    def render(self, view: View, *, with_depth: bool = False) -> Rendering:
+        """The model as a view sees it."""
+        cameras = Cameras.of((view,), self.device)
+        return render(
+            self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
+            sh_degree=sh_degree_of(self.params), background=self.background, with_depth=with_depth,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def project(self, view: View) -> Splats:
+        """The model's Gaussians as a view sees them, in tiles."""
+        cameras = Cameras.of((view,), self.device)
+        return project(self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings)
+
+
+def _in_training_frame(
+    params: dict[str, Tensor], normalisation: Normalisation, device: torch.device
+) -> dict[str, Tensor]:
+    """PLY files are in the frame of the input; the cameras of a scene are in the training frame."""
+    means = normalisation.apply_points(params["means"].double().numpy())
+    moved = {
+        "means": torch.from_numpy(means).float(),
+        "scales": params["scales"] + float(np.log(normalisation.scale)),
+    }
+    return {name: tensor.to(device) for name, tensor in {**params, **moved}.items()}
+
+
+def _step_of(ply: Path) -> int:
+    match = re.fullmatch(r"iteration_(\d+)", ply.parent.name)
+    return int(match.group(1)) if match else 0

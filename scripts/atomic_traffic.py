@@ -1,0 +1,113 @@
+"""What the gradient step sends to the atomic units: DISTWAR's two observations, counted on a trained model.
+
+    python scripts/atomic_traffic.py output/garden --views 6 --plot docs/pictures/garden_traffic.png
+
+Observation 1: all active lanes of a warp add to one address (in blending by construction: a warp visits one Gaussian at
+a time). Observation 2: warps differ widely in how many lanes are active. The table says what each strategy and balance
+threshold makes of that; the plots (with matplotlib installed) show the lanes and the atomics.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+
+from distwar_gs.cli import RenderArgs, run_cli
+from distwar_gs.config import ConfigError
+from distwar_gs.trained import TrainedModel
+from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic
+from distwar_kernels.constants import WARP_SIZE
+
+THRESHOLDS = (1, 2, 4, 8, 12, 16, 24, 32)
+GROUPS = ((1, 4), (5, 8), (9, 16), (17, 31), (32, 32))
+"""Ranges of active lanes in the printed histogram."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Count, print, plot."""
+    args = _parser().parse_args(arguments)
+    if args.plot and find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib: pip install matplotlib")
+    model = TrainedModel.load(RenderArgs(model=args.model, source_path=args.source_path, device=args.device))
+    traffic, views = count(model, args.views)
+    _print_lanes(traffic, views)
+    _print_atomics(traffic, views)
+    if args.plot:
+        _plot(traffic, views, args.plot)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model", type=Path, help="a run folder or a PLY")
+    parser.add_argument("-s", "--source_path", help="its dataset, if it is not where the run found it")
+    parser.add_argument("--views", type=int, default=6, help="spread over all views (default: %(default)s)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--plot", type=Path, help="write both plots to this PNG")
+    return parser
+
+
+def count(model: TrainedModel, views: int) -> tuple[AtomicTraffic, int]:
+    """The traffic summed over up to `views` views spread over the scene, and how many they were."""
+    everything = model.scene.train + model.scene.test
+    chosen = np.unique(np.linspace(0, len(everything) - 1, views).round().astype(int))
+    histogram = torch.zeros(WARP_SIZE + 1, dtype=torch.int64)
+    for index in chosen:
+        view, splats = everything[index], model.project(everything[index])
+        traffic = atomic_traffic(
+            splats.means2d, splats.conics, splats.opacities, view.width, view.height, splats.isect_offsets,
+            splats.flatten_ids,
+        )  # fmt: skip
+        histogram += traffic.visits_by_lanes
+    return AtomicTraffic(histogram, traffic.record_size), len(chosen)
+
+
+def _print_lanes(traffic: AtomicTraffic, views: int) -> None:
+    print(
+        f"{views} views, per view: {traffic.visits / views:,.0f} visits of {traffic.mean_lanes:.1f} active lanes,"
+        f" {traffic.pairs / views:,.0f} pairs, {int(traffic.visits_by_lanes[0]) / views:,.0f} list entries in vain"
+    )
+    for low, high in GROUPS:
+        share = int(traffic.visits_by_lanes[low : high + 1].sum()) / max(traffic.visits, 1)
+        print(f"{low:>3} to {high:>2} active lanes: {100 * share:5.1f} % of the visits")
+
+
+def _print_atomics(traffic: AtomicTraffic, views: int) -> None:
+    plain = traffic.atomics(Reduction("atomic"))
+    print(f"{'strategy':>18}  {'atomics a view':>15}  {'of atomic':>9}")
+    print(f"{'atomic':>18}  {plain / views:15,.0f}  {1:9.1%}")
+    for threshold in THRESHOLDS:
+        atomics = traffic.atomics(Reduction("sw_b", threshold))
+        print(f"{f'sw_s, sw_b at {threshold}':>18}  {atomics / views:15,.0f}  {atomics / max(plain, 1):9.1%}")
+
+
+def _plot(traffic: AtomicTraffic, views: int, path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    lanes = np.arange(1, WARP_SIZE + 1)
+    left.bar(lanes, 100 * traffic.visits_by_lanes[1:].numpy() / max(traffic.visits, 1))
+    left.set(xlabel="active lanes of a warp", ylabel="share of visits, %", title="How many lanes share the address")
+    thresholds = np.arange(WARP_SIZE + 1)
+    atomics = [traffic.atomics(Reduction("sw_b", int(t))) / views / 1e6 for t in thresholds]
+    right.plot(thresholds, atomics, label="sw_s, sw_b")
+    right.axhline(traffic.atomics(Reduction("atomic")) / views / 1e6, color="grey", linestyle="--", label="atomic")
+    right.set(
+        xlabel="balance threshold", ylabel="atomics a view, millions", title="What is left for the L2", ylim=(0, None)
+    )
+    right.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    print(f"plots: {path}")
+
+
+if __name__ == "__main__":
+    run_cli(main)
