@@ -1,24 +1,19 @@
 """The machine check: its verdicts on machines that lack something, and on this one."""
 
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from scripts_as_modules import imported_script, script_path
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "doctor.py"
+SCRIPT = script_path("doctor")
 
 
 @pytest.fixture(scope="module")
 def doctor():
-    spec = importlib.util.spec_from_file_location("doctor", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with imported_script("doctor") as module:
+        yield module
 
 
 def test_this_machine(doctor, tmp_path):

@@ -1,25 +1,20 @@
-import importlib.util
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scripts_as_modules import imported_script, script_path
 
 from datasets import load_scene
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_demo_scene.py"
+SCRIPT = script_path("make_demo_scene")
 
 
 @pytest.fixture(scope="module")
 def demo():
-    spec = importlib.util.spec_from_file_location("make_demo_scene", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with imported_script("make_demo_scene") as module:
+        yield module
 
 
 def run(*arguments):

@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from clock import Clock
 from demo_runs import demo_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -20,16 +21,6 @@ SCALARS = {
     "train/loss", "train/l1", "train/ssim", "train/psnr", "gaussians/count", "memory/resident_mib",
     *(f"lr/{name}" for name in PARAMETERS), "eval/psnr", "eval/ssim", "reduction/threshold",
 }  # fmt: skip
-
-
-class Clock:
-    """Stands in for the module time; goes on only when told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
 
 
 @pytest.fixture

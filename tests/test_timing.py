@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+from clock import Clock
 from test_renderer import HEIGHT, SETTINGS, WIDTH, cameras, random_params
 from torch import Tensor
 
@@ -11,16 +12,6 @@ from distwar_gs import renderer, timing
 from distwar_gs.timing import NoTimer, PartTimer
 
 CPU = torch.device("cpu")
-
-
-class Clock:
-    """Stands in for the module time; goes on only when told."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -48,7 +48,8 @@ def rasterize_to_pixels(
         backgrounds: seen through what transmittance is left; black if None.
         masks: tiles that are False show the background only.
         packed: the Gaussians are [nnz, ...] instead of [..., N, ...].
-        absgrad: the backward pass also sets ``means2d.absgrad``, the sum over pixels of the absolute gradient.
+        absgrad: the backward pass also sets ``means2d.absgrad``, the sum over pixels of the absolute gradient (with more
+            than 32 channels the sum over their passes, which is an upper bound of it).
 
     Returns:
         Rendered colours [..., image_height, image_width, channels] and alphas [..., image_height, image_width, 1].
