@@ -160,12 +160,12 @@ def _compile(backend: str, spec: _Backend, scratch: Path) -> None:
         )
     except Exception as error:
         raise KernelError(
-            f"the {backend} kernels did not compile: {_first_error(error)} ({_versions()}); "
+            f"the {backend} kernels did not compile: {first_error(error)} ({_versions()}); "
             "run python scripts/doctor.py for a check of this machine"
         ) from error
 
 
-def _first_error(error: Exception) -> str:
+def first_error(error: Exception) -> str:
     """The first line of a build log in which a compiler or linker complains, else the exception's first line."""
     lines = str(error).splitlines() or [repr(error)]
     return next((line.strip() for line in lines if _COMPLAINT.search(line)), lines[0])

@@ -169,4 +169,4 @@ def test_the_environment_is_put_back(monkeypatch):
     ],
 )  # fmt: skip
 def test_the_first_complaint_of_a_build_log_is_quoted(log, quoted):
-    assert loader._first_error(RuntimeError(log)) == quoted
+    assert loader.first_error(RuntimeError(log)) == quoted

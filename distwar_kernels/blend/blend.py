@@ -9,6 +9,7 @@ from distwar_kernels import loader
 from distwar_kernels.constants import MAX_CHANNELS, TILE_SIZE
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
+from distwar_kernels.stock import gsplat
 
 _DEFAULT = Reduction()
 # The kernels are compiled for these channel counts; others are padded with zeros, more than 32 go in several passes.
@@ -48,8 +49,8 @@ def rasterize_to_pixels(
         backgrounds: seen through what transmittance is left; black if None.
         masks: tiles that are False show the background only.
         packed: the Gaussians are [nnz, ...] instead of [..., N, ...].
-        absgrad: the backward pass also sets ``means2d.absgrad``, the sum over pixels of the absolute gradient (with more
-            than 32 channels the sum over their passes, which is an upper bound of it).
+        absgrad: the backward pass also sets ``means2d.absgrad``, the sum over pixels of the absolute gradient; beyond
+            32 channels the sum over their passes, an upper bound of it.
 
     Returns:
         Rendered colours [..., image_height, image_width, channels] and alphas [..., image_height, image_width, 1].
@@ -122,9 +123,7 @@ def _check_tiles(isect_offsets: Tensor, image_width: int, image_height: int, til
 def _stock(means2d: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     if not means2d.is_cuda:
         raise ValueError("reduction 'gsplat' needs CUDA tensors: gsplat has no CPU kernels")
-    from gsplat import rasterize_to_pixels as gsplat_rasterize_to_pixels
-
-    return gsplat_rasterize_to_pixels(means2d, *args)
+    return gsplat().rasterize_to_pixels(means2d, *args)
 
 
 def _absgrad_probe(means2d: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from distwar_kernels.constants import BLUR
 from distwar_kernels.projection.projection_reference import project_reference
+from distwar_kernels.stock import gsplat
 
 
 class Projection(NamedTuple):
@@ -51,9 +52,7 @@ def project_gaussians(
                 near_plane=near_plane, far_plane=far_plane, antialiased=antialiased,
             )
         )  # fmt: skip
-    from gsplat import fully_fused_projection
-
-    radii, means2d, depths, conics, compensations = fully_fused_projection(
+    radii, means2d, depths, conics, compensations = gsplat().fully_fused_projection(
         means, None, quats, scales, viewmats, Ks, image_width, image_height,
         eps2d=BLUR, near_plane=near_plane, far_plane=far_plane, calc_compensations=antialiased, opacities=opacities,
     )  # fmt: skip

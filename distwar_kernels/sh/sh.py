@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.stock import gsplat
 
 
 def spherical_harmonics(
@@ -18,6 +19,4 @@ def spherical_harmonics(
     """
     if not directions.is_cuda:
         return spherical_harmonics_reference(degree, directions, coefficients)
-    from gsplat import spherical_harmonics as gsplat_spherical_harmonics
-
-    return gsplat_spherical_harmonics(degree, directions, coefficients, masks)
+    return gsplat().spherical_harmonics(degree, directions, coefficients, masks)

@@ -6,6 +6,7 @@ from torch import Tensor
 from distwar_kernels import loader
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.library import LIBRARY
+from distwar_kernels.stock import gsplat
 
 
 def tile_grid(image_width: int, image_height: int) -> tuple[int, int]:
@@ -43,10 +44,8 @@ def intersect_tiles(
 def _intersect_with_gsplat(
     means2d: Tensor, radii: Tensor, depths: Tensor, tile_width: int, tile_height: int
 ) -> tuple[Tensor, Tensor]:
-    from gsplat import isect_offset_encode, isect_tiles
-
-    _, isect_ids, flatten_ids = isect_tiles(means2d, radii, depths, TILE_SIZE, tile_width, tile_height)
-    return isect_offset_encode(isect_ids, len(means2d), tile_width, tile_height), flatten_ids
+    _, isect_ids, flatten_ids = gsplat().isect_tiles(means2d, radii, depths, TILE_SIZE, tile_width, tile_height)
+    return gsplat().isect_offset_encode(isect_ids, len(means2d), tile_width, tile_height), flatten_ids
 
 
 LIBRARY.define(
