@@ -63,12 +63,18 @@ _BACKENDS = {
 }
 
 
-@cache
+@torch.compiler.assume_constant_result  # torch.compile loads while it traces, instead of tracing how to load
 def load(backend: str) -> None:
     """Makes the ops of ``backend`` (``cpu`` or ``cuda``) callable, building them if this machine has not yet.
 
     Raises KernelError when a compiler is missing or fails; the message holds the first error and the next command.
     """
+    load_once(backend)
+
+
+@cache
+def load_once(backend: str) -> None:
+    """What ``load`` does in each process only once."""
     library = library_path(backend)
     with _locked(library.parent):
         if not library.exists():

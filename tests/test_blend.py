@@ -338,6 +338,17 @@ def test_opcheck_cpu():
     check_ops("cpu")
 
 
+def check_compiled(device: str) -> None:
+    """One graph without a break, and what it computes is what the op computes."""
+    scene = random_blend_scene(0).to(device)
+    compiled = torch.compile(rasterize_to_pixels, fullgraph=True, backend="aot_eager")
+    assert_close(run_blend(scene, compiled), run_blend(scene, rasterize_to_pixels), 1e-6)
+
+
+def test_under_torch_compile_cpu():
+    check_compiled("cpu")
+
+
 # --------------------------------------------------------------------------------------------------------- GPU
 
 REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in ("sw_s", "sw_b") for t in (0, 1, 8, 16, 31, 32)]
@@ -426,6 +437,11 @@ def test_cuda_runs_on_the_current_stream():
 @pytest.mark.gpu
 def test_opcheck_cuda():
     check_ops("cuda")
+
+
+@pytest.mark.gpu
+def test_under_torch_compile_cuda():
+    check_compiled("cuda")
 
 
 @pytest.mark.gpu

@@ -29,9 +29,9 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "_ROOT", sources)
     monkeypatch.setattr(loader, "_BACKENDS", {"cpu": backend, "cuda": backend})
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "builds"))
-    loader.load.cache_clear()
+    loader.load_once.cache_clear()
     yield source
-    loader.load.cache_clear()
+    loader.load_once.cache_clear()
 
 
 def test_importing_builds_nothing(tmp_path):
@@ -52,7 +52,7 @@ def test_builds_once_and_says_so(toy, caplog):
     assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cpu.so"]
 
     caplog.clear()
-    loader.load.cache_clear()  # as another process would
+    loader.load_once.cache_clear()  # as another process would
     loader.load("cpu")
     assert not [record for record in caplog.records if record.name == loader.__name__]
 
