@@ -339,10 +339,10 @@ def test_opcheck_cpu():
 
 
 def check_compiled(device: str) -> None:
-    """One graph without a break, and what it computes is what the op computes."""
+    """One graph without a break, and what it computes is what the op computes (on a GPU but for the order of sums)."""
     scene = random_blend_scene(0).to(device)
     compiled = torch.compile(rasterize_to_pixels, fullgraph=True, backend="aot_eager")
-    assert_close(run_blend(scene, compiled), run_blend(scene, rasterize_to_pixels), 1e-6)
+    assert_close(run_blend(scene, compiled), run_blend(scene, rasterize_to_pixels), 1e-5)
 
 
 def test_under_torch_compile_cpu():
