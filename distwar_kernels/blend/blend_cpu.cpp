@@ -146,7 +146,10 @@ struct ForwardState {
     }
 };
 
-void forward_tile(const BlendInputs& in, const BlendOutputs& out, const Tile& tile, ForwardState& state) {
+// Blends a tile's Gaussians, nearest first, until its pixels are finished. `watch` hears of every row that a Gaussian
+// was tried on (with the pixels it contributed to) and of the end of every Gaussian.
+template <class Watch>
+void blend_tile(const BlendInputs& in, const Tile& tile, ForwardState& state, int channels, Watch& watch) {
     constexpr int kCheckEvery = 16;
     state.reset(tile);
     for (int position = tile.begin; position < tile.end; ++position) {
@@ -154,10 +157,15 @@ void forward_tile(const BlendInputs& in, const BlendOutputs& out, const Tile& ti
         const Gaussian g(in, in.flatten_ids[position]);
         const RowRange rows(g, tile.x0, tile.y0);
         for (int row = rows.begin; row < rows.end; ++row)
-            state.blend_row(g, Sample(g, tile, row), in.channels, row, position);
+            watch.row(row, state.blend_row(g, Sample(g, tile, row), channels, row, position));
+        watch.gaussian(position - tile.begin);
     }
-    state.store(in, out, tile);
 }
+
+struct WatchNothing {
+    void row(int, Mask) {}
+    void gaussian(int) {}
+};
 
 // ------------------------------------------------------------------------------------------------------ traffic
 
@@ -165,43 +173,32 @@ void forward_tile(const BlendInputs& in, const BlendOutputs& out, const Tile& ti
 // contributes to. A warp walks its tile's list up to its own last contributor.
 struct PatchCounts {
     static constexpr int kAcross = kTileSize / kPatchWidth, kPatches = kTileSize * kTileSize / (kPatchWidth * kPatchHeight);
-    int active[kPatches];    // lanes of each patch, for the current Gaussian
-    int visits[kPatches];    // Gaussians so far with an active lane
-    int walked[kPatches];    // list entries up to the last of them
+    int64_t histogram[kWarpSize + 1] = {};
+    int active[kPatches] = {};  // lanes of each patch, for the current Gaussian
+    int visits[kPatches] = {};  // Gaussians of this tile with an active lane
+    int walked[kPatches] = {};  // list entries up to the last of them
 
-    void reset() { std::fill_n(visits, kPatches, 0), std::fill_n(walked, kPatches, 0); }
-
-    void add_row(Mask blended, int row) {
+    void row(int row, Mask blended) {
         for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= blended[x];
     }
 
-    void finish_gaussian(int index_in_tile, int64_t* histogram) {
+    void gaussian(int index_in_tile) {
         for (int patch = 0; patch < kPatches; ++patch) {
             if (active[patch] == 0) continue;
             ++histogram[active[patch]];
             ++visits[patch];
             walked[patch] = index_in_tile + 1;
+            active[patch] = 0;
         }
     }
 
-    void finish_tile(int64_t* histogram) const {
-        for (int patch = 0; patch < kPatches; ++patch) histogram[0] += walked[patch] - visits[patch];
+    void tile() {
+        for (int patch = 0; patch < kPatches; ++patch) {
+            histogram[0] += walked[patch] - visits[patch];
+            walked[patch] = visits[patch] = 0;
+        }
     }
 };
-
-void count_tile(const BlendInputs& in, const Tile& tile, ForwardState& state, PatchCounts& counts, int64_t* histogram) {
-    state.reset(tile);
-    counts.reset();
-    for (int position = tile.begin; position < tile.end; ++position) {
-        const Gaussian g(in, in.flatten_ids[position]);
-        const RowRange rows(g, tile.x0, tile.y0);
-        std::fill_n(counts.active, PatchCounts::kPatches, 0);
-        for (int row = rows.begin; row < rows.end; ++row)
-            counts.add_row(state.blend_row(g, Sample(g, tile, row), 0, row, position), row);
-        counts.finish_gaussian(position - tile.begin, histogram);
-    }
-    counts.finish_tile(histogram);
-}
 
 // ----------------------------------------------------------------------------------------------------- backward
 
@@ -337,8 +334,13 @@ void blend_forward(const BlendInputs& in, const BlendOutputs& out) {
 #pragma omp parallel num_threads(in.threads)
     {
         ForwardState state(in.channels);
+        WatchNothing nothing;
 #pragma omp for schedule(dynamic)
-        for (int tile = 0; tile < in.tiles(); ++tile) forward_tile(in, out, Tile(in, tile), state);
+        for (int index = 0; index < in.tiles(); ++index) {
+            const Tile tile(in, index);
+            blend_tile(in, tile, state, in.channels, nothing);
+            state.store(in, out, tile);
+        }
     }
 }
 
@@ -347,11 +349,13 @@ void warp_visits(const BlendInputs& in, int64_t* histogram) {
     {
         ForwardState state(0);
         PatchCounts counts;
-        int64_t mine[kWarpSize + 1] = {};
 #pragma omp for schedule(dynamic)
-        for (int tile = 0; tile < in.tiles(); ++tile) count_tile(in, Tile(in, tile), state, counts, mine);
+        for (int index = 0; index < in.tiles(); ++index) {
+            blend_tile(in, Tile(in, index), state, 0, counts);
+            counts.tile();
+        }
 #pragma omp critical
-        for (int lanes = 0; lanes <= kWarpSize; ++lanes) histogram[lanes] += mine[lanes];
+        for (int lanes = 0; lanes <= kWarpSize; ++lanes) histogram[lanes] += counts.histogram[lanes];
     }
 }
 
