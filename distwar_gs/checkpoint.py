@@ -50,7 +50,7 @@ class Checkpoint:
     sampler: dict[str, Any]
     """The order of the training views and the position in it."""
     config: dict[str, Any]
-    """The resolved config as nested dicts."""
+    """The resolved config, from `distwar_gs.config.as_values`."""
     scene: dict[str, Any]
     """From `scene_fingerprint`."""
     elapsed_seconds: float

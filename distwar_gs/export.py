@@ -66,17 +66,24 @@ def save_ply(
         plyfile.PlyData([element], byte_order="<", comments=comments).write(str(temporary))
 
 
-def load_ply(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None = None) -> dict[str, Tensor]:
     """Read Gaussians from a PLY in the layout of the 3DGS reference, with or without normals and f_rest.
 
+    Args:
+        path: the file.
+        normalisation: the transform of the training frame, applied here; None keeps the frame of the file.
+
     Returns: means [N,3], quats [N,4] (wxyz), scales [N,3] (log), opacities [N] (logit), sh0 [N,1,3] and shN [N,K,3]
-        with K = 0, 3, 8 or 15; all float32 on the CPU, in the frame of the file.
+        with K = 0, 3, 8 or 15; all float32 on the CPU.
     Raises: ModelFileError for a missing or broken file, or one without the columns of 3D Gaussians.
     """
     vertices = _read(path)["vertex"].data
     rest = _rest_columns(path, vertices.dtype.names)
     means, quats, scales = (_stack(path, vertices, names) for names in (_POSITION, _QUATERNION, _SCALE))
     sh0, opacities = (_stack(path, vertices, names) for names in (_SH0, ("opacity",)))
+    if normalisation is not None:
+        means = normalisation.apply_points(means.astype(np.float64)).astype(np.float32)
+        scales = scales + np.float32(math.log(normalisation.scale))
     channel_major = _stack(path, vertices, rest).reshape(len(vertices), 3, len(rest) // 3)
     arrays = {
         "means": means,

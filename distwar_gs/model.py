@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
+from distwar_kernels.sh.sh_reference import C0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
     from datasets.scene import Scene
@@ -32,9 +33,6 @@ if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
 log = logging.getLogger(__name__)
 
 PARAMETER_NAMES = ("means", "quats", "scales", "opacities", "sh0", "shN")
-SH_C0 = 0.28209479177387814
-"""The spherical harmonic of degree 0: 1 / (2 sqrt(pi))."""
-
 NEIGHBOURS = 3
 SCALE_BOUNDS = (1e-4, 1.0)
 """Smallest and largest standard deviation to begin with, relative to the size of the cloud."""

@@ -5,11 +5,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import Normalisation, Scene, View
+from datasets import Scene, View
 from distwar_gs.cli import RenderArgs, render_config
 from distwar_gs.config import Config
 from distwar_gs.devices import resolve_device
@@ -46,7 +45,7 @@ class TrainedModel:
         device = resolve_device(config.train.device)
         ply = find_ply(args.model, args.iteration)
         scene = open_scene(config)
-        params = _in_training_frame(load_ply(ply), scene.normalisation, device)
+        params = {name: tensor.to(device) for name, tensor in load_ply(ply, scene.normalisation).items()}
         background = torch.tensor(evaluation_background(config), device=device)
         log.info("%s: %s Gaussians", ply, f"{len(params['means']):,}")
         return cls(ply, _step_of(ply), config, scene, params, render_settings(config, scene.extent), background, device)
@@ -70,18 +69,6 @@ class TrainedModel:
         """The model's Gaussians as a view sees them, in tiles."""
         cameras = Cameras.of((view,), self.device)
         return project(self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings)
-
-
-def _in_training_frame(
-    params: dict[str, Tensor], normalisation: Normalisation, device: torch.device
-) -> dict[str, Tensor]:
-    """PLY files are in the frame of the input; the cameras of a scene are in the training frame."""
-    means = normalisation.apply_points(params["means"].double().numpy())
-    moved = {
-        "means": torch.from_numpy(means).float(),
-        "scales": params["scales"] + float(np.log(normalisation.scale)),
-    }
-    return {name: tensor.to(device) for name, tensor in {**params, **moved}.items()}
 
 
 def _step_of(ply: Path) -> int:
