@@ -194,10 +194,11 @@ class DensificationConfig:
 class ReductionConfig:
     """How the backward pass sums the gradients of one Gaussian over the pixels of a warp (DISTWAR)."""
 
-    strategy: str = setting("sw_b", one_of("gsplat", "atomic", "sw_s", "sw_b"))
+    strategy: str = setting("sw_b", one_of("gsplat", "atomic", "sw_s", "sw_b", "auto"))
     """gsplat: gsplat's own backward (needs the gsplat package). atomic: every active lane adds to memory (the paper's
     baseline). sw_s: DISTWAR, lanes summed one after the other. sw_b: DISTWAR, lanes summed by a butterfly of
-    shuffles."""
+    shuffles. auto: whichever of the last three, with which threshold, measures fastest on this GPU and this scene,
+    tried during the first steps and again as the scene grows."""
     balance_threshold: int = setting(8, between(0, 32, "active lanes of a warp"))
     """Warps with at least this many active lanes sum in registers and add once; the others leave the sum to the
     atomics of the L2 cache. Only used when reduction.strategy is sw_s or sw_b."""

@@ -4,7 +4,7 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from distwar_gs.config import Config, as_values
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
+from distwar_kernels import Reduction, TuningRound
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ class Monitor:
             disable=config.log.quiet or None,  # None: no bar where the output is not a terminal
         )  # fmt: skip
         self._sums: dict[str, Tensor] = {}
-        self._steps = 0
+        self._steps, self._rounds = 0, 0
         self._psnr: float | None = None
         self._elapsed, self._published = elapsed, elapsed
         self._clock: float | None = time.perf_counter()  # None: paused
@@ -90,9 +91,18 @@ class Monitor:
         self._write(step, {**means, **times, **scalars, **memory})
         self._show(step, means["train/loss"], scalars["train/psnr"], int(scalars["gaussians/count"]), memory)
 
-    def evaluation(self, step: int, values: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
-        """Writes the metrics and pictures ([H, W, 3] in [0, 1]) of an evaluation."""
-        self._write(step, {f"eval/{name}": value for name, value in values.items()})
+    def tuned(self, step: int, rounds: Sequence[TuningRound]) -> None:
+        """Writes what `reduction: auto` measured and chose in the rounds since the last call."""
+        for outcome in rounds[self._rounds :]:
+            times = {f"reduction/auto_{reduction}_ms": ms for reduction, ms in outcome.milliseconds.items()}
+            self._write(step, times | {"reduction/auto_cost_ms": outcome.cost_ms})
+            if self._writer:
+                self._writer.add_text("reduction", str(outcome), step)
+        self._rounds = len(rounds)
+
+    def evaluation(self, step: int, scalars: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
+        """Writes the numbers and pictures ([H, W, 3] in [0, 1]) of an evaluation."""
+        self._write(step, scalars)
         if self._writer:
             for name, image in images.items():
                 self._writer.add_image(name, image, step, dataformats="HWC")
@@ -125,8 +135,7 @@ class Monitor:
             return
         text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
         self._writer.add_text("config", "    " + text.replace("\n", "\n    "))  # indented: shown as it is
-        reduction = config.reduction
-        self._writer.add_text("reduction", f"{reduction.strategy}, threshold {reduction.balance_threshold}")
+        self._writer.add_text("reduction", str(Reduction(**vars(config.reduction))))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         if self._writer:

@@ -131,6 +131,13 @@ def project(
     )
 
 
+def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraffic:
+    """What the blend's backward pass sends to the atomic units for these views."""
+    return kernels.atomic_traffic(
+        splats.means2d, splats.conics, splats.opacities, width, height, splats.isect_offsets, splats.flatten_ids
+    )
+
+
 def view_colors(params: Mapping[str, Tensor], viewmats: Tensor, radii: Tensor, sh_degree: int) -> Tensor:
     """Colours [C, N, 3] of the Gaussians as each camera sees them; negative ones are cut to 0 as in 3DGS."""
     # R^T t by hand: a general inverse would make the host wait for the GPU.

@@ -2,10 +2,12 @@
 
 import logging
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
+import distwar_kernels as kernels
 from datasets import View
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
@@ -18,7 +20,7 @@ from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evalua
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning_rates, state_dicts, step_all
-from distwar_gs.renderer import Rendering, render, render_settings
+from distwar_gs.renderer import Rendering, Splats, project, render, render_settings, splat_traffic
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
@@ -43,6 +45,8 @@ class Trainer:
         self.scene = open_scene(config)
         saved = self._checkpoint()
         self.settings = render_settings(config, self.scene.extent)
+        self.tuner = kernels.tuner_of(self.device)
+        self.tuner.reset()  # what an earlier run in this process measured was another scene's
         self.cameras = Cameras.of(self.scene.train, self.device)
         self.images = training_images(self.scene, config, self.device)
         self.test_images = measured_images(self.scene.test, config)
@@ -152,10 +156,15 @@ class Trainer:
         scalars = {
             "train/psnr": float(train_psnr),
             "gaussians/count": float(len(self.params["means"])),
-            "reduction/threshold": float(self.config.reduction.balance_threshold),
+            "reduction/threshold": float(self._reduction().balance_threshold),
             **{f"lr/{name}": rate for name, rate in rates.items()},
         }
         self.monitor.publish(step, timer, scalars)
+        self.monitor.tuned(step, self.tuner.rounds)
+
+    def _reduction(self) -> kernels.Reduction:
+        """What the next backward pass sums with."""
+        return kernels.resolve(self.settings.reduction, self.device)[0]
 
     # ------------------------------------------------------------------------------------- now and then: look, save
 
@@ -173,14 +182,28 @@ class Trainer:
 
             evaluation = evaluate(self.render_view, self.test_images, views, data_protocol(self.scene), observe)
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
-            extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self.settings.reduction)}
+            extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)
-            self.monitor.evaluation(self.step, {"psnr": evaluation.psnr, "ssim": evaluation.ssim}, shown)
+            scalars = {"eval/psnr": evaluation.psnr, "eval/ssim": evaluation.ssim} | self._atomics()
+            self.monitor.evaluation(self.step, scalars, shown)
         log.info(
             "step %d: test PSNR %.2f dB, SSIM %.4f (%d views), %s Gaussians, %.1f s of training",
             self.step, evaluation.psnr, evaluation.ssim, len(views), f"{count:,}", seconds,
         )  # fmt: skip
         return evaluation
+
+    @torch.no_grad()
+    def _atomics(self) -> dict[str, float]:
+        """Atomic additions of a view's blend backward, averaged over the test views that TensorBoard shows."""
+        views, reduction = self.scene.test[: self.config.log.images], self._reduction()
+        if not views or reduction.strategy == "gsplat":  # its warps are not ours
+            return {}
+        traffic = (splat_traffic(self._project(view), view.width, view.height) for view in views)
+        return {"reduction/atomics_per_view": fmean(t.atomics(reduction) for t in traffic)}
+
+    def _project(self, view: View) -> Splats:
+        cameras = Cameras.of((view,), self.device)
+        return project(self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings)
 
     def render_view(self, view: View) -> Tensor:
         """The model as a view sees it: [H, W, 3]."""

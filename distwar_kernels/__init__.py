@@ -4,12 +4,14 @@ Importing builds nothing; a backend's kernels are built when an op first meets a
 """
 
 from distwar_kernels.blend.blend import rasterize_to_pixels
-from distwar_kernels.blend.traffic import AtomicTraffic, atomic_traffic
+from distwar_kernels.blend.traffic import atomic_traffic
 from distwar_kernels.errors import KernelError
 from distwar_kernels.projection.projection import Projection, project_gaussians
 from distwar_kernels.reduction import STRATEGIES, Reduction
 from distwar_kernels.sh.sh import spherical_harmonics
 from distwar_kernels.tiles.tiles import intersect_tiles, tile_grid
+from distwar_kernels.traffic import AtomicTraffic
+from distwar_kernels.tuner import ReductionTuner, TuningRound, resolve, tuner_of
 
 __all__ = [
     "STRATEGIES",
@@ -17,10 +19,14 @@ __all__ = [
     "KernelError",
     "Projection",
     "Reduction",
+    "ReductionTuner",
+    "TuningRound",
     "atomic_traffic",
     "intersect_tiles",
     "project_gaussians",
     "rasterize_to_pixels",
+    "resolve",
     "spherical_harmonics",
     "tile_grid",
+    "tuner_of",
 ]

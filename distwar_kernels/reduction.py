@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from distwar_kernels.constants import WARP_SIZE
 
-STRATEGIES = ("gsplat", "atomic", "sw_s", "sw_b")
+STRATEGIES = ("gsplat", "atomic", "sw_s", "sw_b", "auto")
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Reduction:
         ``atomic``  every active lane adds to memory: the paper's baseline
         ``sw_s``    DISTWAR serialised: a leader collects the lanes that share an address, one after another
         ``sw_b``    DISTWAR butterfly: all 32 lanes exchange and sum, idle lanes contribute zero
+        ``auto``    whichever of the kernels' strategies and thresholds measures fastest on this GPU and this scene
+                    (``tuner.py``); the threshold given here does not matter
     balance_threshold:
         0..32. A warp with at least this many active lanes sums in registers (``sw_s``, ``sw_b``); one with
         fewer sends its lanes' values straight to the atomic units of the L2. 0 and 1 reduce always.
@@ -36,3 +38,7 @@ class Reduction:
             raise ValueError(
                 f"balance threshold {self.balance_threshold} is outside 0..{WARP_SIZE} (active lanes of a warp)"
             )
+
+    def __str__(self) -> str:
+        """``sw_b@8``; the threshold only where it matters."""
+        return f"{self.strategy}@{self.balance_threshold}" if self.strategy in ("sw_s", "sw_b") else self.strategy

@@ -12,6 +12,10 @@
 // Below the threshold the lanes emit for themselves: a warp with few active lanes costs the L2 little and the SM a lot.
 // `emit(key, record)` does the atomic adds. All 32 lanes must call `add` together: masks come from a ballot over the
 // whole warp, never from __activemask(), which reports whoever happens to be converged.
+//
+// kUniformKey says that the active lanes of a warp always share their key (blend.cu: a warp visits one Gaussian at a
+// time); with false every lane may have its own (spheres.cu). A kernel that can tell beforehand that no lane takes part
+// calls `idle` and skips the work: nothing to sum, but warp_traffic.cuh, a policy that counts, wants to know.
 #pragma once
 
 namespace distwar {
@@ -28,14 +32,19 @@ __device__ inline int warp_max(int value) {
     return value;
 }
 
-struct Atomic {
+struct NothingForIdleWarps {
+    template <class Emit>
+    static __device__ void idle(Emit) {}
+};
+
+struct Atomic : NothingForIdleWarps {
     template <bool kUniformKey, int N, class Emit>
     static __device__ void add(int key, float (&record)[N], bool active, int, Emit emit) {
         if (active) emit(key, record);
     }
 };
 
-struct Serialized {
+struct Serialized : NothingForIdleWarps {
     template <bool kUniformKey, int N, class Emit>
     static __device__ void add(int key, float (&record)[N], bool active, int threshold, Emit emit) {
         const unsigned actives = __ballot_sync(kFullWarp, active);
@@ -57,7 +66,7 @@ struct Serialized {
     }
 };
 
-struct Butterfly {
+struct Butterfly : NothingForIdleWarps {
     template <bool kUniformKey, int N, class Emit>
     static __device__ void add(int key, float (&record)[N], bool active, int threshold, Emit emit) {
         const unsigned actives = __ballot_sync(kFullWarp, active);

@@ -8,20 +8,21 @@ threshold makes of that; the plots (with matplotlib installed) show the lanes an
 """
 
 import argparse
+import operator
 import sys
 from collections.abc import Sequence
+from functools import reduce
 from importlib.util import find_spec
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-import torch
-
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError
+from distwar_gs.renderer import splat_traffic
 from distwar_gs.trained import TrainedModel
-from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic
+from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.constants import WARP_SIZE
 
 THRESHOLDS = (1, 2, 4, 8, 12, 16, 24, 32)
@@ -56,15 +57,8 @@ def count(model: TrainedModel, views: int) -> tuple[AtomicTraffic, int]:
     """The traffic summed over up to `views` views spread over the scene, and how many they were."""
     everything = model.scene.train + model.scene.test
     chosen = np.unique(np.linspace(0, len(everything) - 1, views).round().astype(int))
-    histogram = torch.zeros(WARP_SIZE + 1, dtype=torch.int64)
-    for index in chosen:
-        view, splats = everything[index], model.project(everything[index])
-        traffic = atomic_traffic(
-            splats.means2d, splats.conics, splats.opacities, view.width, view.height, splats.isect_offsets,
-            splats.flatten_ids,
-        )  # fmt: skip
-        histogram += traffic.visits_by_lanes
-    return AtomicTraffic(histogram, traffic.record_size), len(chosen)
+    counts = (splat_traffic(model.project(view), view.width, view.height) for view in (everything[i] for i in chosen))
+    return reduce(operator.add, counts), len(chosen)
 
 
 def _print_lanes(traffic: AtomicTraffic, views: int) -> None:

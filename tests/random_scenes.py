@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from distwar_kernels import tile_grid
-from distwar_kernels.blend.blend_reference import blend_reference
-from distwar_kernels.constants import BLUR, EXTENT, TILE_SIZE
+from distwar_kernels.blend.blend_reference import blend_reference, splat_alphas, tiles_of
+from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT, TILE_SIZE, TRANSMITTANCE_CUT
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 GRADIENTS = ("means2d", "conics", "colors", "opacities", "backgrounds")
@@ -111,6 +111,52 @@ def stack_scene(opacity: float, count: int, width: int = 20, height: int = 18) -
         isect_offsets=(torch.arange(tiles, dtype=torch.int32) * count).reshape(1, tile_height, tile_width),
         flatten_ids=torch.arange(count, dtype=torch.int32).repeat(tiles),
     )
+
+
+@cache
+def any_blend_scene(seed: int) -> BlendScene:
+    """A scene whose size, number of Gaussians, cameras, channels, masks and background come from the seed, too."""
+    g = torch.Generator().manual_seed(10_000 + seed)
+
+    def pick(*values: int) -> int:
+        return values[int(torch.randint(len(values), (), generator=g))]
+
+    return clear_of_cuts(
+        random_blend_scene(
+            seed, n=pick(1, 2, 31, 33, 64, 100, 150), width=pick(1, 15, 16, 17, 50, 70, 97),
+            height=pick(1, 16, 31, 33, 47, 65), cameras=pick(1, 1, 2, 3), channels=pick(1, 3, 3, 4, 32),
+            background=bool(pick(0, 1)), masked=pick(0, 0, 0, 1) == 1, packed=pick(0, 0, 1) == 1,
+        )
+    )  # fmt: skip
+
+
+def clear_of_cuts(scene: BlendScene, margin: float = 5e-5) -> BlendScene:
+    """The scene with opacities moved by fractions of a percent until no decision hangs on rounding.
+
+    Float32 and float64 then agree on which alphas reach 1/255 and which pixels are finished, so that bounds on errors
+    can be as tight as rounding allows.
+    """
+    opacities, g = scene.opacities.clone().flatten(), torch.Generator().manual_seed(0)
+    for _ in range(100):
+        near = _near_cuts(scene.replace(opacities=opacities), margin)
+        if not near.any():
+            return scene.replace(opacities=opacities.reshape(scene.opacities.shape))
+        opacities[near] *= 1.0 - 0.01 * torch.rand(int(near.sum()), generator=g)
+    raise AssertionError("no opacities clear of the cuts were found")
+
+
+def _near_cuts(scene: BlendScene, margin: float) -> Tensor:
+    """Flattened mask of the Gaussians with an alpha, or a transmittance behind them, within `margin` of its cut."""
+    means2d, conics = scene.means2d.reshape(-1, 2).double(), scene.conics.reshape(-1, 3).double()
+    near = torch.zeros(len(scene.opacities), dtype=torch.bool)
+    for tile in tiles_of(scene.isect_offsets, scene.flatten_ids, scene.masks, means2d):
+        ids = tile.ids
+        alphas = splat_alphas(means2d[ids], conics[ids], scene.opacities[ids].double(), tile.pixels)
+        after = torch.cumprod(1.0 - torch.where(alphas >= ALPHA_CUT, alphas, 0), dim=-1)
+        close = (alphas / ALPHA_CUT - 1).abs() < margin
+        close |= (after / TRANSMITTANCE_CUT - 1).abs() < 10 * margin  # it has gathered the rounding of many factors
+        near[ids[close.any(0)]] = True
+    return near
 
 
 # --------------------------------------------------------------------------------------------- results and errors

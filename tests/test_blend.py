@@ -6,6 +6,7 @@ import pytest
 import torch
 from random_scenes import (
     BlendScene,
+    any_blend_scene,
     assert_close,
     loss_weights,
     pack,
@@ -121,6 +122,24 @@ def test_cpu_agrees_with_the_reference(case):
     assert_close(run_blend(case(), rasterize_to_pixels), reference_results(case), CPU_BOUND)
 
 
+SEEDS = [partial(any_blend_scene, seed) for seed in range(100)]
+
+
+def check_seeds(device: str, bound: float, **options: object) -> None:
+    """Every seed's worst error below the bound; the worst of all is printed."""
+    errors = []
+    for case in SEEDS:
+        result = run_blend(case().to(device), rasterize_to_pixels, **options)
+        errors.append(max(relative_l2(result[name], value) for name, value in reference_results(case).items()))
+    above = {seed: f"{error:.1e}" for seed, error in enumerate(errors) if not error < bound}
+    print(f"worst of {len(errors)} seeds: {max(errors):.1e} (seed {errors.index(max(errors))})")
+    assert not above, f"relative L2 errors above {bound:.0e} by seed: {above}"
+
+
+def test_cpu_over_100_seeds():
+    check_seeds("cpu", CPU_BOUND)
+
+
 @absgrad_cases
 def test_cpu_absgrad(case):
     result = run_blend(case(), rasterize_to_pixels, absgrad=True)
@@ -201,7 +220,7 @@ def test_gradients_are_bit_equal_from_run_to_run_and_for_any_number_of_threads()
         assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b"])
+@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b", "auto"])
 def test_strategies_are_one_on_the_cpu(strategy):
     scene = random_blend_scene(1)
     default, result = (run_blend(scene, rasterize_to_pixels, **options)
@@ -361,6 +380,12 @@ every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS, ids=lambda r:
 def test_cuda_agrees_with_the_reference(case, reduction):
     result = run_blend(case().to("cuda"), rasterize_to_pixels, reduction=reduction)
     assert_close(result, reference_results(case), GPU_BOUND)
+
+
+@pytest.mark.gpu
+@every_reduction
+def test_cuda_over_100_seeds(reduction):
+    check_seeds("cuda", GPU_BOUND, reduction=reduction)
 
 
 @pytest.mark.gpu

@@ -12,14 +12,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from distwar_gs import monitor
 from distwar_gs.monitor import Monitor, setup_logging
 from distwar_gs.timing import NoTimer, PartTimer
+from distwar_kernels import Reduction, TuningRound
 
 CPU = torch.device("cpu")
 PARTS = ("data", "forward", "loss", "backward", "blend_backward", "optimizer", "densify")
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")
+MEASURED = {"eval/psnr", "eval/ssim", "reduction/atomics_per_view"}
 SCALARS = {
     "time/iteration_ms", "time/steps_per_second", *(f"time/{part}_ms" for part in PARTS),
     "train/loss", "train/l1", "train/ssim", "train/psnr", "gaussians/count", "memory/resident_mib",
-    *(f"lr/{name}" for name in PARAMETERS), "eval/psnr", "eval/ssim", "reduction/threshold",
+    *(f"lr/{name}" for name in PARAMETERS), "reduction/threshold", *MEASURED,
 }  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def demo_events(demo_run) -> EventAccumulator:
 def test_the_scalars_of_a_run(demo_events, demo_run):
     assert set(demo_events.Tags()["scalars"]) == SCALARS
     for tag in SCALARS:
-        steps = [60] if tag.startswith("eval/") else [20, 40, 60]
+        steps = [60] if tag in MEASURED else [20, 40, 60]
         assert list(curve(demo_events, tag)) == steps, tag
         assert all(np.isfinite(value) for value in curve(demo_events, tag).values()), tag
     for step in (20, 40, 60):
@@ -89,7 +91,7 @@ def test_the_pictures_and_the_text_of_a_run(demo_events):
         tag: demo_events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in demo_events.Tags()["tensors"]
     }
     assert "train.iterations: 60" in texts["config/text_summary"]
-    assert texts["reduction/text_summary"] == "sw_b, threshold 8"
+    assert texts["reduction/text_summary"] == "sw_b@8"
 
 
 # --------------------------------------------------------------------------------------------------------- the monitor
@@ -155,11 +157,29 @@ def test_a_resumed_run_replaces_the_steps_it_repeats(make, tmp_path):
     assert seen == [(3, 1.0), (6, 2.0), (9, 2.0)]
 
 
+def test_what_auto_measured_is_written_once(make, tmp_path):
+    times = {Reduction("sw_b", 8): 1.0, Reduction("atomic"): 4.0}
+    first = TuningRound(5, 1000, times, Reduction("sw_b", 8), 20.0)
+    second = TuningRound(900, 2000, {Reduction("sw_b", 8): 2.0, Reduction("atomic"): 1.5}, Reduction("atomic"), 30.0)
+    watch = make()
+    watch.tuned(3, [first])
+    watch.tuned(6, [first])
+    watch.tuned(9, [first, second])
+    watch.close()
+    accumulator = events(tmp_path)
+    assert curve(accumulator, "reduction/auto_sw_b@8_ms") == {3: 1.0, 9: 2.0}
+    assert curve(accumulator, "reduction/auto_atomic_ms") == {3: 4.0, 9: 1.5}
+    assert curve(accumulator, "reduction/auto_cost_ms") == {3: 20.0, 9: 30.0}
+    texts = [event.tensor_proto.string_val[0].decode() for event in accumulator.Tensors("reduction/text_summary")]
+    assert texts == ["sw_b@8", "sw_b@8 (1.00 ms a view; atomic 4.00)", "atomic (1.50 ms a view; sw_b@8 2.00)"]
+
+
 def test_without_tensorboard(make, tmp_path):
     watch = make(**{"log.tensorboard": False})
     watch.record({"train/loss": torch.tensor(1.0)})
     publish(watch, 3)
-    watch.evaluation(3, {"psnr": 20.0}, {"test/a": torch.zeros(2, 2, 3)})
+    watch.evaluation(3, {"eval/psnr": 20.0}, {"test/a": torch.zeros(2, 2, 3)})
+    watch.tuned(3, [TuningRound(1, 1, {Reduction(): 1.0}, Reduction(), 1.0)])
     watch.close()
     assert not (tmp_path / "tensorboard").exists()
 

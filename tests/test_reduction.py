@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def test_defaults():
     assert Reduction() == Reduction("sw_b", 8)
-    assert STRATEGIES == ("gsplat", "atomic", "sw_s", "sw_b")
+    assert STRATEGIES == ("gsplat", "atomic", "sw_s", "sw_b", "auto")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -22,9 +22,14 @@ def test_valid(strategy, threshold):
     assert Reduction(strategy, threshold).balance_threshold == threshold
 
 
+def test_as_text_the_threshold_stands_where_it_matters():
+    texts = [str(Reduction(strategy, 16)) for strategy in STRATEGIES]
+    assert texts == ["gsplat", "atomic", "sw_s@16", "sw_b@16", "auto"]
+
+
 @pytest.mark.parametrize("strategy", ["SW_B", "", "butterfly"])
 def test_an_unknown_strategy_lists_the_known_ones(strategy):
-    with pytest.raises(ValueError, match="gsplat, atomic, sw_s, sw_b"):
+    with pytest.raises(ValueError, match="gsplat, atomic, sw_s, sw_b, auto"):
         Reduction(strategy)
 
 

@@ -38,6 +38,7 @@ BlendInputs inputs(const Tensor& means2d, const Tensor& conics, const Tensor& co
     check(flatten_ids, "flatten_ids", at::kInt, -1, means2d);
     if (backgrounds) check(*backgrounds, "backgrounds", at::kFloat, channels, means2d);
     if (masks) check(*masks, "masks", at::kBool, isect_offsets.size(-1), means2d);
+    TORCH_CHECK(takes_channels(channels), "no kernel for ", channels, " channels: pad the colours");
     BlendInputs in;
     in.means2d = means2d.const_data_ptr<float>();
     in.conics = conics.const_data_ptr<float>();
@@ -58,6 +59,12 @@ BlendInputs inputs(const Tensor& means2d, const Tensor& conics, const Tensor& co
     in.threads = at::get_num_threads();
     in.stream = current_stream();
     return in;
+}
+
+BlendUpstream upstream_of(const Tensor& transmittances, const Tensor& last_ids, const Tensor& v_colors_out,
+                          const Tensor& v_transmittances) {
+    return {transmittances.const_data_ptr<float>(), last_ids.const_data_ptr<int>(), v_colors_out.const_data_ptr<float>(),
+            v_transmittances.const_data_ptr<float>()};
 }
 
 Strategy strategy_named(c10::string_view name) {
@@ -97,38 +104,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     auto v_means2d = at::zeros_like(means2d), v_conics = at::zeros_like(conics), v_colors = at::zeros_like(colors);
     auto v_opacities = at::zeros_like(opacities);
     auto v_means2d_abs = absgrad ? at::zeros_like(means2d) : at::empty({0}, means2d.options());
+    const auto upstream = upstream_of(transmittances, last_ids, v_colors_out, v_transmittances);
     BlendGradients grad;
-    grad.transmittances = transmittances.const_data_ptr<float>();
-    grad.last_ids = last_ids.const_data_ptr<int>();
-    grad.v_colors_out = v_colors_out.const_data_ptr<float>();
-    grad.v_transmittances = v_transmittances.const_data_ptr<float>();
     grad.v_means2d = v_means2d.mutable_data_ptr<float>();
     grad.v_conics = v_conics.mutable_data_ptr<float>();
     grad.v_colors = v_colors.mutable_data_ptr<float>();
     grad.v_opacities = v_opacities.mutable_data_ptr<float>();
     grad.v_means2d_abs = absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr;
-    blend_backward(in, grad, strategy_named(strategy), threshold);
+    blend_backward(in, upstream, grad, strategy_named(strategy), threshold);
     check_launch("blend_backward");
     return {v_means2d, v_conics, v_colors, v_opacities, v_means2d_abs};
 }
 
-#ifndef DISTWAR_CUDA
-Tensor visits(const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const OptionalTensor& masks,
-              const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height) {
-    const auto no_colors = at::empty({opacities.numel(), 0}, means2d.options());
-    const auto in = inputs(means2d, conics, no_colors, opacities, {}, masks, isect_offsets, flatten_ids, width, height);
-    auto histogram = at::zeros({kWarpSize + 1}, means2d.options().dtype(at::kLong));
-    warp_visits(in, histogram.mutable_data_ptr<int64_t>());
-    return histogram;
+// Runs forward for the pixels' last contributors, then counts; the colours do not matter to either.
+Tensor traffic(const Tensor& means2d, const Tensor& conics, const Tensor& opacities, const OptionalTensor& masks,
+               const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height) {
+    const DeviceGuard guard(means2d.device());
+    const auto colors = at::zeros({opacities.numel(), 1}, means2d.options());
+    const auto [image, transmittances, last_ids] =
+        forward(means2d, conics, colors, opacities, {}, masks, {}, isect_offsets, flatten_ids, width, height, "", 0);
+    const auto in = inputs(means2d, conics, colors, opacities, {}, masks, isect_offsets, flatten_ids, width, height);
+    const auto nothing = at::zeros_like(image);
+    auto counts = at::zeros({kTrafficRows, kWarpSize + 1}, means2d.options().dtype(at::kLong));
+    blend_traffic(in, upstream_of(transmittances, last_ids, nothing, nothing), counts.mutable_data_ptr<int64_t>());
+    check_launch("blend_traffic");
+    return counts;
 }
-#endif
 
 TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
     m.impl("blend_forward", forward);
     m.impl("blend_backward", backward);
-#ifndef DISTWAR_CUDA
-    m.impl("warp_visits", visits);
-#endif
+    m.impl("blend_traffic", traffic);
 }
 
 }  // namespace

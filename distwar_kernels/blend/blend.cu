@@ -16,7 +16,10 @@
 // Floor of the backward pass: about 45 instructions a visit and 4 * 132 * 1.98e9 warp-instructions/s on an H200.
 #include <cuda_runtime.h>
 
+#include <utility>
+
 #include "../warp_reduce.cuh"
+#include "../warp_traffic.cuh"
 #include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {
@@ -167,14 +170,14 @@ struct BackwardPixel {
     float transmittance, behind;
     int last;
 
-    __device__ BackwardPixel(const BlendInputs& in, const BlendGradients& grad, const Pixel& pixel) {
+    __device__ BackwardPixel(const BlendInputs& in, const BlendUpstream& upstream, const Pixel& pixel) {
         const float* background = background_of_tile(in, kChannels);
-        transmittance = grad.transmittances[pixel.index];
-        last = pixel.inside ? grad.last_ids[pixel.index] : -1;
-        float v_transmittance = grad.v_transmittances[pixel.index];
+        transmittance = upstream.transmittances[pixel.index];
+        last = pixel.inside ? upstream.last_ids[pixel.index] : -1;
+        float v_transmittance = upstream.v_transmittances[pixel.index];
 #pragma unroll
         for (int k = 0; k < kChannels; ++k) {
-            v_color[k] = grad.v_colors_out[pixel.index * kChannels + k];
+            v_color[k] = upstream.v_colors_out[pixel.index * kChannels + k];
             if (background) v_transmittance += background[k] * v_color[k];
         }
         behind = transmittance * v_transmittance;
@@ -212,15 +215,15 @@ struct BackwardPixel {
     }
 };
 
-template <int kChannels, bool kAbsGrad, class Policy>
-__global__ void __launch_bounds__(kBlockSize) blend_backward_kernel(BlendInputs in, BlendGradients grad, int threshold) {
+template <int kChannels, bool kAbsGrad, class Policy, class Emit>
+__global__ void __launch_bounds__(kBlockSize)
+    blend_backward_kernel(BlendInputs in, BlendUpstream upstream, int threshold, Emit emit) {
     __shared__ Staged<kChannels> staged;
     const Pixel pixel = pixel_of_thread(in);
     const TileRange range(in);
     const float px = pixel.x + 0.5f, py = pixel.y + 0.5f;
-    BackwardPixel<kChannels> state(in, grad, pixel);
+    BackwardPixel<kChannels> state(in, upstream, pixel);
     const int warp_last = warp_max(state.last);
-    const EmitGradients<kChannels, kAbsGrad> emit{grad};
 
     for (int end = range.end; end > range.begin; end -= kBlockSize) {
         __syncthreads();
@@ -233,7 +236,10 @@ __global__ void __launch_bounds__(kBlockSize) blend_backward_kernel(BlendInputs 
             const float4 conic_opacity = staged.conic_opacity[t];
             const Sample sample(staged.mean[t], conic_opacity, px, py);
             const bool active = end - 1 - t <= state.last && sample.hit;
-            if (!__any_sync(kFullWarp, active)) continue;
+            if (!__any_sync(kFullWarp, active)) {
+                Policy::idle(emit);
+                continue;
+            }
             float record[kChannels + 6 + 2 * kAbsGrad];
             if (active) state.template step<kAbsGrad>(sample, conic_opacity, staged.color[t], record);
             Policy::template add<true>(staged.id[t], record, active, threshold, emit);
@@ -244,27 +250,32 @@ __global__ void __launch_bounds__(kBlockSize) blend_backward_kernel(BlendInputs 
 cudaStream_t stream_of(const BlendInputs& in) { return static_cast<cudaStream_t>(in.stream); }
 
 template <int kChannels, bool kAbsGrad>
-void launch_backward(const BlendInputs& in, const BlendGradients& grad, Strategy strategy, int threshold) {
-    const auto kernel = strategy == Strategy::kAtomic       ? blend_backward_kernel<kChannels, kAbsGrad, Atomic>
-                        : strategy == Strategy::kSerialized ? blend_backward_kernel<kChannels, kAbsGrad, Serialized>
-                                                            : blend_backward_kernel<kChannels, kAbsGrad, Butterfly>;
-    kernel<<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, grad, threshold);
+void launch_backward(const BlendInputs& in, const BlendUpstream& upstream, const BlendGradients& grad, Strategy strategy,
+                     int threshold) {
+    using Emit = EmitGradients<kChannels, kAbsGrad>;
+    const auto kernel = strategy == Strategy::kAtomic       ? blend_backward_kernel<kChannels, kAbsGrad, Atomic, Emit>
+                        : strategy == Strategy::kSerialized ? blend_backward_kernel<kChannels, kAbsGrad, Serialized, Emit>
+                                                            : blend_backward_kernel<kChannels, kAbsGrad, Butterfly, Emit>;
+    kernel<<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, upstream, threshold, Emit{grad});
 }
 
-// Calls f with the channel count as a compile-time constant. The binding pads to one of these counts.
+template <int... kCounts, class F>
+bool for_channels_among(int channels, F f, std::integer_sequence<int, kCounts...>) {
+    return ((channels == kCounts && (f(std::integral_constant<int, kCounts>()), true)) || ...);
+}
+
+// Calls f with the channel count as a compile-time constant; false if the kernels are not compiled for it. (The Python
+// wrapper pads to one of these counts.)
 template <class F>
-void for_channels(int channels, F f) {
-    switch (channels) {
-        case 1: return f(std::integral_constant<int, 1>());
-        case 3: return f(std::integral_constant<int, 3>());
-        case 4: return f(std::integral_constant<int, 4>());
-        case 8: return f(std::integral_constant<int, 8>());
-        case 16: return f(std::integral_constant<int, 16>());
-        case 32: return f(std::integral_constant<int, 32>());
-    }
+bool for_channels(int channels, F f) {
+    return for_channels_among(channels, f, std::integer_sequence<int, 1, 3, 4, 8, 16, 32>());
 }
 
 }  // namespace
+
+bool takes_channels(int channels) {
+    return for_channels(channels, [](auto) {});
+}
 
 void blend_forward(const BlendInputs& in, const BlendOutputs& out) {
     for_channels(in.channels, [&](auto channels) {
@@ -272,13 +283,21 @@ void blend_forward(const BlendInputs& in, const BlendOutputs& out) {
     });
 }
 
-void blend_backward(const BlendInputs& in, const BlendGradients& grad, Strategy strategy, int threshold) {
+void blend_backward(const BlendInputs& in, const BlendUpstream& upstream, const BlendGradients& grad, Strategy strategy,
+                    int threshold) {
     for_channels(in.channels, [&](auto channels) {
         if (grad.v_means2d_abs)
-            launch_backward<channels, true>(in, grad, strategy, threshold);
+            launch_backward<channels, true>(in, upstream, grad, strategy, threshold);
         else
-            launch_backward<channels, false>(in, grad, strategy, threshold);
+            launch_backward<channels, false>(in, upstream, grad, strategy, threshold);
     });
+}
+
+// The backward kernel itself, with a policy that counts in place of one that sums.
+void blend_traffic(const BlendInputs& in, const BlendUpstream& upstream, int64_t* counts) {
+    const TrafficTally tally{reinterpret_cast<unsigned long long*>(counts)};
+    blend_backward_kernel<1, false, CountTraffic, TrafficTally>
+        <<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, upstream, 0, tally);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

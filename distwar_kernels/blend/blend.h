@@ -40,12 +40,16 @@ struct BlendOutputs {
     int* last_ids;          // [images, height, width] position in flatten_ids of the last contributor, -1 for none
 };
 
-struct BlendGradients {
+// What the backward pass starts from.
+struct BlendUpstream {
     const float* transmittances;    // as BlendOutputs
     const int* last_ids;            // as BlendOutputs
     const float* v_colors_out;      // [images, height, width, channels] dL/d(rendered colours)
     const float* v_transmittances;  // [images, height, width] dL/d(transmittances)
-    // sums, to be given zeroed
+};
+
+// The sums it makes, to be given zeroed.
+struct BlendGradients {
     float* v_means2d;      // [G, 2]
     float* v_conics;       // [G, 3]
     float* v_colors;       // [G, channels]
@@ -53,11 +57,15 @@ struct BlendGradients {
     float* v_means2d_abs;  // [G, 2] sum of absolute per-pixel gradients, or null
 };
 
-void blend_forward(const BlendInputs& in, const BlendOutputs& out);
-void blend_backward(const BlendInputs& in, const BlendGradients& grad, Strategy strategy, int threshold);
+// Whether the kernels are compiled for this number of channels; the CPU's take any.
+bool takes_channels(int channels);
 
-// Adds to histogram[n] the visits of backward warps with n active lanes; to histogram[0] the list entries that a warp
-// walks in vain. CPU only.
-void warp_visits(const BlendInputs& in, int64_t* histogram);
+void blend_forward(const BlendInputs& in, const BlendOutputs& out);
+void blend_backward(const BlendInputs& in, const BlendUpstream& upstream, const BlendGradients& grad, Strategy strategy,
+                    int threshold);
+
+// Counts what the warps of blend_backward bring to their reductions: counts[kTrafficRows][kWarpSize + 1], to be given
+// zeroed, laid out as warp_traffic.cuh says.
+void blend_traffic(const BlendInputs& in, const BlendUpstream& upstream, int64_t* counts);
 
 }  // namespace distwar::DISTWAR_BACKEND

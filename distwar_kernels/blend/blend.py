@@ -1,5 +1,6 @@
 """Alpha blending of sorted 2D Gaussians with a choice of gradient reduction: gsplat's op, DISTWAR's backward."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from distwar_kernels.constants import MAX_CHANNELS, TILE_SIZE
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.stock import gsplat
+from distwar_kernels.tuner import ReductionTuner, resolve
 
 _DEFAULT = Reduction()
 # The kernels are compiled for these channel counts; others are padded with zeros, more than 32 go in several passes.
@@ -68,10 +70,11 @@ def rasterize_to_pixels(
         )  # fmt: skip
     image_dims = isect_offsets.shape[:-2]
     loader.load(means2d.device.type)
+    reduction, tuner = resolve(reduction, means2d.device)
     probe = _absgrad_probe(means2d) if absgrad else None
     passes = [
         _blend_pass(means2d, conics, c, opacities, b, masks, probe, isect_offsets, flatten_ids, image_width,
-                    image_height, reduction)
+                    image_height, reduction, tuner)
         for c, b in _channel_passes(colors, backgrounds)
     ]  # fmt: skip
     render = torch.cat([p[0] for p in passes], dim=-1) if len(passes) > 1 else passes[0][0]
@@ -152,27 +155,37 @@ def _blend_pass(
     width: int,
     height: int,
     reduction: Reduction,
+    tuner: ReductionTuner | None,
 ) -> tuple[Tensor, Tensor]:
     """One call of the op on flattened images: colours [images, H, W, channels], transmittances [images, H, W]."""
     channels = colors.shape[-1]
     padding = next(c for c in _COMPILED_CHANNELS if c >= channels) - channels
     tile_shape = isect_offsets.shape[-2:]
-    render, transmittances, _ = torch.ops.distwar.blend_forward(
+    splats = (
         means2d.contiguous(),
         conics.contiguous(),
         _padded(colors, padding),
         opacities.contiguous(),
         None if backgrounds is None else _padded(backgrounds, padding).reshape(-1, channels + padding),
         None if masks is None else masks.reshape(-1, *tile_shape).contiguous(),
-        probe,
-        isect_offsets.reshape(-1, *tile_shape).contiguous(),
-        flatten_ids.contiguous(),
-        width,
-        height,
-        reduction.strategy,
-        reduction.balance_threshold,
     )
+    tiles = (isect_offsets.reshape(-1, *tile_shape).contiguous(), flatten_ids.contiguous())
+    render, transmittances, last_ids = torch.ops.distwar.blend_forward(
+        *splats, probe, *tiles, width, height, reduction.strategy, reduction.balance_threshold
+    )
+    if tuner:
+        forward = (*splats, *tiles, transmittances, last_ids)
+        tuner.watch(render, opacities.numel(), partial(_backward_again, forward, probe is not None))
     return render[..., :channels], transmittances
+
+
+def _backward_again(forward: tuple, absgrad: bool, v_colors_out: Tensor, reduction: Reduction) -> None:
+    """The backward kernel once more, for the tuner to time; the gradient of the transmittances costs nothing extra."""
+    tensors = [None if tensor is None else tensor.detach() for tensor in forward]
+    v_transmittances = torch.zeros_like(tensors[-2])
+    torch.ops.distwar.blend_backward(
+        *tensors, v_colors_out.contiguous(), v_transmittances, absgrad, reduction.strategy, reduction.balance_threshold
+    )
 
 
 def _padded(tensor: Tensor, channels: int) -> Tensor:

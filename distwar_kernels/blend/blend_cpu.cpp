@@ -115,8 +115,7 @@ struct ForwardState {
         return any(all);
     }
 
-    // Blends one Gaussian into a row; true for the pixels it contributes to.
-    Mask blend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
+    void blend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
         Lanes& T = transmittance[row];
         const Mask hit = sample.hit & live[row];
         const Lanes next = T * (1.0f - sample.alpha);
@@ -127,7 +126,6 @@ struct ForwardState {
         T = blended ? next : T;
         last[row] = blended ? mask(position) : last[row];
         live[row] &= ~finished;
-        return blended;
     }
 
     void store(const BlendInputs& in, const BlendOutputs& out, const Tile& tile) const {
@@ -146,10 +144,8 @@ struct ForwardState {
     }
 };
 
-// Blends a tile's Gaussians, nearest first, until its pixels are finished. `watch` hears of every row that a Gaussian
-// was tried on (with the pixels it contributed to) and of the end of every Gaussian.
-template <class Watch>
-void blend_tile(const BlendInputs& in, const Tile& tile, ForwardState& state, int channels, Watch& watch) {
+// Blends a tile's Gaussians, nearest first, until its pixels are finished.
+void blend_tile(const BlendInputs& in, const Tile& tile, ForwardState& state) {
     constexpr int kCheckEvery = 16;
     state.reset(tile);
     for (int position = tile.begin; position < tile.end; ++position) {
@@ -157,48 +153,9 @@ void blend_tile(const BlendInputs& in, const Tile& tile, ForwardState& state, in
         const Gaussian g(in, in.flatten_ids[position]);
         const RowRange rows(g, tile.x0, tile.y0);
         for (int row = rows.begin; row < rows.end; ++row)
-            watch.row(row, state.blend_row(g, Sample(g, tile, row), channels, row, position));
-        watch.gaussian(position - tile.begin);
+            state.blend_row(g, Sample(g, tile, row), in.channels, row, position);
     }
 }
-
-struct WatchNothing {
-    void row(int, Mask) {}
-    void gaussian(int) {}
-};
-
-// ------------------------------------------------------------------------------------------------------ traffic
-
-// How the lanes of blend.cu's backward warps are used: active lanes are the pixels of an 8x4 patch that a Gaussian
-// contributes to. A warp walks its tile's list up to its own last contributor.
-struct PatchCounts {
-    static constexpr int kAcross = kTileSize / kPatchWidth, kPatches = kTileSize * kTileSize / (kPatchWidth * kPatchHeight);
-    int64_t histogram[kWarpSize + 1] = {};
-    int active[kPatches] = {};  // lanes of each patch, for the current Gaussian
-    int visits[kPatches] = {};  // Gaussians of this tile with an active lane
-    int walked[kPatches] = {};  // list entries up to the last of them
-
-    void row(int row, Mask blended) {
-        for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= blended[x];
-    }
-
-    void gaussian(int index_in_tile) {
-        for (int patch = 0; patch < kPatches; ++patch) {
-            if (active[patch] == 0) continue;
-            ++histogram[active[patch]];
-            ++visits[patch];
-            walked[patch] = index_in_tile + 1;
-            active[patch] = 0;
-        }
-    }
-
-    void tile() {
-        for (int patch = 0; patch < kPatches; ++patch) {
-            histogram[0] += walked[patch] - visits[patch];
-            walked[patch] = visits[patch] = 0;
-        }
-    }
-};
 
 // ----------------------------------------------------------------------------------------------------- backward
 
@@ -215,27 +172,27 @@ struct BackwardState {
 
     explicit BackwardState(int channels) : v_color(static_cast<size_t>(channels) * kRows), color_sums(channels) {}
 
-    void load(const BlendInputs& in, const BlendGradients& grad, const Tile& tile) {
+    void load(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile) {
         std::fill_n(transmittance, kRows, lanes(1.0f));
         std::fill_n(behind, kRows, Lanes{});
         std::fill_n(last, kRows, mask(-1));
         std::fill(v_color.begin(), v_color.end(), Lanes{});
         for (int row = 0; row < tile.rows; ++row)
-            for (int i = 0; i < tile.columns; ++i) load_pixel(in, grad, tile, row, i);
+            for (int i = 0; i < tile.columns; ++i) load_pixel(in, upstream, tile, row, i);
     }
 
-    void load_pixel(const BlendInputs& in, const BlendGradients& grad, const Tile& tile, int row, int i) {
+    void load_pixel(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile, int row, int i) {
         const int64_t pixel = tile.pixel(in, row) + i;
         const float* background = tile.background(in);
-        float v_transmittance = grad.v_transmittances[pixel];
+        float v_transmittance = upstream.v_transmittances[pixel];
         for (int k = 0; k < in.channels; ++k) {
-            const float v = grad.v_colors_out[pixel * in.channels + k];
+            const float v = upstream.v_colors_out[pixel * in.channels + k];
             v_color[k * kRows + row][i] = v;
             if (background) v_transmittance += background[k] * v;
         }
-        transmittance[row][i] = grad.transmittances[pixel];
+        transmittance[row][i] = upstream.transmittances[pixel];
         behind[row][i] = transmittance[row][i] * v_transmittance;
-        last[row][i] = grad.last_ids[pixel];
+        last[row][i] = upstream.last_ids[pixel];
     }
 
     int last_position() const {
@@ -290,10 +247,10 @@ struct BackwardState {
     }
 };
 
-void backward_tile(const BlendInputs& in, const BlendGradients& grad, const Tile& tile, BackwardState& state,
+void backward_tile(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile, BackwardState& state,
                    float* records) {
     const int record_size = in.channels + kGeometryRecord;
-    state.load(in, grad, tile);
+    state.load(in, upstream, tile);
     const int last = state.last_position();
     for (int position = std::min(tile.end - 1, last); position >= tile.begin; --position) {
         const Gaussian g(in, in.flatten_ids[position]);
@@ -328,47 +285,94 @@ void scatter_records(const BlendInputs& in, const BlendGradients& grad, const st
     }
 }
 
+// ------------------------------------------------------------------------------------------------------ traffic
+
+// How the lanes of blend.cu's backward warps are used: active lanes are the pixels of an 8x4 patch that a Gaussian
+// contributes to. A warp walks its tile's list up to its own last contributor.
+struct PatchCounts {
+    static constexpr int kAcross = kTileSize / kPatchWidth, kPatches = kTileSize * kTileSize / (kPatchWidth * kPatchHeight);
+    int64_t visits_by_lanes[kWarpSize + 1] = {};  // at 0: list entries walked in vain
+    int active[kPatches] = {};                    // lanes of each patch, for the current Gaussian
+    int visits[kPatches] = {};                    // Gaussians of this tile with an active lane
+    int walked[kPatches] = {};                    // list entries up to the last of them
+
+    void row(int row, Mask hit) {
+        for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= hit[x];
+    }
+
+    void gaussian(int index_in_tile) {
+        for (int patch = 0; patch < kPatches; ++patch) {
+            if (active[patch] == 0) continue;
+            ++visits_by_lanes[active[patch]];
+            ++visits[patch];
+            walked[patch] = index_in_tile + 1;
+            active[patch] = 0;
+        }
+    }
+
+    void tile() {
+        for (int patch = 0; patch < kPatches; ++patch) {
+            visits_by_lanes[0] += walked[patch] - visits[patch];
+            walked[patch] = visits[patch] = 0;
+        }
+    }
+};
+
+void count_tile(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile, BackwardState& state,
+                PatchCounts& patches) {
+    state.load(in, upstream, tile);
+    const int end = std::min(tile.end, state.last_position() + 1);
+    for (int position = tile.begin; position < end; ++position) {
+        const Gaussian g(in, in.flatten_ids[position]);
+        const RowRange rows(g, tile.x0, tile.y0);
+        for (int row = rows.begin; row < rows.end; ++row)
+            patches.row(row, Sample(g, tile, row).hit & (state.last[row] >= position));
+        patches.gaussian(position - tile.begin);
+    }
+    patches.tile();
+}
+
 }  // namespace
+
+bool takes_channels(int) { return true; }
 
 void blend_forward(const BlendInputs& in, const BlendOutputs& out) {
 #pragma omp parallel num_threads(in.threads)
     {
         ForwardState state(in.channels);
-        WatchNothing nothing;
 #pragma omp for schedule(dynamic)
         for (int index = 0; index < in.tiles(); ++index) {
             const Tile tile(in, index);
-            blend_tile(in, tile, state, in.channels, nothing);
+            blend_tile(in, tile, state);
             state.store(in, out, tile);
         }
     }
 }
 
-void warp_visits(const BlendInputs& in, int64_t* histogram) {
-#pragma omp parallel num_threads(in.threads)
-    {
-        ForwardState state(0);
-        PatchCounts counts;
-#pragma omp for schedule(dynamic)
-        for (int index = 0; index < in.tiles(); ++index) {
-            blend_tile(in, Tile(in, index), state, 0, counts);
-            counts.tile();
-        }
-#pragma omp critical
-        for (int lanes = 0; lanes <= kWarpSize; ++lanes) histogram[lanes] += counts.histogram[lanes];
-    }
-}
-
 // Strategy and threshold say where a GPU makes the sums; here a tile's sums are always made in registers.
-void blend_backward(const BlendInputs& in, const BlendGradients& grad, Strategy, int) {
+void blend_backward(const BlendInputs& in, const BlendUpstream& upstream, const BlendGradients& grad, Strategy, int) {
     std::vector<float> records(static_cast<size_t>(in.n_isects) * (in.channels + kGeometryRecord), 0.0f);
 #pragma omp parallel num_threads(in.threads)
     {
         BackwardState state(in.channels);
 #pragma omp for schedule(dynamic)
-        for (int tile = 0; tile < in.tiles(); ++tile) backward_tile(in, grad, Tile(in, tile), state, records.data());
+        for (int tile = 0; tile < in.tiles(); ++tile) backward_tile(in, upstream, Tile(in, tile), state, records.data());
     }
     scatter_records(in, grad, records);
+}
+
+void blend_traffic(const BlendInputs& in, const BlendUpstream& upstream, int64_t* counts) {
+#pragma omp parallel num_threads(in.threads)
+    {
+        BackwardState state(in.channels);
+        PatchCounts patches;
+#pragma omp for schedule(dynamic)
+        for (int tile = 0; tile < in.tiles(); ++tile) count_tile(in, upstream, Tile(in, tile), state, patches);
+#pragma omp critical
+        for (int lanes = 0; lanes <= kWarpSize; ++lanes) counts[lanes] += patches.visits_by_lanes[lanes];
+    }
+    // A visit is to one Gaussian: its lanes are one group with one address.
+    for (int row = 1; row < kTrafficRows; ++row) std::copy_n(counts + 1, kWarpSize, counts + row * (kWarpSize + 1) + 1);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

@@ -1,5 +1,8 @@
 """The blend op in plain PyTorch, any dtype, differentiable by autograd: the definition that tests compare with."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -23,25 +26,65 @@ def blend_reference(
     Returns colours [images, H, W, channels] and alphas [images, H, W, 1]. Kerbl et al. 2023, equation 3.
     """
     means2d, conics, colors, opacities = _without_broken(means2d, conics, colors, opacities)
-    images, tile_height, tile_width = isect_offsets.shape
-    ends = torch.cat([isect_offsets.flatten()[1:], isect_offsets.new_tensor([len(flatten_ids)])])
-    render = means2d.new_zeros(images, tile_height * TILE_SIZE, tile_width * TILE_SIZE, colors.shape[-1])
+    images, rows, columns = isect_offsets.shape
+    render = means2d.new_zeros(images, rows * TILE_SIZE, columns * TILE_SIZE, colors.shape[-1])
     transmittances = means2d.new_ones(render.shape[:-1])
-    for tile, (begin, end) in enumerate(zip(isect_offsets.flatten().tolist(), ends.tolist(), strict=True)):
-        image, row, column = tile // (tile_height * tile_width), tile // tile_width % tile_height, tile % tile_width
-        if begin == end or (masks is not None and not masks[image, row, column]):
-            continue
-        ids = flatten_ids[begin:end].long()
-        pixels = tile_pixels(row, column, means2d)
-        weights, rest = blend_weights(means2d[ids], conics[ids], opacities[ids], pixels)
-        y, x = row * TILE_SIZE, column * TILE_SIZE
-        square = (TILE_SIZE, TILE_SIZE)
-        render[image, y : y + TILE_SIZE, x : x + TILE_SIZE] = (weights @ colors[ids]).reshape(*square, -1)
-        transmittances[image, y : y + TILE_SIZE, x : x + TILE_SIZE] = rest.reshape(square)
+    for tile in tiles_of(isect_offsets, flatten_ids, masks, means2d):
+        weights, rest = blend_weights(means2d[tile.ids], conics[tile.ids], opacities[tile.ids], tile.pixels)
+        render[tile.square] = (weights @ colors[tile.ids]).reshape(TILE_SIZE, TILE_SIZE, -1)
+        transmittances[tile.square] = rest.reshape(TILE_SIZE, TILE_SIZE)
     if backgrounds is not None:
         render = render + transmittances[..., None] * backgrounds[:, None, None, :]
     crop = (slice(None), slice(image_height), slice(image_width))
     return render[crop], 1.0 - transmittances[crop][..., None]
+
+
+def blend_gradients_reference(
+    splats: tuple[Tensor, Tensor, Tensor, Tensor],  # means2d, conics, colors, opacities as above
+    isect_offsets: Tensor,
+    flatten_ids: Tensor,
+    v_colors: Tensor,  # [images, H, W, channels]
+    v_alphas: Tensor,  # [images, H, W, 1]
+) -> list[Tensor]:
+    """dL/d(splats) on a black background, one tile's graph at a time: for images of any size, on any device."""
+    splats = tuple(splat.detach() for splat in _without_broken(*splats))
+    gradients = [torch.zeros_like(splat) for splat in splats]
+    rows, columns = isect_offsets.shape[1:]
+    margin = (0, 0, 0, columns * TILE_SIZE - v_colors.shape[2], 0, rows * TILE_SIZE - v_colors.shape[1])
+    v_colors, v_alphas = (torch.nn.functional.pad(v, margin) for v in (v_colors, v_alphas))
+    for tile in tiles_of(isect_offsets, flatten_ids, None, splats[0]):
+        means2d, conics, colors, opacities = leaves = [splat[tile.ids].requires_grad_() for splat in splats]
+        weights, rest = blend_weights(means2d, conics, opacities, tile.pixels)
+        outputs = weights @ colors, 1.0 - rest
+        upstream = v_colors[tile.square].flatten(0, 1), v_alphas[tile.square].flatten()
+        for total, v in zip(gradients, torch.autograd.grad(outputs, leaves, upstream), strict=True):
+            total.index_add_(0, tile.ids, v)
+    return gradients
+
+
+@dataclass(frozen=True)
+class TileList:
+    """A tile that shows Gaussians."""
+
+    ids: Tensor
+    """[n] int64, its Gaussians, nearest first."""
+    pixels: Tensor
+    """[TILE_SIZE^2, 2] pixel centres, row by row."""
+    square: tuple[int, slice, slice]
+    """Its place in arrays [images, tile_height * TILE_SIZE, tile_width * TILE_SIZE, ...]."""
+
+
+def tiles_of(isect_offsets: Tensor, flatten_ids: Tensor, masks: Tensor | None, like: Tensor) -> Iterator[TileList]:
+    """Every tile that has a list and is not masked; pixel centres in the dtype of `like`, on its device."""
+    bounds = [*isect_offsets.flatten().tolist(), len(flatten_ids)]
+    rows, columns = isect_offsets.shape[-2:]
+    for tile, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+        if begin == end or (masks is not None and not masks.flatten()[tile]):
+            continue
+        image, row, column = tile // (rows * columns), tile // columns % rows, tile % columns
+        y, x = row * TILE_SIZE, column * TILE_SIZE
+        square = (image, slice(y, y + TILE_SIZE), slice(x, x + TILE_SIZE))
+        yield TileList(flatten_ids[begin:end].long(), tile_pixels(row, column, like), square)
 
 
 def _without_broken(means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor) -> tuple[Tensor, ...]:
@@ -53,12 +96,8 @@ def _without_broken(means2d: Tensor, conics: Tensor, colors: Tensor, opacities: 
 
 def blend_weights(means2d: Tensor, conics: Tensor, opacities: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Weights alpha_i T_i [pixels, n] of n sorted Gaussians, zero where cut, and the transmittance left [pixels]."""
-    delta = means2d[None] - pixels[:, None]  # [pixels, n, 2]
-    dx, dy = delta.unbind(-1)
-    sigma = 0.5 * (conics[:, 0] * dx * dx + conics[:, 2] * dy * dy) + conics[:, 1] * dx * dy
-    alphas = (opacities * torch.exp(-sigma)).clamp_max(ALPHA_CAP)
-    hits = (sigma >= 0) & (alphas >= ALPHA_CUT)
-    alphas = torch.where(hits, alphas, torch.zeros_like(alphas))
+    alphas = splat_alphas(means2d, conics, opacities, pixels)
+    alphas = torch.where(alphas >= ALPHA_CUT, alphas, torch.zeros_like(alphas))
     after = torch.cumprod(1.0 - alphas, dim=-1)
     # A pixel is finished by the first Gaussian that would leave it too opaque; that one is not blended either.
     blended = after > TRANSMITTANCE_CUT
@@ -66,6 +105,14 @@ def blend_weights(means2d: Tensor, conics: Tensor, opacities: Tensor, pixels: Te
     after = torch.cumprod(1.0 - alphas, dim=-1)
     before = torch.cat([torch.ones_like(after[:, :1]), after[:, :-1]], dim=-1)
     return alphas * before, after[:, -1]
+
+
+def splat_alphas(means2d: Tensor, conics: Tensor, opacities: Tensor, pixels: Tensor) -> Tensor:
+    """Alphas [pixels, n] before the cut at 1/255, capped; 0 where the exponent is not a distance."""
+    dx, dy = (means2d[None] - pixels[:, None]).unbind(-1)
+    sigma = 0.5 * (conics[:, 0] * dx * dx + conics[:, 2] * dy * dy) + conics[:, 1] * dx * dy
+    alphas = (opacities * torch.exp(-sigma)).clamp_max(ALPHA_CAP)
+    return torch.where(sigma >= 0, alphas, torch.zeros_like(alphas))
 
 
 def tile_pixels(row: int, column: int, like: Tensor) -> Tensor:
