@@ -9,6 +9,7 @@ from distwar_kernels.errors import KernelError
 from distwar_kernels.projection.projection import Projection, project_gaussians
 from distwar_kernels.reduction import STRATEGIES, Reduction
 from distwar_kernels.sh.sh import spherical_harmonics
+from distwar_kernels.spheres.spheres import render_spheres, sphere_traffic
 from distwar_kernels.tiles.tiles import intersect_tiles, tile_grid
 from distwar_kernels.traffic import AtomicTraffic
 from distwar_kernels.tuner import ReductionTuner, TuningRound, resolve, tuner_of
@@ -25,7 +26,9 @@ __all__ = [
     "intersect_tiles",
     "project_gaussians",
     "rasterize_to_pixels",
+    "render_spheres",
     "resolve",
+    "sphere_traffic",
     "spherical_harmonics",
     "tile_grid",
     "tuner_of",

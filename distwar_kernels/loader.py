@@ -55,7 +55,7 @@ _BACKENDS = {
         expected_seconds=20,
     ),
     "cuda": _Backend(
-        sources=("blend/blend.cpp", "blend/blend.cu"),
+        sources=("blend/blend.cpp", "blend/blend.cu", "spheres/spheres.cpp", "spheres/spheres.cu"),
         cxx_flags=("-O2", "-DDISTWAR_BACKEND=cuda", "-DDISTWAR_CUDA"),
         cuda_flags=("-O3", "--use_fast_math", "-lineinfo", "-DDISTWAR_BACKEND=cuda"),
         expected_seconds=20,
@@ -102,8 +102,10 @@ def _target(backend: str) -> str:
 
 
 def _cuda_architecture() -> str:
-    """The architecture of the current GPU, such as ``9.0``; the PTX beside it serves newer ones."""
-    return os.environ.get("TORCH_CUDA_ARCH_LIST") or "{}.{}+PTX".format(*torch.cuda.get_device_capability())
+    """The architectures of this machine's GPUs, such as ``9.0``; the PTX beside the newest serves newer ones."""
+    capabilities = {torch.cuda.get_device_capability(device) for device in range(torch.cuda.device_count())}
+    local = ";".join(f"{major}.{minor}" for major, minor in sorted(capabilities)) + "+PTX"
+    return os.environ.get("TORCH_CUDA_ARCH_LIST") or local
 
 
 def _cpu_features() -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
+
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.renderer import splat_traffic

@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor
 
-from distwar_kernels import tile_grid
+from distwar_kernels import Reduction, tile_grid
 from distwar_kernels.blend.blend_reference import blend_reference, splat_alphas, tiles_of
 from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT, TILE_SIZE, TRANSMITTANCE_CUT
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
+REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in ("sw_s", "sw_b") for t in (0, 1, 8, 16, 31, 32)]
+EVERY_REDUCTION = pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 GRADIENTS = ("means2d", "conics", "colors", "opacities", "backgrounds")
 
 

@@ -5,6 +5,7 @@ from functools import cache, partial
 import pytest
 import torch
 from random_scenes import (
+    EVERY_REDUCTION,
     BlendScene,
     any_blend_scene,
     assert_close,
@@ -370,27 +371,24 @@ def test_under_torch_compile_cpu():
 
 # --------------------------------------------------------------------------------------------------------- GPU
 
-REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in ("sw_s", "sw_b") for t in (0, 1, 8, 16, 31, 32)]
-every_reduction = pytest.mark.parametrize("reduction", REDUCTIONS, ids=lambda r: f"{r.strategy}-{r.balance_threshold}")
-
 
 @pytest.mark.gpu
 @all_cases
-@every_reduction
+@EVERY_REDUCTION
 def test_cuda_agrees_with_the_reference(case, reduction):
     result = run_blend(case().to("cuda"), rasterize_to_pixels, reduction=reduction)
     assert_close(result, reference_results(case), GPU_BOUND)
 
 
 @pytest.mark.gpu
-@every_reduction
+@EVERY_REDUCTION
 def test_cuda_over_100_seeds(reduction):
     check_seeds("cuda", GPU_BOUND, reduction=reduction)
 
 
 @pytest.mark.gpu
 @absgrad_cases
-@every_reduction
+@EVERY_REDUCTION
 def test_cuda_absgrad(case, reduction):
     result = run_blend(case().to("cuda"), rasterize_to_pixels, absgrad=True, reduction=reduction)
     assert_close(result, reference_results(case) | {"absgrad": absgrad_of(case)}, GPU_BOUND)

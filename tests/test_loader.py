@@ -100,7 +100,8 @@ def test_the_cuda_architecture_may_be_given(monkeypatch):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6")
     assert loader._cuda_architecture() == "8.6"
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert loader._cuda_architecture() == "9.0+PTX"
 
 

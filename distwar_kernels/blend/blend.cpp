@@ -4,27 +4,11 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include "../backend.h"
+#include "../binding.h"
 #include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-template <class T>
-const T* data_or_null(const OptionalTensor& tensor) {
-    return tensor ? tensor->const_data_ptr<T>() : nullptr;
-}
-
-void check(const Tensor& tensor, const char* name, at::ScalarType type, int64_t last_size, const Tensor& like) {
-    TORCH_CHECK(tensor.device() == like.device(), name, " is on ", tensor.device(), ", means2d on ", like.device());
-    TORCH_CHECK(tensor.scalar_type() == type, name, " must be ", type, ", not ", tensor.scalar_type());
-    TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
-    TORCH_CHECK(last_size < 0 || tensor.size(-1) == last_size, name, " must have last size ", last_size, ", not ",
-                tensor.sizes());
-}
 
 BlendInputs inputs(const Tensor& means2d, const Tensor& conics, const Tensor& colors, const Tensor& opacities,
                    const OptionalTensor& backgrounds, const OptionalTensor& masks, const Tensor& isect_offsets,
@@ -34,28 +18,18 @@ BlendInputs inputs(const Tensor& means2d, const Tensor& conics, const Tensor& co
     check(conics, "conics", at::kFloat, 3, means2d);
     check(colors, "colors", at::kFloat, channels, means2d);
     check(opacities, "opacities", at::kFloat, -1, means2d);
-    check(isect_offsets, "isect_offsets", at::kInt, -1, means2d);
-    check(flatten_ids, "flatten_ids", at::kInt, -1, means2d);
     if (backgrounds) check(*backgrounds, "backgrounds", at::kFloat, channels, means2d);
     if (masks) check(*masks, "masks", at::kBool, isect_offsets.size(-1), means2d);
     TORCH_CHECK(takes_channels(channels), "no kernel for ", channels, " channels: pad the colours");
-    BlendInputs in;
+    BlendInputs in{tile_lists(isect_offsets, flatten_ids, width, height, means2d)};
     in.means2d = means2d.const_data_ptr<float>();
     in.conics = conics.const_data_ptr<float>();
     in.colors = colors.const_data_ptr<float>();
     in.opacities = opacities.const_data_ptr<float>();
     in.backgrounds = data_or_null<float>(backgrounds);
     in.masks = data_or_null<bool>(masks);
-    in.isect_offsets = isect_offsets.const_data_ptr<int>();
-    in.flatten_ids = flatten_ids.const_data_ptr<int>();
-    in.images = isect_offsets.size(0);
-    in.n_isects = flatten_ids.numel();
     in.n_gaussians = opacities.numel();
     in.channels = channels;
-    in.width = width;
-    in.height = height;
-    in.tile_height = isect_offsets.size(1);
-    in.tile_width = isect_offsets.size(2);
     in.threads = at::get_num_threads();
     in.stream = current_stream();
     return in;
@@ -65,13 +39,6 @@ BlendUpstream upstream_of(const Tensor& transmittances, const Tensor& last_ids, 
                           const Tensor& v_transmittances) {
     return {transmittances.const_data_ptr<float>(), last_ids.const_data_ptr<int>(), v_colors_out.const_data_ptr<float>(),
             v_transmittances.const_data_ptr<float>()};
-}
-
-Strategy strategy_named(c10::string_view name) {
-    if (name == "atomic") return Strategy::kAtomic;
-    if (name == "sw_s") return Strategy::kSerialized;
-    if (name == "sw_b") return Strategy::kButterfly;
-    TORCH_CHECK(false, "no kernel for reduction strategy '", name, "'");
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& means2d, const Tensor& conics, const Tensor& colors,

@@ -1,9 +1,8 @@
 // Alpha blending of sorted 2D Gaussians, forward and backward (Kerbl et al. 2023, equation 3; gsplat's conventions).
 //
-// Work to lanes: one block of 256 threads a 16x16 tile, one thread a pixel. A warp covers 8x4 pixels rather than 16x2:
-// the squarer patch meets fewer Gaussians, so there are fewer warp visits with more active lanes each.
-// The tile's Gaussians are staged through shared memory in batches of 256; every warp walks the batch and visits each
-// Gaussian that at least one of its pixels sees.
+// Work to lanes: a block a tile, a thread a pixel, a warp 8x4 pixels (tile_lists.cuh). The tile's Gaussians are staged
+// through shared memory in batches of 256; every warp walks the batch and visits each Gaussian that at least one of its
+// pixels sees.
 //
 // Forward, nearest first: colour += c * alpha * T, T *= 1 - alpha, until T would fall to 1e-4. It stores T and the
 // position of the last contributor for the backward pass: 8 bytes a pixel.
@@ -18,20 +17,13 @@
 
 #include <utility>
 
+#include "../tiles/tile_lists.cuh"
 #include "../warp_reduce.cuh"
 #include "../warp_traffic.cuh"
 #include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {
-
-constexpr int kBlockSize = kTileSize * kTileSize;
-
-struct Pixel {
-    int x, y;
-    long long index;  // over all images
-    bool inside;
-};
 
 template <int kChannels>
 struct Staged {
@@ -71,40 +63,21 @@ struct Sample {
     }
 };
 
-__device__ Pixel pixel_of_thread(const BlendInputs& in) {
-    const int tiles_per_image = in.tile_width * in.tile_height;
-    const int image = blockIdx.x / tiles_per_image, tile = blockIdx.x % tiles_per_image;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    constexpr int kPatchesAcross = kTileSize / kPatchWidth;
-    Pixel p;
-    p.x = tile % in.tile_width * kTileSize + warp % kPatchesAcross * kPatchWidth + lane % kPatchWidth;
-    p.y = tile / in.tile_width * kTileSize + warp / kPatchesAcross * kPatchHeight + lane / kPatchWidth;
-    p.inside = p.x < in.width && p.y < in.height;
-    p.index = p.inside ? (static_cast<long long>(image) * in.height + p.y) * in.width + p.x : 0;
-    return p;
+__device__ TileRange visible_range(const BlendInputs& in) {
+    TileRange range(in);
+    if (in.masks && !in.masks[blockIdx.x]) range.end = range.begin;
+    return range;
 }
 
-struct TileRange {
-    int begin, end;
-
-    __device__ explicit TileRange(const BlendInputs& in) {
-        const bool last = blockIdx.x + 1 == gridDim.x;
-        begin = in.isect_offsets[blockIdx.x];
-        end = last ? in.n_isects : in.isect_offsets[blockIdx.x + 1];
-        if (in.masks && !in.masks[blockIdx.x]) end = begin;
-    }
-};
-
-__device__ const float* background_of_tile(const BlendInputs& in, int channels) {
-    const int image = blockIdx.x / (in.tile_width * in.tile_height);
-    return in.backgrounds ? in.backgrounds + image * channels : nullptr;
+__device__ const float* background_of(const BlendInputs& in, const Pixel& pixel, int channels) {
+    return in.backgrounds ? in.backgrounds + pixel.image * channels : nullptr;
 }
 
 template <int kChannels>
 __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs in, BlendOutputs out) {
     __shared__ Staged<kChannels> staged;
-    const Pixel pixel = pixel_of_thread(in);
-    const TileRange range(in);
+    const Pixel pixel(in);
+    const TileRange range = visible_range(in);
     const float px = pixel.x + 0.5f, py = pixel.y + 0.5f;
 
     float transmittance = 1.0f;
@@ -134,7 +107,7 @@ __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs i
         }
     }
     if (!pixel.inside) return;
-    const float* background = background_of_tile(in, kChannels);
+    const float* background = background_of(in, pixel, kChannels);
 #pragma unroll
     for (int k = 0; k < kChannels; ++k)
         out.colors[pixel.index * kChannels + k] = color[k] + (background ? transmittance * background[k] : 0.0f);
@@ -171,7 +144,7 @@ struct BackwardPixel {
     int last;
 
     __device__ BackwardPixel(const BlendInputs& in, const BlendUpstream& upstream, const Pixel& pixel) {
-        const float* background = background_of_tile(in, kChannels);
+        const float* background = background_of(in, pixel, kChannels);
         transmittance = upstream.transmittances[pixel.index];
         last = pixel.inside ? upstream.last_ids[pixel.index] : -1;
         float v_transmittance = upstream.v_transmittances[pixel.index];
@@ -219,8 +192,8 @@ template <int kChannels, bool kAbsGrad, class Policy, class Emit>
 __global__ void __launch_bounds__(kBlockSize)
     blend_backward_kernel(BlendInputs in, BlendUpstream upstream, int threshold, Emit emit) {
     __shared__ Staged<kChannels> staged;
-    const Pixel pixel = pixel_of_thread(in);
-    const TileRange range(in);
+    const Pixel pixel(in);
+    const TileRange range = visible_range(in);
     const float px = pixel.x + 0.5f, py = pixel.y + 0.5f;
     BackwardPixel<kChannels> state(in, upstream, pixel);
     const int warp_last = warp_max(state.last);

@@ -1,13 +1,13 @@
 // The blend op's interface, the same for CUDA (blend.cu) and the CPU (blend_cpu.cpp): raw pointers and sizes.
 //
 // Arrays are dense, float32 unless said otherwise. G counts projected Gaussians over all images: [C * N], or nnz when
-// packed; flatten_ids index it. A tile's Gaussians are flatten_ids[isect_offsets[tile] .. isect_offsets[tile + 1]),
-// nearest first.
+// packed; the tile lists' flatten_ids index it.
 #pragma once
 
 #include <cstdint>
 
-#include "../constants.h"
+#include "../strategy.h"
+#include "../tiles/tile_lists.h"
 
 #ifndef DISTWAR_BACKEND
 #error "compile with -DDISTWAR_BACKEND=cpu or cuda: it names the namespace, so that both can live in one process"
@@ -15,23 +15,16 @@
 
 namespace distwar::DISTWAR_BACKEND {
 
-enum class Strategy { kAtomic, kSerialized, kButterfly };
-
-struct BlendInputs {
+struct BlendInputs : TileLists {
     const float* means2d;      // [G, 2] pixels
     const float* conics;       // [G, 3] inverse covariance xx, xy, yy
     const float* colors;       // [G, channels]
     const float* opacities;    // [G]
     const float* backgrounds;  // [images, channels] or null for black
     const bool* masks;         // [images, tile_height, tile_width] or null; a false tile shows the background
-    const int* isect_offsets;  // [images, tile_height, tile_width]
-    const int* flatten_ids;    // [n_isects]
-    int images, n_isects, n_gaussians, channels;
-    int width, height, tile_width, tile_height;
+    int n_gaussians, channels;
     int threads;   // CPU only
     void* stream;  // CUDA only
-
-    int tiles() const { return images * tile_width * tile_height; }
 };
 
 struct BlendOutputs {

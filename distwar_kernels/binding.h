@@ -1,0 +1,54 @@
+// What the ops' bindings share: checks of tensors, tile lists, names of strategies.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "backend.h"
+#include "strategy.h"
+#include "tiles/tile_lists.h"
+
+namespace distwar::DISTWAR_BACKEND {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+template <class T>
+const T* data_or_null(const OptionalTensor& tensor) {
+    return tensor ? tensor->const_data_ptr<T>() : nullptr;
+}
+
+// Raises unless the tensor is dense, of this type, on the device of `like` and of this last size (any if negative).
+inline void check(const Tensor& tensor, const char* name, at::ScalarType type, int64_t last_size, const Tensor& like) {
+    TORCH_CHECK(tensor.device() == like.device(), name, " is on ", tensor.device(), ", another tensor on ", like.device());
+    TORCH_CHECK(tensor.scalar_type() == type, name, " must be ", type, ", not ", tensor.scalar_type());
+    TORCH_CHECK(tensor.is_contiguous(), name, " must be contiguous");
+    TORCH_CHECK(last_size < 0 || tensor.size(-1) == last_size, name, " must have last size ", last_size, ", not ",
+                tensor.sizes());
+}
+
+inline TileLists tile_lists(const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height,
+                            const Tensor& like) {
+    check(isect_offsets, "isect_offsets", at::kInt, -1, like);
+    check(flatten_ids, "flatten_ids", at::kInt, -1, like);
+    TileLists lists;
+    lists.isect_offsets = isect_offsets.const_data_ptr<int>();
+    lists.flatten_ids = flatten_ids.const_data_ptr<int>();
+    lists.images = isect_offsets.size(0);
+    lists.n_isects = flatten_ids.numel();
+    lists.width = width;
+    lists.height = height;
+    lists.tile_height = isect_offsets.size(1);
+    lists.tile_width = isect_offsets.size(2);
+    return lists;
+}
+
+inline Strategy strategy_named(c10::string_view name) {
+    if (name == "atomic") return Strategy::kAtomic;
+    if (name == "sw_s") return Strategy::kSerialized;
+    if (name == "sw_b") return Strategy::kButterfly;
+    TORCH_CHECK(false, "no kernel for reduction strategy '", name, "'");
+}
+
+}  // namespace distwar::DISTWAR_BACKEND

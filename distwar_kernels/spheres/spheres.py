@@ -1,0 +1,213 @@
+"""Soft spheres with DISTWAR's choice of gradient reduction: a small second op on the warp-level primitives.
+
+Where the blend's warps visit one Gaussian at a time, here every pixel goes through its own list of spheres, so the
+lanes of a warp add to different addresses: the general case that ``warp_reduce.cuh`` is made for. The renderer follows
+Pulsar (Lassner and Zollhoefer 2021), one of the three that the DISTWAR paper speeds up.
+"""
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distwar_kernels import loader
+from distwar_kernels.constants import SPHERE_FRAGMENTS
+from distwar_kernels.library import LIBRARY
+from distwar_kernels.reduction import Reduction
+from distwar_kernels.spheres.spheres_reference import spheres_reference
+from distwar_kernels.tiles.tiles import intersect_tiles
+from distwar_kernels.traffic import AtomicTraffic
+from distwar_kernels.tuner import resolve
+
+_DEFAULT = Reduction()
+RECORD_SIZE = 8
+"""Numbers a lane brings to a visit: colour 3, centre 3, radius, opacity."""
+
+
+def render_spheres(
+    centers: Tensor,  # [C, N, 3]
+    radii: Tensor,  # [C, N]
+    colors: Tensor,  # [C, N, 3]
+    opacities: Tensor,  # [C, N]
+    Ks: Tensor,  # [C, 3, 3]
+    image_width: int,
+    image_height: int,
+    backgrounds: Tensor | None = None,  # [C, 3]
+    *,
+    near_plane: float = 0.01,
+    reduction: Reduction = _DEFAULT,
+) -> tuple[Tensor, Tensor]:
+    """Renders spheres seen by C pinhole cameras; the gradients are summed as ``reduction`` says.
+
+    A sphere that a pixel's ray passes at distance b from the centre has alpha = opacity * (1 - b^2 / radius^2) there; a
+    pixel blends the nearest 8 spheres (by their centres' depth) whose alpha reaches 1/255. Differentiable in centers,
+    radii, colors, opacities and backgrounds.
+
+    Args:
+        centers: in each camera's frame (OpenCV axes). radii: same units. opacities: in [0, 1].
+        Ks: intrinsics without skew, pixels.
+        image_width, image_height: pixels.
+        backgrounds: seen through what transmittance is left; black if None.
+        near_plane: spheres that reach nearer to the camera's plane are culled, as are broken ones (NaN, infinities).
+
+    Returns:
+        Colours [C, image_height, image_width, 3] and alphas [C, image_height, image_width, 1]. On the CPU this is the
+        PyTorch reference; on CUDA the tile lists come from gsplat.
+
+    Raises:
+        ValueError: shapes disagree, or reduction "gsplat", which has no spheres.
+        KernelError: the kernels cannot be built here.
+    """
+    _check(centers, radii, colors, opacities, Ks, backgrounds, reduction)
+    lists = _tile_lists(centers, radii, colors, opacities, Ks, image_width, image_height, near_plane)
+    spheres = (centers, radii, colors, opacities, Ks)
+    if not centers.is_cuda:
+        render, transmittances, _ = spheres_reference(*spheres, image_width, image_height, *lists, backgrounds)
+        return render, 1.0 - transmittances[..., None]
+    loader.load("cuda")
+    reduction, tuner = resolve(reduction, centers.device)
+    inputs = (*(t.contiguous() for t in spheres), None if backgrounds is None else backgrounds.contiguous(), *lists)
+    render, transmittances, ids = torch.ops.distwar.spheres_forward(
+        *inputs, image_width, image_height, reduction.strategy, reduction.balance_threshold
+    )
+    if tuner:
+        tuner.watch(render, radii.numel(), partial(_backward_again, inputs, ids))
+    return render, 1.0 - transmittances[..., None]
+
+
+@torch.no_grad()
+def sphere_traffic(
+    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, Ks: Tensor, image_width: int, image_height: int,
+    *, near_plane: float = 0.01,
+) -> AtomicTraffic:  # fmt: skip
+    """Counts the atomic traffic of one backward pass of ``render_spheres``; same arguments, on CUDA."""
+    loader.load("cuda")
+    lists = _tile_lists(centers, radii, colors, opacities, Ks, image_width, image_height, near_plane)
+    spheres = (t.detach().contiguous() for t in (centers, radii, colors, opacities, Ks))
+    counts = torch.ops.distwar.spheres_traffic(*spheres, *lists, image_width, image_height)
+    return AtomicTraffic(counts.cpu(), RECORD_SIZE)
+
+
+def _check(
+    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, Ks: Tensor, backgrounds: Tensor | None,
+    reduction: Reduction,
+) -> None:  # fmt: skip
+    cameras, n = (*centers.shape, 0)[:2]
+    expected = {
+        "centers": (centers, (cameras, n, 3)),
+        "radii": (radii, (cameras, n)),
+        "colors": (colors, (cameras, n, 3)),
+        "opacities": (opacities, (cameras, n)),
+        "Ks": (Ks, (cameras, 3, 3)),
+        "backgrounds": (backgrounds, (cameras, 3)),
+    }
+    for name, (tensor, shape) in expected.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    if reduction.strategy == "gsplat":
+        raise ValueError("reduction 'gsplat' is a backward pass of gsplat's, which has no spheres")
+
+
+@torch.no_grad()
+def _tile_lists(
+    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, Ks: Tensor, width: int, height: int, near: float
+) -> tuple[Tensor, Tensor]:
+    means2d, extents = sphere_bounds(centers, radii, Ks, near)
+    finite = torch.isfinite(torch.cat([centers, colors, radii[..., None], opacities[..., None]], dim=-1)).all(-1)
+    extents = torch.where(finite[..., None], extents, 0)
+    # The lists are made in float32; their boxes have a pixel to spare.
+    lists = intersect_tiles(means2d.float(), extents, centers[..., 2].float(), width, height)
+    return tuple(part.contiguous() for part in lists)
+
+
+def sphere_bounds(centers: Tensor, radii: Tensor, Ks: Tensor, near_plane: float) -> tuple[Tensor, Tensor]:
+    """Boxes around the spheres' outlines: centres [C, N, 2] in pixels, half extents [C, N, 2] int32, 0 where culled.
+
+    A plane through the camera and one image axis touches the sphere at the slopes (x z +- r sqrt(x^2 + z^2 - r^2)) /
+    (z^2 - r^2), and likewise for y.
+    """
+    z, r = centers[..., 2:], radii[..., None]
+    visible = (z - r > near_plane) & (r > 0)
+    safe = torch.where(visible, z.square() - r.square(), 1.0)
+    xy = centers[..., :2]
+    reach = r * (xy.square() + safe).clamp_min(0).sqrt()
+    focal, principal = Ks[:, None, [0, 1], [0, 1]], Ks[:, None, [0, 1], 2]
+    means2d = focal * xy * z / safe + principal
+    extents = torch.ceil(focal * reach / safe) + 1
+    usable = visible & (extents < 2**30) & (means2d.abs() < 2**30)
+    return torch.where(usable, means2d, 0.0), torch.where(usable, extents, 0).int()
+
+
+def _backward_again(inputs: tuple, ids: Tensor, v_colors_out: Tensor, reduction: Reduction) -> None:
+    """The backward kernel once more, for the tuner to time."""
+    tensors = [None if tensor is None else tensor.detach() for tensor in inputs]
+    v_transmittances = torch.zeros_like(v_colors_out[..., 0])
+    torch.ops.distwar.spheres_backward(
+        *tensors, ids, v_colors_out.contiguous(), v_transmittances, reduction.strategy, reduction.balance_threshold
+    )
+
+
+# ------------------------------------------------------------------------------------- registration with PyTorch
+
+_SPHERES = (
+    "Tensor centers, Tensor radii, Tensor colors, Tensor opacities, Tensor Ks, Tensor? backgrounds,"
+    " Tensor isect_offsets, Tensor flatten_ids"
+)
+LIBRARY.define(
+    f"spheres_forward({_SPHERES}, int width, int height, str strategy, int threshold)"
+    " -> (Tensor colors_out, Tensor transmittances, Tensor ids)"
+)
+LIBRARY.define(
+    f"spheres_backward({_SPHERES}, Tensor ids, Tensor v_colors_out, Tensor v_transmittances, str strategy,"
+    " int threshold) -> (Tensor v_centers, Tensor v_radii, Tensor v_colors, Tensor v_opacities)"
+)
+LIBRARY.define(
+    "spheres_traffic(Tensor centers, Tensor radii, Tensor colors, Tensor opacities, Tensor Ks, Tensor isect_offsets,"
+    " Tensor flatten_ids, int width, int height) -> Tensor"
+)
+
+
+@torch.library.register_fake("distwar::spheres_forward", lib=LIBRARY)
+def _forward_fake(
+    centers, radii, colors, opacities, Ks, backgrounds, isect_offsets, flatten_ids, width, height, strategy, threshold
+):
+    shape = (isect_offsets.shape[0], height, width)
+    return (
+        centers.new_empty(*shape, 3),
+        centers.new_empty(shape),
+        centers.new_empty(*shape, SPHERE_FRAGMENTS, dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("distwar::spheres_backward", lib=LIBRARY)
+def _backward_fake(
+    centers, radii, colors, opacities, Ks, backgrounds, isect_offsets, flatten_ids, ids, v_colors_out,
+    v_transmittances, strategy, threshold,
+):  # fmt: skip
+    return tuple(torch.empty_like(t) for t in (centers, radii, colors, opacities))
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    _, transmittances, ids = output
+    ctx.save_for_backward(*inputs[:8], transmittances, ids)
+    ctx.reduction = inputs[-2:]
+    ctx.mark_non_differentiable(ids)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | None, _: None) -> tuple:
+    *inputs, transmittances, ids = ctx.saved_tensors
+    if v_colors_out is None:
+        v_colors_out = transmittances.new_zeros(*transmittances.shape, 3)
+    if v_transmittances is None:
+        v_transmittances = torch.zeros_like(transmittances)
+    gradients = torch.ops.distwar.spheres_backward(
+        *inputs, ids, v_colors_out.contiguous(), v_transmittances.contiguous(), *ctx.reduction
+    )
+    wants_background = inputs[5] is not None and ctx.needs_input_grad[5]
+    v_backgrounds = (v_colors_out * transmittances[..., None]).sum(dim=(1, 2)) if wants_background else None
+    return (*gradients, None, v_backgrounds, *[None] * 6)
+
+
+torch.library.register_autograd("distwar::spheres_forward", _backward, setup_context=_save_for_backward, lib=LIBRARY)

@@ -1,0 +1,8 @@
+// The reduction strategies that are kernels of ours (reduction.py names them all).
+#pragma once
+
+namespace distwar {
+
+enum class Strategy { kAtomic, kSerialized, kButterfly };
+
+}  // namespace distwar

@@ -1,0 +1,17 @@
+// What raster kernels walk: for every tile of every image, the primitives that may touch it, nearest first.
+#pragma once
+
+#include "../constants.h"
+
+namespace distwar {
+
+struct TileLists {
+    const int* isect_offsets;  // [images, tile_height, tile_width], where each tile's list begins in flatten_ids
+    const int* flatten_ids;    // [n_isects] primitives, counted over all images
+    int images, n_isects;
+    int width, height, tile_width, tile_height;
+
+    int tiles() const { return images * tile_width * tile_height; }
+};
+
+}  // namespace distwar
