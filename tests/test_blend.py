@@ -6,6 +6,7 @@ import pytest
 import torch
 from random_scenes import (
     EVERY_REDUCTION,
+    GRADIENTS,
     BlendScene,
     any_blend_scene,
     assert_close,
@@ -20,7 +21,7 @@ from random_scenes import (
     stack_scene,
 )
 
-from distwar_kernels import Reduction, rasterize_to_pixels
+from distwar_kernels import Reduction, atomic_traffic, rasterize_to_pixels
 from distwar_kernels.blend.blend_reference import blend_reference, blend_weights
 from distwar_kernels.constants import ALPHA_CAP, TILE_SIZE, TRANSMITTANCE_CUT
 
@@ -455,6 +456,58 @@ def test_cuda_runs_on_the_current_stream():
         result = run_blend(late, rasterize_to_pixels)
     torch.cuda.synchronize()
     assert_close(result, expected, GPU_BOUND)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b", "auto"])
+def test_forward_and_backward_in_a_cuda_graph(strategy):
+    """Captured once, replayed on other numbers: what an eager run of those gives."""
+    reduction, scene = Reduction(strategy), random_blend_scene(1).to("cuda")
+    leaves = {name: getattr(scene, name).clone().requires_grad_() for name in GRADIENTS}
+
+    def step() -> list[torch.Tensor]:
+        image, alpha = call(scene.replace(**leaves), reduction=reduction)
+        loss = image.square().sum() + alpha.sum()
+        return [image, alpha, *torch.autograd.grad(loss, list(leaves.values()))]
+
+    with torch.cuda.stream(torch.cuda.Stream()):  # a capture wants everything warm, off the default stream
+        step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        for name in ("colors", "opacities", "backgrounds"):
+            leaves[name].mul_(0.7)
+    graph.replay()
+    replayed = [tensor.clone() for tensor in captured]
+    errors = [relative_l2(again, now) for again, now in zip(replayed, step(), strict=True)]
+    assert max(errors) < 1e-5
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_a_gpu_that_is_not_the_current_one():
+    for strategy in ("atomic", "sw_s", "sw_b", "auto"):
+        result = run_blend(random_blend_scene(1).to("cuda:1"), rasterize_to_pixels, reduction=Reduction(strategy))
+        assert_close(result, run_blend(random_blend_scene(1), rasterize_to_pixels), GPU_BOUND)
+    assert torch.cuda.current_device() == 0
+    scene = random_blend_scene(1, n=200)
+    assert torch.equal(count_traffic(scene.to("cuda:1")), count_traffic(scene))
+
+
+def count_traffic(scene: BlendScene) -> torch.Tensor:
+    tiles = (scene.isect_offsets, scene.flatten_ids)
+    return atomic_traffic(scene.means2d, scene.conics, scene.opacities, scene.width, scene.height, *tiles).counts
+
+
+@pytest.mark.gpu
+def test_uncompiled_channel_counts_are_refused_by_the_raw_op():
+    scene = random_blend_scene(1, channels=2).to("cuda")
+    call(scene)  # padded by the wrapper
+    tensors = (scene.means2d[0], scene.conics[0], scene.colors[0], scene.opacities[0], scene.backgrounds)
+    with pytest.raises(RuntimeError, match="no kernel for 2 channels"):
+        torch.ops.distwar.blend_forward(*tensors, None, None, scene.isect_offsets, scene.flatten_ids, 49, 35, "sw_b", 8)
 
 
 @pytest.mark.gpu
