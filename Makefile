@@ -1,8 +1,9 @@
 # make demo: a trained scene and pictures on any machine, in minutes.   make test: all tests.
+# make test-gpu: the GPU tests.   make sanitize-gpu: the same under compute-sanitizer, fewer of them.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-gpu sanitize-gpu clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/make_demo_scene.py data/demo
@@ -13,6 +14,18 @@ test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest
+
+# On a machine with a CUDA GPU. PYTHON's own packages are used: torch must be a CUDA build.
+test-gpu:
+	$(PYTHON) -m pytest -m gpu
+
+# Every kernel variant on a few random scenes. Each allocation by itself, so that a read past its end is seen.
+SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken" \
+	tests/test_blend.py tests/test_spheres.py tests/test_reduction.py tests/test_traffic.py
+SANITIZE := compute-sanitizer --error-exitcode 1 --target-processes all
+sanitize-gpu:
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(PYTHON) -m pytest $(SANITIZED)
+	$(SANITIZE) --tool racecheck $(PYTHON) -m pytest $(SANITIZED)
 
 .venv/ready: requirements.txt tests/requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv

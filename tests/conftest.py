@@ -9,6 +9,16 @@ import torch
 from demo_runs import FinishedRun, run_program
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=100, help="random scenes for each kernel variant (default: 100)")
+
+
+@pytest.fixture
+def seeds(pytestconfig: pytest.Config) -> range:
+    """The seeds of the tests that go over many random scenes."""
+    return range(pytestconfig.getoption("--seeds"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return

@@ -246,3 +246,11 @@ def assert_close(actual: dict[str, Tensor], expected: dict[str, Tensor], bound: 
     errors = {name: relative_l2(actual[name], value) for name, value in expected.items()}
     listing = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
     assert all(error < bound for error in errors.values()), f"relative L2 errors above {bound:.0e}: {listing}"
+
+
+def assert_below(errors: dict[int, float], bound: float) -> None:
+    """Every seed's error below the bound (and not NaN); the worst is printed."""
+    worst = max(errors, key=errors.get)
+    print(f"worst of {len(errors)} seeds: {errors[worst]:.1e} (seed {worst})")
+    above = {seed: f"{error:.1e}" for seed, error in errors.items() if not error < bound}
+    assert not above, f"relative L2 errors above {bound:.0e} by seed: {above}"

@@ -9,6 +9,7 @@ from random_scenes import (
     GRADIENTS,
     BlendScene,
     any_blend_scene,
+    assert_below,
     assert_close,
     loss_weights,
     pack,
@@ -124,22 +125,18 @@ def test_cpu_agrees_with_the_reference(case):
     assert_close(run_blend(case(), rasterize_to_pixels), reference_results(case), CPU_BOUND)
 
 
-SEEDS = [partial(any_blend_scene, seed) for seed in range(100)]
+@cache
+def exact_results(seed: int) -> dict[str, torch.Tensor]:
+    return reference_results(partial(any_blend_scene, seed))
 
 
-def check_seeds(device: str, bound: float, **options: object) -> None:
-    """Every seed's worst error below the bound; the worst of all is printed."""
-    errors = []
-    for case in SEEDS:
-        result = run_blend(case().to(device), rasterize_to_pixels, **options)
-        errors.append(max(relative_l2(result[name], value) for name, value in reference_results(case).items()))
-    above = {seed: f"{error:.1e}" for seed, error in enumerate(errors) if not error < bound}
-    print(f"worst of {len(errors)} seeds: {max(errors):.1e} (seed {errors.index(max(errors))})")
-    assert not above, f"relative L2 errors above {bound:.0e} by seed: {above}"
+def error_of_seed(seed: int, device: str, **options: object) -> float:
+    result = run_blend(any_blend_scene(seed).to(device), rasterize_to_pixels, **options)
+    return max(relative_l2(result[name], value) for name, value in exact_results(seed).items())
 
 
-def test_cpu_over_100_seeds():
-    check_seeds("cpu", CPU_BOUND)
+def test_cpu_over_many_seeds(seeds):
+    assert_below({seed: error_of_seed(seed, "cpu") for seed in seeds}, CPU_BOUND)
 
 
 @absgrad_cases
@@ -383,8 +380,8 @@ def test_cuda_agrees_with_the_reference(case, reduction):
 
 @pytest.mark.gpu
 @EVERY_REDUCTION
-def test_cuda_over_100_seeds(reduction):
-    check_seeds("cuda", GPU_BOUND, reduction=reduction)
+def test_cuda_over_many_seeds(reduction, seeds):
+    assert_below({seed: error_of_seed(seed, "cuda", reduction=reduction) for seed in seeds}, GPU_BOUND)
 
 
 @pytest.mark.gpu

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from random_scenes import EVERY_REDUCTION, assert_close, relative_l2
+from random_scenes import EVERY_REDUCTION, assert_below, assert_close, relative_l2
 from torch import Tensor
 
 from distwar_kernels import Reduction, render_spheres, sphere_traffic, tile_grid, tuner_of
@@ -226,22 +226,18 @@ def exact_results(seed: int) -> dict[str, Tensor]:
 
 
 def test_float32_on_the_cpu_agrees_with_float64():
-    errors = [check_seed(seed, "cpu") for seed in range(10)]
-    assert max(errors) < GPU_BOUND, errors
+    assert_below({seed: error_of_seed(seed, "cpu") for seed in range(10)}, GPU_BOUND)
 
 
-def check_seed(seed: int, device: str, **options: object) -> float:
+def error_of_seed(seed: int, device: str, **options: object) -> float:
     result = run_spheres(moved(any_sphere_scene(seed), device=device), **options)
     return max(relative_l2(result[name], value) for name, value in exact_results(seed).items())
 
 
 @pytest.mark.gpu
 @EVERY_REDUCTION
-def test_cuda_over_100_seeds(reduction):
-    errors = [check_seed(seed, "cuda", reduction=reduction) for seed in range(100)]
-    above = {seed: f"{error:.1e}" for seed, error in enumerate(errors) if not error < GPU_BOUND}
-    print(f"worst of {len(errors)} seeds: {max(errors):.1e} (seed {errors.index(max(errors))})")
-    assert not above, f"relative L2 errors above {GPU_BOUND:.0e} by seed: {above}"
+def test_cuda_over_many_seeds(reduction, seeds):
+    assert_below({seed: error_of_seed(seed, "cuda", reduction=reduction) for seed in seeds}, GPU_BOUND)
 
 
 def counted_by_hand(scene: Scene) -> Tensor:
