@@ -321,6 +321,20 @@ def test_wrong_shapes_name_the_tensor(name, change):
         call(scene, **change(scene))
 
 
+def test_the_raw_op_says_what_is_wrong():
+    scene = random_blend_scene(1)
+    call(scene)  # loads the kernels
+    lists = (scene.isect_offsets, scene.flatten_ids, 49, 35, "sw_b", 8)
+    tensors = [scene.means2d[0], scene.conics[0], scene.colors[0], scene.opacities[0], None, None, None]
+    for index, changed, complaint in (
+        (1, scene.conics[0, :, :2].contiguous(), r"conics must have last size 3, not \[70, 2\]"),
+        (0, scene.means2d[0].double(), "means2d must be Float, not Double"),
+        (2, scene.colors[0].T.contiguous().T, "colors must be contiguous"),
+    ):
+        with pytest.raises(RuntimeError, match=complaint):
+            torch.ops.distwar.blend_forward(*tensors[:index], changed, *tensors[index + 1 :], *lists)
+
+
 def test_gsplat_reduction_on_the_cpu_is_an_error():
     with pytest.raises(ValueError, match="gsplat.*CUDA"):
         call(random_blend_scene(0), reduction=Reduction("gsplat"))

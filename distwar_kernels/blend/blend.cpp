@@ -20,7 +20,7 @@ BlendInputs inputs(const Tensor& means2d, const Tensor& conics, const Tensor& co
     check(opacities, "opacities", at::kFloat, -1, means2d);
     if (backgrounds) check(*backgrounds, "backgrounds", at::kFloat, channels, means2d);
     if (masks) check(*masks, "masks", at::kBool, isect_offsets.size(-1), means2d);
-    TORCH_CHECK(takes_channels(channels), "no kernel for ", channels, " channels: pad the colours");
+    TORCH_CHECK(takes_channels(channels), message("no kernel for ", channels, " channels: pad the colours"));
     BlendInputs in{tile_lists(isect_offsets, flatten_ids, width, height, means2d)};
     in.means2d = means2d.const_data_ptr<float>();
     in.conics = conics.const_data_ptr<float>();

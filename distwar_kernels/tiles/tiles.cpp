@@ -3,19 +3,20 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include "../backend.h"
+#include "../binding.h"
 #include "tiles.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {
 
-using at::Tensor;
-
 std::tuple<Tensor, Tensor> intersect(const Tensor& means2d, const Tensor& radii, const Tensor& depths,
                                      int64_t tile_width, int64_t tile_height) {
-    TORCH_CHECK(means2d.is_contiguous() && radii.is_contiguous() && depths.is_contiguous(), "tensors must be contiguous");
+    check(means2d, "means2d", at::kFloat, 2, means2d);
+    check(radii, "radii", at::kInt, 2, means2d);
+    check(depths, "depths", at::kFloat, -1, means2d);
     TORCH_CHECK(radii.sizes() == means2d.sizes() && depths.sizes() == means2d.sizes().slice(0, 2),
-                "means2d, radii [C, N, 2] and depths [C, N] disagree: ", means2d.sizes(), radii.sizes(), depths.sizes());
+                message("means2d, radii [C, N, 2] and depths [C, N] disagree: ", means2d.sizes(), ", ", radii.sizes(),
+                        ", ", depths.sizes()));
     TilesInputs in;
     in.means2d = means2d.const_data_ptr<float>();
     in.radii = radii.const_data_ptr<int>();
