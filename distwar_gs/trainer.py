@@ -86,6 +86,7 @@ class Trainer:
                 raise self._out_of_memory() from error
             finally:
                 self.monitor.close()
+        self._report_tuning()
         if self.step >= last:
             return 0
         log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
@@ -161,6 +162,13 @@ class Trainer:
         }
         self.monitor.publish(step, timer, scalars)
         self.monitor.tuned(step, self.tuner.rounds)
+
+    def _report_tuning(self) -> None:
+        rounds = self.tuner.rounds
+        if rounds:
+            seconds = sum(outcome.cost_ms for outcome in rounds) / 1e3
+            share = 100 * seconds / self.monitor.elapsed()
+            log.info("reduction auto: measured %d times in %.2f s, %.2f %% of training", len(rounds), seconds, share)
 
     def _reduction(self) -> kernels.Reduction:
         """What the next backward pass sums with."""

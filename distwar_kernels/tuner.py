@@ -129,6 +129,7 @@ class _Round:
         self.primitives, self.cost_ms = primitives, 0.0
         self._times: dict[Reduction, list[float]] = {candidate: [] for candidate in candidates}
         self._racing, self._views, self._warm = list(candidates), views, warm
+        self._start: torch.cuda.Event | None = None
         self._pending: list[tuple[Reduction, torch.cuda.Event, torch.cuda.Event]] = []
 
     @property
@@ -140,16 +141,15 @@ class _Round:
         """Runs every candidate still in the race once, between events."""
         if self._pending or torch.cuda.is_current_stream_capturing():
             return
+        self._start = _now()
         if not self._warm:  # a kernel's first launch loads it
             for candidate in self._racing:
                 run(gradient, candidate)
             self._warm = True
         for candidate in self._racing:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
+            begin = _now()
             run(gradient, candidate)
-            end.record()
-            self._pending.append((candidate, begin, end))
+            self._pending.append((candidate, begin, _now()))
         self._racing = self._racing[1:] + self._racing[:1]  # nobody always comes first, to a cold cache
 
     def collect(self) -> bool:
@@ -158,7 +158,7 @@ class _Round:
             return False
         for candidate, begin, end in self._pending:
             self._times[candidate].append(begin.elapsed_time(end))
-        self.cost_ms += self._pending[0][1].elapsed_time(self._pending[-1][2])
+        self.cost_ms += self._start.elapsed_time(self._pending[-1][2])
         self._pending = []
         best = min(sum(self._times[candidate]) for candidate in self._racing)
         self._racing = [candidate for candidate in self._racing if sum(self._times[candidate]) <= _DROP * best]
@@ -169,6 +169,12 @@ class _Round:
         finalist = self._times[self._racing[0]]
         mean = sum(finalist) / len(finalist)
         return {c: mean * sum(times) / sum(finalist[: len(times)]) for c, times in self._times.items()}
+
+
+def _now() -> torch.cuda.Event:
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
 
 
 _TUNERS: dict[torch.device, ReductionTuner] = {}
