@@ -80,7 +80,7 @@ class ReductionTuner:
         self.reduction = self._start
         self.rounds: list[TuningRound] = []
         self._passes = 0
-        self._allowance_ms = 0.0
+        self._allowance_ms, self._round_ms = 0.0, 0.0
         self._round: _Round | None = None
 
     def watch(self, rendered: Tensor, primitives: int, run: Run) -> None:
@@ -92,8 +92,7 @@ class ReductionTuner:
         if not rendered.requires_grad or torch.cuda.is_current_stream_capturing():
             return
         self._passes += 1
-        if self.rounds:
-            self._allowance_ms += self._share * min(self.rounds[-1].milliseconds.values())
+        self._allowance_ms += self._share * self._expected_ms(primitives)[0]
         if self._round and self._round.collect():
             self._finish(self._round)
         if not self._round and self._is_due(primitives):
@@ -108,12 +107,19 @@ class ReductionTuner:
         last = self.rounds[-1]
         changed = abs(primitives - last.primitives) >= _CHANGE * last.primitives
         stale = self._passes - last.passes >= _STALE
-        expected_cost = last.cost_ms * max(1.0, primitives / max(last.primitives, 1))
-        return (changed or stale) and expected_cost <= self._allowance_ms
+        return (changed or stale) and self._expected_ms(primitives)[1] <= self._allowance_ms
+
+    def _expected_ms(self, primitives: int) -> tuple[float, float]:
+        """Of a pass and of a round, from the last round and how the scene has grown since; 0 before there was one."""
+        if not self.rounds:
+            return 0.0, 0.0
+        growth = max(1.0, primitives / max(self.rounds[-1].primitives, 1))
+        return growth * min(self.rounds[-1].milliseconds.values()), growth * self._round_ms
 
     def _finish(self, measured: "_Round") -> None:
         if self.rounds:
             self._allowance_ms -= measured.cost_ms
+        self._round_ms = measured.timed_ms
         milliseconds = measured.milliseconds()
         self.reduction = min(milliseconds, key=milliseconds.get)
         outcome = TuningRound(self._passes, measured.primitives, milliseconds, self.reduction, measured.cost_ms)
@@ -163,6 +169,11 @@ class _Round:
         best = min(sum(self._times[candidate]) for candidate in self._racing)
         self._racing = [candidate for candidate in self._racing if sum(self._times[candidate]) <= _DROP * best]
         return len(self._times[self._racing[0]]) >= self._views
+
+    @property
+    def timed_ms(self) -> float:
+        """What the candidates took, without loading their kernels."""
+        return sum(sum(times) for times in self._times.values())
 
     def milliseconds(self) -> dict[Reduction, float]:
         """Of an average view, as TuningRound has it."""

@@ -108,15 +108,13 @@ def test_it_measures_again_when_the_scene_has_grown_and_there_is_time_for_it(gpu
     tuner = ReductionTuner(RACE, views=4, share=0.02)
     for _ in range(5):
         gpu.training_pass(tuner)
-    cost = tuner.rounds[0].cost_ms  # 20.5 ms, 22.6 in a scene of 1.1 times the size: 2 % of 1130 passes of 1 ms
     gpu.cost = {FAST: 2.2, MIDDLE: 2.0, SLOW: 9.0}.__getitem__
-    for _ in range(1000):
+    for _ in range(660):  # the candidates took 13.4 ms: 2 % of 670 passes of 1 ms
         gpu.training_pass(tuner, primitives=1100)
     assert len(tuner.rounds) == 1
-    for _ in range(150):
+    for _ in range(30):
         gpu.training_pass(tuner, primitives=1100)
     assert len(tuner.rounds) == 2
-    assert tuner.rounds[1].passes > cost / 0.02
     assert tuner.reduction == MIDDLE
 
 
