@@ -26,13 +26,34 @@ __device__ float3 load3(const float* array, long long index) {
     return make_float3(array[3 * index], array[3 * index + 1], array[3 * index + 2]);
 }
 
-// The unit vector from the camera through the pixel's centre.
-__device__ float3 ray_through(const SphereInputs& in, const Pixel& pixel) {
-    const float* K = in.Ks + 9 * pixel.image;
-    const float3 ray = make_float3((pixel.x + 0.5f - K[2]) / K[0], (pixel.y + 0.5f - K[5]) / K[4], 1.0f);
-    const float scale = rsqrtf(dot(ray, ray));
-    return make_float3(ray.x * scale, ray.y * scale, scale);
-}
+// From the camera through a pixel's centre.
+struct Ray {
+    float3 direction;    // of unit length
+    float2 slope, rest;  // x / z and y / z, and what their rounding has left over
+
+    __device__ Ray(const SphereInputs& in, const Pixel& pixel) {
+        const float* K = in.Ks + 9 * pixel.image;
+        divide(pixel.x + 0.5f - K[2], K[0], slope.x, rest.x);
+        divide(pixel.y + 0.5f - K[5], K[4], slope.y, rest.y);
+        const float scale = rsqrtf(1.0f + slope.x * slope.x + slope.y * slope.y);
+        direction = make_float3(slope.x * scale, slope.y * scale, scale);
+    }
+
+    // The vector from the ray to a point, perpendicular to the ray. The two are far from the camera and near each other:
+    // with plain rounding little would be left of a small distance.
+    __device__ float3 offset(float3 point) const {
+        const float x = fmaf(-point.z, slope.x, point.x) - point.z * rest.x;
+        const float y = fmaf(-point.z, slope.y, point.y) - point.z * rest.y;
+        const float along = x * direction.x + y * direction.y;
+        return make_float3(x - along * direction.x, y - along * direction.y, -along * direction.z);
+    }
+
+   private:
+    static __device__ void divide(float a, float b, float& quotient, float& rest) {
+        quotient = a / b;
+        rest = fmaf(-quotient, b, a) / b;
+    }
+};
 
 // One sphere seen along one ray.
 struct Fragment {
@@ -40,10 +61,9 @@ struct Fragment {
     float closeness, alpha;
     bool hit;
 
-    __device__ Fragment(const SphereInputs& in, int id, float3 ray) {
-        const float3 center = load3(in.centers, id);
-        const float radius = in.radii[id], along = dot(center, ray);
-        offset = make_float3(center.x - along * ray.x, center.y - along * ray.y, center.z - along * ray.z);
+    __device__ Fragment(const SphereInputs& in, int id, const Ray& ray) {
+        const float radius = in.radii[id];
+        offset = ray.offset(load3(in.centers, id));
         closeness = 1.0f - dot(offset, offset) / (radius * radius);
         alpha = fminf(kAlphaCap, in.opacities[id] * closeness);
         hit = closeness > 0.0f && alpha >= kAlphaCut;  // false for NaN
@@ -54,7 +74,7 @@ __global__ void __launch_bounds__(kBlockSize) spheres_forward_kernel(SphereInput
     const Pixel pixel(in);
     if (!pixel.inside) return;
     const TileRange range(in);
-    const float3 ray = ray_through(in, pixel);
+    const Ray ray(in, pixel);
 
     float transmittance = 1.0f;
     float3 color = make_float3(0.0f, 0.0f, 0.0f);
@@ -96,13 +116,14 @@ struct EmitGradients {
 
 // What one pixel carries from its farthest fragment to its nearest.
 struct BackwardPixel {
-    float3 ray, v_color;
+    Ray ray;
+    float3 v_color;
     int ids[kSphereFragments];
     float before[kSphereFragments];  // transmittance in front of each fragment
     float behind;                    // sum over farther fragments of (c.v) alpha T, and the background's share
 
     __device__ BackwardPixel(const SphereInputs& in, const SphereUpstream& upstream, const Pixel& pixel)
-        : ray(ray_through(in, pixel)), v_color(load3(upstream.v_colors_out, pixel.index)) {
+        : ray(in, pixel), v_color(load3(upstream.v_colors_out, pixel.index)) {
         float transmittance = 1.0f;
 #pragma unroll
         for (int k = 0; k < kSphereFragments; ++k) {
