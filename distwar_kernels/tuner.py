@@ -83,11 +83,13 @@ class ReductionTuner:
         self._allowance_ms, self._round_ms = 0.0, 0.0
         self._round: _Round | None = None
 
-    def watch(self, rendered: Tensor, primitives: int, run: Run) -> None:
+    def watch(self, rendered: Tensor, primitives: int, prepare: Callable[[], Run]) -> None:
         """Hears of a forward pass on CUDA whose backward pass it may measure.
 
-        rendered: what the op computed; when its gradient arrives, `run` is called with it for each candidate.
-        primitives: how many Gaussians (spheres, ...) the pass was for.
+        rendered: what the op computed. primitives: how many Gaussians (spheres, ...) the pass was for.
+        prepare: called if this pass is to be measured; what it returns then runs under each candidate when the gradient
+        of `rendered` arrives. That is kept by the graph, so it must not hold the graph: detached tensors only, or
+        neither would ever be freed.
         """
         if not rendered.requires_grad or torch.cuda.is_current_stream_capturing():
             return
@@ -98,7 +100,7 @@ class ReductionTuner:
         if not self._round and self._is_due(primitives):
             self._round = _Round(self._candidates, self._views, primitives, warm=bool(self.rounds))
         if self._round and not self._round.waits:
-            current = self._round
+            current, run = self._round, prepare()
             rendered.register_hook(lambda gradient: current.measure(gradient, run))
 
     def _is_due(self, primitives: int) -> bool:

@@ -1,5 +1,7 @@
 """`auto`: what the tuner measures, when, what it chooses and what that costs; on a simulated GPU and on a real one."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +10,8 @@ from random_scenes import assert_close, random_blend_scene, run_blend
 from torch import Tensor
 
 from distwar_kernels import Reduction, ReductionTuner, rasterize_to_pixels, tuner_of
+from distwar_kernels.blend import blend
+from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.tuner import CANDIDATES, resolve
 
 FAST, MIDDLE, SLOW = Reduction("sw_b", 8), Reduction("sw_b", 16), Reduction("atomic")
@@ -31,7 +35,7 @@ class FakeGpu:
         """Forward, backward, the tuner watching; the pass itself takes 1 ms."""
         leaf = torch.ones(2, requires_grad=True)
         rendered = leaf * 2
-        tuner.watch(rendered, primitives, self.run)
+        tuner.watch(rendered, primitives, lambda: self.run)
         rendered.sum().backward()
         self.now += 1.0
 
@@ -137,7 +141,7 @@ def test_its_cost_stays_within_its_share(gpu):
 
 def test_without_gradients_nothing_is_measured(gpu):
     tuner = ReductionTuner(RACE)
-    tuner.watch(torch.ones(2), 1000, gpu.run)
+    tuner.watch(torch.ones(2), 1000, lambda: gpu.run)
     assert not gpu.ran
     assert tuner._passes == 0
 
@@ -165,6 +169,41 @@ def test_only_auto_has_a_tuner_and_only_on_a_gpu():
     assert tuner_of(device) is tuner_of(torch.device("cuda", 7))
 
 
+class Witnessed(torch.autograd.Function):
+    """The identity, in a graph node that holds an object, to tell when the graph is freed."""
+
+    @staticmethod
+    def forward(ctx, tensor, witness):
+        ctx.witness = witness
+        return tensor * 1.0
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def test_a_measured_pass_leaves_no_memory_behind(gpu, monkeypatch):
+    """The hook that waits for the gradient belongs to the graph: it must not hold the graph in turn."""
+    tuner = ReductionTuner(RACE)
+    monkeypatch.setattr(blend, "resolve", lambda reduction, device: (Reduction(), tuner))
+    scene = random_blend_scene(0)
+    witness = torch.nn.Identity()
+    kept = weakref.ref(witness)
+    means2d = Witnessed.apply(scene.means2d.clone().requires_grad_(), witness)
+    gc.disable()  # the collector does not see through autograd's C++ objects
+    try:
+        image, alphas = rasterize_to_pixels(
+            means2d, scene.conics, scene.colors, scene.opacities, scene.width, scene.height, TILE_SIZE,
+            scene.isect_offsets, scene.flatten_ids, scene.backgrounds,
+        )  # fmt: skip
+        image.sum().backward()
+        assert tuner._round.waits  # it was measured
+        del image, alphas, means2d, witness
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
 @pytest.mark.gpu
 def test_auto_on_the_gpu_chooses_and_changes_no_gradient():
     scene = random_blend_scene(31, n=5000, width=320, height=240, size=(0.5, 6.0))
@@ -172,10 +211,13 @@ def test_auto_on_the_gpu_chooses_and_changes_no_gradient():
     tuner = tuner_of(torch.device("cuda"))
     assert tuner is tuner_of(scene.to("cuda").means2d.device)
     tuner.reset()
-    for _ in range(8):
+    memory = 0
+    for step in range(8):
         result = run_blend(scene.to("cuda"), rasterize_to_pixels, absgrad=True, reduction=Reduction("auto"))
         assert_close(result, expected, 1e-4)
         torch.cuda.synchronize()
+        memory = torch.cuda.memory_allocated() if step == 2 else memory
+    assert torch.cuda.memory_allocated() <= memory
     (outcome,) = tuner.rounds
     assert tuner.reduction == outcome.choice
     assert set(outcome.milliseconds) == set(CANDIDATES)

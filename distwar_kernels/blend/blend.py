@@ -1,6 +1,5 @@
 """Alpha blending of sorted 2D Gaussians with a choice of gradient reduction: gsplat's op, DISTWAR's backward."""
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from distwar_kernels.constants import MAX_CHANNELS, TILE_SIZE
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.stock import gsplat
-from distwar_kernels.tuner import ReductionTuner, resolve
+from distwar_kernels.tuner import ReductionTuner, Run, resolve
 
 _DEFAULT = Reduction()
 # The kernels are compiled for these channel counts; others are padded with zeros, more than 32 go in several passes.
@@ -175,17 +174,21 @@ def _blend_pass(
     )
     if tuner:
         forward = (*splats, *tiles, transmittances, last_ids)
-        tuner.watch(render, opacities.numel(), partial(_backward_again, forward, probe is not None))
+        tuner.watch(render, opacities.numel(), lambda: _backward_again(forward, probe is not None))
     return render[..., :channels], transmittances
 
 
-def _backward_again(forward: tuple, absgrad: bool, v_colors_out: Tensor, reduction: Reduction) -> None:
+def _backward_again(forward: tuple[Tensor | None, ...], absgrad: bool) -> Run:
     """The backward kernel once more, for the tuner to time; the gradient of the transmittances costs nothing extra."""
     tensors = [None if tensor is None else tensor.detach() for tensor in forward]
     v_transmittances = torch.zeros_like(tensors[-2])
-    torch.ops.distwar.blend_backward(
-        *tensors, v_colors_out.contiguous(), v_transmittances, absgrad, reduction.strategy, reduction.balance_threshold
-    )
+
+    def run(v_colors_out: Tensor, reduction: Reduction) -> None:
+        upstream = (v_colors_out.contiguous(), v_transmittances)
+        choice = (reduction.strategy, reduction.balance_threshold)
+        torch.ops.distwar.blend_backward(*tensors, *upstream, absgrad, *choice)
+
+    return run
 
 
 def _padded(tensor: Tensor, channels: int) -> Tensor:

@@ -5,7 +5,6 @@ lanes of a warp add to different addresses: the general case that ``warp_reduce.
 Pulsar (Lassner and Zollhoefer 2021), one of the three that the DISTWAR paper speeds up.
 """
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from distwar_kernels.reduction import Reduction
 from distwar_kernels.spheres.spheres_reference import spheres_reference
 from distwar_kernels.tiles.tiles import intersect_tiles
 from distwar_kernels.traffic import AtomicTraffic
-from distwar_kernels.tuner import resolve
+from distwar_kernels.tuner import Run, resolve
 
 _DEFAULT = Reduction()
 RECORD_SIZE = 8
@@ -72,7 +71,7 @@ def render_spheres(
         *inputs, image_width, image_height, reduction.strategy, reduction.balance_threshold
     )
     if tuner:
-        tuner.watch(render, radii.numel(), partial(_backward_again, inputs, ids))
+        tuner.watch(render, radii.numel(), lambda: _backward_again(inputs, ids))
     return render, 1.0 - transmittances[..., None]
 
 
@@ -139,13 +138,15 @@ def sphere_bounds(centers: Tensor, radii: Tensor, Ks: Tensor, near_plane: float)
     return torch.where(usable, means2d, 0.0), torch.where(usable, extents, 0).int()
 
 
-def _backward_again(inputs: tuple, ids: Tensor, v_colors_out: Tensor, reduction: Reduction) -> None:
+def _backward_again(inputs: tuple[Tensor | None, ...], ids: Tensor) -> Run:
     """The backward kernel once more, for the tuner to time."""
-    tensors = [None if tensor is None else tensor.detach() for tensor in inputs]
-    v_transmittances = torch.zeros_like(v_colors_out[..., 0])
-    torch.ops.distwar.spheres_backward(
-        *tensors, ids, v_colors_out.contiguous(), v_transmittances, reduction.strategy, reduction.balance_threshold
-    )
+    tensors = [None if tensor is None else tensor.detach() for tensor in (*inputs, ids)]
+
+    def run(v_colors_out: Tensor, reduction: Reduction) -> None:
+        upstream = (v_colors_out.contiguous(), torch.zeros_like(v_colors_out[..., 0]))
+        torch.ops.distwar.spheres_backward(*tensors, *upstream, reduction.strategy, reduction.balance_threshold)
+
+    return run
 
 
 # ------------------------------------------------------------------------------------- registration with PyTorch
