@@ -6,8 +6,9 @@
 
 For each model, means over views of medians over repetitions: the blend's backward kernel alone (torch's profiler), the
 op (clearing the sums and the kernel), the whole backward pass from the image to the parameters; speed-ups of the kernel
-over `atomic` and over gsplat's; the gradients' distance from float64 on the first view. `auto` is measured with what it
-chooses after watching these views. --compare: scripts/rivals.py names them and says how each must be importable.
+over `atomic` and over gsplat's; the gradients' distance from float64 on the first view, over all pixels and over those
+where no alpha or transmittance is within rounding of its cut. `auto` is measured with what it chooses after watching
+these views. --compare: scripts/rivals.py names them and says how each must be importable.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -33,7 +35,7 @@ from distwar_gs.renderer import render
 from distwar_gs.trained import TrainedModel
 from distwar_gs.views import Cameras
 from distwar_kernels import Reduction, tuner_of
-from distwar_kernels.blend.blend_reference import blend_gradients_reference
+from distwar_kernels.blend.blend_reference import blend_gradients_reference, decided_pixels
 from scripts import reduction_report as report
 from scripts.measuring import machine, median_kernel_ms, median_ms, relative_l2, write_csv
 from scripts.projected import LEAVES, Projected
@@ -99,7 +101,7 @@ def _measure_model(path: Path, iteration: int | None, args: argparse.Namespace) 
     )  # fmt: skip
     views = spread_views(model, args.views)
     scenes = [_projected(model, view) for view in views]
-    exact = None if args.no_check else _exact_gradients(scenes[0])
+    exact = None if args.no_check else Exact.of(scenes[0])
     stock = None if args.no_gsplat else scenes[0].gradients(Reduction("gsplat"))
     row_of = partial(_row, model, views, scenes, repeats=args.repeats, exact=exact, stock=stock)
     rows = [row_of(reduction, str(reduction)) for reduction in _reductions(args)]
@@ -143,7 +145,7 @@ def _choice_of_auto(scenes: Sequence[Projected]) -> Reduction:
 
 def _row(
     model: TrainedModel, views: Sequence[View], scenes: Sequence[Projected], reduction: Reduction, name: str, *,
-    repeats: int, exact: list[Tensor] | None, stock: list[Tensor] | None,
+    repeats: int, exact: "Exact | None", stock: list[Tensor] | None,
 ) -> Row:  # fmt: skip
     blends = [_blend_backward(scene, reduction) for scene in scenes]
     gradients = scenes[0].gradients(reduction)
@@ -155,8 +157,9 @@ def _row(
         kernel_ms=fmean(median_kernel_ms(blend, KERNELS, repeats) for blend in blends),
         blend_ms=fmean(median_ms(blend, model.device, repeats) for blend in blends),
         backward_ms=fmean(median_ms(_whole_backward(model, v, reduction), model.device, repeats) for v in views),
-        gradients_vs_float64=_worst_error(gradients, exact),
-        gradients_vs_gsplat=_worst_error(gradients, stock),
+        gradients_vs_float64=exact and _worst_error(gradients, exact.gradients),
+        gradients_vs_float64_where_decided=exact and exact.error_where_decided(scenes[0], reduction),
+        gradients_vs_gsplat=stock and _worst_error(gradients, stock),
     )
 
 
@@ -180,17 +183,34 @@ def _whole_backward(model: TrainedModel, view: View, reduction: Reduction) -> Ca
     return lambda: torch.autograd.grad(rendering.colors, leaves, upstream, retain_graph=True, allow_unused=True)
 
 
-def _exact_gradients(scene: Projected) -> list[Tensor]:
-    """The op's definition in float64, on the float32 numbers the kernels are given."""
-    splats = tuple(getattr(scene, name)[0].double() for name in LEAVES)
-    upstream = (v.double() for v in scene.upstream())
-    gradients = blend_gradients_reference(splats, scene.isect_offsets, scene.flatten_ids, *upstream)
-    return [v[None] for v in gradients]
+@dataclass(frozen=True)
+class Exact:
+    """A view's gradients by the op's definition in float64, on the float32 numbers that the kernels are given."""
+
+    gradients: list[Tensor]
+    decided: Tensor
+    """[1, H, W, 1] 1.0 where rounding decides nothing, else 0.0."""
+    gradients_where_decided: list[Tensor]
+    """The same with dL/d(image) and dL/d(alpha) zero elsewhere."""
+
+    @classmethod
+    def of(cls, scene: Projected) -> "Exact":
+        """Walks all tiles three times in PyTorch: seconds."""
+        splats = tuple(getattr(scene, name)[0].double() for name in LEAVES)
+        lists = (scene.isect_offsets, scene.flatten_ids)
+        decided = decided_pixels(splats, *lists, scene.width, scene.height)[..., None].float()
+        print(f"rounding decides something at {100 * (1 - decided.mean()):.2f} % of the first view's pixels")
+        upstream = [v.double() for v in scene.upstream()]
+        everywhere = blend_gradients_reference(splats, *lists, *upstream)
+        where_decided = blend_gradients_reference(splats, *lists, *(v * decided for v in upstream))
+        return cls([v[None] for v in everywhere], decided, [v[None] for v in where_decided])
+
+    def error_where_decided(self, scene: Projected, reduction: Reduction) -> float:
+        """The kernels' distance from `gradients_where_decided`."""
+        return _worst_error(scene.gradients(reduction, self.decided), self.gradients_where_decided)
 
 
-def _worst_error(gradients: list[Tensor], expected: list[Tensor] | None) -> float | None:
-    if expected is None:
-        return None
+def _worst_error(gradients: list[Tensor], expected: list[Tensor]) -> float:
     return max(relative_l2(v, e) for v, e in zip(gradients, expected, strict=True))
 
 

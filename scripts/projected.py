@@ -53,10 +53,11 @@ class Projected:
         lists = (self.isect_offsets, self.flatten_ids)
         return rasterize_to_pixels(*leaves, self.width, self.height, TILE_SIZE, *lists, reduction=reduction)
 
-    def gradients(self, reduction: Reduction) -> list[Tensor]:
-        """dL/d(leaves) for `upstream`."""
+    def gradients(self, reduction: Reduction, weights: Tensor | float = 1.0) -> list[Tensor]:
+        """dL/d(leaves) for `upstream`, times weights [1, height, width, 1]."""
         leaves = self.leaves()
-        return list(torch.autograd.grad(self.blend(leaves, reduction), leaves, self.upstream()))
+        upstream = [v * weights for v in self.upstream()]
+        return list(torch.autograd.grad(self.blend(leaves, reduction), leaves, upstream))
 
     def traffic(self) -> AtomicTraffic:
         """What the backward pass sends to the atomic units."""

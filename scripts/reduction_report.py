@@ -24,6 +24,7 @@ class Row:
     backward_speedup_over_atomic: float | None = None
     kernel_speedup_over_gsplat: float | None = None
     gradients_vs_float64: float | None = None
+    gradients_vs_float64_where_decided: float | None = None
     gradients_vs_gsplat: float | None = None
     image_vs_ours: float | None = None
 
@@ -56,7 +57,7 @@ def read_rows(files: Iterable[Path]) -> list[Row]:
     rows = []
     for file in files:
         with file.open(newline="", encoding="utf-8") as lines:
-            rows += [Row(**{name: _value(line[name], kind) for name, kind in types.items()})
+            rows += [Row(**{name: _value(line.get(name, ""), kind) for name, kind in types.items()})
                      for line in csv.DictReader(lines)]  # fmt: skip
     return rows
 

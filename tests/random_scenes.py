@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from distwar_kernels import Reduction, tile_grid
-from distwar_kernels.blend.blend_reference import blend_reference, splat_alphas, tiles_of
-from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT, TILE_SIZE, TRANSMITTANCE_CUT
+from distwar_kernels.blend.blend_reference import blend_reference, near_cuts, splat_alphas, tiles_of
+from distwar_kernels.constants import BLUR, EXTENT, TILE_SIZE
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in ("sw_s", "sw_b") for t in (0, 1, 8, 16, 31, 32)]
@@ -133,7 +133,7 @@ def any_blend_scene(seed: int) -> BlendScene:
     )  # fmt: skip
 
 
-def clear_of_cuts(scene: BlendScene, margin: float = 5e-5) -> BlendScene:
+def clear_of_cuts(scene: BlendScene, margin: float = 1e-5) -> BlendScene:
     """The scene with opacities moved by fractions of a percent until no decision hangs on rounding.
 
     Float32 and float64 then agree on which alphas reach 1/255 and which pixels are finished, so that bounds on errors
@@ -155,10 +155,7 @@ def _near_cuts(scene: BlendScene, margin: float) -> Tensor:
     for tile in tiles_of(scene.isect_offsets, scene.flatten_ids, scene.masks, means2d):
         ids = tile.ids
         alphas = splat_alphas(means2d[ids], conics[ids], scene.opacities[ids].double(), tile.pixels)
-        after = torch.cumprod(1.0 - torch.where(alphas >= ALPHA_CUT, alphas, 0), dim=-1)
-        close = (alphas / ALPHA_CUT - 1).abs() < margin
-        close |= (after / TRANSMITTANCE_CUT - 1).abs() < 10 * margin  # it has gathered the rounding of many factors
-        near[ids[close.any(0)]] = True
+        near[ids[near_cuts(alphas, margin).any(0)]] = True
     return near
 
 

@@ -11,6 +11,7 @@ from random_scenes import (
     any_blend_scene,
     assert_below,
     assert_close,
+    in_float64,
     loss_weights,
     pack,
     random_blend_scene,
@@ -23,8 +24,15 @@ from random_scenes import (
 )
 
 from distwar_kernels import Reduction, atomic_traffic, rasterize_to_pixels
-from distwar_kernels.blend.blend_reference import blend_reference, blend_weights
-from distwar_kernels.constants import ALPHA_CAP, TILE_SIZE, TRANSMITTANCE_CUT
+from distwar_kernels.blend.blend_reference import (
+    blend_gradients_reference,
+    blend_reference,
+    blend_weights,
+    decided_pixels,
+    splat_alphas,
+    tile_pixels,
+)
+from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, TILE_SIZE, TRANSMITTANCE_CUT
 
 CPU_BOUND = 1e-5  # rounding gives about 1e-6
 GPU_BOUND = 1e-4
@@ -115,6 +123,30 @@ def test_the_reference_blends_two_gaussians_as_written_on_paper():
     second = 0.8 * torch.e**-1  # sigma = 0.5 * 0.5 * 2^2
     torch.testing.assert_close(weights, torch.tensor([[0.5, 0.5 * second]], dtype=torch.float64))
     torch.testing.assert_close(rest, torch.tensor([0.5 * (1 - second)], dtype=torch.float64))
+
+
+def test_a_pixel_is_undecided_where_an_alpha_is_at_the_cut():
+    scene = tiny_float64_scene()
+    splats = [t[0] for t in (scene.means2d, scene.conics, scene.colors, scene.opacities)]
+    lists = (scene.isect_offsets, scene.flatten_ids)
+    assert decided_pixels(splats, *lists, 7, 5).all()
+    first = torch.zeros(6, dtype=torch.float64)
+    first[0] = 1.0
+    alphas = splat_alphas(splats[0], splats[1], first, tile_pixels(0, 0, splats[0]))[:, 0]
+    pixel = 2 * TILE_SIZE + 3
+    splats[3] = splats[3].clone()
+    splats[3][0] = (1 + 1e-7) * ALPHA_CUT / alphas[pixel]
+    undecided = ~decided_pixels(splats, *lists, 7, 5)
+    assert undecided.nonzero().tolist() == [[0, 2, 3]]
+
+
+def test_gradients_tile_by_tile_are_those_of_the_whole_image():
+    scene = in_float64(random_blend_scene(1, cameras=2, background=False))
+    splats = [t.flatten(0, 1).requires_grad_() for t in (scene.means2d, scene.conics, scene.colors, scene.opacities)]
+    lists, upstream = (scene.isect_offsets, scene.flatten_ids), [v.double() for v in loss_weights(scene)]
+    whole = torch.autograd.grad(blend_reference(*splats, scene.width, scene.height, *lists), splats, upstream)
+    by_tile = blend_gradients_reference(tuple(splats), *lists, *upstream)
+    assert all(relative_l2(mine, all_) < 1e-14 for mine, all_ in zip(by_tile, whole, strict=True))
 
 
 # --------------------------------------------------------------------------------------------------- CPU kernels

@@ -62,6 +62,37 @@ def blend_gradients_reference(
     return gradients
 
 
+def decided_pixels(
+    splats: tuple[Tensor, Tensor, Tensor, Tensor],  # as above
+    isect_offsets: Tensor,
+    flatten_ids: Tensor,
+    image_width: int,
+    image_height: int,
+    margin: float = 1e-5,
+) -> Tensor:
+    """[images, H, W] bool: False where an alpha or a transmittance is so near its cut that rounding decides.
+
+    There a float32 blend may rightly take another Gaussian than this one; everywhere else the two must agree.
+    """
+    means2d, conics, _, opacities = splats
+    rows, columns = isect_offsets.shape[1:]
+    decided = flatten_ids.new_ones((len(isect_offsets), rows * TILE_SIZE, columns * TILE_SIZE), dtype=torch.bool)
+    for tile in tiles_of(isect_offsets, flatten_ids, None, means2d):
+        alphas = splat_alphas(means2d[tile.ids], conics[tile.ids], opacities[tile.ids], tile.pixels)
+        decided[tile.square] = ~near_cuts(alphas, margin).any(-1).reshape(TILE_SIZE, TILE_SIZE)
+    return decided[:, :image_height, :image_width]
+
+
+def near_cuts(alphas: Tensor, margin: float) -> Tensor:
+    """[pixels, n] where an alpha, or the transmittance behind it, is within `margin` of its cut (relative).
+
+    A transmittance gathers the rounding of many factors 1 - alpha, each the worse the nearer alpha is to 1: its margin
+    is a hundred times wider.
+    """
+    after = torch.cumprod(1.0 - torch.where(alphas >= ALPHA_CUT, alphas, torch.zeros_like(alphas)), dim=-1)
+    return ((alphas / ALPHA_CUT - 1).abs() < margin) | ((after / TRANSMITTANCE_CUT - 1).abs() < 100 * margin)
+
+
 @dataclass(frozen=True)
 class TileList:
     """A tile that shows Gaussians."""
