@@ -83,12 +83,12 @@ def print_rows(rows: Sequence[Row]) -> None:
 def print_summary(rows: Sequence[Row]) -> None:
     """Speed-ups over plain atomics as the DISTWAR paper reports them (2.44x on average, 5.7x at most), and how far
     `auto` is from the best single choice."""
-    print(f"speed-up over atomic, {len(by_model(rows))} model(s): average and maximum, kernel / whole backward pass")
+    print("speed-up over atomic: models, average and maximum of the kernel / of the whole backward pass")
     for kind in dict.fromkeys(row.kind for row in rows):
         mine = [row for row in rows if row.kind == kind]
         kernel = _average_and_maximum(row.kernel_speedup_over_atomic for row in mine)
         whole = _average_and_maximum(row.backward_speedup_over_atomic for row in mine)
-        print(f"{kind:>16}  {kernel} / {whole}")
+        print(f"{kind:>16}  {len(mine):>2}  {kernel} / {whole}")
     for mine in by_model(rows):
         _print_auto(mine)
 
