@@ -1,4 +1,4 @@
-// What the ops' bindings share: checks of tensors, tile lists, names of strategies.
+// What the ops' bindings share: checks of tensors, names of strategies.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -8,7 +8,6 @@
 
 #include "backend.h"
 #include "strategy.h"
-#include "tiles/tile_lists.h"
 
 namespace distwar::DISTWAR_BACKEND {
 
@@ -45,22 +44,6 @@ inline void check(const Tensor& tensor, const char* name, at::ScalarType type, i
     TORCH_CHECK(tensor.is_contiguous(), message(name, " must be contiguous"));
     TORCH_CHECK(last_size < 0 || tensor.size(-1) == last_size,
                 message(name, " must have last size ", last_size, ", not ", tensor.sizes()));
-}
-
-inline TileLists tile_lists(const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height,
-                            const Tensor& like) {
-    check(isect_offsets, "isect_offsets", at::kInt, -1, like);
-    check(flatten_ids, "flatten_ids", at::kInt, -1, like);
-    TileLists lists;
-    lists.isect_offsets = isect_offsets.const_data_ptr<int>();
-    lists.flatten_ids = flatten_ids.const_data_ptr<int>();
-    lists.images = isect_offsets.size(0);
-    lists.n_isects = flatten_ids.numel();
-    lists.width = width;
-    lists.height = height;
-    lists.tile_height = isect_offsets.size(1);
-    lists.tile_width = isect_offsets.size(2);
-    return lists;
 }
 
 inline Strategy strategy_named(c10::string_view name) {

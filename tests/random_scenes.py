@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from distwar_kernels import Reduction, tile_grid
-from distwar_kernels.blend.blend_reference import blend_reference, near_cuts, splat_alphas, tiles_of
+from distwar_kernels.blend.blend_reference import blend_reference, near_cuts, splat_alphas
 from distwar_kernels.constants import BLUR, EXTENT, TILE_SIZE
+from distwar_kernels.tiles.tile_lists import tiles_of
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in ("sw_s", "sw_b") for t in (0, 1, 8, 16, 31, 32)]

@@ -30,9 +30,9 @@ from distwar_kernels.blend.blend_reference import (
     blend_weights,
     decided_pixels,
     splat_alphas,
-    tile_pixels,
 )
 from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, TILE_SIZE, TRANSMITTANCE_CUT
+from distwar_kernels.tiles.tile_lists import tile_pixels
 
 CPU_BOUND = 1e-5  # rounding gives about 1e-6
 GPU_BOUND = 1e-4

@@ -8,8 +8,9 @@ from random_scenes import clear_of_cuts, random_blend_scene
 from torch import Tensor
 
 from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic
-from distwar_kernels.blend.blend_reference import blend_weights, tiles_of
+from distwar_kernels.blend.blend_reference import blend_weights
 from distwar_kernels.constants import PATCH_HEIGHT, PATCH_WIDTH, TILE_SIZE, WARP_SIZE
+from distwar_kernels.tiles.tile_lists import tiles_of
 
 CASES = {
     "odd-size": functools.partial(random_blend_scene, 0, n=60, width=50, height=33),

@@ -4,7 +4,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include "../binding.h"
+#include "../tiles/tile_lists_of_tensors.h"
 #include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {

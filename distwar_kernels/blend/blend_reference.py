@@ -1,12 +1,10 @@
 """The blend op in plain PyTorch, any dtype, differentiable by autograd: the definition that tests compare with."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, TILE_SIZE, TRANSMITTANCE_CUT
+from distwar_kernels.tiles.tile_lists import tiles_of
 
 
 def blend_reference(
@@ -93,31 +91,6 @@ def near_cuts(alphas: Tensor, margin: float) -> Tensor:
     return ((alphas / ALPHA_CUT - 1).abs() < margin) | ((after / TRANSMITTANCE_CUT - 1).abs() < 100 * margin)
 
 
-@dataclass(frozen=True)
-class TileList:
-    """A tile that shows Gaussians."""
-
-    ids: Tensor
-    """[n] int64, its Gaussians, nearest first."""
-    pixels: Tensor
-    """[TILE_SIZE^2, 2] pixel centres, row by row."""
-    square: tuple[int, slice, slice]
-    """Its place in arrays [images, tile_height * TILE_SIZE, tile_width * TILE_SIZE, ...]."""
-
-
-def tiles_of(isect_offsets: Tensor, flatten_ids: Tensor, masks: Tensor | None, like: Tensor) -> Iterator[TileList]:
-    """Every tile that has a list and is not masked; pixel centres in the dtype of `like`, on its device."""
-    bounds = [*isect_offsets.flatten().tolist(), len(flatten_ids)]
-    rows, columns = isect_offsets.shape[-2:]
-    for tile, (begin, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-        if begin == end or (masks is not None and not masks.flatten()[tile]):
-            continue
-        image, row, column = tile // (rows * columns), tile // columns % rows, tile % columns
-        y, x = row * TILE_SIZE, column * TILE_SIZE
-        square = (image, slice(y, y + TILE_SIZE), slice(x, x + TILE_SIZE))
-        yield TileList(flatten_ids[begin:end].long(), tile_pixels(row, column, like), square)
-
-
 def _without_broken(means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor) -> tuple[Tensor, ...]:
     """Gaussians with a NaN or an infinity anywhere become transparent."""
     finite = torch.isfinite(torch.cat([means2d, conics, colors, opacities[:, None]], dim=-1)).all(-1)
@@ -144,10 +117,3 @@ def splat_alphas(means2d: Tensor, conics: Tensor, opacities: Tensor, pixels: Ten
     sigma = 0.5 * (conics[:, 0] * dx * dx + conics[:, 2] * dy * dy) + conics[:, 1] * dx * dy
     alphas = (opacities * torch.exp(-sigma)).clamp_max(ALPHA_CAP)
     return torch.where(sigma >= 0, alphas, torch.zeros_like(alphas))
-
-
-def tile_pixels(row: int, column: int, like: Tensor) -> Tensor:
-    """Pixel centres of a tile [TILE_SIZE^2, 2], row by row."""
-    offsets = torch.arange(TILE_SIZE, dtype=like.dtype, device=like.device) + 0.5
-    y, x = torch.meshgrid(offsets + row * TILE_SIZE, offsets + column * TILE_SIZE, indexing="ij")
-    return torch.stack([x, y], dim=-1).reshape(-1, 2)

@@ -2,7 +2,7 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
-#include "../binding.h"
+#include "../tiles/tile_lists_of_tensors.h"
 #include "spheres.h"
 
 namespace distwar::DISTWAR_BACKEND {

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from distwar_kernels.blend.blend_reference import tiles_of
 from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, SPHERE_FRAGMENTS, TILE_SIZE
+from distwar_kernels.tiles.tile_lists import tiles_of
 
 
 def spheres_reference(
