@@ -1,7 +1,7 @@
 """From Gaussians and a camera to an image: the four ops of distwar_kernels in order (project, colour, tiles, blend)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,10 +25,6 @@ class RenderSettings:
     """Leave the sum of absolute gradients in `means2d.absgrad` after the backward pass."""
     reduction: kernels.Reduction = kernels.Reduction()
     """How the blend's backward pass sums gradients."""
-
-    def with_reduction(self, reduction: kernels.Reduction) -> "RenderSettings":
-        """The same settings under another reduction."""
-        return replace(self, reduction=reduction)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -173,7 +173,7 @@ def _whole_backward(model: TrainedModel, view: View, reduction: Reduction) -> Ca
     """From the gradient of the image to those of the parameters: blend, harmonics, projection, activations."""
     cameras = Cameras.of((view,), model.device)
     params = {name: value.detach().clone().requires_grad_() for name, value in model.params.items()}
-    settings = model.settings.with_reduction(reduction)
+    settings = replace(model.settings, reduction=reduction)
     rendering = render(
         params, cameras.viewmats, cameras.Ks, view.width, view.height, settings, sh_degree=sh_degree_of(params),
         background=model.background,
