@@ -14,7 +14,6 @@ constexpr float kTransmittanceCut = 1.0e-4f;     // a pixel this opaque is finis
 constexpr float kBlur = 0.3f;                    // px^2 added to the projected covariance's diagonal
 constexpr float kExtent = 3.33f;                 // standard deviations until alpha < 1/255 at opacity 1
 constexpr float kFrustumMargin = 0.3f;           // of tan(fov / 2): the Jacobian is clamped that far outside the image
-constexpr int kTrafficRows = 3;                  // histograms of an atomic traffic count
 constexpr int kSphereFragments = 8;              // spheres a pixel blends; those behind them are not seen
 constexpr int kMaxChannels = 32;                 // colour channels blended in one pass; more go in several
 

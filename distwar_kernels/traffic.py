@@ -19,7 +19,7 @@ class AtomicTraffic:
     """How the warps of a backward pass meet addresses. Counts of several views may be added up with ``+``."""
 
     counts: Tensor
-    """[3, 33] int64, each row by number of lanes n, counted by kernels as ``warp_traffic.cuh`` defines it:
+    """[3, 33] int64, each row by number of lanes n, counted by kernels as ``traffic.h`` defines it:
     visits of a warp with n active lanes (at 0: those in vain), groups of n lanes with one address, and visits whose n
     active lanes all share one address."""
     record_size: int

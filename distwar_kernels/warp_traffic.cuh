@@ -1,20 +1,14 @@
 // Counts what warps bring to a reduction instead of reducing it: a policy for the place of those in warp_reduce.cuh, so
 // that a kernel's atomic traffic is measured by the kernel itself.
-//
-// counts[3][33], each row by number of lanes:
-//   0  visits: warps that came with n active lanes (at n = 0 those that came with none)
-//   1  groups: sets of n active lanes of one warp that share an address, which SW-S serialises
-//   2  shared: visits whose n active lanes all share one address, which SW-B reduces
-// What each strategy sends to memory at every threshold follows from these (traffic.py).
 #pragma once
 
-#include "constants.h"
+#include "traffic.h"
 #include "warp_reduce.cuh"
 
 namespace distwar {
 
 struct TrafficTally {
-    unsigned long long* counts;  // [kTrafficRows][kWarpSize + 1]
+    unsigned long long* counts;  // as traffic.h lays them out
 
     __device__ void visit(int lanes) const { add(0, lanes); }
     __device__ void group(int lanes) const { add(1, lanes); }

@@ -8,6 +8,7 @@
 
 #include "../strategy.h"
 #include "../tiles/tile_lists.h"
+#include "../traffic.h"
 
 #ifndef DISTWAR_BACKEND
 #error "compile with -DDISTWAR_BACKEND=cpu or cuda: it names the namespace, so that both can live in one process"
@@ -57,8 +58,7 @@ void blend_forward(const BlendInputs& in, const BlendOutputs& out);
 void blend_backward(const BlendInputs& in, const BlendUpstream& upstream, const BlendGradients& grad, Strategy strategy,
                     int threshold);
 
-// Counts what the warps of blend_backward bring to their reductions: counts[kTrafficRows][kWarpSize + 1], to be given
-// zeroed, laid out as warp_traffic.cuh says.
+// Adds what the warps of blend_backward bring to their reductions to counts laid out as traffic.h says.
 void blend_traffic(const BlendInputs& in, const BlendUpstream& upstream, int64_t* counts);
 
 }  // namespace distwar::DISTWAR_BACKEND

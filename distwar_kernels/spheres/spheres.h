@@ -6,6 +6,7 @@
 
 #include "../strategy.h"
 #include "../tiles/tile_lists.h"
+#include "../traffic.h"
 
 namespace distwar::DISTWAR_BACKEND {
 
@@ -43,7 +44,7 @@ void spheres_forward(const SphereInputs& in, const SphereOutputs& out);
 void spheres_backward(const SphereInputs& in, const SphereUpstream& upstream, const SphereGradients& grad,
                       Strategy strategy, int threshold);
 
-// Counts what the warps of spheres_backward bring to their reductions, as warp_traffic.cuh says.
+// Adds what the warps of spheres_backward bring to their reductions to counts laid out as traffic.h says.
 void spheres_traffic(const SphereInputs& in, const SphereUpstream& upstream, int64_t* counts);
 
 }  // namespace distwar::DISTWAR_BACKEND
