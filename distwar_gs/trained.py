@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,11 @@ class TrainedModel:
     def run_folder(self) -> Path:
         """The run the PLY belongs to; for one that stands alone, its folder."""
         return self.ply.parents[2] if self.step else self.ply.parent
+
+    def spread_views(self, count: int) -> list[View]:
+        """Up to `count` views spread evenly over all of the scene's, training and held out."""
+        everything = self.scene.train + self.scene.test
+        return [everything[i] for i in np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))]
 
     @torch.no_grad()
     def render(self, view: View, *, with_depth: bool = False) -> Rendering:

@@ -58,9 +58,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def count(model: TrainedModel, views: int) -> tuple[AtomicTraffic, int]:
     """The traffic summed over up to `views` views spread over the scene, and how many they were."""
-    everything = model.scene.train + model.scene.test
-    chosen = np.unique(np.linspace(0, len(everything) - 1, views).round().astype(int))
-    counts = (splat_traffic(model.project(view), view.width, view.height) for view in (everything[i] for i in chosen))
+    chosen = model.spread_views(views)
+    counts = (splat_traffic(model.project(view), view.width, view.height) for view in chosen)
     return reduce(operator.add, counts), len(chosen)
 
 

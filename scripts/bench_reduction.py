@@ -23,7 +23,6 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,7 +98,7 @@ def _measure_model(path: Path, iteration: int | None, args: argparse.Namespace) 
     model = TrainedModel.load(
         RenderArgs(model=path, iteration=iteration, source_path=args.source_path, device="cuda")
     )  # fmt: skip
-    views = spread_views(model, args.views)
+    views = model.spread_views(args.views)
     scenes = [_projected(model, view) for view in views]
     exact = None if args.no_check else Exact.of(scenes[0])
     stock = None if args.no_gsplat else scenes[0].gradients(Reduction("gsplat"))
@@ -110,12 +109,6 @@ def _measure_model(path: Path, iteration: int | None, args: argparse.Namespace) 
     rows += _rival_rows(rows[0], model, args)
     report.fill_in_speedups(rows)
     return rows
-
-
-def spread_views(model: TrainedModel, count: int) -> list[View]:
-    """Up to `count` views spread evenly over all of the scene's."""
-    everything = model.scene.train + model.scene.test
-    return [everything[i] for i in np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))]
 
 
 def _projected(model: TrainedModel, view: View) -> Projected:

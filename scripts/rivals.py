@@ -40,7 +40,6 @@ from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.model import sh_degree_of
 from distwar_gs.trained import TrainedModel
-from scripts.bench_reduction import spread_views
 from scripts.measuring import median_kernel_ms, median_ms, relative_l2
 
 KERNELS = r"renderCUDA|RenderCUDA|blend_backward"
@@ -67,7 +66,7 @@ def _measure(render: Render, model: TrainedModel, count: int, repeats: int) -> d
     scale = model.scene.normalisation.scale
     params = {name: value.requires_grad_() for name, value in _in_input_units(model.params, scale).items()}
     errors, kernel, backward = [], [], []
-    for view in spread_views(model, count):
+    for view in model.spread_views(count):
         image = render(params, _Camera.of(view, scale, model.device), model.background)
         upstream = torch.randn(image.shape, generator=torch.Generator().manual_seed(0)).to(image)
 
