@@ -13,7 +13,6 @@ import operator
 import sys
 from collections.abc import Sequence
 from functools import reduce
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from distwar_gs.cli import RenderArgs, run_cli
-from distwar_gs.config import ConfigError
 from distwar_gs.renderer import splat_traffic
 from distwar_gs.trained import TrainedModel
 from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.constants import WARP_SIZE
+from scripts.plotting import check_plot, panels, save_plot
 
 THRESHOLDS = (1, 2, 4, 8, 12, 16, 24, 32)
 GROUPS = ((1, 4), (5, 8), (9, 16), (17, 31), (32, 32))
@@ -36,8 +35,7 @@ GROUPS = ((1, 4), (5, 8), (9, 16), (17, 31), (32, 32))
 def main(arguments: Sequence[str]) -> None:
     """Count, print, plot."""
     args = _parser().parse_args(arguments)
-    if args.plot and find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install matplotlib")
+    check_plot(args.plot)
     model = TrainedModel.load(RenderArgs(model=args.model, source_path=args.source_path, device=args.device))
     traffic, views = count(model, args.views)
     _print_lanes(traffic, views)
@@ -84,18 +82,11 @@ def _print_atomics(traffic: AtomicTraffic, views: int) -> None:
 
 
 def _plot(traffic: AtomicTraffic, views: int, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    figure, axes = panels(3, size=(4.7, 4))
     _plot_addresses(axes[0], traffic)
     _plot_lanes(axes[1], traffic)
     _plot_atomics(axes[2], traffic, views)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    print(f"plots: {path}")
+    save_plot(figure, path)
 
 
 def _plot_addresses(axis: Any, traffic: AtomicTraffic) -> None:

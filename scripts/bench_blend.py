@@ -9,21 +9,20 @@ GPU's own. scripts/bench_reduction.py measures the reduction strategies on train
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch import Tensor
 
 from distwar_gs.cli import run_cli
 from distwar_gs.devices import resolve_device
 from distwar_gs.renderer import RenderSettings, project
 from distwar_kernels import Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
-from scripts.measuring import machine, median_ms, print_table, relative_l2, write_csv
+from scripts.measuring import integers, machine, median_ms, print_table, reductions, relative_l2, worst_error, write_csv
 from scripts.projected import Projected
 
 
@@ -51,10 +50,11 @@ def main(arguments: Sequence[str]) -> None:
         f"{scene.means2d.shape[1]:,} Gaussians, {scene.width}x{scene.height} pixels, {len(scene.flatten_ids):,} tile"
         f" entries, {pairs:,} pairs ({pairs / (scene.width * scene.height):.1f} a pixel)"
     )
-    reductions = list(_reductions(args, device))
-    rows = [_time(scene, reduction, pairs, args.repeats) for reduction in reductions]
+    # On the CPU all strategies are one.
+    chosen = [Reduction()] if device.type == "cpu" else reductions(args.strategies.split(","), args.thresholds)
+    rows = [_time(scene, reduction, pairs, args.repeats) for reduction in chosen]
     if args.check:
-        _check(rows, scene, reductions)
+        _check(rows, scene, chosen)
     print_table(rows)
     if args.csv:
         size = {"gaussians": args.gaussians, "width": args.width, "height": args.height, "pairs": pairs}
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--strategies", default="gsplat,atomic,sw_s,sw_b", help="CUDA only (default: %(default)s)")
-    parser.add_argument("--thresholds", default="8", help="balance thresholds of sw_s and sw_b (default: %(default)s)")
+    parser.add_argument("--thresholds", type=integers, default=(8,), help="of sw_s and sw_b (default: 8)")
     parser.add_argument("--repeats", type=int, default=20, help="timed repetitions (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="compare with the float64 reference (small scenes)")
     parser.add_argument("--csv", type=Path, help="also write the table here")
@@ -74,16 +74,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--height", type=int, default=720)
     parser.add_argument("--seed", type=int, default=0)
     return parser
-
-
-def _reductions(args: argparse.Namespace, device: torch.device) -> Iterator[Reduction]:
-    """On the CPU all strategies are one."""
-    if device.type == "cpu":
-        yield Reduction()
-        return
-    for strategy in args.strategies.split(","):
-        thresholds = args.thresholds.split(",") if strategy in ("sw_s", "sw_b") else ["8"]
-        yield from (Reduction(strategy, int(threshold)) for threshold in thresholds)
 
 
 def _synthetic_scene(args: argparse.Namespace, device: torch.device) -> Projected:
@@ -111,7 +101,7 @@ def _synthetic_scene(args: argparse.Namespace, device: torch.device) -> Projecte
 
 
 def _time(scene: Projected, reduction: Reduction, pairs: int, repeats: int) -> Row:
-    leaves, upstream, device = scene.leaves(), scene.upstream(), scene.means2d.device
+    leaves, upstream, device = scene.leaves(), scene.upstream, scene.means2d.device
     outputs = scene.blend(leaves, reduction)  # builds the kernels, if need be
 
     def backward() -> None:
@@ -123,20 +113,16 @@ def _time(scene: Projected, reduction: Reduction, pairs: int, repeats: int) -> R
     return Row(name, forward_ms, backward_ms, pairs / forward_ms / 1e6, pairs / backward_ms / 1e6)
 
 
-def _check(rows: list[Row], scene: Projected, reductions: list[Reduction]) -> None:
+def _check(rows: list[Row], scene: Projected, chosen: list[Reduction]) -> None:
     """Fills in the errors against the op's definition, on the numbers the kernels were given."""
     leaves = [leaf.detach().cpu().double()[0].requires_grad_() for leaf in scene.leaves()]
     lists = (scene.isect_offsets.cpu(), scene.flatten_ids.cpu())
     exact = blend_reference(*leaves, scene.width, scene.height, *lists)
-    gradients = torch.autograd.grad(exact, leaves, [v.cpu().double() for v in scene.upstream()])
-    for row, reduction in zip(rows, reductions, strict=True):
+    gradients = torch.autograd.grad(exact, leaves, [v.cpu().double() for v in scene.upstream])
+    for row, reduction in zip(rows, chosen, strict=True):
         image = scene.blend(scene.leaves(), reduction)[0]
         row.image_vs_float64 = relative_l2(image.detach().cpu(), exact[0])
-        row.gradients_vs_float64 = _worst_error(scene.gradients(reduction), gradients)
-
-
-def _worst_error(gradients: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    return max(relative_l2(v.cpu()[0], e) for v, e in zip(gradients, expected, strict=True))
+        row.gradients_vs_float64 = worst_error((v.cpu()[0] for v in scene.gradients(reduction)), gradients)
 
 
 if __name__ == "__main__":

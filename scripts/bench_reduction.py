@@ -15,7 +15,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,8 @@ from distwar_gs.views import Cameras
 from distwar_kernels import Reduction, tuner_of
 from distwar_kernels.blend.blend_reference import blend_gradients_reference, decided_pixels
 from scripts import reduction_report as report
-from scripts.measuring import machine, median_kernel_ms, median_ms, relative_l2, write_csv
+from scripts.measuring import integers, machine, median_kernel_ms, median_ms, reductions, worst_error, write_csv
+from scripts.plotting import check_plot
 from scripts.projected import LEAVES, Projected
 from scripts.reduction_report import Row
 
@@ -49,6 +50,7 @@ _PASSES_FOR_AUTO = 50
 def main(arguments: Sequence[str]) -> None:
     """Measure (or read what was measured), print, write, draw."""
     args = _parser().parse_args(arguments)
+    check_plot(args.plot)
     rows = report.read_rows(args.source) if args.source else _measure(args)
     report.print_rows(rows)
     report.print_summary(rows)
@@ -61,8 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("models", nargs="*", type=Path, help="run folders or PLYs")
     parser.add_argument("--from", dest="source", nargs="+", type=Path, metavar="CSV", help="what was measured before")
     parser.add_argument("-s", "--source_path", help="the dataset, if it is not where the run found it")
-    parser.add_argument("--iterations", type=_integers, default=(None,), help="saved steps of a run (default: newest)")
-    parser.add_argument("--thresholds", type=_integers, default=THRESHOLDS, help="of sw_s and sw_b")
+    parser.add_argument("--iterations", type=integers, default=(None,), help="saved steps of a run (default: newest)")
+    parser.add_argument("--thresholds", type=integers, default=THRESHOLDS, help="of sw_s and sw_b")
     parser.add_argument("--views", type=int, default=6, help="spread over all views (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=20, help="timed repetitions (default: %(default)s)")
     parser.add_argument("--no_gsplat", action="store_true", help="leave gsplat's own backward out")
@@ -71,10 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--csv", type=Path, help="also write the table here")
     parser.add_argument("--plot", type=Path, help="draw time against threshold as this PNG (needs matplotlib)")
     return parser
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
 
 
 # --------------------------------------------------------------------------------------------------- our kernels
@@ -95,15 +93,14 @@ def _measure(args: argparse.Namespace) -> list[Row]:
 
 
 def _measure_model(path: Path, iteration: int | None, args: argparse.Namespace) -> list[Row]:
-    model = TrainedModel.load(
-        RenderArgs(model=path, iteration=iteration, source_path=args.source_path, device="cuda")
-    )  # fmt: skip
+    model = TrainedModel.load(RenderArgs(model=path, iteration=iteration, source_path=args.source_path, device="cuda"))
     views = model.spread_views(args.views)
     scenes = [_projected(model, view) for view in views]
     exact = None if args.no_check else Exact.of(scenes[0])
     stock = None if args.no_gsplat else scenes[0].gradients(Reduction("gsplat"))
     row_of = partial(_row, model, views, scenes, repeats=args.repeats, exact=exact, stock=stock)
-    rows = [row_of(reduction, str(reduction)) for reduction in _reductions(args)]
+    strategies = ("atomic", "sw_s", "sw_b") if args.no_gsplat else ("gsplat", "atomic", "sw_s", "sw_b")
+    rows = [row_of(reduction, str(reduction)) for reduction in reductions(strategies, args.thresholds)]
     chosen = _choice_of_auto(scenes)
     rows.append(row_of(chosen, f"auto ({chosen})"))
     rows += _rival_rows(rows[0], model, args)
@@ -114,14 +111,6 @@ def _measure_model(path: Path, iteration: int | None, args: argparse.Namespace) 
 def _projected(model: TrainedModel, view: View) -> Projected:
     viewmats = Cameras.of((view,), model.device).viewmats
     return Projected.of(model.params, model.project(view), viewmats, view.width, view.height)
-
-
-def _reductions(args: argparse.Namespace) -> Iterable[Reduction]:
-    if not args.no_gsplat:
-        yield Reduction("gsplat")
-    yield Reduction("atomic")
-    for strategy in ("sw_s", "sw_b"):
-        yield from (Reduction(strategy, threshold) for threshold in args.thresholds)
 
 
 def _choice_of_auto(scenes: Sequence[Projected]) -> Reduction:
@@ -150,14 +139,14 @@ def _row(
         kernel_ms=fmean(median_kernel_ms(blend, KERNELS, repeats) for blend in blends),
         blend_ms=fmean(median_ms(blend, model.device, repeats) for blend in blends),
         backward_ms=fmean(median_ms(_whole_backward(model, v, reduction), model.device, repeats) for v in views),
-        gradients_vs_float64=exact and _worst_error(gradients, exact.gradients),
+        gradients_vs_float64=exact and worst_error(gradients, exact.gradients),
         gradients_vs_float64_where_decided=exact and exact.error_where_decided(scenes[0], reduction),
-        gradients_vs_gsplat=stock and _worst_error(gradients, stock),
+        gradients_vs_gsplat=stock and worst_error(gradients, stock),
     )
 
 
 def _blend_backward(scene: Projected, reduction: Reduction) -> Callable[[], object]:
-    leaves, upstream = scene.leaves(), scene.upstream()
+    leaves, upstream = scene.leaves(), scene.upstream
     outputs = scene.blend(leaves, reduction)
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
 
@@ -193,18 +182,14 @@ class Exact:
         lists = (scene.isect_offsets, scene.flatten_ids)
         decided = decided_pixels(splats, *lists, scene.width, scene.height)[..., None].float()
         print(f"rounding decides something at {100 * (1 - decided.mean()):.2f} % of the first view's pixels")
-        upstream = [v.double() for v in scene.upstream()]
+        upstream = [v.double() for v in scene.upstream]
         everywhere = blend_gradients_reference(splats, *lists, *upstream)
         where_decided = blend_gradients_reference(splats, *lists, *(v * decided for v in upstream))
         return cls([v[None] for v in everywhere], decided, [v[None] for v in where_decided])
 
     def error_where_decided(self, scene: Projected, reduction: Reduction) -> float:
         """The kernels' distance from `gradients_where_decided`."""
-        return _worst_error(scene.gradients(reduction, self.decided), self.gradients_where_decided)
-
-
-def _worst_error(gradients: list[Tensor], expected: list[Tensor]) -> float:
-    return max(relative_l2(v, e) for v, e in zip(gradients, expected, strict=True))
+        return worst_error(scene.gradients(reduction, self.decided), self.gradients_where_decided)
 
 
 # ------------------------------------------------------------------------------------------------------- rivals

@@ -21,7 +21,7 @@ from torch import Tensor
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
 from distwar_kernels import Reduction, render_spheres, sphere_traffic
-from scripts.measuring import machine, median_kernel_ms, print_table, write_csv
+from scripts.measuring import integers, machine, median_kernel_ms, print_table, reductions, write_csv
 
 KERNEL = "spheres_backward_kernel"
 Scene = dict[str, Tensor | int]
@@ -49,8 +49,9 @@ def main(arguments: Sequence[str]) -> None:
         f"{args.spheres:,} spheres, {args.width}x{args.height} pixels: {traffic.visits:,} visits of"
         f" {traffic.mean_lanes:.1f} active lanes, {traffic.one_address_share:.1%} of them to one address"
     )
-    times = {reduction: _backward_ms(scene, reduction, args.repeats) for reduction in _reductions(args)}
-    atomic = times[Reduction("atomic")]
+    chosen = reductions(("atomic", "sw_s", "sw_b"), args.thresholds)
+    times = {reduction: median_kernel_ms(_backward(scene, reduction), KERNEL, args.repeats) for reduction in chosen}
+    atomic = times[chosen[0]]
     rows = [Row(str(r), ms, atomic / ms, traffic.atomics(r) / 1e6) for r, ms in times.items()]
     print_table(rows)
     if args.csv:
@@ -64,15 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--radius", type=float, default=0.06, help="of the largest, at depths 2 to 6")
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=720)
-    parser.add_argument("--thresholds", default="1,4,8,16", help="of sw_s and sw_b (default: %(default)s)")
+    parser.add_argument(
+        "--thresholds", type=integers, default=(1, 4, 8, 16), help="of sw_s and sw_b (default: 1,4,8,16)"
+    )
     parser.add_argument("--repeats", type=int, default=20, help="timed repetitions (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help="also write the table here")
     return parser
-
-
-def _reductions(args: argparse.Namespace) -> list[Reduction]:
-    thresholds = [int(threshold) for threshold in args.thresholds.split(",")]
-    return [Reduction("atomic"), *(Reduction(s, t) for s in ("sw_s", "sw_b") for t in thresholds)]
 
 
 def _scene(args: argparse.Namespace) -> Scene:
@@ -92,10 +90,6 @@ def _scene(args: argparse.Namespace) -> Scene:
     return {name: tensor.cuda() for name, tensor in scene.items()} | {
         "image_width": args.width, "image_height": args.height,
     }  # fmt: skip
-
-
-def _backward_ms(scene: Scene, reduction: Reduction, repeats: int) -> float:
-    return median_kernel_ms(_backward(scene, reduction), KERNEL, repeats)
 
 
 def _backward(scene: Scene, reduction: Reduction) -> Callable[[], object]:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distwar_kernels import Reduction
+
 Work = Callable[[], object]
 _PAUSE_CYCLES = 4_000_000  # about 2 ms: longer than the host needs to queue one repetition
 
@@ -77,6 +79,22 @@ def median_kernel_ms(work: Work, pattern: str, repeats: int) -> float:
         names = ", ".join(sorted({event.name[:60] for event in kernels}))
         raise RuntimeError(f"{len(times)} kernels match {pattern!r} in {repeats} repetitions; there were: {names}")
     return median(times) / 1e3
+
+
+def integers(text: str) -> tuple[int, ...]:
+    """``1,8,16`` on a command line."""
+    return tuple(int(number) for number in text.split(","))
+
+
+def reductions(strategies: Iterable[str], thresholds: Sequence[int]) -> list[Reduction]:
+    """Every strategy, those that have a balance threshold at each of `thresholds`."""
+    split = ("sw_s", "sw_b")
+    return [Reduction(s, t) for s in strategies for t in (thresholds if s in split else thresholds[:1])]
+
+
+def worst_error(tensors: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
+    """The largest relative L2 error of several tensors."""
+    return max(relative_l2(mine, theirs) for mine, theirs in zip(tensors, expected, strict=True))
 
 
 def relative_l2(actual: Tensor, expected: Tensor) -> float:

@@ -1,6 +1,7 @@
 """One view of a scene, projected and in tiles: what the blend op is timed on."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -28,9 +29,7 @@ class Projected:
 
     @classmethod
     @torch.no_grad()
-    def of(
-        cls, params: dict[str, Tensor], splats: Splats, viewmats: Tensor, width: int, height: int
-    ) -> "Projected":  # fmt: skip
+    def of(cls, params: dict[str, Tensor], splats: Splats, viewmats: Tensor, width: int, height: int) -> "Projected":
         """The Gaussians as a camera sees them, in the colours it sees them in."""
         colors = view_colors(params, viewmats, splats.radii, sh_degree_of(params))
         return cls(
@@ -42,8 +41,9 @@ class Projected:
         """Fresh leaves of the graph, in the order of LEAVES."""
         return [getattr(self, name).detach().clone().requires_grad_() for name in LEAVES]
 
+    @cached_property
     def upstream(self) -> tuple[Tensor, Tensor]:
-        """Random dL/d(image) and dL/d(alpha), the same on every call."""
+        """Random dL/d(image) and dL/d(alpha), the same for every scene of this size."""
         g = torch.Generator().manual_seed(0)
         shape = (1, self.height, self.width)
         return tuple(torch.randn(*shape, k, generator=g).to(self.means2d) for k in (self.colors.shape[-1], 1))
@@ -56,7 +56,7 @@ class Projected:
     def gradients(self, reduction: Reduction, weights: Tensor | float = 1.0) -> list[Tensor]:
         """dL/d(leaves) for `upstream`, times weights [1, height, width, 1]."""
         leaves = self.leaves()
-        upstream = [v * weights for v in self.upstream()]
+        upstream = [v * weights for v in self.upstream]
         return list(torch.autograd.grad(self.blend(leaves, reduction), leaves, upstream))
 
     def traffic(self) -> AtomicTraffic:

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean
 
 from scripts.measuring import print_table
+from scripts.plotting import panels, save_plot
 
 
 @dataclass
@@ -109,19 +110,11 @@ def _print_auto(rows: Sequence[Row]) -> None:
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Kernel time against threshold, a panel for each model."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     models = by_model(rows)
-    size = (4.6 * len(models), 3.8)
-    figure, axes = pyplot.subplots(1, len(models), figsize=size, layout="constrained", squeeze=False)
-    for axis, mine in zip(axes[0], models, strict=True):
+    figure, axes = panels(len(models), size=(4.6, 3.8))
+    for axis, mine in zip(axes, models, strict=True):
         _plot_model(axis, mine)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    print(f"plot: {path}")
+    save_plot(figure, path)
 
 
 def _plot_model(axis: object, rows: Sequence[Row]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distwar_kernels import Reduction, tile_grid
+from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic, tile_grid
 from distwar_kernels.blend.blend_reference import blend_reference, near_cuts, splat_alphas
 from distwar_kernels.constants import BLUR, EXTENT, TILE_SIZE
 from distwar_kernels.tiles.tile_lists import tiles_of
@@ -158,6 +158,14 @@ def _near_cuts(scene: BlendScene, margin: float) -> Tensor:
         alphas = splat_alphas(means2d[ids], conics[ids], scene.opacities[ids].double(), tile.pixels)
         near[ids[near_cuts(alphas, margin).any(0)]] = True
     return near
+
+
+def count_traffic(scene: BlendScene, **options: object) -> AtomicTraffic:
+    """``atomic_traffic`` of the scene, on its device."""
+    return atomic_traffic(
+        scene.means2d, scene.conics, scene.opacities, scene.width, scene.height, scene.isect_offsets,
+        scene.flatten_ids, scene.masks, **options,
+    )  # fmt: skip
 
 
 # --------------------------------------------------------------------------------------------- results and errors

@@ -1,6 +1,7 @@
 """scripts/bench_reduction.py: its tables and summaries; on a GPU, a whole measurement. And the rivals' cameras."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from demo_runs import run_program
 from random_scenes import relative_l2
 
 from distwar_gs.cli import RenderArgs
+from distwar_gs.config import ConfigError
 from distwar_gs.trained import TrainedModel
+from scripts import plotting, rivals
 from scripts import reduction_report as report
-from scripts import rivals
-from scripts.measuring import write_csv
+from scripts.measuring import integers, reductions, write_csv
 from scripts.reduction_report import Row
 
 
@@ -68,6 +70,21 @@ def test_what_is_missing_is_said_in_one_line(arguments, complaint):
     assert finished.returncode == 1
     assert complaint in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
+
+
+def test_a_plot_that_cannot_be_drawn_is_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr(plotting, "find_spec", lambda name: None)
+    plotting.check_plot(None)
+    with pytest.raises(ConfigError, match="--plot needs matplotlib"):
+        plotting.check_plot(Path("a.png"))
+
+
+@pytest.mark.parametrize(
+    ("strategies", "texts"),
+    [(("gsplat", "atomic"), ["gsplat", "atomic"]), (("atomic", "sw_b"), ["atomic", "sw_b@1", "sw_b@8"])],
+)
+def test_only_strategies_with_a_threshold_come_at_every_one(strategies, texts):
+    assert [str(reduction) for reduction in reductions(strategies, integers("1,8"))] == texts
 
 
 @pytest.mark.parametrize("name", ["nobody", "inria", "distwar_sw_b_8", "faster_gs"])

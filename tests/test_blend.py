@@ -11,6 +11,7 @@ from random_scenes import (
     any_blend_scene,
     assert_below,
     assert_close,
+    count_traffic,
     in_float64,
     loss_weights,
     pack,
@@ -23,7 +24,7 @@ from random_scenes import (
     stack_scene,
 )
 
-from distwar_kernels import Reduction, atomic_traffic, rasterize_to_pixels
+from distwar_kernels import Reduction, rasterize_to_pixels
 from distwar_kernels.blend.blend_reference import (
     blend_gradients_reference,
     blend_reference,
@@ -536,12 +537,7 @@ def test_on_a_gpu_that_is_not_the_current_one():
         assert_close(result, run_blend(random_blend_scene(1), rasterize_to_pixels), GPU_BOUND)
     assert torch.cuda.current_device() == 0
     scene = random_blend_scene(1, n=200)
-    assert torch.equal(count_traffic(scene.to("cuda:1")), count_traffic(scene))
-
-
-def count_traffic(scene: BlendScene) -> torch.Tensor:
-    tiles = (scene.isect_offsets, scene.flatten_ids)
-    return atomic_traffic(scene.means2d, scene.conics, scene.opacities, scene.width, scene.height, *tiles).counts
+    assert torch.equal(count_traffic(scene.to("cuda:1")).counts, count_traffic(scene).counts)
 
 
 @pytest.mark.gpu

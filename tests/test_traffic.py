@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from random_scenes import clear_of_cuts, random_blend_scene
+from random_scenes import clear_of_cuts, count_traffic, random_blend_scene
 from torch import Tensor
 
-from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic
+from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.blend.blend_reference import blend_weights
 from distwar_kernels.constants import PATCH_HEIGHT, PATCH_WIDTH, TILE_SIZE, WARP_SIZE
 from distwar_kernels.tiles.tile_lists import tiles_of
@@ -20,13 +20,6 @@ CASES = {
     "no-gaussians": functools.partial(random_blend_scene, 4, n=0, width=20, height=20),
     "one-pixel": functools.partial(random_blend_scene, 5, n=30, width=1, height=1),
 }
-
-
-def count(scene, **options) -> AtomicTraffic:
-    return atomic_traffic(
-        scene.means2d, scene.conics, scene.opacities, scene.width, scene.height, scene.isect_offsets,
-        scene.flatten_ids, scene.masks, **options,
-    )  # fmt: skip
 
 
 def counted_by_weights(scene) -> Tensor:
@@ -50,13 +43,13 @@ def counted_by_weights(scene) -> Tensor:
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_counts_are_the_references(case):
     scene = case()
-    assert torch.equal(count(scene).visits_by_lanes, counted_by_weights(scene))
+    assert torch.equal(count_traffic(scene).visits_by_lanes, counted_by_weights(scene))
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_a_visit_is_to_one_gaussian(case):
     """The paper's first observation holds by construction: all rows of the count are one."""
-    traffic = count(case())
+    traffic = count_traffic(case())
     assert torch.equal(traffic.counts[1, 1:], traffic.visits_by_lanes[1:])
     assert torch.equal(traffic.counts[2, 1:], traffic.visits_by_lanes[1:])
     assert not traffic.counts[1:, 0].any()
@@ -68,10 +61,10 @@ def test_threads_do_not_change_the_counts():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        alone = count(scene).visits_by_lanes
+        alone = count_traffic(scene).visits_by_lanes
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(alone, count(scene).visits_by_lanes)
+    assert torch.equal(alone, count_traffic(scene).visits_by_lanes)
 
 
 def traffic_of(visits: dict[int, int], groups: dict[int, int], shared: dict[int, int]) -> AtomicTraffic:
@@ -111,13 +104,13 @@ def test_lanes_with_several_addresses_are_grouped_by_sw_s_and_left_alone_by_sw_b
 
 def test_views_add_up():
     scene = CASES["odd-size"]()
-    assert torch.equal((count(scene) + count(scene)).counts, 2 * count(scene).counts)
+    assert torch.equal((count_traffic(scene) + count_traffic(scene)).counts, 2 * count_traffic(scene).counts)
     with pytest.raises(ValueError, match="9 and of 10"):
-        count(scene) + count(scene, channels=4)
+        count_traffic(scene) + count_traffic(scene, channels=4)
 
 
 def test_channels_make_the_record():
-    assert count(CASES["one-gaussian"](), channels=4).record_size == 10
+    assert count_traffic(CASES["one-gaussian"](), channels=4).record_size == 10
 
 
 GPU_CASES = CASES | {
@@ -130,4 +123,4 @@ GPU_CASES = CASES | {
 @pytest.mark.parametrize("case", GPU_CASES.values(), ids=GPU_CASES.keys())
 def test_the_kernel_itself_counts_the_same(case):
     scene = case()
-    assert torch.equal(count(scene.to("cuda")).counts, count(scene).counts)
+    assert torch.equal(count_traffic(scene.to("cuda")).counts, count_traffic(scene).counts)

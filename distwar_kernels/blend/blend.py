@@ -9,6 +9,7 @@ from distwar_kernels import loader
 from distwar_kernels.constants import MAX_CHANNELS, TILE_SIZE
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
+from distwar_kernels.shapes import check_shapes
 from distwar_kernels.stock import gsplat
 from distwar_kernels.tuner import ReductionTuner, Run, resolve
 
@@ -100,9 +101,7 @@ def _check_shapes(
         "backgrounds": (backgrounds, (*images, colors.shape[-1])),
         "masks": (masks, tuple(isect_offsets.shape)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != tuple(shape):
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {tuple(shape)}")
+    check_shapes(expected)
     if packed and len(gaussians) != 1:
         raise ValueError(f"packed Gaussians have shape [nnz, ...], means2d is {tuple(means2d.shape)}")
     if not packed and gaussians[:-1] != images:

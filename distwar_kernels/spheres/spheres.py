@@ -14,6 +14,7 @@ from distwar_kernels import loader
 from distwar_kernels.constants import SPHERE_FRAGMENTS
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
+from distwar_kernels.shapes import check_shapes
 from distwar_kernels.spheres.spheres_reference import spheres_reference
 from distwar_kernels.tiles.tiles import intersect_tiles
 from distwar_kernels.traffic import AtomicTraffic
@@ -101,9 +102,7 @@ def _check(
         "Ks": (Ks, (cameras, 3, 3)),
         "backgrounds": (backgrounds, (cameras, 3)),
     }
-    for name, (tensor, shape) in expected.items():
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+    check_shapes(expected)
     if reduction.strategy == "gsplat":
         raise ValueError("reduction 'gsplat' is a backward pass of gsplat's, which has no spheres")
 

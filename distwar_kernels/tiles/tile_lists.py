@@ -11,10 +11,10 @@ from distwar_kernels.constants import TILE_SIZE
 
 @dataclass(frozen=True)
 class TileList:
-    """A tile that shows Gaussians."""
+    """A tile that has a list."""
 
     ids: Tensor
-    """[n] int64, its Gaussians, nearest first."""
+    """[n] int64, its primitives, nearest first."""
     pixels: Tensor
     """[TILE_SIZE^2, 2] pixel centres, row by row."""
     square: tuple[int, slice, slice]
