@@ -194,14 +194,16 @@ class DensificationConfig:
 class ReductionConfig:
     """How the backward pass sums the gradients of one Gaussian over the pixels of a warp (DISTWAR)."""
 
-    strategy: str = setting("sw_b", one_of("gsplat", "atomic", "sw_s", "sw_b", "auto"))
+    strategy: str = setting("sw_t", one_of("gsplat", "atomic", "sw_s", "sw_b", "sw_t", "auto"))
     """gsplat: gsplat's own backward (needs the gsplat package). atomic: every active lane adds to memory (the paper's
     baseline). sw_s: DISTWAR, lanes summed one after the other. sw_b: DISTWAR, lanes summed by a butterfly of
-    shuffles. auto: whichever of the last three, with which threshold, measures fastest on this GPU and this scene,
-    tried during the first steps and again as the scene grows."""
-    balance_threshold: int = setting(8, between(0, 32, "active lanes of a warp"))
-    """Warps with at least this many active lanes sum in registers and add once; the others leave the sum to the
-    atomics of the L2 cache. Only used when reduction.strategy is sw_s or sw_b."""
+    shuffles. sw_t: many sums of a warp at once, transposed through shared memory; the fastest so far. auto: whichever
+    of the last four, with which threshold, measures fastest on this GPU and this scene, tried during the first steps
+    and again as the scene grows."""
+    balance_threshold: int | None = setting(None, between(0, 32, "active lanes of a warp"))
+    """Warps with at least this many active lanes sum in the SM and add once; the others leave the sum to the atomics of
+    the L2 cache. null: the strategy's best, 8 for sw_s and sw_b, 1 for sw_t. Only used when reduction.strategy is one
+    of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,6 +294,10 @@ def _as_optional_str(value: Any) -> str | None:
     return None if value is None else _as_str(value)
 
 
+def _as_optional_int(value: Any) -> int | None:
+    return None if value is None else _as_int(value)
+
+
 def _as_ints(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
@@ -304,6 +310,7 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     float: ("a finite number", _as_float),
     str: ("a string (quote it if it looks like a number)", _as_str),
     str | None: ("a string or null", _as_optional_str),
+    int | None: ("an integer or null", _as_optional_int),
     tuple[int, ...]: ("a list of integers such as [7000, 30000]", _as_ints),
 }
 
@@ -316,7 +323,7 @@ def _checked(key: str, value: Any) -> Any:
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key} is {_shown(value)}: expected {expected}") from None
     rule: Rule | None = FIELDS[key].metadata.get("rule")
-    if rule is not None and not rule.holds(value):
+    if rule is not None and value is not None and not rule.holds(value):
         hint = _did_you_mean(value, rule.choices) if rule.choices else ""
         raise ConfigError(f"{key} is {_shown(value)}: it must be {rule.words}{hint}")
     return value

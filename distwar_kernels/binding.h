@@ -50,6 +50,7 @@ inline Strategy strategy_named(c10::string_view name) {
     if (name == "atomic") return Strategy::kAtomic;
     if (name == "sw_s") return Strategy::kSerialized;
     if (name == "sw_b") return Strategy::kButterfly;
+    if (name == "sw_t") return Strategy::kTransposed;
     TORCH_CHECK(false, message("no kernel for reduction strategy '", std::string(name), "'"));
 }
 

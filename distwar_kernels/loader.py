@@ -55,7 +55,14 @@ _BACKENDS = {
         expected_seconds=20,
     ),
     "cuda": _Backend(
-        sources=("blend/blend.cpp", "blend/blend.cu", "spheres/spheres.cpp", "spheres/spheres.cu"),
+        sources=(
+            "blend/blend.cpp",
+            "blend/blend_forward.cu",
+            "blend/blend_backward.cu",
+            "blend/blend_transposed.cu",
+            "spheres/spheres.cpp",
+            "spheres/spheres.cu",
+        ),
         cxx_flags=("-O2", "-DDISTWAR_BACKEND=cuda", "-DDISTWAR_CUDA"),
         cuda_flags=("-O3", "--use_fast_math", "-lineinfo", "-DDISTWAR_BACKEND=cuda"),
         expected_seconds=20,

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from distwar_kernels.constants import WARP_SIZE
 
-STRATEGIES = ("gsplat", "atomic", "sw_s", "sw_b", "auto")
+STRATEGIES = ("gsplat", "atomic", "sw_s", "sw_b", "sw_t", "auto")
+BEST_THRESHOLDS = {"sw_s": 8, "sw_b": 8, "sw_t": 1}
+"""The strategies that a balance threshold splits, and where they split best on an H200 (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +18,14 @@ class Reduction:
         ``atomic``  every active lane adds to memory: the paper's baseline
         ``sw_s``    DISTWAR serialised: a leader collects the lanes that share an address, one after another
         ``sw_b``    DISTWAR butterfly: all 32 lanes exchange and sum, idle lanes contribute zero
+        ``sw_t``    transposed: 16 visits of a warp are laid side by side in shared memory, then a lane sums half a
+                    visit; for the blend with one to four channels (with more it is ``sw_b``)
         ``auto``    whichever of the kernels' strategies and thresholds measures fastest on this GPU and this scene
                     (``tuner.py``); the threshold given here does not matter
     balance_threshold:
-        0..32. A warp with at least this many active lanes sums in registers (``sw_s``, ``sw_b``); one with
-        fewer sends its lanes' values straight to the atomic units of the L2. 0 and 1 reduce always.
+        0..32, or None for the strategy's best. A warp with at least this many active lanes sums in the SM (``sw_s``,
+        ``sw_b``, ``sw_t``); one with fewer sends its lanes' values straight to the atomic units of the L2. 0 and 1
+        reduce always.
 
     The CPU backend gives the same gradients under every strategy: it sums a tile's pixels in registers and
     adds tile sums in a fixed order, so it has no atomics to save.
@@ -28,12 +33,14 @@ class Reduction:
     Raises ValueError for an unknown strategy or a threshold outside 0..32.
     """
 
-    strategy: str = "sw_b"
-    balance_threshold: int = 8
+    strategy: str = "sw_t"
+    balance_threshold: int | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"unknown reduction strategy {self.strategy!r}: choose one of {', '.join(STRATEGIES)}")
+        if self.balance_threshold is None:
+            object.__setattr__(self, "balance_threshold", BEST_THRESHOLDS.get(self.strategy, 1))
         if not 0 <= self.balance_threshold <= WARP_SIZE:
             raise ValueError(
                 f"balance threshold {self.balance_threshold} is outside 0..{WARP_SIZE} (active lanes of a warp)"
@@ -41,4 +48,4 @@ class Reduction:
 
     def __str__(self) -> str:
         """``sw_b@8``; the threshold only where it matters."""
-        return f"{self.strategy}@{self.balance_threshold}" if self.strategy in ("sw_s", "sw_b") else self.strategy
+        return f"{self.strategy}@{self.balance_threshold}" if self.strategy in BEST_THRESHOLDS else self.strategy

@@ -3,6 +3,6 @@
 
 namespace distwar {
 
-enum class Strategy { kAtomic, kSerialized, kButterfly };
+enum class Strategy { kAtomic, kSerialized, kButterfly, kTransposed };
 
 }  // namespace distwar

@@ -19,11 +19,12 @@ from distwar_kernels.reduction import Reduction
 _LOG = logging.getLogger(__name__)
 
 CANDIDATES = (
+    *(Reduction("sw_t", threshold) for threshold in (1, 4)),
     Reduction("atomic"),
     *(Reduction("sw_s", threshold) for threshold in (8, 16, 24)),
     *(Reduction("sw_b", threshold) for threshold in (1, 4, 8, 12, 16, 20, 24)),
 )
-"""What ``auto`` chooses among."""
+"""What ``auto`` chooses among; it starts with the first."""
 
 _CHANGE = 0.1  # the work has changed when the number of primitives has, by this share
 _STALE = 2000  # backward passes after which it may have changed with the same number
@@ -67,12 +68,17 @@ class ReductionTuner:
         self,
         candidates: Sequence[Reduction] = CANDIDATES,
         *,
-        start: Reduction = Reduction(),  # noqa: B008 - frozen
+        start: Reduction | None = None,
         views: int = 4,
         share: float = 0.02,
     ) -> None:
-        """Use `start` until the first choice; measure finalists on `views` views, in `share` of the passes' time."""
-        self._candidates, self._views, self._share, self._start = tuple(candidates), views, share, start
+        """Use `start` (the first candidate) until the first choice; measure finalists on `views` views, in `share` of the passes' time."""
+        self._candidates, self._views, self._share, self._start = (
+            tuple(candidates),
+            views,
+            share,
+            start or candidates[0],
+        )
         self.reset()
 
     def reset(self) -> None:
@@ -190,24 +196,27 @@ def _now() -> torch.cuda.Event:
     return event
 
 
-_TUNERS: dict[torch.device, ReductionTuner] = {}
+_TUNERS: dict[tuple[torch.device, tuple[Reduction, ...]], ReductionTuner] = {}
 
 
-def tuner_of(device: torch.device) -> ReductionTuner:
-    """The tuner behind ``Reduction("auto")`` on this device: what it has chosen, and what it measured."""
+def tuner_of(device: torch.device, candidates: tuple[Reduction, ...] = CANDIDATES) -> ReductionTuner:
+    """The tuner behind ``Reduction("auto")`` on this device for the blend, or for an op with candidates of its own: what
+    it has chosen, and what it measured."""
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    if device not in _TUNERS:
-        _TUNERS[device] = ReductionTuner()
-    return _TUNERS[device]
+    if (device, candidates) not in _TUNERS:
+        _TUNERS[device, candidates] = ReductionTuner(candidates)
+    return _TUNERS[device, candidates]
 
 
-def resolve(reduction: Reduction, device: torch.device) -> tuple[Reduction, ReductionTuner | None]:
+def resolve(
+    reduction: Reduction, device: torch.device, candidates: tuple[Reduction, ...] = CANDIDATES
+) -> tuple[Reduction, ReductionTuner | None]:
     """The reduction to use now, and the tuner that wants to watch the pass, if any.
 
     On the CPU all strategies are one, and inside a compiled graph there is nothing to measure: no tuner watches.
     """
     if reduction.strategy != "auto":
         return reduction, None
-    tuner = tuner_of(device)
+    tuner = tuner_of(device, candidates)
     return tuner.reduction, tuner if device.type == "cuda" and not torch.compiler.is_compiling() else None

@@ -32,6 +32,16 @@ __device__ inline int warp_max(int value) {
     return value;
 }
 
+__device__ inline unsigned warp_or(unsigned value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    return __reduce_or_sync(kFullWarp, value);
+#else
+#pragma unroll
+    for (int distance = 16; distance > 0; distance /= 2) value |= __shfl_xor_sync(kFullWarp, value, distance);
+    return value;
+#endif
+}
+
 struct NothingForIdleWarps {
     template <class Emit>
     static __device__ void idle(Emit) {}

@@ -78,7 +78,7 @@ def _print_atomics(traffic: AtomicTraffic, views: int) -> None:
     print(f"{'atomic':>18}  {plain / views:15,.0f}  {1:9.1%}")
     for threshold in THRESHOLDS:
         atomics = traffic.atomics(Reduction("sw_b", threshold))
-        print(f"{f'sw_s, sw_b at {threshold}':>18}  {atomics / views:15,.0f}  {atomics / max(plain, 1):9.1%}")
+        print(f"{f'sw_s, _b, _t at {threshold}':>18}  {atomics / views:15,.0f}  {atomics / max(plain, 1):9.1%}")
 
 
 def _plot(traffic: AtomicTraffic, views: int, path: Path) -> None:

@@ -64,8 +64,8 @@ def main(arguments: Sequence[str]) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--strategies", default="gsplat,atomic,sw_s,sw_b", help="CUDA only (default: %(default)s)")
-    parser.add_argument("--thresholds", type=integers, default=(8,), help="of sw_s and sw_b (default: 8)")
+    parser.add_argument("--strategies", default="gsplat,atomic,sw_s,sw_b,sw_t", help="CUDA only (default: %(default)s)")
+    parser.add_argument("--thresholds", type=integers, default=(8,), help="of sw_s, sw_b, sw_t (default: 8)")
     parser.add_argument("--repeats", type=int, default=20, help="timed repetitions (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="compare with the float64 reference (small scenes)")
     parser.add_argument("--csv", type=Path, help="also write the table here")

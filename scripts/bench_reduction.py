@@ -4,8 +4,8 @@
     python scripts/bench_reduction.py output/garden --iterations 1000,15000,30000 --compare distwar_sw_b_8,faster_gs
     python scripts/bench_reduction.py --from reductions.csv other.csv --plot all.png           no GPU needed
 
-For each model, means over views of medians over repetitions: the blend's backward kernel alone (torch's profiler), the
-op (clearing the sums and the kernel), the whole backward pass from the image to the parameters; speed-ups of the kernel
+For each model, means over views of medians over repetitions: the blend's backward kernel alone (torch's profiler), its
+forward kernels, the op's backward (clearing the sums, the kernel, unpacking them), the whole backward pass from the image to the parameters; speed-ups of the kernel
 over `atomic` and over gsplat's; the gradients' distance from float64 on the first view, over all pixels and over those
 where no alpha or transmittance is within rounding of its cut. `auto` is measured with what it chooses after watching
 these views. --compare: scripts/rivals.py names them and says how each must be importable.
@@ -42,8 +42,10 @@ from scripts.projected import LEAVES, Projected
 from scripts.reduction_report import Row
 
 THRESHOLDS = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 31, 32)
-KERNELS = r"blend_backward_kernel|rasterize_to_pixels_3dgs_bwd"
+KERNELS = r"blend_backward_kernel|blend_transposed_kernel|rasterize_to_pixels_3dgs_bwd"
 """Names of the kernels that turn pixel gradients into Gaussian gradients: ours and gsplat's."""
+FORWARD_KERNELS = r"::pack_kernel|blend_forward_kernel|rasterize_to_pixels_3dgs_fwd"
+"""Names of those that blend, and of ours that packs the Gaussians before."""
 _PASSES_FOR_AUTO = 50
 
 
@@ -64,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--from", dest="source", nargs="+", type=Path, metavar="CSV", help="what was measured before")
     parser.add_argument("-s", "--source_path", help="the dataset, if it is not where the run found it")
     parser.add_argument("--iterations", type=integers, default=(None,), help="saved steps of a run (default: newest)")
-    parser.add_argument("--thresholds", type=integers, default=THRESHOLDS, help="of sw_s and sw_b")
+    parser.add_argument("--strategies", default="atomic,sw_s,sw_b,sw_t", help="of ours (default: %(default)s)")
+    parser.add_argument("--thresholds", type=integers, default=THRESHOLDS, help="of sw_s, sw_b and sw_t")
     parser.add_argument("--views", type=int, default=6, help="spread over all views (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=20, help="timed repetitions (default: %(default)s)")
     parser.add_argument("--no_gsplat", action="store_true", help="leave gsplat's own backward out")
@@ -99,7 +102,7 @@ def _measure_model(path: Path, iteration: int | None, args: argparse.Namespace) 
     exact = None if args.no_check else Exact.of(scenes[0])
     stock = None if args.no_gsplat else scenes[0].gradients(Reduction("gsplat"))
     row_of = partial(_row, model, views, scenes, repeats=args.repeats, exact=exact, stock=stock)
-    strategies = ("atomic", "sw_s", "sw_b") if args.no_gsplat else ("gsplat", "atomic", "sw_s", "sw_b")
+    strategies = [*args.strategies.split(","), *([] if args.no_gsplat else ["gsplat"])]
     rows = [row_of(reduction, str(reduction)) for reduction in reductions(strategies, args.thresholds)]
     chosen = _choice_of_auto(scenes)
     rows.append(row_of(chosen, f"auto ({chosen})"))
@@ -137,6 +140,7 @@ def _row(
         gaussians=len(model.params["means"]),
         strategy=name,
         kernel_ms=fmean(median_kernel_ms(blend, KERNELS, repeats) for blend in blends),
+        forward_ms=fmean(median_kernel_ms(_blend_forward(s, reduction), FORWARD_KERNELS, repeats) for s in scenes),
         blend_ms=fmean(median_ms(blend, model.device, repeats) for blend in blends),
         backward_ms=fmean(median_ms(_whole_backward(model, v, reduction), model.device, repeats) for v in views),
         gradients_vs_float64=exact and worst_error(gradients, exact.gradients),
@@ -149,6 +153,11 @@ def _blend_backward(scene: Projected, reduction: Reduction) -> Callable[[], obje
     leaves, upstream = scene.leaves(), scene.upstream
     outputs = scene.blend(leaves, reduction)
     return lambda: torch.autograd.grad(outputs, leaves, upstream, retain_graph=True)
+
+
+def _blend_forward(scene: Projected, reduction: Reduction) -> Callable[[], object]:
+    leaves = scene.leaves()
+    return lambda: scene.blend(leaves, reduction)
 
 
 def _whole_backward(model: TrainedModel, view: View, reduction: Reduction) -> Callable[[], object]:

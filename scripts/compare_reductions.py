@@ -56,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", help="YAML to start from")
     parser.add_argument("--iterations", type=int, default=7000)
     parser.add_argument(
-        "--strategies", default="gsplat,atomic,sw_s,sw_b", help="comma-separated (default: %(default)s)"
+        "--strategies", default="gsplat,atomic,sw_s,sw_b,sw_t", help="comma-separated (default: %(default)s)"
     )
-    parser.add_argument("--balance_threshold", type=int, default=8)
+    parser.add_argument("--balance_threshold", type=int, help="of all of them (default: each one's best)")
     parser.add_argument("--repeat", help="a strategy to train once more, with the same seed")
     return parser
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distwar_kernels import Reduction
+from distwar_kernels.reduction import BEST_THRESHOLDS
 
 Work = Callable[[], object]
 _PAUSE_CYCLES = 4_000_000  # about 2 ms: longer than the host needs to queue one repetition
@@ -61,7 +62,7 @@ def _cuda_ms(work: Work) -> float:
 
 
 def median_kernel_ms(work: Work, pattern: str, repeats: int) -> float:
-    """Median time of the CUDA kernel whose name matches, by torch's profiler; `work` launches it once.
+    """Median time of the CUDA kernels whose names match, by torch's profiler: of all that one `work` launches.
 
     Raises RuntimeError if no kernel, or not the same number at every repetition, has such a name.
     """
@@ -74,11 +75,13 @@ def median_kernel_ms(work: Work, pattern: str, repeats: int) -> float:
             work()
         torch.cuda.synchronize()
     kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels.sort(key=lambda event: event.time_range.start)
     times = [event.time_range.elapsed_us() for event in kernels if re.search(pattern, event.name)]
-    if len(times) != repeats:
+    each = len(times) // repeats
+    if not times or len(times) != each * repeats:
         names = ", ".join(sorted({event.name[:60] for event in kernels}))
         raise RuntimeError(f"{len(times)} kernels match {pattern!r} in {repeats} repetitions; there were: {names}")
-    return median(times) / 1e3
+    return median(sum(times[i : i + each]) for i in range(0, len(times), each)) / 1e3
 
 
 def integers(text: str) -> tuple[int, ...]:
@@ -88,8 +91,7 @@ def integers(text: str) -> tuple[int, ...]:
 
 def reductions(strategies: Iterable[str], thresholds: Sequence[int]) -> list[Reduction]:
     """Every strategy, those that have a balance threshold at each of `thresholds`."""
-    split = ("sw_s", "sw_b")
-    return [Reduction(s, t) for s in strategies for t in (thresholds if s in split else thresholds[:1])]
+    return [Reduction(s, t) for s in strategies for t in (thresholds if s in BEST_THRESHOLDS else thresholds[:1])]
 
 
 def worst_error(tensors: Iterable[Tensor], expected: Iterable[Tensor]) -> float:

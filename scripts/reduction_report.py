@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
+from distwar_kernels.reduction import BEST_THRESHOLDS
 from scripts.measuring import print_table
 from scripts.plotting import panels, save_plot
 
@@ -19,6 +20,7 @@ class Row:
     gaussians: int
     strategy: str
     kernel_ms: float
+    forward_ms: float | None = None
     blend_ms: float | None = None
     backward_ms: float | None = None
     kernel_speedup_over_atomic: float | None = None
@@ -43,10 +45,11 @@ class Row:
 def fill_in_speedups(rows: Sequence[Row]) -> None:
     """Compares the rows of one model with its `atomic` and `gsplat`."""
     base = {row.strategy: row for row in rows}
-    atomic, stock = base["atomic"], base.get("gsplat")
+    atomic, stock = base.get("atomic"), base.get("gsplat")
     for row in rows:
-        row.kernel_speedup_over_atomic = atomic.kernel_ms / row.kernel_ms
-        if row.backward_ms:
+        if atomic:
+            row.kernel_speedup_over_atomic = atomic.kernel_ms / row.kernel_ms
+        if atomic and row.backward_ms:
             row.backward_speedup_over_atomic = atomic.backward_ms / row.backward_ms
         if stock:
             row.kernel_speedup_over_gsplat = stock.kernel_ms / row.kernel_ms
@@ -118,7 +121,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _plot_model(axis: object, rows: Sequence[Row]) -> None:
-    for strategy in ("sw_s", "sw_b"):
+    for strategy in BEST_THRESHOLDS:
         mine = {int(r.strategy.partition("@")[2]): r.kernel_ms for r in rows if r.strategy.startswith(strategy + "@")}
         axis.plot(sorted(mine), [mine[threshold] for threshold in sorted(mine)], marker=".", label=strategy)
     for row in rows:

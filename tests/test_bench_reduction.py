@@ -132,6 +132,8 @@ def test_a_measurement_on_the_gpu(demo_run, tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert "nobody was not measured: error: unknown rival" in finished.stdout
     rows = report.read_rows([tmp_path / "a.csv"])
-    assert [row.kind for row in rows] == ["gsplat", "atomic", "sw_s@1", "sw_s@8", "sw_b@1", "sw_b@8", "auto"]
-    assert all(0 < row.kernel_ms < row.backward_ms for row in rows)
+    assert [row.kind for row in rows] == [
+        "atomic", "sw_s@1", "sw_s@8", "sw_b@1", "sw_b@8", "sw_t@1", "sw_t@8", "gsplat", "auto",
+    ]  # fmt: skip
+    assert all(0 < row.kernel_ms < row.backward_ms and row.forward_ms > 0 for row in rows)
     assert all(row.gradients_vs_float64 < 1e-4 for row in rows if row.kind != "gsplat")

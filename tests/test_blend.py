@@ -11,6 +11,7 @@ from random_scenes import (
     any_blend_scene,
     assert_below,
     assert_close,
+    clear_of_cuts,
     count_traffic,
     in_float64,
     loss_weights,
@@ -252,7 +253,7 @@ def test_gradients_are_bit_equal_from_run_to_run_and_for_any_number_of_threads()
         assert torch.equal(value, other[name]), name
 
 
-@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b", "auto"])
+@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b", "sw_t", "auto"])
 def test_strategies_are_one_on_the_cpu(strategy):
     scene = random_blend_scene(1)
     default, result = (run_blend(scene, rasterize_to_pixels, **options)
@@ -295,11 +296,11 @@ def without(scene: BlendScene, broken: torch.Tensor) -> BlendScene:
     return scene.replace(opacities=torch.where(broken, torch.zeros_like(scene.opacities), scene.opacities))
 
 
-def check_broken_gaussians(device: str, seed: int, bound: float) -> None:
+def check_broken_gaussians(device: str, seed: int, bound: float, reduction: Reduction = Reduction()) -> None:  # noqa: B008 - frozen
     """Broken Gaussians change nothing for the others, and get zero gradients themselves."""
     scene, broken = break_gaussians(random_blend_scene(seed, n=150, width=49, height=35), seed)
     assert broken.sum() >= 8
-    result = run_blend(scene.to(device), rasterize_to_pixels, absgrad=True)
+    result = run_blend(scene.to(device), rasterize_to_pixels, absgrad=True, reduction=reduction)
     assert all(torch.isfinite(value).all() for value in result.values())
     healthy = run_blend(without(random_blend_scene(seed, n=150, width=49, height=35), broken).to(device),
                         rasterize_to_pixels, absgrad=True)  # fmt: skip
@@ -318,7 +319,7 @@ def test_broken_gaussians_are_culled_in_the_reference_too(seed):
         scene.map(lambda t: t.double() if t.is_floating_point() else t), reference_blend), CPU_BOUND)  # fmt: skip
 
 
-def test_extreme_but_finite_gaussians_give_finite_results():
+def extreme_scene() -> BlendScene:
     scene = random_blend_scene(3, n=60)
     conics = scene.conics.clone()
     conics[0, ::6] = torch.tensor([1e30, 0.0, 1e30])
@@ -327,7 +328,29 @@ def test_extreme_but_finite_gaussians_give_finite_results():
     conics[0, 3::6] = 0.0
     means2d = scene.means2d.clone()
     means2d[0, 4::6] = 1e30
-    result = run_blend(scene.replace(conics=conics, means2d=means2d), rasterize_to_pixels, absgrad=True)
+    return scene.replace(conics=conics, means2d=means2d)
+
+
+def needle_scene(seed: int) -> BlendScene:
+    """Gaussians 60 to 150 pixels long and half a pixel wide, askew, through tiles far from their middles."""
+    g = torch.Generator().manual_seed(seed)
+    scene = random_blend_scene(seed, n=40, width=90, height=70, size=(9.0, 9.1))
+    angle = torch.pi * torch.rand(1, 40, generator=g, dtype=torch.float64)
+    length, width = 60 + 90 * torch.rand(1, 40, generator=g, dtype=torch.float64), 0.5
+    cos, sin = angle.cos(), angle.sin()
+    along, across = length**-2, width**-2
+    conics = [cos**2 * along + sin**2 * across, cos * sin * (along - across), sin**2 * along + cos**2 * across]
+    offsets, ids = scene.isect_offsets, scene.flatten_ids
+    tiles = offsets.numel()
+    everywhere = {
+        "isect_offsets": (torch.arange(tiles, dtype=torch.int32) * 40).reshape(offsets.shape),
+        "flatten_ids": torch.arange(40, dtype=torch.int32).repeat(tiles).to(ids),
+    }
+    return clear_of_cuts(scene.replace(conics=torch.stack(conics, -1).float(), **everywhere), margin=1e-4)
+
+
+def test_extreme_but_finite_gaussians_give_finite_results():
+    result = run_blend(extreme_scene(), rasterize_to_pixels, absgrad=True)
     assert all(torch.isfinite(value).all() for value in result.values())
 
 
@@ -376,24 +399,24 @@ def test_gsplat_reduction_on_the_cpu_is_an_error():
 # ------------------------------------------------------------------------------------ registration with PyTorch
 
 
-def op_arguments(device: str) -> tuple[tuple, tuple]:
+def op_arguments(device: str, strategy: str) -> tuple[tuple, tuple]:
     """Arguments of the raw ops blend_forward (with gradients wanted) and blend_backward."""
     scene = random_blend_scene(1, n=20, width=20, height=18).to(device)
     tensors = [scene.means2d[0], scene.conics[0], scene.colors[0], scene.opacities[0], scene.backgrounds]
     ids = [scene.isect_offsets, scene.flatten_ids]
     leaves = [t.clone().requires_grad_() for t in tensors]
     probe = torch.zeros_like(leaves[0]).requires_grad_()
-    reduction = ("sw_b", 8)
+    reduction = (strategy, 8)
     forward = (*leaves, None, probe, *ids, scene.width, scene.height, *reduction)
-    _, transmittances, last_ids = torch.ops.distwar.blend_forward(*tensors, None, None, *ids, 20, 18, *reduction)
+    _, *state = torch.ops.distwar.blend_forward(*tensors, None, None, *ids, 20, 18, *reduction)
     v_image, v_alpha = (w.to(device) for w in loss_weights(scene))
-    backward = (*tensors, None, *ids, transmittances, last_ids, v_image, v_alpha[..., 0].contiguous(), True, *reduction)
+    backward = (*tensors, None, *ids, *state, v_image, v_alpha[..., 0].contiguous(), True, *reduction)
     return forward, backward
 
 
-def check_ops(device: str) -> None:
+def check_ops(device: str, strategy: str = "sw_b") -> None:
     call(random_blend_scene(1).to(device))  # loads the kernels
-    forward, backward = op_arguments(device)
+    forward, backward = op_arguments(device, strategy)
     # atol: on the GPU atomics sum in any order
     torch.library.opcheck(torch.ops.distwar.blend_forward.default, forward, atol=1e-4, rtol=1e-4)
     torch.library.opcheck(torch.ops.distwar.blend_backward.default, backward, atol=1e-4, rtol=1e-4)
@@ -458,18 +481,36 @@ def test_cuda_agrees_with_gsplat(case):
     stock = run_blend(scene, rasterize_to_pixels, absgrad=absgrad, reduction=Reduction("gsplat"))
     if scene.masks is not None:  # gsplat 1.5.3 leaves the alphas of masked tiles uninitialised
         stock = {name: value for name, value in stock.items() if name not in ("alpha", "v_backgrounds")}
-    for reduction in (Reduction("atomic"), Reduction("sw_s"), Reduction("sw_b")):
+    for reduction in (Reduction("atomic"), Reduction("sw_s"), Reduction("sw_b"), Reduction("sw_t")):
         assert_close(run_blend(scene, rasterize_to_pixels, absgrad=absgrad, reduction=reduction), stock, GSPLAT_BOUND)
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["sw_b", "sw_t"])
 @pytest.mark.parametrize("seed", range(3))
-def test_broken_gaussians_spoil_nothing_on_the_gpu(seed):
-    check_broken_gaussians("cuda", seed, GPU_BOUND)
+def test_broken_gaussians_spoil_nothing_on_the_gpu(seed, strategy):
+    check_broken_gaussians("cuda", seed, GPU_BOUND, Reduction(strategy))
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b"])
+@pytest.mark.parametrize("strategy", ["sw_b", "sw_t"])
+def test_extreme_but_finite_gaussians_on_the_gpu(strategy):
+    scene = extreme_scene()
+    result = run_blend(scene.to("cuda"), rasterize_to_pixels, absgrad=True, reduction=Reduction(strategy))
+    assert all(torch.isfinite(value).all() for value in result.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["atomic", "sw_b", "sw_t"])
+def test_needles_on_the_gpu(strategy):
+    """Conics so nearly singular that the exponent as it is usually written cancels in float32."""
+    case = partial(needle_scene, 0)
+    result = run_blend(case().to("cuda"), rasterize_to_pixels, reduction=Reduction(strategy))
+    assert_close(result, reference_results(case), GPU_BOUND)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b", "sw_t"])
 def test_large_scene_on_the_gpu_agrees_with_the_cpu(strategy):
     """Many warps at once: lost updates and races would show."""
     scene = random_blend_scene(31, n=5000, width=320, height=240, size=(0.5, 6.0))
@@ -503,7 +544,7 @@ def test_cuda_runs_on_the_current_stream():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b", "auto"])
+@pytest.mark.parametrize("strategy", ["atomic", "sw_s", "sw_b", "sw_t", "auto"])
 def test_forward_and_backward_in_a_cuda_graph(strategy):
     """Captured once, replayed on other numbers: what an eager run of those gives."""
     reduction, scene = Reduction(strategy), random_blend_scene(1).to("cuda")
@@ -532,7 +573,7 @@ def test_forward_and_backward_in_a_cuda_graph(strategy):
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_on_a_gpu_that_is_not_the_current_one():
-    for strategy in ("atomic", "sw_s", "sw_b", "auto"):
+    for strategy in ("atomic", "sw_s", "sw_b", "sw_t", "auto"):
         result = run_blend(random_blend_scene(1).to("cuda:1"), rasterize_to_pixels, reduction=Reduction(strategy))
         assert_close(result, run_blend(random_blend_scene(1), rasterize_to_pixels), GPU_BOUND)
     assert torch.cuda.current_device() == 0
@@ -550,8 +591,9 @@ def test_uncompiled_channel_counts_are_refused_by_the_raw_op():
 
 
 @pytest.mark.gpu
-def test_opcheck_cuda():
-    check_ops("cuda")
+@pytest.mark.parametrize("strategy", ["sw_b", "sw_t"])
+def test_opcheck_cuda(strategy):
+    check_ops("cuda", strategy)
 
 
 @pytest.mark.gpu

@@ -37,7 +37,7 @@ def test_the_protocol_of_3dgs_is_the_default():
     assert values["optim.means_lr"] == 1.6e-4
     assert values["densification.stop"] == 15_000
     assert values["data.test_every"] == 8
-    assert (values["reduction.strategy"], values["reduction.balance_threshold"]) == ("sw_b", 8)
+    assert (values["reduction.strategy"], values["reduction.balance_threshold"]) == ("sw_t", None)
 
 
 def test_every_field_is_documented():

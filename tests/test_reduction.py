@@ -12,8 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_defaults():
-    assert Reduction() == Reduction("sw_b", 8)
-    assert STRATEGIES == ("gsplat", "atomic", "sw_s", "sw_b", "auto")
+    assert Reduction() == Reduction("sw_t", 1)
+    assert (Reduction("sw_s"), Reduction("sw_b")) == (Reduction("sw_s", 8), Reduction("sw_b", 8))
+    assert STRATEGIES == ("gsplat", "atomic", "sw_s", "sw_b", "sw_t", "auto")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -24,12 +25,12 @@ def test_valid(strategy, threshold):
 
 def test_as_text_the_threshold_stands_where_it_matters():
     texts = [str(Reduction(strategy, 16)) for strategy in STRATEGIES]
-    assert texts == ["gsplat", "atomic", "sw_s@16", "sw_b@16", "auto"]
+    assert texts == ["gsplat", "atomic", "sw_s@16", "sw_b@16", "sw_t@16", "auto"]
 
 
 @pytest.mark.parametrize("strategy", ["SW_B", "", "butterfly"])
 def test_an_unknown_strategy_lists_the_known_ones(strategy):
-    with pytest.raises(ValueError, match="gsplat, atomic, sw_s, sw_b, auto"):
+    with pytest.raises(ValueError, match="gsplat, atomic, sw_s, sw_b, sw_t, auto"):
         Reduction(strategy)
 
 

@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 import torch
-from random_scenes import EVERY_REDUCTION, assert_below, assert_close, relative_l2
+from random_scenes import REDUCTIONS, assert_below, assert_close, relative_l2
 from torch import Tensor
 
 from distwar_kernels import Reduction, render_spheres, sphere_traffic, tile_grid, tuner_of
@@ -200,9 +200,10 @@ def test_wrong_shapes_name_the_tensor(name):
         render_spheres(**(scene | {name: scene[name][..., :-1]}))
 
 
-def test_gsplat_has_no_spheres():
-    with pytest.raises(ValueError, match="gsplat"):
-        render_spheres(**sphere_scene(0), reduction=Reduction("gsplat"))
+@pytest.mark.parametrize("strategy", ["gsplat", "sw_t"])
+def test_strategies_without_spheres(strategy):
+    with pytest.raises(ValueError, match=strategy):
+        render_spheres(**sphere_scene(0), reduction=Reduction(strategy))
 
 
 # --------------------------------------------------------------------------------------------------------- GPU
@@ -235,7 +236,7 @@ def error_of_seed(seed: int, device: str, **options: object) -> float:
 
 
 @pytest.mark.gpu
-@EVERY_REDUCTION
+@pytest.mark.parametrize("reduction", [r for r in REDUCTIONS if r.strategy != "sw_t"], ids=str)
 def test_cuda_over_many_seeds(reduction, seeds):
     assert_below({seed: error_of_seed(seed, "cuda", reduction=reduction) for seed in seeds}, GPU_BOUND)
 

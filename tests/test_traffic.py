@@ -83,7 +83,7 @@ def test_what_each_strategy_sends():
     assert traffic.mean_lanes == pytest.approx(94 / 17)
     assert traffic.one_address_share == 1.0
     assert traffic.atomics(Reduction("atomic")) == 9 * 94
-    for strategy in ("sw_s", "sw_b"):
+    for strategy in ("sw_s", "sw_b", "sw_t"):
         assert traffic.atomics(Reduction(strategy, 0)) == traffic.atomics(Reduction(strategy, 1)) == 9 * 17
         assert traffic.atomics(Reduction(strategy, 5)) == 9 * (10 + 20 + 2)
         assert traffic.atomics(Reduction(strategy, 32)) == 9 * (10 + 20 + 2)

@@ -1,5 +1,5 @@
 // Tensors in, tensors out: checks and registers the blend op for one backend. Compiled once with blend_cpu.cpp and once
-// with blend.cu; the schemas, fake kernels and autograd are registered from Python (blend.py).
+// with the CUDA kernels; the schemas, fake kernels and autograd are registered from Python (blend.py).
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
@@ -35,50 +35,67 @@ BlendInputs inputs(const Tensor& means2d, const Tensor& conics, const Tensor& co
     return in;
 }
 
-BlendUpstream upstream_of(const Tensor& transmittances, const Tensor& last_ids, const Tensor& v_colors_out,
-                          const Tensor& v_transmittances) {
-    return {transmittances.const_data_ptr<float>(), last_ids.const_data_ptr<int>(), v_colors_out.const_data_ptr<float>(),
-            v_transmittances.const_data_ptr<float>()};
-}
+// What the forward pass leaves, as tensors. The CPU's keeps no Gaussians and no visits.
+struct State {
+    Tensor transmittances, last_ids, splats, visits;
 
-std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& means2d, const Tensor& conics, const Tensor& colors,
-                                           const Tensor& opacities, const OptionalTensor& backgrounds,
-                                           const OptionalTensor& masks, const OptionalTensor& /*absgrad_probe*/,
-                                           const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width,
-                                           int64_t height, c10::string_view /*strategy*/, int64_t /*threshold*/) {
+    State(const BlendInputs& in, const at::TensorOptions& options) {
+        transmittances = at::empty({in.images, in.height, in.width}, options);
+        last_ids = at::empty({in.images, in.height, in.width}, options.dtype(at::kInt));
+        const bool cuda = options.device().is_cuda();
+        splats = at::empty({cuda ? in.n_gaussians : 0, kSplatFloats}, options);
+        visits = at::empty({cuda ? in.n_isects / kWarpSize + in.tiles() : 0, kPatchesPerTile}, options.dtype(at::kInt));
+    }
+
+    BlendState pointers() const {
+        return {transmittances.mutable_data_ptr<float>(), last_ids.mutable_data_ptr<int>(),
+                splats.mutable_data_ptr<float>(), visits.mutable_data_ptr<int>()};
+    }
+};
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
+    const Tensor& means2d, const Tensor& conics, const Tensor& colors, const Tensor& opacities,
+    const OptionalTensor& backgrounds, const OptionalTensor& masks, const OptionalTensor& /*absgrad_probe*/,
+    const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height,
+    c10::string_view /*strategy*/, int64_t /*threshold*/) {
     const DeviceGuard guard(means2d.device());
     const auto in = inputs(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, width, height);
-    const auto options = means2d.options();
-    auto out_colors = at::empty({in.images, height, width, in.channels}, options);
-    auto transmittances = at::empty({in.images, height, width}, options);
-    auto last_ids = at::empty({in.images, height, width}, options.dtype(at::kInt));
-    blend_forward(in, {out_colors.mutable_data_ptr<float>(), transmittances.mutable_data_ptr<float>(),
-                       last_ids.mutable_data_ptr<int>()});
+    const State state(in, means2d.options());
+    auto colors_out = at::empty({in.images, height, width, in.channels}, means2d.options());
+    blend_forward(in, state.pointers(), colors_out.mutable_data_ptr<float>());
     check_launch("blend_forward");
-    return {out_colors, transmittances, last_ids};
+    return {colors_out, state.transmittances, state.last_ids, state.splats, state.visits};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     const Tensor& means2d, const Tensor& conics, const Tensor& colors, const Tensor& opacities,
     const OptionalTensor& backgrounds, const OptionalTensor& masks, const Tensor& isect_offsets,
-    const Tensor& flatten_ids, const Tensor& transmittances, const Tensor& last_ids, const Tensor& v_colors_out,
-    const Tensor& v_transmittances, bool absgrad, c10::string_view strategy, int64_t threshold) {
+    const Tensor& flatten_ids, const Tensor& transmittances, const Tensor& last_ids, const Tensor& splats,
+    const Tensor& visits, const Tensor& v_colors_out, const Tensor& v_transmittances, bool absgrad,
+    c10::string_view strategy, int64_t threshold) {
     const DeviceGuard guard(means2d.device());
     const auto in = inputs(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids,
                            last_ids.size(2), last_ids.size(1));
     check(v_colors_out, "v_colors_out", at::kFloat, in.channels, means2d);
     check(v_transmittances, "v_transmittances", at::kFloat, in.width, means2d);
-    auto v_means2d = at::zeros_like(means2d), v_conics = at::zeros_like(conics), v_colors = at::zeros_like(colors);
-    auto v_opacities = at::zeros_like(opacities);
-    auto v_means2d_abs = absgrad ? at::zeros_like(means2d) : at::empty({0}, means2d.options());
-    const auto upstream = upstream_of(transmittances, last_ids, v_colors_out, v_transmittances);
+    const Strategy chosen = strategy_named(strategy);
+    const bool packs = sums_packed(chosen, in.channels);  // then every gradient is written when the sums are unpacked
+    const auto sums_like = [packs](const Tensor& tensor) { return packs ? at::empty_like(tensor) : at::zeros_like(tensor); };
+    auto v_means2d = sums_like(means2d), v_conics = sums_like(conics), v_colors = sums_like(colors);
+    auto v_opacities = sums_like(opacities);
+    auto v_means2d_abs = absgrad ? sums_like(means2d) : at::empty({0}, means2d.options());
+    const auto packed = packs ? at::zeros({in.n_gaussians, kSplatFloats}, means2d.options()) : Tensor();
     BlendGradients grad;
     grad.v_means2d = v_means2d.mutable_data_ptr<float>();
     grad.v_conics = v_conics.mutable_data_ptr<float>();
     grad.v_colors = v_colors.mutable_data_ptr<float>();
     grad.v_opacities = v_opacities.mutable_data_ptr<float>();
     grad.v_means2d_abs = absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr;
-    blend_backward(in, upstream, grad, strategy_named(strategy), threshold);
+    grad.packed = packs ? packed.mutable_data_ptr<float>() : nullptr;
+    const BlendState state = {transmittances.mutable_data_ptr<float>(), last_ids.mutable_data_ptr<int>(),
+                              splats.mutable_data_ptr<float>(), visits.mutable_data_ptr<int>()};
+    const BlendUpstream upstream = {v_colors_out.const_data_ptr<float>(), v_transmittances.const_data_ptr<float>()};
+    blend_backward(in, state, upstream, grad, chosen, threshold);
     check_launch("blend_backward");
     return {v_means2d, v_conics, v_colors, v_opacities, v_means2d_abs};
 }
@@ -88,12 +105,12 @@ Tensor traffic(const Tensor& means2d, const Tensor& conics, const Tensor& opacit
                const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height) {
     const DeviceGuard guard(means2d.device());
     const auto colors = at::zeros({opacities.numel(), 1}, means2d.options());
-    const auto [image, transmittances, last_ids] =
-        forward(means2d, conics, colors, opacities, {}, masks, {}, isect_offsets, flatten_ids, width, height, "", 0);
     const auto in = inputs(means2d, conics, colors, opacities, {}, masks, isect_offsets, flatten_ids, width, height);
-    const auto nothing = at::zeros_like(image);
+    const State state(in, means2d.options());
+    auto image = at::empty({in.images, height, width, 1}, means2d.options());
+    blend_forward(in, state.pointers(), image.mutable_data_ptr<float>());
     auto counts = at::zeros({kTrafficRows, kWarpSize + 1}, means2d.options().dtype(at::kLong));
-    blend_traffic(in, upstream_of(transmittances, last_ids, nothing, nothing), counts.mutable_data_ptr<int64_t>());
+    blend_traffic(in, state.pointers(), counts.mutable_data_ptr<int64_t>());
     check_launch("blend_traffic");
     return counts;
 }

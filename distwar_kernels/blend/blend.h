@@ -28,37 +28,42 @@ struct BlendInputs : TileLists {
     void* stream;  // CUDA only
 };
 
-struct BlendOutputs {
-    float* colors;          // [images, height, width, channels]
+// What the forward pass leaves for the backward pass.
+struct BlendState {
     float* transmittances;  // [images, height, width], what is left of the light behind the last Gaussian
     int* last_ids;          // [images, height, width] position in flatten_ids of the last contributor, -1 for none
+    float* splats;          // CUDA only: [G, 12] the Gaussians as the kernels want them (splat.cuh)
+    int* visits;            // CUDA only: [n_isects / 32 + tiles, 8] which list entries contribute to which patch
 };
 
-// What the backward pass starts from.
+// dL/d(outputs).
 struct BlendUpstream {
-    const float* transmittances;    // as BlendOutputs
-    const int* last_ids;            // as BlendOutputs
-    const float* v_colors_out;      // [images, height, width, channels] dL/d(rendered colours)
-    const float* v_transmittances;  // [images, height, width] dL/d(transmittances)
+    const float* v_colors_out;      // [images, height, width, channels]
+    const float* v_transmittances;  // [images, height, width]
 };
 
-// The sums it makes, to be given zeroed.
+// The sums it makes, to be given zeroed unless they are made packed.
 struct BlendGradients {
     float* v_means2d;      // [G, 2]
     float* v_conics;       // [G, 3]
     float* v_colors;       // [G, channels]
     float* v_opacities;    // [G]
     float* v_means2d_abs;  // [G, 2] sum of absolute per-pixel gradients, or null
+    float* packed;         // [G, 12] zeroed: where sums are made if sums_packed(...); else null
 };
 
 // Whether the kernels are compiled for this number of channels; the CPU's take any.
 bool takes_channels(int channels);
 
-void blend_forward(const BlendInputs& in, const BlendOutputs& out);
-void blend_backward(const BlendInputs& in, const BlendUpstream& upstream, const BlendGradients& grad, Strategy strategy,
-                    int threshold);
+// Whether blend_backward makes its sums in BlendGradients::packed.
+bool sums_packed(Strategy strategy, int channels);
+
+// colors_out: [images, height, width, channels].
+void blend_forward(const BlendInputs& in, const BlendState& state, float* colors_out);
+void blend_backward(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
+                    const BlendGradients& grad, Strategy strategy, int threshold);
 
 // Adds what the warps of blend_backward bring to their reductions to counts laid out as traffic.h says.
-void blend_traffic(const BlendInputs& in, const BlendUpstream& upstream, int64_t* counts);
+void blend_traffic(const BlendInputs& in, const BlendState& state, int64_t* counts);
 
 }  // namespace distwar::DISTWAR_BACKEND

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distwar_kernels import loader
-from distwar_kernels.constants import MAX_CHANNELS, TILE_SIZE
+from distwar_kernels.constants import MAX_CHANNELS, PATCHES_PER_TILE, SPLAT_FLOATS, TILE_SIZE, WARP_SIZE
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.shapes import check_shapes
@@ -41,7 +41,7 @@ def rasterize_to_pixels(
 
     Args:
         means2d: centres in pixels; a pixel's centre is at +0.5.
-        conics: inverse 2D covariances (xx, xy, yy), 1/px^2.
+        conics: inverse 2D covariances (xx, xy, yy), 1/px^2; a Gaussian whose conic is not positive definite is culled.
         colors: colours or features, any number of channels.
         opacities: in [0, 1].
         image_width, image_height: pixels.
@@ -159,7 +159,7 @@ def _blend_pass(
     channels = colors.shape[-1]
     padding = next(c for c in _COMPILED_CHANNELS if c >= channels) - channels
     tile_shape = isect_offsets.shape[-2:]
-    splats = (
+    gaussians = (
         means2d.contiguous(),
         conics.contiguous(),
         _padded(colors, padding),
@@ -168,11 +168,11 @@ def _blend_pass(
         None if masks is None else masks.reshape(-1, *tile_shape).contiguous(),
     )
     tiles = (isect_offsets.reshape(-1, *tile_shape).contiguous(), flatten_ids.contiguous())
-    render, transmittances, last_ids = torch.ops.distwar.blend_forward(
-        *splats, probe, *tiles, width, height, reduction.strategy, reduction.balance_threshold
+    render, transmittances, *state = torch.ops.distwar.blend_forward(
+        *gaussians, probe, *tiles, width, height, reduction.strategy, reduction.balance_threshold
     )
     if tuner:
-        forward = (*splats, *tiles, transmittances, last_ids)
+        forward = (*gaussians, *tiles, transmittances, *state)
         tuner.watch(render, opacities.numel(), lambda: _backward_again(forward, probe is not None))
     return render[..., :channels], transmittances
 
@@ -180,7 +180,7 @@ def _blend_pass(
 def _backward_again(forward: tuple[Tensor | None, ...], absgrad: bool) -> Run:
     """The backward kernel once more, for the tuner to time; the gradient of the transmittances costs nothing extra."""
     tensors = [None if tensor is None else tensor.detach() for tensor in forward]
-    v_transmittances = torch.zeros_like(tensors[-2])
+    v_transmittances = torch.zeros_like(tensors[-4])
 
     def run(v_colors_out: Tensor, reduction: Reduction) -> None:
         upstream = (v_colors_out.contiguous(), v_transmittances)
@@ -199,12 +199,12 @@ def _padded(tensor: Tensor, channels: int) -> Tensor:
 LIBRARY.define(
     "blend_forward(Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, Tensor? backgrounds, Tensor? masks,"
     " Tensor? absgrad_probe, Tensor isect_offsets, Tensor flatten_ids, int width, int height, str strategy,"
-    " int threshold) -> (Tensor colors_out, Tensor transmittances, Tensor last_ids)"
+    " int threshold) -> (Tensor colors_out, Tensor transmittances, Tensor last_ids, Tensor splats, Tensor visits)"
 )
 LIBRARY.define(
     "blend_backward(Tensor means2d, Tensor conics, Tensor colors, Tensor opacities, Tensor? backgrounds, Tensor? masks,"
-    " Tensor isect_offsets, Tensor flatten_ids, Tensor transmittances, Tensor last_ids, Tensor v_colors_out,"
-    " Tensor v_transmittances, bool absgrad, str strategy, int threshold)"
+    " Tensor isect_offsets, Tensor flatten_ids, Tensor transmittances, Tensor last_ids, Tensor splats, Tensor visits,"
+    " Tensor v_colors_out, Tensor v_transmittances, bool absgrad, str strategy, int threshold)"
     " -> (Tensor v_means2d, Tensor v_conics, Tensor v_colors, Tensor v_opacities, Tensor v_means2d_abs)"
 )
 
@@ -214,18 +214,21 @@ def _forward_fake(
     means2d, conics, colors, opacities, backgrounds, masks, absgrad_probe, isect_offsets, flatten_ids, width, height,
     strategy, threshold,
 ):  # fmt: skip
-    images = isect_offsets.shape[0]
+    pixels, cuda = (isect_offsets.shape[0], height, width), means2d.is_cuda
+    words = flatten_ids.numel() // WARP_SIZE + isect_offsets.numel()
     return (
-        means2d.new_empty(images, height, width, colors.shape[-1]),
-        means2d.new_empty(images, height, width),
-        means2d.new_empty(images, height, width, dtype=torch.int32),
+        means2d.new_empty(*pixels, colors.shape[-1]),
+        means2d.new_empty(pixels),
+        means2d.new_empty(pixels, dtype=torch.int32),
+        means2d.new_empty(opacities.numel() if cuda else 0, SPLAT_FLOATS),
+        means2d.new_empty(words if cuda else 0, PATCHES_PER_TILE, dtype=torch.int32),
     )
 
 
 @torch.library.register_fake("distwar::blend_backward", lib=LIBRARY)
 def _backward_fake(
     means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, transmittances, last_ids,
-    v_colors_out, v_transmittances, absgrad, strategy, threshold,
+    splats, visits, v_colors_out, v_transmittances, absgrad, strategy, threshold,
 ):  # fmt: skip
     v_means2d_abs = torch.empty_like(means2d) if absgrad else means2d.new_empty(0)
     return (*(torch.empty_like(t) for t in (means2d, conics, colors, opacities)), v_means2d_abs)
@@ -233,26 +236,24 @@ def _backward_fake(
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     means2d, conics, colors, opacities, backgrounds, masks, probe, isect_offsets, flatten_ids, *_ = inputs
-    _, transmittances, last_ids = output
-    ctx.save_for_backward(
-        means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, transmittances, last_ids
-    )
+    _, *state = output
+    ctx.save_for_backward(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, *state)
     ctx.absgrad = probe is not None
     ctx.reduction = inputs[-2:]
-    ctx.mark_non_differentiable(last_ids)
+    ctx.mark_non_differentiable(*state[1:])
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | None, _: None) -> tuple:
-    *inputs, transmittances, last_ids = ctx.saved_tensors
+def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | None, *_: None) -> tuple:
+    *inputs, transmittances, last_ids, splats, visits = ctx.saved_tensors
     backgrounds, colors = inputs[4], inputs[2]
     if v_colors_out is None:
         v_colors_out = transmittances.new_zeros(*transmittances.shape, colors.shape[-1])
     if v_transmittances is None:
         v_transmittances = torch.zeros_like(transmittances)
     v_means2d, v_conics, v_colors, v_opacities, v_means2d_abs = torch.ops.distwar.blend_backward(
-        *inputs, transmittances, last_ids, v_colors_out.contiguous(), v_transmittances.contiguous(), ctx.absgrad,
-        *ctx.reduction,
+        *inputs, transmittances, last_ids, splats, visits, v_colors_out.contiguous(), v_transmittances.contiguous(),
+        ctx.absgrad, *ctx.reduction,
     )  # fmt: skip
     wants_background = backgrounds is not None and ctx.needs_input_grad[4]
     v_backgrounds = (v_colors_out * transmittances[..., None]).sum(dim=(1, 2)) if wants_background else None

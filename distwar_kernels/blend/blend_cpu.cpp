@@ -1,4 +1,4 @@
-// The blend op on the CPU: the same mathematics as blend.cu, a tile row of 16 pixels at a time (lanes.h).
+// The blend op on the CPU: the same mathematics as the CUDA kernels, a tile row of 16 pixels at a time (lanes.h).
 //
 // Work to threads: tiles, dynamically. A thread keeps a tile's pixel state in a few KiB of L1, walks the tile's
 // Gaussians and touches only the rows that a Gaussian's alpha >= 1/255 ellipse can reach.
@@ -94,13 +94,13 @@ struct Sample {
 
 // ------------------------------------------------------------------------------------------------------ forward
 
-struct ForwardState {
+struct ForwardPixels {
     Lanes transmittance[kRows];
     Mask live[kRows];  // true until the pixel is finished
     Mask last[kRows];
     std::vector<Lanes> color;  // [channels][kRows]
 
-    explicit ForwardState(int channels) : color(static_cast<size_t>(channels) * kRows) {}
+    explicit ForwardPixels(int channels) : color(static_cast<size_t>(channels) * kRows) {}
 
     void reset(const Tile& tile) {
         std::fill_n(transmittance, kRows, lanes(1.0f));
@@ -128,16 +128,16 @@ struct ForwardState {
         live[row] &= ~finished;
     }
 
-    void store(const BlendInputs& in, const BlendOutputs& out, const Tile& tile) const {
+    void store(const BlendInputs& in, const BlendState& state, float* colors_out, const Tile& tile) const {
         const float* background = tile.background(in);
         for (int row = 0; row < tile.rows; ++row) {
             for (int i = 0; i < tile.columns; ++i) {
                 const int64_t pixel = tile.pixel(in, row) + i;
                 const float T = transmittance[row][i];
-                out.transmittances[pixel] = T;
-                out.last_ids[pixel] = last[row][i];
+                state.transmittances[pixel] = T;
+                state.last_ids[pixel] = last[row][i];
                 for (int k = 0; k < in.channels; ++k)
-                    out.colors[pixel * in.channels + k] =
+                    colors_out[pixel * in.channels + k] =
                         color[k * kRows + row][i] + (background ? T * background[k] : 0.0f);
             }
         }
@@ -145,7 +145,7 @@ struct ForwardState {
 };
 
 // Blends a tile's Gaussians, nearest first, until its pixels are finished.
-void blend_tile(const BlendInputs& in, const Tile& tile, ForwardState& state) {
+void blend_tile(const BlendInputs& in, const Tile& tile, ForwardPixels& state) {
     constexpr int kCheckEvery = 16;
     state.reset(tile);
     for (int position = tile.begin; position < tile.end; ++position) {
@@ -162,7 +162,7 @@ void blend_tile(const BlendInputs& in, const Tile& tile, ForwardState& state) {
 // A record holds an instance's sums: colours, conic (3), mean (2), opacity, |mean| (2).
 constexpr int kGeometryRecord = 8;
 
-struct BackwardState {
+struct BackwardPixels {
     Lanes transmittance[kRows];
     Lanes behind[kRows];  // sum over farther Gaussians of (c.v) alpha T, and the background's share
     Mask last[kRows];
@@ -170,18 +170,25 @@ struct BackwardState {
     Lanes sums[kGeometryRecord];    // one instance's geometry sums, a partial sum in each lane
     std::vector<Lanes> color_sums;  // [channels]
 
-    explicit BackwardState(int channels) : v_color(static_cast<size_t>(channels) * kRows), color_sums(channels) {}
+    explicit BackwardPixels(int channels) : v_color(static_cast<size_t>(channels) * kRows), color_sums(channels) {}
 
-    void load(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile) {
+    void load(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream, const Tile& tile) {
+        load_last(in, state, tile);
         std::fill_n(transmittance, kRows, lanes(1.0f));
         std::fill_n(behind, kRows, Lanes{});
-        std::fill_n(last, kRows, mask(-1));
         std::fill(v_color.begin(), v_color.end(), Lanes{});
         for (int row = 0; row < tile.rows; ++row)
-            for (int i = 0; i < tile.columns; ++i) load_pixel(in, upstream, tile, row, i);
+            for (int i = 0; i < tile.columns; ++i) load_pixel(in, state, upstream, tile, row, i);
     }
 
-    void load_pixel(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile, int row, int i) {
+    void load_last(const BlendInputs& in, const BlendState& state, const Tile& tile) {
+        std::fill_n(last, kRows, mask(-1));
+        for (int row = 0; row < tile.rows; ++row)
+            for (int i = 0; i < tile.columns; ++i) last[row][i] = state.last_ids[tile.pixel(in, row) + i];
+    }
+
+    void load_pixel(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream, const Tile& tile,
+                    int row, int i) {
         const int64_t pixel = tile.pixel(in, row) + i;
         const float* background = tile.background(in);
         float v_transmittance = upstream.v_transmittances[pixel];
@@ -190,9 +197,8 @@ struct BackwardState {
             v_color[k * kRows + row][i] = v;
             if (background) v_transmittance += background[k] * v;
         }
-        transmittance[row][i] = upstream.transmittances[pixel];
+        transmittance[row][i] = state.transmittances[pixel];
         behind[row][i] = transmittance[row][i] * v_transmittance;
-        last[row][i] = upstream.last_ids[pixel];
     }
 
     int last_position() const {
@@ -247,19 +253,17 @@ struct BackwardState {
     }
 };
 
-void backward_tile(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile, BackwardState& state,
-                   float* records) {
+void backward_tile(const BlendInputs& in, const Tile& tile, BackwardPixels& pixels, float* records) {
     const int record_size = in.channels + kGeometryRecord;
-    state.load(in, upstream, tile);
-    const int last = state.last_position();
+    const int last = pixels.last_position();
     for (int position = std::min(tile.end - 1, last); position >= tile.begin; --position) {
         const Gaussian g(in, in.flatten_ids[position]);
         const RowRange rows(g, tile.x0, tile.y0);
         if (rows.begin >= rows.end) continue;
-        state.clear_sums();
+        pixels.clear_sums();
         for (int row = rows.begin; row < rows.end; ++row)
-            state.unblend_row(g, Sample(g, tile, row), in.channels, row, position);
-        state.write_record(in.channels, records + static_cast<int64_t>(position) * record_size);
+            pixels.unblend_row(g, Sample(g, tile, row), in.channels, row, position);
+        pixels.write_record(in.channels, records + static_cast<int64_t>(position) * record_size);
     }
 }
 
@@ -287,7 +291,7 @@ void scatter_records(const BlendInputs& in, const BlendGradients& grad, const st
 
 // ------------------------------------------------------------------------------------------------------ traffic
 
-// How the lanes of blend.cu's backward warps are used: active lanes are the pixels of an 8x4 patch that a Gaussian
+// How the lanes of blend_backward.cu's warps are used: active lanes are the pixels of an 8x4 patch that a Gaussian
 // contributes to. A warp walks its tile's list up to its own last contributor.
 struct PatchCounts {
     static constexpr int kAcross = kTileSize / kPatchWidth, kPatches = kTileSize * kTileSize / (kPatchWidth * kPatchHeight);
@@ -318,15 +322,13 @@ struct PatchCounts {
     }
 };
 
-void count_tile(const BlendInputs& in, const BlendUpstream& upstream, const Tile& tile, BackwardState& state,
-                PatchCounts& patches) {
-    state.load(in, upstream, tile);
-    const int end = std::min(tile.end, state.last_position() + 1);
+void count_tile(const BlendInputs& in, const Tile& tile, const BackwardPixels& pixels, PatchCounts& patches) {
+    const int end = std::min(tile.end, pixels.last_position() + 1);
     for (int position = tile.begin; position < end; ++position) {
         const Gaussian g(in, in.flatten_ids[position]);
         const RowRange rows(g, tile.x0, tile.y0);
         for (int row = rows.begin; row < rows.end; ++row)
-            patches.row(row, Sample(g, tile, row).hit & (state.last[row] >= position));
+            patches.row(row, Sample(g, tile, row).hit & (pixels.last[row] >= position));
         patches.gaussian(position - tile.begin);
     }
     patches.tile();
@@ -335,39 +337,49 @@ void count_tile(const BlendInputs& in, const BlendUpstream& upstream, const Tile
 }  // namespace
 
 bool takes_channels(int) { return true; }
+bool sums_packed(Strategy, int) { return false; }
 
-void blend_forward(const BlendInputs& in, const BlendOutputs& out) {
+void blend_forward(const BlendInputs& in, const BlendState& state, float* colors_out) {
 #pragma omp parallel num_threads(in.threads)
     {
-        ForwardState state(in.channels);
+        ForwardPixels pixels(in.channels);
 #pragma omp for schedule(dynamic)
         for (int index = 0; index < in.tiles(); ++index) {
             const Tile tile(in, index);
-            blend_tile(in, tile, state);
-            state.store(in, out, tile);
+            blend_tile(in, tile, pixels);
+            pixels.store(in, state, colors_out, tile);
         }
     }
 }
 
 // Strategy and threshold say where a GPU makes the sums; here a tile's sums are always made in registers.
-void blend_backward(const BlendInputs& in, const BlendUpstream& upstream, const BlendGradients& grad, Strategy, int) {
+void blend_backward(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
+                    const BlendGradients& grad, Strategy, int) {
     std::vector<float> records(static_cast<size_t>(in.n_isects) * (in.channels + kGeometryRecord), 0.0f);
 #pragma omp parallel num_threads(in.threads)
     {
-        BackwardState state(in.channels);
+        BackwardPixels pixels(in.channels);
 #pragma omp for schedule(dynamic)
-        for (int tile = 0; tile < in.tiles(); ++tile) backward_tile(in, upstream, Tile(in, tile), state, records.data());
+        for (int index = 0; index < in.tiles(); ++index) {
+            const Tile tile(in, index);
+            pixels.load(in, state, upstream, tile);
+            backward_tile(in, tile, pixels, records.data());
+        }
     }
     scatter_records(in, grad, records);
 }
 
-void blend_traffic(const BlendInputs& in, const BlendUpstream& upstream, int64_t* counts) {
+void blend_traffic(const BlendInputs& in, const BlendState& state, int64_t* counts) {
 #pragma omp parallel num_threads(in.threads)
     {
-        BackwardState state(in.channels);
+        BackwardPixels pixels(in.channels);
         PatchCounts patches;
 #pragma omp for schedule(dynamic)
-        for (int tile = 0; tile < in.tiles(); ++tile) count_tile(in, upstream, Tile(in, tile), state, patches);
+        for (int index = 0; index < in.tiles(); ++index) {
+            const Tile tile(in, index);
+            pixels.load_last(in, state, tile);
+            count_tile(in, tile, pixels, patches);
+        }
 #pragma omp critical
         for (int lanes = 0; lanes <= kWarpSize; ++lanes) counts[lanes] += patches.visits_by_lanes[lanes];
     }

@@ -92,10 +92,12 @@ def near_cuts(alphas: Tensor, margin: float) -> Tensor:
 
 
 def _without_broken(means2d: Tensor, conics: Tensor, colors: Tensor, opacities: Tensor) -> tuple[Tensor, ...]:
-    """Gaussians with a NaN or an infinity anywhere become transparent."""
+    """Gaussians with a NaN or an infinity anywhere, or a conic that is not positive definite, become transparent."""
     finite = torch.isfinite(torch.cat([means2d, conics, colors, opacities[:, None]], dim=-1)).all(-1)
-    kept = (torch.where(finite[:, None], t, torch.zeros_like(t)) for t in (means2d, conics, colors))
-    return *kept, torch.where(finite, opacities, torch.zeros_like(opacities))
+    a, b, c = conics.detach().unbind(-1)
+    sound = finite & (a > 0) & (a * c - b * b > 0)
+    kept = (torch.where(sound[:, None], t, torch.zeros_like(t)) for t in (means2d, conics, colors))
+    return *kept, torch.where(sound, opacities, torch.zeros_like(opacities))
 
 
 def blend_weights(means2d: Tensor, conics: Tensor, opacities: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:

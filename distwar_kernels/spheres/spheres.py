@@ -18,9 +18,10 @@ from distwar_kernels.shapes import check_shapes
 from distwar_kernels.spheres.spheres_reference import spheres_reference
 from distwar_kernels.tiles.tiles import intersect_tiles
 from distwar_kernels.traffic import AtomicTraffic
-from distwar_kernels.tuner import Run, resolve
+from distwar_kernels.tuner import CANDIDATES, Run, resolve
 
-_DEFAULT = Reduction()
+_DEFAULT = Reduction("sw_s", 1)
+_CANDIDATES = (_DEFAULT, *(reduction for reduction in CANDIDATES if reduction.strategy != "sw_t"))
 RECORD_SIZE = 8
 """Numbers a lane brings to a visit: colour 3, centre 3, radius, opacity."""
 
@@ -56,7 +57,7 @@ def render_spheres(
         PyTorch reference; on CUDA the tile lists come from gsplat.
 
     Raises:
-        ValueError: shapes disagree, or reduction "gsplat", which has no spheres.
+        ValueError: shapes disagree, or reduction "gsplat", which has no spheres, or "sw_t", which is for the blend.
         KernelError: the kernels cannot be built here.
     """
     _check(centers, radii, colors, opacities, Ks, backgrounds, reduction)
@@ -66,7 +67,7 @@ def render_spheres(
         render, transmittances, _ = spheres_reference(*spheres, image_width, image_height, *lists, backgrounds)
         return render, 1.0 - transmittances[..., None]
     loader.load("cuda")
-    reduction, tuner = resolve(reduction, centers.device)
+    reduction, tuner = resolve(reduction, centers.device, _CANDIDATES)
     inputs = (*(t.contiguous() for t in spheres), None if backgrounds is None else backgrounds.contiguous(), *lists)
     render, transmittances, ids = torch.ops.distwar.spheres_forward(
         *inputs, image_width, image_height, reduction.strategy, reduction.balance_threshold
@@ -105,6 +106,8 @@ def _check(
     check_shapes(expected)
     if reduction.strategy == "gsplat":
         raise ValueError("reduction 'gsplat' is a backward pass of gsplat's, which has no spheres")
+    if reduction.strategy == "sw_t":
+        raise ValueError("reduction 'sw_t' is for lanes that share an address, as the blend's do: use sw_s for spheres")
 
 
 @torch.no_grad()

@@ -3,6 +3,12 @@
 
 #include "../constants.h"
 
+#ifdef __CUDACC__
+#define DISTWAR_ANYWHERE __host__ __device__
+#else
+#define DISTWAR_ANYWHERE
+#endif
+
 namespace distwar {
 
 struct TileLists {
@@ -11,7 +17,7 @@ struct TileLists {
     int images, n_isects;
     int width, height, tile_width, tile_height;
 
-    int tiles() const { return images * tile_width * tile_height; }
+    DISTWAR_ANYWHERE int tiles() const { return images * tile_width * tile_height; }
 };
 
 }  // namespace distwar
