@@ -59,7 +59,8 @@ class AtomicTraffic:
         """Atomic additions that a strategy issues.
 
         ``atomic``: every active lane's record. ``sw_s``: one record for each group of at least `threshold` lanes.
-        ``sw_b``, ``sw_t``: one for each visit with one address and at least `threshold` lanes. The rest go lane by lane.
+        ``sw_b``, ``sw_t``: one for each visit with one address and at least `threshold` lanes. The rest go lane by
+        lane.
 
         Raises ValueError for "gsplat", whose warps cover other pixels than ours, and for "auto", which is a choice
         among the others.
@@ -67,9 +68,8 @@ class AtomicTraffic:
         if reduction.strategy in ("gsplat", "auto"):
             raise ValueError(f"reduction {reduction.strategy!r} names no kernel of ours: its traffic is not counted")
         lanes = torch.arange(WARP_SIZE + 1)
-        reducible = {"atomic": torch.zeros_like(lanes), "sw_s": self.counts[1]}
-        reduced = torch.where(
-            lanes >= reduction.balance_threshold, reducible.get(reduction.strategy, self.counts[2]), 0
-        )
+        groups, shared = self.counts[1], self.counts[2]
+        reducible = {"atomic": torch.zeros_like(lanes), "sw_s": groups, "sw_b": shared, "sw_t": shared}
+        reduced = torch.where(lanes >= reduction.balance_threshold, reducible[reduction.strategy], 0)
         saved = (reduced * (lanes - 1).clamp_min(0)).sum()
         return (self.pairs - int(saved)) * self.record_size

@@ -72,13 +72,12 @@ class ReductionTuner:
         views: int = 4,
         share: float = 0.02,
     ) -> None:
-        """Use `start` (the first candidate) until the first choice; measure finalists on `views` views, in `share` of the passes' time."""
-        self._candidates, self._views, self._share, self._start = (
-            tuple(candidates),
-            views,
-            share,
-            start or candidates[0],
-        )
+        """Use `start` (None: the first candidate) until the first choice.
+
+        Finalists are measured on `views` views, in `share` of the passes' time.
+        """
+        self._candidates, self._start = tuple(candidates), start or candidates[0]
+        self._views, self._share = views, share
         self.reset()
 
     def reset(self) -> None:
@@ -200,8 +199,10 @@ _TUNERS: dict[tuple[torch.device, tuple[Reduction, ...]], ReductionTuner] = {}
 
 
 def tuner_of(device: torch.device, candidates: tuple[Reduction, ...] = CANDIDATES) -> ReductionTuner:
-    """The tuner behind ``Reduction("auto")`` on this device for the blend, or for an op with candidates of its own: what
-    it has chosen, and what it measured."""
+    """The tuner behind ``Reduction("auto")`` on this device: what it has chosen, and what it measured.
+
+    It is the blend's, unless an op has candidates of its own.
+    """
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     if (device, candidates) not in _TUNERS:

@@ -5,10 +5,11 @@
     python scripts/bench_reduction.py --from reductions.csv other.csv --plot all.png           no GPU needed
 
 For each model, means over views of medians over repetitions: the blend's backward kernel alone (torch's profiler), its
-forward kernels, the op's backward (clearing the sums, the kernel, unpacking them), the whole backward pass from the image to the parameters; speed-ups of the kernel
-over `atomic` and over gsplat's; the gradients' distance from float64 on the first view, over all pixels and over those
-where no alpha or transmittance is within rounding of its cut. `auto` is measured with what it chooses after watching
-these views. --compare: scripts/rivals.py names them and says how each must be importable.
+forward kernels, the op's backward (clearing the sums, the kernel, unpacking them), the whole backward pass from the
+image to the parameters; speed-ups of the kernel over `atomic` and over gsplat's; the gradients' distance from float64
+on the first view, over all pixels and over those where no alpha or transmittance is within rounding of its cut. `auto`
+is measured with what it chooses after watching these views. --compare: scripts/rivals.py names them and says how each
+must be importable.
 """
 
 import argparse

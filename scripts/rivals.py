@@ -13,8 +13,9 @@ One process measures one rival and prints a line of JSON. A rival is measured if
     faster_gs                  FasterGSCudaBackend
 
 Kernel time is that of the kernel that turns pixel gradients into Gaussian gradients, forward time that of the kernel
-that blends, backward time that of the whole pass to the parameters. The image's distance from ours shows that the same work is done: these renderers assume a
-centred principal point and cull at a fixed depth of 0.2, so it is small, not zero.
+that blends, backward time that of the whole pass to the parameters. The image's distance from ours shows that the same
+work is done: these renderers assume a centred principal point and cull at a fixed depth of 0.2, so it is small, not
+zero.
 """
 
 import argparse
