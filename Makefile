@@ -1,9 +1,10 @@
 # make demo: a trained scene and pictures on any machine, in minutes.   make test: all tests.
 # make test-gpu: the GPU tests.   make sanitize-gpu: the same under compute-sanitizer, fewer of them.
+# make sanitize: the blend's CUDA kernels on the CPU, under GCC's sanitizers.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu sanitize-gpu clean
+.PHONY: demo test test-gpu test-gpu-fallbacks sanitize sanitize-gpu clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/make_demo_scene.py data/demo
@@ -19,8 +20,16 @@ test: .venv/ready
 test-gpu:
 	$(PYTHON) -m pytest -m gpu
 
+# The same kernels as a GPU of compute capability 7.5 gets them: without what newer ones have.
+test-gpu-fallbacks:
+	TORCH_CUDA_ARCH_LIST=7.5+PTX $(PYTHON) -m pytest -m gpu tests/test_blend.py tests/test_spheres.py
+
+sanitize: .venv/ready
+	$(BIN)/python tests/emulated_blend.py thread
+	$(BIN)/python tests/emulated_blend.py address
+
 # Every kernel variant on a few random scenes. Each allocation by itself, so that a read past its end is seen.
-SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken" \
+SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken or needles or extreme" \
 	tests/test_blend.py tests/test_spheres.py tests/test_reduction.py tests/test_traffic.py
 SANITIZE := compute-sanitizer --error-exitcode 1 --target-processes all
 sanitize-gpu:

@@ -18,6 +18,8 @@
 // calls `idle` and skips the work: nothing to sum, but warp_traffic.cuh, a policy that counts, wants to know.
 #pragma once
 
+#include <cuda_runtime.h>
+
 namespace distwar {
 
 constexpr unsigned kFullWarp = 0xffffffffu;

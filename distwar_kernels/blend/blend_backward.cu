@@ -109,7 +109,7 @@ void launch_backward(const BlendInputs& in, const BlendState& saved, const Blend
     const auto kernel = strategy == Strategy::kAtomic       ? blend_backward_kernel<kChannels, kAbsGrad, Atomic, Emit>
                         : strategy == Strategy::kSerialized ? blend_backward_kernel<kChannels, kAbsGrad, Serialized, Emit>
                                                             : blend_backward_kernel<kChannels, kAbsGrad, Butterfly, Emit>;
-    kernel<<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, saved, upstream, threshold, Emit{grad});
+    launch(kernel, in.tiles(), kBlockSize, in.stream, in, saved, upstream, threshold, Emit{grad});
 }
 
 }  // namespace
@@ -137,8 +137,8 @@ void blend_backward(const BlendInputs& in, const BlendState& saved, const BlendU
 void blend_traffic(const BlendInputs& in, const BlendState& saved, int64_t* counts) {
     const BlendUpstream any = {saved.transmittances, saved.transmittances};  // what is summed does not matter
     const TrafficTally tally{reinterpret_cast<unsigned long long*>(counts)};
-    blend_backward_kernel<1, false, CountTraffic, TrafficTally>
-        <<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, saved, any, 0, tally);
+    launch(blend_backward_kernel<1, false, CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in, saved,
+                    any, 0, tally);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

@@ -1,10 +1,10 @@
 // What the blend op's CUDA kernels share: which part of the lists is theirs, and how they are launched.
 #pragma once
 
-#include <cuda_runtime.h>
-
+#include <type_traits>
 #include <utility>
 
+#include "../launch.cuh"
 #include "../tiles/tile_lists.cuh"
 #include "blend.h"
 
@@ -31,10 +31,6 @@ __device__ inline int* patch_visits(int* visits, const TileRange& range, Patch p
 void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
                                const BlendGradients& grad, int threshold);
 constexpr int kTransposedChannels = 4;
-
-inline cudaStream_t stream_of(const BlendInputs& in) { return static_cast<cudaStream_t>(in.stream); }
-
-inline int blocks_for(int threads) { return (threads + kBlockSize - 1) / kBlockSize; }
 
 template <int... kCounts, class F>
 bool for_channels_among(int channels, F f, std::integer_sequence<int, kCounts...>) {

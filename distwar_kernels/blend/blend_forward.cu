@@ -8,9 +8,6 @@
 // (splat.cuh), and for each patch the list entries that contribute to at least one of its pixels, a bit an entry.
 //
 // Floor: about 30 instructions a visit and 45 for 32 tests, over 4 * 132 * 1.98e9 warp-instructions/s on an H200.
-#include <cuda_runtime.h>
-
-#include "../tiles/tile_lists.cuh"
 #include "../warp_reduce.cuh"
 #include "blend_cuda.cuh"
 #include "splat.cuh"
@@ -145,7 +142,8 @@ __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs i
                 seen.put(slot, mine, staged.color[first + lane]);
             else
                 seen.put_nothing(slot);
-            entry[slot] = first + lane;
+            // The slots behind are read, too, if only to be multiplied by 0: by the colours of one that is sound.
+            entry[slot] = first + (reaches ? lane : first_lane(reaching));
             __syncwarp();
 
             unsigned contributors = 0;  // to this pixel, a bit a slot
@@ -183,9 +181,9 @@ __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs i
 }  // namespace
 
 void blend_forward(const BlendInputs& in, const BlendState& saved, float* colors_out) {
-    if (in.n_gaussians) pack_kernel<<<blocks_for(in.n_gaussians), kBlockSize, 0, stream_of(in)>>>(in, saved.splats);
+    launch(pack_kernel, blocks_for(in.n_gaussians), kThreads, in.stream, in, saved.splats);
     for_channels(in.channels, [&](auto channels) {
-        blend_forward_kernel<channels><<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, saved, colors_out);
+        launch(blend_forward_kernel<channels>, in.tiles(), kBlockSize, in.stream, in, saved, colors_out);
     });
 }
 

@@ -258,13 +258,6 @@ __global__ void unpack_kernel(const float* packed, BlendGradients grad, int n_ga
     for (int k = 0; k < channels; ++k) grad.v_colors[static_cast<long long>(gaussian) * channels + k] = color[k];
 }
 
-template <int kChannels, bool kAbsGrad, bool kSplit>
-void launch(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream, int threshold, float* packed) {
-    const int blocks = in.tiles() * (kPatchesPerTile / kWarps);
-    blend_transposed_kernel<kChannels, kAbsGrad, kSplit>
-        <<<blocks, kWarps * kWarpSize, 0, stream_of(in)>>>(in, saved, upstream, threshold, EmitPacked{packed});
-}
-
 // Calls f with a bool as a compile-time constant.
 template <class F>
 void with_flag(bool flag, F f) {
@@ -278,13 +271,14 @@ void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, c
     const auto launch_for = [&](auto channels) {
         with_flag(grad.v_means2d_abs != nullptr, [&](auto absgrad) {
             with_flag(threshold > 1, [&](auto split) {
-                launch<channels, absgrad, split>(in, saved, upstream, threshold, grad.packed);
+                launch(blend_transposed_kernel<channels, absgrad, split>, in.tiles() * (kPatchesPerTile / kWarps),
+                       kWarps * kWarpSize, in.stream, in, saved, upstream, threshold, EmitPacked{grad.packed});
             });
         });
     };
     for_channels_among(in.channels, launch_for, std::integer_sequence<int, 1, 3, 4>());
-    if (in.n_gaussians)
-        unpack_kernel<<<blocks_for(in.n_gaussians), kBlockSize, 0, stream_of(in)>>>(grad.packed, grad, in.n_gaussians, in.channels);
+    launch(unpack_kernel, blocks_for(in.n_gaussians), kThreads, in.stream, static_cast<const float*>(grad.packed), grad,
+           in.n_gaussians, in.channels);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

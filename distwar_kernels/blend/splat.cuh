@@ -16,6 +16,16 @@ namespace distwar::DISTWAR_BACKEND {
 
 constexpr float kHalfLog2e = 0.72134752f;
 
+__device__ inline float exp2_approx(float x) {
+#ifdef __CUDACC__
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#else
+    return exp2f(x);
+#endif
+}
+
 struct Splat {
     float2 mean;
     float scale_u, skew, skew_low, scale_v;
@@ -126,7 +136,7 @@ struct Sample {
 
     __device__ Sample(SplatRow row, float u_x, float x) {
         u = __fmaf_rn(u_x, x, row.u);
-        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(raw) : "f"(__fmaf_rn(-u, u, row.most)));
+        raw = exp2_approx(__fmaf_rn(-u, u, row.most));
         hit = raw >= kAlphaCut;  // false for NaN
         capped = raw > kAlphaCap;
         alpha = fminf(raw, kAlphaCap);

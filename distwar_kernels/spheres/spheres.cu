@@ -10,6 +10,7 @@
 // Work to lanes: a block a tile, a thread a pixel, a warp 8x4 pixels (tile_lists.cuh).
 #include <cuda_runtime.h>
 
+#include "../launch.cuh"
 #include "../tiles/tile_lists.cuh"
 #include "../warp_reduce.cuh"
 #include "../warp_traffic.cuh"
@@ -176,12 +177,10 @@ __global__ void __launch_bounds__(kBlockSize)
     }
 }
 
-cudaStream_t stream_of(const SphereInputs& in) { return static_cast<cudaStream_t>(in.stream); }
-
 }  // namespace
 
 void spheres_forward(const SphereInputs& in, const SphereOutputs& out) {
-    spheres_forward_kernel<<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, out);
+    launch(spheres_forward_kernel, in.tiles(), kBlockSize, in.stream, in, out);
 }
 
 void spheres_backward(const SphereInputs& in, const SphereUpstream& upstream, const SphereGradients& grad,
@@ -189,13 +188,12 @@ void spheres_backward(const SphereInputs& in, const SphereUpstream& upstream, co
     const auto kernel = strategy == Strategy::kAtomic       ? spheres_backward_kernel<Atomic, EmitGradients>
                         : strategy == Strategy::kSerialized ? spheres_backward_kernel<Serialized, EmitGradients>
                                                             : spheres_backward_kernel<Butterfly, EmitGradients>;
-    kernel<<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, upstream, threshold, EmitGradients{grad});
+    launch(kernel, in.tiles(), kBlockSize, in.stream, in, upstream, threshold, EmitGradients{grad});
 }
 
 void spheres_traffic(const SphereInputs& in, const SphereUpstream& upstream, int64_t* counts) {
     const TrafficTally tally{reinterpret_cast<unsigned long long*>(counts)};
-    spheres_backward_kernel<CountTraffic, TrafficTally>
-        <<<in.tiles(), kBlockSize, 0, stream_of(in)>>>(in, upstream, 0, tally);
+    launch(spheres_backward_kernel<CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in, upstream, 0, tally);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

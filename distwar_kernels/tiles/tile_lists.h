@@ -4,9 +4,9 @@
 #include "../constants.h"
 
 #ifdef __CUDACC__
-#define DISTWAR_ANYWHERE __host__ __device__
+#define DISTWAR_ON_BOTH __host__ __device__
 #else
-#define DISTWAR_ANYWHERE
+#define DISTWAR_ON_BOTH
 #endif
 
 namespace distwar {
@@ -17,7 +17,7 @@ struct TileLists {
     int images, n_isects;
     int width, height, tile_width, tile_height;
 
-    DISTWAR_ANYWHERE int tiles() const { return images * tile_width * tile_height; }
+    DISTWAR_ON_BOTH int tiles() const { return images * tile_width * tile_height; }
 };
 
 }  // namespace distwar
