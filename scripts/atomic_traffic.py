@@ -74,11 +74,11 @@ def _print_lanes(traffic: AtomicTraffic, views: int) -> None:
 
 def _print_atomics(traffic: AtomicTraffic, views: int) -> None:
     plain = traffic.atomics(Reduction("atomic"))
-    print(f"{'strategy':>18}  {'atomics a view':>15}  {'of atomic':>9}")
-    print(f"{'atomic':>18}  {plain / views:15,.0f}  {1:9.1%}")
+    print(f"{'strategy':>22}  {'atomics a view':>15}  {'of atomic':>9}")
+    print(f"{'atomic':>22}  {plain / views:15,.0f}  {1:9.1%}")
     for threshold in THRESHOLDS:
         atomics = traffic.atomics(Reduction("sw_b", threshold))
-        print(f"{f'sw_s, _b, _t at {threshold}':>18}  {atomics / views:15,.0f}  {atomics / max(plain, 1):9.1%}")
+        print(f"{f'sw_s, sw_b, sw_t at {threshold}':>22}  {atomics / views:15,.0f}  {atomics / max(plain, 1):9.1%}")
 
 
 def _plot(traffic: AtomicTraffic, views: int, path: Path) -> None:

@@ -19,6 +19,6 @@ def test_the_groups_of_lanes_make_all_visits(printed):
 
 
 def test_a_higher_threshold_leaves_more_atomics(printed):
-    atomics = [int(n.replace(",", "")) for n in re.findall(r"sw_b at \d+\s+([\d,]+)", printed)]
+    atomics = [int(n.replace(",", "")) for n in re.findall(r"sw_t at \d+\s+([\d,]+)", printed)]
     (plain,) = (int(n.replace(",", "")) for n in re.findall(r"^\s+atomic\s+([\d,]+)", printed, re.MULTILINE))
     assert atomics == sorted(atomics) and 0 < atomics[0] < atomics[-1] < plain

@@ -159,6 +159,11 @@ def test_cpu_agrees_with_the_reference(case):
     assert_close(run_blend(case(), rasterize_to_pixels), reference_results(case), CPU_BOUND)
 
 
+def test_needles_on_the_cpu():
+    case = partial(needle_scene, 0)
+    assert_close(run_blend(case(), rasterize_to_pixels), reference_results(case), CPU_BOUND)
+
+
 @cache
 def exact_results(seed: int) -> dict[str, torch.Tensor]:
     return reference_results(partial(any_blend_scene, seed))

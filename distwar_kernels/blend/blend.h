@@ -1,4 +1,4 @@
-// The blend op's interface, the same for CUDA (blend.cu) and the CPU (blend_cpu.cpp): raw pointers and sizes.
+// The blend op's interface, the same for CUDA (blend_*.cu) and the CPU (blend_cpu.cpp): raw pointers and sizes.
 //
 // Arrays are dense, float32 unless said otherwise. G counts projected Gaussians over all images: [C * N], or nnz when
 // packed; the tile lists' flatten_ids index it.

@@ -19,15 +19,23 @@ namespace {
 
 constexpr int kRows = kTileSize;
 
+// A Gaussian, its exponent factored as on CUDA (splat.cuh): with the conic (a, b, c),
+//   sigma = (a (dx + skew dy)^2 + rest dy^2) / 2,  skew = b / a,  rest = c - b^2 / a
+// As a sum of squares it does not cancel, though the conic be nearly singular; doubles where its factors might.
 struct Gaussian {
     int id;
-    float x, y, a, b, c, opacity;  // conic a, b, c
+    float x, y, a, b, c, rest, opacity;
+    double skew;
+    bool sound;  // everything finite, the conic positive definite
     const float* color;
 
     Gaussian(const BlendInputs& in, int id)
         : id(id), x(in.means2d[2 * id]), y(in.means2d[2 * id + 1]), a(in.conics[3 * id]), b(in.conics[3 * id + 1]),
           c(in.conics[3 * id + 2]), opacity(in.opacities[id]), color(in.colors + static_cast<int64_t>(id) * in.channels) {
-        if (!finite(in.channels)) opacity = 0.0f;  // a broken Gaussian is culled: its colours would spoil the pixels
+        const double determinant = double(a) * c - double(b) * b;
+        rest = static_cast<float>(determinant / a);
+        skew = double(b) / a;
+        sound = a > 0.0f && rest > 0.0f && finite(in.channels);  // others are culled: their colours would spoil pixels
     }
 
    private:
@@ -44,10 +52,9 @@ struct RowRange {
     int begin = 0, end = 0;
 
     RowRange(const Gaussian& g, float tile_x, float tile_y) {
-        const float det = g.a * g.c - g.b * g.b;
-        if (!(det > 0.0f) || !(g.opacity >= kAlphaCut)) return;
+        if (!g.sound || !(g.opacity >= kAlphaCut)) return;
         const float reach = 2.0f * std::log(g.opacity / kAlphaCut) + 1e-3f;  // twice the largest visible sigma
-        const float half_width = std::sqrt(reach * g.c / det), half_height = std::sqrt(reach * g.a / det);
+        const float half_height = std::sqrt(reach / g.rest), half_width = std::sqrt(reach * g.c / g.a / g.rest);
         if (!(g.x + half_width >= tile_x + 0.5f) || !(g.x - half_width <= tile_x + kTileSize - 0.5f)) return;
         begin = static_cast<int>(std::clamp(std::ceil(g.y - half_height - tile_y - 0.5f), 0.0f, float(kTileSize)));
         end = static_cast<int>(std::clamp(std::floor(g.y + half_height - tile_y - 0.5f) + 1, 0.0f, float(kTileSize)));
@@ -78,17 +85,18 @@ struct Tile {
 
 // One Gaussian seen from the pixels of one tile row.
 struct Sample {
-    Lanes dx, vis, alpha;
+    Lanes dx, skewed, vis, alpha;  // skewed = dx + skew dy
     float dy;
     Mask hit;
 
     Sample(const Gaussian& g, const Tile& tile, int row) {
         dx = (g.x - (tile.x0 + 0.5f)) - ramp();
         dy = g.y - (tile.y0 + row + 0.5f);
-        const Lanes sigma = 0.5f * (g.a * dx * dx + g.c * dy * dy) + g.b * dy * dx;
+        skewed = static_cast<float>(g.x - (tile.x0 + 0.5) + g.skew * dy) - ramp();
+        const Lanes sigma = 0.5f * (g.a * skewed * skewed + g.rest * dy * dy);
         vis = exp_negative(sigma);
         alpha = minimum(lanes(kAlphaCap), g.opacity * vis);
-        hit = (sigma >= 0.0f) & (alpha >= kAlphaCut);
+        hit = alpha >= kAlphaCut;
     }
 };
 
@@ -235,8 +243,8 @@ struct BackwardPixels {
 
     void add_geometry(const Gaussian& g, const Sample& sample, Lanes v_opacity) {
         const Lanes v_sigma = -g.opacity * v_opacity;
-        const Lanes v_x = v_sigma * (g.a * sample.dx + g.b * sample.dy);
-        const Lanes v_y = v_sigma * (g.b * sample.dx + g.c * sample.dy);
+        const Lanes v_x = v_sigma * g.a * sample.skewed;
+        const Lanes v_y = v_sigma * (g.b * sample.skewed + g.rest * sample.dy);
         sums[0] += 0.5f * v_sigma * sample.dx * sample.dx;
         sums[1] += v_sigma * sample.dx * sample.dy;
         sums[2] += 0.5f * v_sigma * sample.dy * sample.dy;

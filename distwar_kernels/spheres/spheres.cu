@@ -4,7 +4,7 @@
 // blends the nearest kSphereFragments spheres that its ray meets and remembers which they were.
 //
 // Backward, a pixel goes through its own short list. So at each step the lanes of a warp add to *different* spheres, or
-// to the same one where a sphere covers the patch: the general case of warp_reduce.cuh, where blend.cu is the special one
+// to the same one where a sphere covers the patch: the general case of warp_reduce.cuh, where the blend is the special one
 // in which a warp visits one Gaussian at a time.
 //
 // Work to lanes: a block a tile, a thread a pixel, a warp 8x4 pixels (tile_lists.cuh).
