@@ -80,7 +80,7 @@ def test_the_scalars_of_a_run(demo_events, demo_run):
     assert curve(demo_events, "gaussians/count")[60] == 3008
     assert curve(demo_events, "lr/means")[60] < curve(demo_events, "lr/means")[20] < 1.6e-4
     assert curve(demo_events, "lr/scales") == pytest.approx(dict.fromkeys((20, 40, 60), 5e-3))
-    assert curve(demo_events, "reduction/threshold")[20] == 8
+    assert curve(demo_events, "reduction/threshold")[20] == Reduction().balance_threshold
 
 
 def test_the_pictures_and_the_text_of_a_run(demo_events):
@@ -91,7 +91,7 @@ def test_the_pictures_and_the_text_of_a_run(demo_events):
         tag: demo_events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in demo_events.Tags()["tensors"]
     }
     assert "train.iterations: 60" in texts["config/text_summary"]
-    assert texts["reduction/text_summary"] == "sw_b@8"
+    assert texts["reduction/text_summary"] == str(Reduction())
 
 
 # --------------------------------------------------------------------------------------------------------- the monitor
@@ -171,7 +171,7 @@ def test_what_auto_measured_is_written_once(make, tmp_path):
     assert curve(accumulator, "reduction/auto_atomic_ms") == {3: 4.0, 9: 1.5}
     assert curve(accumulator, "reduction/auto_cost_ms") == {3: 20.0, 9: 30.0}
     texts = [event.tensor_proto.string_val[0].decode() for event in accumulator.Tensors("reduction/text_summary")]
-    assert texts == ["sw_b@8", "sw_b@8 (1.00 ms a view; atomic 4.00)", "atomic (1.50 ms a view; sw_b@8 2.00)"]
+    assert texts == [str(Reduction()), "sw_b@8 (1.00 ms a view; atomic 4.00)", "atomic (1.50 ms a view; sw_b@8 2.00)"]
 
 
 def test_without_tensorboard(make, tmp_path):
