@@ -16,7 +16,7 @@ from distwar_kernels.constants import (
     TILE_SIZE,
     WARP_SIZE,
 )
-from distwar_kernels.spheres.spheres import sphere_bounds
+from distwar_kernels.spheres.spheres import SPHERE_CANDIDATES, sphere_bounds
 from distwar_kernels.spheres.spheres_reference import spheres_reference
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
@@ -278,12 +278,13 @@ def test_the_kernel_counts_its_traffic(seed):
 @pytest.mark.gpu
 def test_auto_tunes_spheres_too():
     scene, device = moved(sphere_scene(5, n=500, width=160, height=120), device="cuda"), torch.device("cuda")
-    tuner_of(device).reset()
+    tuner = tuner_of(device, SPHERE_CANDIDATES)
+    tuner.reset()
     for _ in range(8):
         result = run_spheres(scene, reduction=Reduction("auto"))
         torch.cuda.synchronize()
-    assert len(tuner_of(device).rounds) == 1
-    tuner_of(device).reset()
+    assert len(tuner.rounds) == 1
+    tuner.reset()
     assert_close(result, run_spheres(moved(scene, device="cpu")), GPU_BOUND)
 
 

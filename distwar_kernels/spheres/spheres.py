@@ -21,7 +21,8 @@ from distwar_kernels.traffic import AtomicTraffic
 from distwar_kernels.tuner import CANDIDATES, Run, resolve
 
 _DEFAULT = Reduction("sw_s", 1)
-_CANDIDATES = (_DEFAULT, *(reduction for reduction in CANDIDATES if reduction.strategy != "sw_t"))
+SPHERE_CANDIDATES = (_DEFAULT, *(reduction for reduction in CANDIDATES if reduction.strategy != "sw_t"))
+"""What ``auto`` chooses among for spheres."""
 RECORD_SIZE = 8
 """Numbers a lane brings to a visit: colour 3, centre 3, radius, opacity."""
 
@@ -67,7 +68,7 @@ def render_spheres(
         render, transmittances, _ = spheres_reference(*spheres, image_width, image_height, *lists, backgrounds)
         return render, 1.0 - transmittances[..., None]
     loader.load("cuda")
-    reduction, tuner = resolve(reduction, centers.device, _CANDIDATES)
+    reduction, tuner = resolve(reduction, centers.device, SPHERE_CANDIDATES)
     inputs = (*(t.contiguous() for t in spheres), None if backgrounds is None else backgrounds.contiguous(), *lists)
     render, transmittances, ids = torch.ops.distwar.spheres_forward(
         *inputs, image_width, image_height, reduction.strategy, reduction.balance_threshold
