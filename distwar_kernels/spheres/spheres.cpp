@@ -58,12 +58,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& centers, const
     check(v_transmittances, "v_transmittances", at::kFloat, in.width, centers);
     auto v_centers = at::zeros_like(centers), v_radii = at::zeros_like(radii), v_colors = at::zeros_like(colors);
     auto v_opacities = at::zeros_like(opacities);
+    const Strategy chosen = strategy_named(strategy);
+    TORCH_CHECK(chosen != Strategy::kTransposed, "sw_t is for lanes that share an address: use sw_s for spheres");
     spheres_backward(in,
                      {ids.const_data_ptr<int>(), v_colors_out.const_data_ptr<float>(),
                       v_transmittances.const_data_ptr<float>()},
                      {v_centers.mutable_data_ptr<float>(), v_radii.mutable_data_ptr<float>(),
                       v_colors.mutable_data_ptr<float>(), v_opacities.mutable_data_ptr<float>()},
-                     strategy_named(strategy), threshold);
+                     chosen, threshold);
     check_launch("spheres_backward");
     return {v_centers, v_radii, v_colors, v_opacities};
 }
