@@ -202,8 +202,8 @@ class ReductionConfig:
     and again as the scene grows."""
     balance_threshold: int | None = setting(None, between(0, 32, "active lanes of a warp"))
     """Warps with at least this many active lanes sum in the SM and add once; the others leave the sum to the atomics of
-    the L2 cache. null: the strategy's best, 8 for sw_s and sw_b, 1 for sw_t. Only used when reduction.strategy is one
-    of these."""
+    the L2 cache. null: the strategy's default, 8 for sw_s and sw_b, 1 for sw_t. Only used when reduction.strategy is
+    one of these."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,18 +290,14 @@ def _as_str(value: Any) -> str:
     return os.fspath(value)
 
 
-def _as_optional_str(value: Any) -> str | None:
-    return None if value is None else _as_str(value)
-
-
-def _as_optional_int(value: Any) -> int | None:
-    return None if value is None else _as_int(value)
-
-
 def _as_ints(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list | tuple):
         raise TypeError
     return tuple(_as_int(item) for item in value)
+
+
+def _or_none(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else convert(value)
 
 
 _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
@@ -309,8 +305,8 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     int: ("an integer", _as_int),
     float: ("a finite number", _as_float),
     str: ("a string (quote it if it looks like a number)", _as_str),
-    str | None: ("a string or null", _as_optional_str),
-    int | None: ("an integer or null", _as_optional_int),
+    str | None: ("a string or null", _or_none(_as_str)),
+    int | None: ("an integer or null", _or_none(_as_int)),
     tuple[int, ...]: ("a list of integers such as [7000, 30000]", _as_ints),
 }
 

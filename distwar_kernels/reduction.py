@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from distwar_kernels.constants import WARP_SIZE
 
 STRATEGIES = ("gsplat", "atomic", "sw_s", "sw_b", "sw_t", "auto")
-BEST_THRESHOLDS = {"sw_s": 8, "sw_b": 8, "sw_t": 1}
-"""The strategies that a balance threshold splits, and where they split best on an H200 (docs/performance.md)."""
+DEFAULT_THRESHOLDS = {"sw_s": 8, "sw_b": 8, "sw_t": 1}
+"""The strategies that a balance threshold splits, and where they split if nothing is said: the best on an H200 for
+``sw_b`` and ``sw_t`` (docs/performance.md; ``sw_s`` is some 10 % faster at 16)."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Reduction:
         ``auto``    whichever of the kernels' strategies and thresholds measures fastest on this GPU and this scene
                     (``tuner.py``); the threshold given here does not matter
     balance_threshold:
-        0..32, or None for the strategy's best. A warp with at least this many active lanes sums in the SM (``sw_s``,
+        0..32, or None for the strategy's default. A warp with at least this many active lanes sums in the SM (``sw_s``,
         ``sw_b``, ``sw_t``); one with fewer sends its lanes' values straight to the atomic units of the L2. 0 and 1
         reduce always.
 
@@ -40,7 +41,7 @@ class Reduction:
         if self.strategy not in STRATEGIES:
             raise ValueError(f"unknown reduction strategy {self.strategy!r}: choose one of {', '.join(STRATEGIES)}")
         if self.balance_threshold is None:
-            object.__setattr__(self, "balance_threshold", BEST_THRESHOLDS.get(self.strategy, 1))
+            object.__setattr__(self, "balance_threshold", DEFAULT_THRESHOLDS.get(self.strategy, 1))
         if not 0 <= self.balance_threshold <= WARP_SIZE:
             raise ValueError(
                 f"balance threshold {self.balance_threshold} is outside 0..{WARP_SIZE} (active lanes of a warp)"
@@ -48,4 +49,4 @@ class Reduction:
 
     def __str__(self) -> str:
         """``sw_b@8``; the threshold only where it matters."""
-        return f"{self.strategy}@{self.balance_threshold}" if self.strategy in BEST_THRESHOLDS else self.strategy
+        return f"{self.strategy}@{self.balance_threshold}" if self.strategy in DEFAULT_THRESHOLDS else self.strategy

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strategies", default="gsplat,atomic,sw_s,sw_b,sw_t", help="comma-separated (default: %(default)s)"
     )
-    parser.add_argument("--balance_threshold", type=int, help="of all of them (default: each one's best)")
+    parser.add_argument("--balance_threshold", type=int, help="of all of them (default: each one's own)")
     parser.add_argument("--repeat", help="a strategy to train once more, with the same seed")
     return parser
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distwar_kernels import Reduction
-from distwar_kernels.reduction import BEST_THRESHOLDS
+from distwar_kernels.reduction import DEFAULT_THRESHOLDS
 
 Work = Callable[[], object]
 _PAUSE_CYCLES = 4_000_000  # about 2 ms: longer than the host needs to queue one repetition
@@ -91,7 +91,7 @@ def integers(text: str) -> tuple[int, ...]:
 
 def reductions(strategies: Iterable[str], thresholds: Sequence[int]) -> list[Reduction]:
     """Every strategy, those that have a balance threshold at each of `thresholds`."""
-    return [Reduction(s, t) for s in strategies for t in (thresholds if s in BEST_THRESHOLDS else thresholds[:1])]
+    return [Reduction(s, t) for s in strategies for t in (thresholds if s in DEFAULT_THRESHOLDS else thresholds[:1])]
 
 
 def worst_error(tensors: Iterable[Tensor], expected: Iterable[Tensor]) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
-from distwar_kernels.reduction import BEST_THRESHOLDS
+from distwar_kernels.reduction import DEFAULT_THRESHOLDS
 from scripts.measuring import print_table
 from scripts.plotting import panels, save_plot
 
@@ -121,7 +121,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
 
 def _plot_model(axis: object, rows: Sequence[Row]) -> None:
-    for strategy in BEST_THRESHOLDS:
+    for strategy in DEFAULT_THRESHOLDS:
         mine = {int(r.strategy.partition("@")[2]): r.kernel_ms for r in rows if r.strategy.startswith(strategy + "@")}
         axis.plot(sorted(mine), [mine[threshold] for threshold in sorted(mine)], marker=".", label=strategy)
     for row in rows:

@@ -13,11 +13,11 @@ from torch import Tensor
 from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic, tile_grid
 from distwar_kernels.blend.blend_reference import blend_reference, near_cuts, splat_alphas
 from distwar_kernels.constants import BLUR, EXTENT, TILE_SIZE
-from distwar_kernels.reduction import BEST_THRESHOLDS
+from distwar_kernels.reduction import DEFAULT_THRESHOLDS
 from distwar_kernels.tiles.tile_lists import tiles_of
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
-REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in BEST_THRESHOLDS for t in (0, 1, 8, 16, 31, 32)]
+REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in DEFAULT_THRESHOLDS for t in (0, 1, 8, 16, 31, 32)]
 EVERY_REDUCTION = pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 GRADIENTS = ("means2d", "conics", "colors", "opacities", "backgrounds")
 

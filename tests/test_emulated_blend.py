@@ -65,7 +65,7 @@ def test_older_strategies(library, case, reduction):
     check(run(library, CASES[case](), reduction), reference_results(CASES[case]))
 
 
-@pytest.mark.parametrize("reduction", [Reduction("sw_b", 8), Reduction("sw_t"), Reduction("sw_t", 8)], ids=str)
+@pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
 @pytest.mark.parametrize("case", list(ABSGRAD_CASES.values()), ids=list(ABSGRAD_CASES))
 def test_absgrad(library, case, reduction):
     check(run(library, case(), reduction, absgrad=True), reference_results(case) | {"absgrad": absgrad_of(case)})

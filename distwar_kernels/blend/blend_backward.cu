@@ -5,10 +5,8 @@
 // are staged through shared memory in batches of 256; every warp walks the batch, farthest first, and visits each
 // Gaussian that at least one of its pixels sees.
 //
-// T is un-blended by division. The colour enters dL/dalpha only through c.v (v = dL/dcolour of the pixel), so one
-// running scalar, `behind`, the colour behind the Gaussian as the pixel's loss sees it, replaces a buffer of channels:
-// dL/dalpha = T (c.v - behind), behind += alpha (c.v - behind). Each visit leaves channels + 6 numbers a lane (8 with
-// absgrad), all for one Gaussian; where they are summed is the policy's business (warp_reduce.cuh).
+// A pixel takes the Gaussian off what it has blended (backward_pixel.cuh). Each visit leaves channels + 6 numbers a lane
+// (8 with absgrad), all for one Gaussian; where they are summed is the policy's business (warp_reduce.cuh).
 //
 // It stores nothing but the sums. Floor: about 45 instructions a visit over 4 * 132 * 1.98e9 warp-instructions/s on an
 // H200, and as many again for a butterfly of ten sums.

@@ -302,18 +302,19 @@ void scatter_records(const BlendInputs& in, const BlendGradients& grad, const st
 // How the lanes of blend_backward.cu's warps are used: active lanes are the pixels of an 8x4 patch that a Gaussian
 // contributes to. A warp walks its tile's list up to its own last contributor.
 struct PatchCounts {
-    static constexpr int kAcross = kTileSize / kPatchWidth, kPatches = kTileSize * kTileSize / (kPatchWidth * kPatchHeight);
+    static constexpr int kAcross = kTileSize / kPatchWidth;
+    static_assert(kPatchesPerTile * kPatchWidth * kPatchHeight == kTileSize * kTileSize);
     int64_t visits_by_lanes[kWarpSize + 1] = {};  // at 0: list entries walked in vain
-    int active[kPatches] = {};                    // lanes of each patch, for the current Gaussian
-    int visits[kPatches] = {};                    // Gaussians of this tile with an active lane
-    int walked[kPatches] = {};                    // list entries up to the last of them
+    int active[kPatchesPerTile] = {};  // lanes of each patch, for the current Gaussian
+    int visits[kPatchesPerTile] = {};  // Gaussians of this tile with an active lane
+    int walked[kPatchesPerTile] = {};  // list entries up to the last of them
 
     void row(int row, Mask hit) {
         for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= hit[x];
     }
 
     void gaussian(int index_in_tile) {
-        for (int patch = 0; patch < kPatches; ++patch) {
+        for (int patch = 0; patch < kPatchesPerTile; ++patch) {
             if (active[patch] == 0) continue;
             ++visits_by_lanes[active[patch]];
             ++visits[patch];
@@ -323,7 +324,7 @@ struct PatchCounts {
     }
 
     void tile() {
-        for (int patch = 0; patch < kPatches; ++patch) {
+        for (int patch = 0; patch < kPatchesPerTile; ++patch) {
             visits_by_lanes[0] += walked[patch] - visits[patch];
             walked[patch] = visits[patch] = 0;
         }

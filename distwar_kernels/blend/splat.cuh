@@ -114,7 +114,7 @@ struct PatchSplat {
                 v_sigma * from_y * from_y};
     }
 
-    // -1 / opacity is dsigma's share of alpha's gradient: sigma's is -alpha times it, opacity's alpha / opacity times.
+    // dL/dsigma is -alpha dL/dalpha, dL/dopacity is alpha / opacity times it: so the latter is -dL/dsigma / opacity.
     __device__ SplatGradient gradient(const SplatSums& s) const {
         constexpr float kScale = 1.0f / kHalfLog2e;
         const float over_opacity = exp2f(-log2_opacity);
