@@ -101,6 +101,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "model.antialiased", True, "--antialiased", help=field_docs()["model.antialiased"])
     _add_setting(parser, "densification.strategy", "--strategy")
     _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")
+    _add_setting(parser, "train.rasterizer", "--rasterizer")
     _add_setting(parser, "reduction.strategy", "--reduction")
     _add_setting(parser, "reduction.balance_threshold", "--balance_threshold", type=int, metavar="N")
 

@@ -154,6 +154,9 @@ class OptimConfig:
     """Learning rate of the view-independent colour (spherical harmonics of degree 0)."""
     shN_lr: float = setting(1.25e-4, at_least(0))  # noqa: N815 (named after the parameter shN)
     """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
+    adam: str = setting("visible", one_of("visible", "dense"))
+    """visible: a step updates only the Gaussians that contribute to its image; the others neither move by old momentum
+    nor do their moments decay. dense: all of them, as torch's Adam. Without the fused rasteriser it is always dense."""
     adam_eps: float = setting(1e-15, above(0))
     """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
     lambda_dssim: float = setting(0.2, between(0, 1))
@@ -218,6 +221,10 @@ class TrainConfig:
     """Seed of every random choice."""
     device: str = setting("auto", one_of("auto", "cuda", "cpu"))
     """Where to train; auto: the GPU when there is one."""
+    rasterizer: str = setting("auto", one_of("auto", "fused", "gsplat"))
+    """fused: our kernels from the parameters to the image and back (CUDA). gsplat: gsplat's projection, harmonics and
+    tile lists around our blend (CUDA, needs the gsplat package). auto: fused on CUDA unless reduction.strategy is
+    gsplat; on the CPU always the CPU's own ops."""
     test_iterations: tuple[int, ...] = setting((7000, 30_000), STEPS)
     """Steps after which the test images are rendered and measured; the last step always is one."""
     save_iterations: tuple[int, ...] = setting((7000, 30_000), STEPS)

@@ -243,6 +243,10 @@ class Densifier:
         if is_accumulated(step, self.config):
             accumulate(self.state, means2d_grad, radii, width, height)
 
+    def statistics(self, step: int) -> dict[str, Tensor] | None:
+        """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
+        return self.state if is_accumulated(step, self.config) else None
+
     def step(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
     ) -> RefineReport | None:

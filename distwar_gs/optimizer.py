@@ -1,7 +1,7 @@
 """Adam over the dict of parameters: one optimiser each, the learning-rate schedule, and the only optimiser surgery."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,6 +50,25 @@ def step_all(optimizers: Mapping[str, Adam]) -> None:
     for optimizer in optimizers.values():
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+
+def moments_of(optimizers: Mapping[str, Adam], names: Sequence[str]) -> list[Tensor]:
+    """First moments of the named parameters, then second ones; zeros where an optimiser has none yet."""
+    for name in names:
+        (param,) = optimizers[name].param_groups[0]["params"]
+        state = optimizers[name].state[param]
+        if not state:
+            state.update(step=torch.zeros((), device=param.device))  # a tensor there, as fused Adam keeps it
+            state.update({key: torch.zeros_like(param) for key in ("exp_avg", "exp_avg_sq")})
+    states = [optimizers[name].state[optimizers[name].param_groups[0]["params"][0]] for name in names]
+    return [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
+
+
+def set_steps(optimizers: Mapping[str, Adam], step: int) -> None:
+    """Tell optimisers whose moments are updated elsewhere how many steps they have made."""
+    for optimizer in optimizers.values():
+        for state in optimizer.state.values():
+            state["step"].fill_(step)
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""From Gaussians and a camera to an image: the four ops of distwar_kernels in order (project, colour, tiles, blend)."""
+"""From Gaussians and a camera to an image: the four ops of distwar_kernels in order (project, colour, tiles, blend), or
+the fused rasteriser, which is all of them at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +8,9 @@ import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
-from distwar_gs.config import Config
+from distwar_gs.config import Config, ConfigError
 from distwar_kernels.constants import TILE_SIZE
+from distwar_kernels.fused import fused
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class RenderSettings:
     """Leave the sum of absolute gradients in `means2d.absgrad` after the backward pass."""
     reduction: kernels.Reduction = kernels.Reduction()
     """How the blend's backward pass sums gradients."""
+    rasterizer: str = "composed"
+    """fused, or composed of single ops (on CUDA gsplat's around our blend)."""
 
 
 @dataclass(frozen=True)
@@ -57,23 +61,38 @@ class Rendering:
     """[C, H, W, 1] in [0, 1]."""
     depths: Tensor | None
     """[C, H, W, 1] expected depth along the camera's z axis, 0 where nothing is seen; only if asked for."""
-    means2d: Tensor
-    """[C, N, 2] projected centres, pixels; part of the graph."""
-    radii: Tensor
+    means2d: Tensor | None = None
+    """[C, N, 2] projected centres, pixels; part of the graph. None from the fused rasteriser, as what follows."""
+    radii: Tensor | None = None
     """[C, N, 2] int32, 0 where culled."""
-    splat_colors: Tensor
+    splat_colors: Tensor | None = None
     """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
 
 
-def render_settings(config: Config, extent: float) -> RenderSettings:
-    """The settings a configuration asks for, in a frame where the scene has this extent."""
+def render_settings(config: Config, extent: float, device: torch.device) -> RenderSettings:
+    """The settings a configuration asks for, in a frame where the scene has this extent.
+
+    Raises ConfigError for a rasteriser that cannot be had on this device or with this reduction.
+    """
     return RenderSettings(
         near_plane=config.model.near_plane * extent,
         far_plane=config.model.far_plane * extent,
         antialiased=config.model.antialiased,
         absgrad=config.densification.strategy == "absgrad",
         reduction=kernels.Reduction(config.reduction.strategy, config.reduction.balance_threshold),
+        rasterizer=_rasterizer(config, device),
     )
+
+
+def _rasterizer(config: Config, device: torch.device) -> str:
+    wanted, stock = config.train.rasterizer, config.reduction.strategy == "gsplat"
+    if wanted == "fused" and device.type == "cpu":
+        raise ConfigError("train.rasterizer is fused, which needs a CUDA GPU; use auto on the CPU")
+    if wanted == "fused" and stock:
+        raise ConfigError(
+            "reduction.strategy gsplat is a part of gsplat's rasteriser; use train.rasterizer=gsplat with it"
+        )
+    return "fused" if device.type == "cuda" and wanted != "gsplat" and not stock else "composed"
 
 
 def render(
@@ -98,6 +117,12 @@ def render(
         background: colour behind the Gaussians; black if None.
         with_depth: blend depth as a fourth channel.
     """
+    if settings.rasterizer == "fused":
+        cameras = (
+            fused_view(viewmat, K, width, height, settings, sh_degree, background, with_depth)
+            for viewmat, K in zip(viewmats, Ks, strict=True)
+        )
+        return _render_fused(params, list(cameras), settings)
     splats = project(params, viewmats, Ks, width, height, settings)
     if splats.means2d.requires_grad:
         splats.means2d.retain_grad()
@@ -109,8 +134,36 @@ def render(
         splats.flatten_ids, backgrounds=_backgrounds(background, len(viewmats), with_depth), absgrad=settings.absgrad,
         reduction=settings.reduction,
     )  # fmt: skip
-    depths = rendered[..., 3:] / alphas.clamp_min(1e-10) if with_depth else None
-    return Rendering(rendered[..., :3], alphas, depths, splats.means2d, splats.radii, colors)
+    return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), splats.means2d, splats.radii, colors)
+
+
+def _depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
+    return rendered[..., 3:] / alphas.clamp_min(1e-10) if rendered.shape[-1] == 4 else None
+
+
+def fused_view(
+    viewmat: Tensor,
+    K: Tensor,
+    width: int,
+    height: int,
+    settings: RenderSettings,
+    sh_degree: int,
+    background: Tensor | None,
+    with_depth: bool = False,
+) -> fused.View:
+    """One camera as the fused rasteriser takes it."""
+    return fused.View(
+        viewmat, K, width, height, sh_degree, background, near_plane=settings.near_plane,
+        far_plane=settings.far_plane, antialiased=settings.antialiased, with_depth=with_depth,
+    )  # fmt: skip
+
+
+def _render_fused(params: Mapping[str, Tensor], cameras: list[fused.View], settings: RenderSettings) -> Rendering:
+    views = [
+        fused.rasterize(params, camera, absgrad=settings.absgrad, reduction=settings.reduction) for camera in cameras
+    ]
+    rendered, alphas = (torch.stack(parts) for parts in zip(*views, strict=True))
+    return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas))
 
 
 def project(
@@ -129,6 +182,15 @@ def project(
     return Splats(
         means2d, conics, opacities, depths, radii, *kernels.intersect_tiles(means2d, radii, depths, width, height)
     )
+
+
+def view_traffic(
+    params: Mapping[str, Tensor], viewmat: Tensor, K: Tensor, width: int, height: int, settings: RenderSettings
+) -> kernels.AtomicTraffic:
+    """What the blend's backward pass sends to the atomic units for a view."""
+    if settings.rasterizer == "fused":
+        return fused.traffic(params, fused_view(viewmat, K, width, height, settings, 0, None))
+    return splat_traffic(project(params, viewmat[None], K[None], width, height, settings), width, height)
 
 
 def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraffic:

@@ -49,7 +49,8 @@ class TrainedModel:
         params = {name: tensor.to(device) for name, tensor in load_ply(ply, scene.normalisation).items()}
         background = torch.tensor(evaluation_background(config), device=device)
         log.info("%s: %s Gaussians", ply, f"{len(params['means']):,}")
-        return cls(ply, _step_of(ply), config, scene, params, render_settings(config, scene.extent), background, device)
+        settings = render_settings(config, scene.extent, device)
+        return cls(ply, _step_of(ply), config, scene, params, settings, background, device)
 
     @property
     def run_folder(self) -> Path:

@@ -13,14 +13,15 @@ from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.densification import Densifier
 from distwar_gs.devices import resolve_device
+from distwar_gs.engines import TrainingView, make_engine
 from distwar_gs.export import save_cameras_json, save_ply
 from distwar_gs.interruption import Interruption
 from distwar_gs.losses import photometric_loss
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
-from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning_rates, state_dicts, step_all
-from distwar_gs.renderer import Rendering, Splats, project, render, render_settings, splat_traffic
+from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning_rates, state_dicts
+from distwar_gs.renderer import render, render_settings, view_traffic
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
@@ -44,7 +45,7 @@ class Trainer:
         _check_reduction(config, self.device)
         self.scene = open_scene(config)
         saved = self._checkpoint()
-        self.settings = render_settings(config, self.scene.extent)
+        self.settings = render_settings(config, self.scene.extent, self.device)
         self.tuner = kernels.tuner_of(self.device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
         self.cameras = Cameras.of(self.scene.train, self.device)
@@ -104,19 +105,13 @@ class Trainer:
         index = self.sampler.next()
         target, background = self._target(index)
         timer.mark("data")
-        rendering = self._render_training_view(index, step, background)
-        image = rendering.colors[0]
-        timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
+        image = self._render_training_view(index, step, background)
         timer.mark("forward")
         loss, parts = photometric_loss(image, target, self.config.optim.lambda_dssim)
+        (v_image,) = torch.autograd.grad(loss, image)
         timer.mark("loss")
-        loss.backward()
-        timer.mark("backward")
-        self._count_gradients(step, rendering)
-        timer.mark("densify")
         rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
-        step_all(self.optimizers)
-        timer.mark("optimizer")
+        self.engine.update(step, v_image, timer)
         self.step = step
         self.monitor.record({"train/loss": loss.detach(), **{f"train/{name}": part for name, part in parts.items()}})
         if self.monitor.is_published(step):
@@ -132,21 +127,13 @@ class Trainer:
             image = image[..., :3] * image[..., 3:] + background * (1.0 - image[..., 3:])
         return image, background
 
-    def _render_training_view(self, index: int, step: int, background: Tensor) -> Rendering:
+    def _render_training_view(self, index: int, step: int, background: Tensor) -> Tensor:
         view = self.scene.train[index]
-        rendering = render(
-            self.params, self.cameras.viewmats[index : index + 1], self.cameras.Ks[index : index + 1], view.width,
-            view.height, self.settings, sh_degree=active_sh_degree(step, self.config.model), background=background,
-        )  # fmt: skip
+        camera = TrainingView(self.cameras.viewmats[index], self.cameras.Ks[index], view.width, view.height)
+        image = self.engine.forward(camera, active_sh_degree(step, self.config.model), background)
         if step == self._first_step:
-            _check_coverage(view, rendering)
-        return rendering
-
-    def _count_gradients(self, step: int, rendering: Rendering) -> None:
-        means2d = rendering.means2d
-        gradient = means2d.absgrad if self.settings.absgrad else means2d.grad
-        height, width = rendering.colors.shape[1:3]
-        self.densifier.after_backward(step, gradient, rendering.radii, width, height)
+            _check_coverage(view, self.engine.coverage())
+        return image
 
     def _refine(self, step: int) -> None:
         report = self.densifier.step(step, self.params, self.optimizers, self.generators["device"])
@@ -206,12 +193,11 @@ class Trainer:
         views, reduction = self.scene.test[: self.config.log.images], self._reduction()
         if not views or reduction.strategy == "gsplat":  # its warps are not ours
             return {}
-        traffic = (splat_traffic(self._project(view), view.width, view.height) for view in views)
-        return {"reduction/atomics_per_view": fmean(t.atomics(reduction) for t in traffic)}
+        return {"reduction/atomics_per_view": fmean(self._traffic(view).atomics(reduction) for view in views)}
 
-    def _project(self, view: View) -> Splats:
+    def _traffic(self, view: View) -> kernels.AtomicTraffic:
         cameras = Cameras.of((view,), self.device)
-        return project(self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings)
+        return view_traffic(self.params, cameras.viewmats[0], cameras.Ks[0], view.width, view.height, self.settings)
 
     def render_view(self, view: View) -> Tensor:
         """The model as a view sees it: [H, W, 3]."""
@@ -231,6 +217,7 @@ class Trainer:
 
     def save_checkpoint(self) -> Path:
         """Writes all that --resume needs."""
+        self.engine.settle(self.step)
         with self.monitor.paused():
             state = checkpoints.Checkpoint(
                 step=self.step, params=self.params, optimizers=state_dicts(self.optimizers),
@@ -277,6 +264,7 @@ class Trainer:
         self.optimizers = make_optimizers(self.params, config.optim, extent)
         white = config.data.background == "white"
         self.densifier = Densifier(len(self.params["means"]), self.device, extent, config.densification, white)
+        self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
 
     def _continue_from(self, saved: checkpoints.Checkpoint) -> None:
         load_state_dicts(self.optimizers, saved.optimizers)
@@ -318,9 +306,8 @@ def _generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
     return {"host": torch.Generator().manual_seed(seed), "device": torch.Generator(device).manual_seed(seed)}
 
 
-def _check_coverage(view: View, rendering: Rendering) -> None:
+def _check_coverage(view: View, coverage: float) -> None:
     """Says early, and once, that nothing is seen, rather than train a black image for an hour."""
-    coverage = float((rendering.alphas > 0).float().mean())
     log.info("first view: Gaussians cover %.0f %% of %s", 100 * coverage, view.name)
     if coverage == 0.0:
         log.warning(

@@ -60,12 +60,16 @@ _BACKENDS = {
             "blend/blend_forward.cu",
             "blend/blend_backward.cu",
             "blend/blend_transposed.cu",
+            "fused/fused.cpp",
+            "fused/fused_project.cu",
+            "fused/fused_tiles.cu",
+            "fused/fused_backward.cu",
             "spheres/spheres.cpp",
             "spheres/spheres.cu",
         ),
         cxx_flags=("-O2", "-DDISTWAR_BACKEND=cuda", "-DDISTWAR_CUDA"),
         cuda_flags=("-O3", "--use_fast_math", "-lineinfo", "-DDISTWAR_BACKEND=cuda"),
-        expected_seconds=20,
+        expected_seconds=40,
     ),
 }
 

@@ -98,15 +98,26 @@ class ReductionTuner:
         """
         if not rendered.requires_grad or torch.cuda.is_current_stream_capturing():
             return
+        current = self._next_round(primitives)
+        if current:
+            run = prepare()
+            rendered.register_hook(lambda gradient: current.measure(gradient, run))
+
+    def watch_gradient(self, gradient: Tensor, primitives: int, run: Run) -> None:
+        """Hears of a backward pass that is run by hand, and may run it under each candidate now."""
+        current = self._next_round(primitives)
+        if current:
+            current.measure(gradient, run)
+
+    def _next_round(self, primitives: int) -> "_Round | None":
+        """Counts a pass; the round that wants to measure it, if any."""
         self._passes += 1
         self._allowance_ms += self._share * self._expected_ms(primitives)[0]
         if self._round and self._round.collect():
             self._finish(self._round)
         if not self._round and self._is_due(primitives):
             self._round = _Round(self._candidates, self._views, primitives, warm=bool(self.rounds))
-        if self._round and not self._round.waits:
-            current, run = self._round, prepare()
-            rendered.register_hook(lambda gradient: current.measure(gradient, run))
+        return self._round if self._round and not self._round.waits else None
 
     def _is_due(self, primitives: int) -> bool:
         if not self.rounds:

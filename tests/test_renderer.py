@@ -17,6 +17,7 @@ from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 WIDTH, HEIGHT = 49, 35  # neither is a multiple of the tile size
 SETTINGS = RenderSettings(near_plane=0.01, far_plane=100.0)
+CPU = torch.device("cpu")
 NAMES = ("means", "quats", "scales", "opacities", "sh0", "shN")
 
 
@@ -227,5 +228,5 @@ def test_settings_of_a_configuration():
         "densification.strategy": "absgrad", "reduction.strategy": "sw_s", "reduction.balance_threshold": 3,
     }  # fmt: skip
     expected = RenderSettings(1.0, 18.0, antialiased=True, absgrad=True, reduction=Reduction("sw_s", 3))
-    assert render_settings(with_values(Config(), changes), extent=2.0) == expected
-    assert render_settings(Config(), 1.0) == RenderSettings(0.03, 1e10)
+    assert render_settings(with_values(Config(), changes), 2.0, CPU) == expected
+    assert render_settings(Config(), 1.0, CPU) == RenderSettings(0.03, 1e10)

@@ -26,7 +26,7 @@ struct BackwardPixel {
         const float* background = background_of(in, pixel, kChannels);
         transmittance = saved.transmittances[pixel.index];
         last = saved.last_ids[pixel.index];
-        behind = upstream.v_transmittances[pixel.index];
+        if (upstream.v_transmittances) behind = upstream.v_transmittances[pixel.index];
 #pragma unroll
         for (int k = 0; k < kChannels; ++k) {
             v_color[k] = upstream.v_colors_out[pixel.index * kChannels + k];

@@ -44,7 +44,8 @@ struct State {
         last_ids = at::empty({in.images, in.height, in.width}, options.dtype(at::kInt));
         const bool cuda = options.device().is_cuda();
         splats = at::empty({cuda ? in.n_gaussians : 0, kSplatFloats}, options);
-        visits = at::empty({cuda ? in.n_isects / kWarpSize + in.tiles() : 0, kPatchesPerTile}, options.dtype(at::kInt));
+        // Zeroed: not every word belongs to a list, and torch.compile compares what an op returns.
+        visits = at::zeros({cuda ? in.n_isects / kWarpSize + in.tiles() : 0, kPatchesPerTile}, options.dtype(at::kInt));
     }
 
     BlendState pointers() const {
@@ -92,6 +93,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     grad.v_opacities = v_opacities.mutable_data_ptr<float>();
     grad.v_means2d_abs = absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr;
     grad.packed = packs ? packed.mutable_data_ptr<float>() : nullptr;
+    grad.in_records = false;
     const BlendState state = {transmittances.mutable_data_ptr<float>(), last_ids.mutable_data_ptr<int>(),
                               splats.mutable_data_ptr<float>(), visits.mutable_data_ptr<int>()};
     const BlendUpstream upstream = {v_colors_out.const_data_ptr<float>(), v_transmittances.const_data_ptr<float>()};

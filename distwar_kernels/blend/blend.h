@@ -17,7 +17,7 @@
 namespace distwar::DISTWAR_BACKEND {
 
 struct BlendInputs : TileLists {
-    const float* means2d;      // [G, 2] pixels
+    const float* means2d;      // [G, 2] pixels; null (CUDA only) if BlendState::splats holds the Gaussians already
     const float* conics;       // [G, 3] inverse covariance xx, xy, yy
     const float* colors;       // [G, channels]
     const float* opacities;    // [G]
@@ -39,7 +39,7 @@ struct BlendState {
 // dL/d(outputs).
 struct BlendUpstream {
     const float* v_colors_out;      // [images, height, width, channels]
-    const float* v_transmittances;  // [images, height, width]
+    const float* v_transmittances;  // [images, height, width] or null for zeros (CUDA only)
 };
 
 // The sums it makes, to be given zeroed unless they are made packed.
@@ -50,6 +50,7 @@ struct BlendGradients {
     float* v_opacities;    // [G]
     float* v_means2d_abs;  // [G, 2] sum of absolute per-pixel gradients, or null
     float* packed;         // [G, 12] zeroed: where sums are made if sums_packed(...); else null
+    bool in_records;       // CUDA only: the arrays above are parts of `packed`, which is what the caller wants
 };
 
 // Whether the kernels are compiled for this number of channels; the CPU's take any.

@@ -21,14 +21,17 @@ namespace {
 template <int kChannels>
 struct Staged {
     Splat splat[kBlockSize];
-    float color[kBlockSize][kChannels];
+    float color[kBlockSize][kChannels];  // the packed ones end with the fourth
     int id[kBlockSize];
 
     __device__ void load(const BlendInputs& in, const float* splats, int slot, int gaussian) {
         id[slot] = gaussian;
-        splat[slot] = Splat::load(splats, gaussian);
+        const Splat here = Splat::load(splats, gaussian);
+        const float packed[4] = {here.color.x, here.color.y, here.color.z, here.color.w};
+        splat[slot] = here;
 #pragma unroll
-        for (int k = 0; k < kChannels; ++k) color[slot][k] = in.colors[static_cast<long long>(gaussian) * kChannels + k];
+        for (int k = 0; k < kChannels; ++k)
+            color[slot][k] = kChannels <= 4 ? packed[k % 4] : in.colors[static_cast<long long>(gaussian) * kChannels + k];
     }
 };
 
@@ -47,9 +50,10 @@ struct EmitGradients {
 
    private:
     template <int kCount, int kFirst, int N>
-    static __device__ void add(float* array, long long gaussian, const float (&record)[N]) {
+    __device__ void add(float* array, long long gaussian, const float (&record)[N]) const {
+        const int step = grad.in_records ? kSplatFloats : kCount;
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) atomicAdd(array + gaussian * kCount + i, record[kFirst + i]);
+        for (int i = 0; i < kCount; ++i) atomicAdd(array + gaussian * step + i, record[kFirst + i]);
     }
 };
 

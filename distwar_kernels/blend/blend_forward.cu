@@ -181,7 +181,7 @@ __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs i
 }  // namespace
 
 void blend_forward(const BlendInputs& in, const BlendState& saved, float* colors_out) {
-    launch(pack_kernel, blocks_for(in.n_gaussians), kThreads, in.stream, in, saved.splats);
+    if (in.means2d) launch(pack_kernel, blocks_for(in.n_gaussians), kThreads, in.stream, in, saved.splats);
     for_channels(in.channels, [&](auto channels) {
         launch(blend_forward_kernel<channels>, in.tiles(), kBlockSize, in.stream, in, saved, colors_out);
     });

@@ -9,7 +9,7 @@
 // Work to lanes: a warp a patch of 8x4 pixels, and no barrier between warps. The forward pass has left a bit for each
 // list entry that contributes to the patch; a warp gathers 32 of them, farthest first, and each lane fetches one.
 //
-// It stores the packed gradients, 48 bytes a Gaussian, and unpacks them in the end.
+// It stores the packed gradients, 48 bytes a Gaussian, and unpacks them in the end unless they are wanted as they are.
 //
 // Floor: about 42 instructions a visit over 4 * 132 * 1.98e9 warp-instructions/s on an H200, and about 14 cycles of
 // shared memory and L1 over 132 * 1.98e9 cycles/s, which is a third more: that binds.
@@ -277,6 +277,7 @@ void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, c
         });
     };
     for_channels_among(in.channels, launch_for, std::integer_sequence<int, 1, 3, 4>());
+    if (grad.in_records) return;
     launch(unpack_kernel, blocks_for(in.n_gaussians), kThreads, in.stream, static_cast<const float*>(grad.packed), grad,
            in.n_gaussians, in.channels);
 }

@@ -52,7 +52,7 @@ struct TileRange {
 
     __device__ explicit TileRange(const TileLists& lists, int tile = blockIdx.x) {
         begin = lists.isect_offsets[tile];
-        end = tile + 1 < lists.tiles() ? lists.isect_offsets[tile + 1] : lists.n_isects;
+        end = tile + 1 < lists.tiles() || lists.with_end ? lists.isect_offsets[tile + 1] : lists.n_isects;
     }
 };
 

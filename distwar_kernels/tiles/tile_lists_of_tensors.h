@@ -13,6 +13,7 @@ inline TileLists tile_lists(const Tensor& isect_offsets, const Tensor& flatten_i
     check(flatten_ids, "flatten_ids", at::kInt, -1, like);
     TileLists lists;
     lists.isect_offsets = isect_offsets.const_data_ptr<int>();
+    lists.with_end = false;
     lists.flatten_ids = flatten_ids.const_data_ptr<int>();
     lists.images = isect_offsets.size(0);
     lists.n_isects = flatten_ids.numel();

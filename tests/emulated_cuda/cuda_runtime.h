@@ -116,7 +116,7 @@ inline void __syncwarp(unsigned mask = ~0u) { emulator::warp().meet(mask); }
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
-    const auto theirs = [source](const uint32_t* words) { return words[source % emulator::kLanes]; };
+    const auto theirs = [source](const uint32_t* words) { return words[source & (emulator::kLanes - 1)]; };
     return emulator::bits<T>(emulator::exchange(mask, emulator::bits<uint32_t>(value), theirs));
 }
 template <class T>
@@ -153,14 +153,18 @@ inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline float __log2f(float a) { return log2f(a); }
+inline float __int_as_float(int x) { return emulator::bits<float>(x); }
+inline int __float_as_int(float x) { return emulator::bits<int>(x); }
+inline unsigned __float_as_uint(float x) { return emulator::bits<unsigned>(x); }
 template <class T>
 T __ldg(const T* address) {
     return *address;
 }
 template <class T>
-void atomicAdd(T* address, T value) {
+T atomicAdd(T* address, T value) {
     std::atomic_ref<T> target(*address);
     T before = target;
     while (!target.compare_exchange_weak(before, before + value)) {
     }
+    return before;
 }

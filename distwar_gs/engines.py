@@ -1,0 +1,175 @@
+"""How a training step renders and updates: by the fused rasteriser, or by the ops one after another and autograd.
+
+Both do the same work in the same order (render; the loss gives dL/d(image); differentiate, count, update), so the
+training loop does not know which one it has. `ComposedEngine` is the one to read first.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Adam
+
+import distwar_kernels as kernels
+from distwar_gs.config import Config
+from distwar_gs.densification import Densifier
+from distwar_gs.model import PARAMETER_NAMES
+from distwar_gs.optimizer import moments_of, set_steps, step_all
+from distwar_gs.renderer import Rendering, RenderSettings, fused_view, render
+from distwar_gs.timing import StepTimer
+from distwar_kernels.fused import fused
+from distwar_kernels.fused.room import Room
+
+
+@dataclass(frozen=True)
+class TrainingView:
+    """A training camera on the device."""
+
+    viewmat: Tensor
+    """[4, 4] world-to-camera, OpenCV axes."""
+    K: Tensor
+    """[3, 3], pixels."""
+    width: int
+    height: int
+
+
+class Engine(Protocol):
+    """Renders a training view, then makes of dL/d(image) a step."""
+
+    def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
+        """The image [H, W, 3]; it requires a gradient."""
+
+    def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
+        """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates."""
+
+    def coverage(self) -> float:
+        """The share of the last image that any Gaussian covers; waits for the device."""
+
+    def settle(self, step: int) -> None:
+        """Brings the optimisers' state up to this step, for a checkpoint."""
+
+
+class ComposedEngine:
+    """The ops one after another, differentiated by autograd; dense Adam."""
+
+    def __init__(
+        self,
+        params: dict[str, Parameter],
+        optimizers: Mapping[str, Adam],
+        densifier: Densifier,
+        settings: RenderSettings,
+    ) -> None:
+        """Work on these; they stay the trainer's."""
+        self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
+        self._rendering: Rendering | None = None
+
+    def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
+        """See Engine."""
+        self._rendering = render(
+            self.params, view.viewmat[None], view.K[None], view.width, view.height, self.settings,
+            sh_degree=sh_degree, background=background,
+        )  # fmt: skip
+        return self._rendering.colors[0]
+
+    def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
+        """See Engine."""
+        rendering = self._rendering
+        timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
+        rendering.colors.backward(v_image[None])
+        timer.mark("backward")
+        gradient = rendering.means2d.absgrad if self.settings.absgrad else rendering.means2d.grad
+        self.densifier.after_backward(step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
+        timer.mark("densify")
+        step_all(self.optimizers)
+        timer.mark("optimizer")
+
+    def coverage(self) -> float:
+        """See Engine."""
+        return float((self._rendering.alphas > 0).float().mean())
+
+    def settle(self, step: int) -> None:
+        """Nothing to do: torch's optimisers count their steps."""
+
+
+class FusedEngine:
+    """The fused rasteriser, and no autograd.
+
+    With `adam` "visible" the way back from the blend and Adam are one kernel, and no gradient is ever stored.
+    """
+
+    def __init__(
+        self,
+        params: dict[str, Parameter],
+        optimizers: Mapping[str, Adam],
+        densifier: Densifier,
+        settings: RenderSettings,
+        adam: str,
+    ) -> None:
+        """Work on these; they stay the trainer's."""
+        self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
+        self.room = Room()
+        self._dense = adam == "dense"
+        self._rendered: fused.Rendered | None = None
+
+    def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
+        """See Engine. Waits for the device the first time only, to know what room a view takes."""
+        camera = fused_view(view.viewmat, view.K, view.width, view.height, self.settings, sh_degree, background)
+        if self._rendered is None:
+            self._rendered = fused.render_whole(fused.checked(self.params, camera), camera, self.room)
+        else:
+            parameters = [self.params[name] for name in PARAMETER_NAMES]
+            self._rendered = fused.render_what_fits(parameters, camera, self.room)
+        return self._rendered.image.requires_grad_()
+
+    def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
+        """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
+        records = self._blend_backward(v_image)
+        timer.mark("blend_backward")
+        statistics = self.densifier.statistics(step)
+        if self._dense:
+            gradients = fused.gradients(self._rendered, records, self.settings.absgrad, statistics)
+            for name, gradient in zip(PARAMETER_NAMES, gradients, strict=True):
+                self.params[name].grad = gradient
+            timer.mark("backward")
+            step_all(self.optimizers)
+        else:
+            moments, rates = moments_of(self.optimizers, PARAMETER_NAMES), self._rates(step)
+            fused.step(self._rendered, records, self.settings.absgrad, statistics, moments, rates)
+        timer.mark("optimizer")
+
+    def coverage(self) -> float:
+        """See Engine."""
+        return float((self._rendered.transmittances < 1).float().mean())
+
+    def settle(self, step: int) -> None:
+        """See Engine."""
+        if not self._dense:
+            set_steps(self.optimizers, step)
+
+    def _blend_backward(self, v_image: Tensor) -> Tensor:
+        rendered, absgrad = self._rendered, self.settings.absgrad
+        reduction, tuner = kernels.resolve(self.settings.reduction, v_image.device)
+        if tuner:
+            tuner.watch_gradient(
+                v_image, len(rendered.parameters[0]), lambda v, r: fused.blend_backward(rendered, v, absgrad, r)
+            )
+        return fused.blend_backward(rendered, v_image, absgrad, reduction)
+
+    def _rates(self, step: int) -> list[float]:
+        groups = [self.optimizers[name].param_groups[0] for name in PARAMETER_NAMES]
+        return fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step)
+
+
+def make_engine(
+    config: Config,
+    params: dict[str, Parameter],
+    optimizers: Mapping[str, Adam],
+    densifier: Densifier,
+    settings: RenderSettings,
+) -> Engine:
+    """The engine for these settings (whose rasteriser is decided already)."""
+    if settings.rasterizer == "fused":
+        return FusedEngine(params, optimizers, densifier, settings, config.optim.adam)
+    return ComposedEngine(params, optimizers, densifier, settings)

@@ -1,0 +1,96 @@
+// The fused rasteriser: what one pinhole camera sees of all Gaussians, from trained parameters to packed splats and tile
+// lists, and back to the parameters or straight into Adam. CUDA only; the blend in between is ../blend.
+//
+// Arrays are dense, float32 unless said otherwise; N counts Gaussians, V those that the camera sees, in the order of N.
+// Nothing here makes the host wait: buffers have capacities, counts stay on the device, and a view that outgrows its
+// buffers is cut short and marked, so that the update that would follow leaves everything as it is.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "../constants.h"
+#include "../tiles/tile_lists.h"
+
+namespace distwar::cuda {
+
+constexpr int kMostTiles = 65535;  // of an image: tiles are sorted as 16-bit keys, and one key is no tile's
+
+// As trained: log scales, logit opacities, quaternions wxyz of any length.
+struct Gaussians {
+    const float* means;      // [N, 3]
+    const float* quats;      // [N, 4]
+    const float* scales;     // [N, 3]
+    const float* opacities;  // [N]
+    const float* sh0;        // [N, 3]
+    const float* shN;        // [N, sh_rows, 3]
+    int count, sh_rows;
+    int sh_degree;  // in use, at most what sh_rows holds
+};
+
+struct Camera {
+    const float* viewmat;  // [4, 4] world to camera, OpenCV axes
+    const float* K;        // [3, 3] pixels
+    int width, height;
+    float near_plane, far_plane;
+    bool antialiased;
+    bool with_depth;  // as the fourth channel
+
+    DISTWAR_ON_BOTH int tile_width() const { return (width + kTileSize - 1) / kTileSize; }
+    DISTWAR_ON_BOTH int tile_height() const { return (height + kTileSize - 1) / kTileSize; }
+    DISTWAR_ON_BOTH int tiles() const { return tile_width() * tile_height(); }
+};
+
+// What the camera sees. `counts` are the true ones, also where they exceed the capacities.
+struct Visible {
+    int* counts;          // [2] Gaussians, entries of the tile lists
+    int* gaussian_ids;    // [capacity] which Gaussian
+    float* splats;        // [capacity, 12] as the blend wants them (blend/splat.cuh)
+    float* color_slopes;  // [3, 3, capacity] dcolour/dmean through the view direction, or null if nobody asks
+    int* isect_offsets;   // [tiles + 1] where each tile's list begins, and where the last one ends
+    int* flatten_ids;     // [list_capacity] the lists: positions in gaussian_ids, nearest first
+    int capacity, list_capacity;
+
+    // How many Gaussians the arrays hold, and whether that is all of them and all of their list entries.
+    DISTWAR_ON_BOTH int held() const { return counts[0] < capacity ? counts[0] : capacity; }
+    DISTWAR_ON_BOTH bool complete() const { return counts[0] <= capacity && counts[1] <= list_capacity; }
+};
+
+// Bytes of scratch memory that `project_and_list` needs.
+size_t scratch_bytes(const Gaussians& gaussians, const Camera& camera, const Visible& visible);
+
+// Projects, colours and lists the Gaussians.
+void project_and_list(const Gaussians& gaussians, const Camera& camera, const Visible& visible, void* scratch, void* stream);
+
+// Densification statistics of a pass, added to; null where not wanted.
+struct Statistics {
+    float* grad2d;   // [N] length of dL/d(projected centre) in units of half the image
+    float* count;    // [N] 1 for each visible
+    bool absolute;   // lengths of the sums of absolute gradients instead
+};
+
+// dL/d(parameters), to be given zeroed.
+struct Gradients {
+    float *means, *quats, *scales, *opacities, *sh0, *shN;
+};
+
+// Adam (Kingma and Ba 2015) over the Gaussians that contribute to the view.
+struct Adam {
+    static constexpr int kParameters = 6;  // in the order of Gaussians
+    float* parameters[kParameters];
+    float* exp_avg[kParameters];
+    float* exp_avg_sq[kParameters];
+    float step_sizes[kParameters];  // learning rate / (1 - beta1^t)
+    float beta1, beta2, eps;
+    float root_correction;  // 1 / sqrt(1 - beta2^t)
+};
+
+// From the blend's packed gradients [capacity, 12] (blend_transposed.cu says in which order) to the parameters'.
+void project_backward(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
+           const Statistics& statistics, const Gradients& gradients, void* stream);
+
+// The same, and Adam right away.
+void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
+                    const Statistics& statistics, const Adam& adam, void* stream);
+
+}  // namespace distwar::cuda

@@ -1,0 +1,120 @@
+// The fused rasteriser's first half: which Gaussians a camera sees, as splats, and their colours.
+//
+// project_kernel, a thread a Gaussian: depth, then projection (gaussian.cuh), then the tiles it touches
+// (footprint.cuh). Those that touch any are written one behind another in the order of the Gaussians, their places found
+// by one pass of a prefix sum (chained_scan.cuh): the same result on every run. What is behind the camera costs 12 bytes.
+//
+// color_kernel, a thread a visible Gaussian: a block fetches its rows of shN together, whole lines at a time, since a
+// row of 180 bytes a thread would be read in pieces of 4. With the colour goes its slope along the mean, which the way
+// back would need all coefficients again for.
+//
+// Floor, N Gaussians, V visible: 56 bytes a Gaussian read in project_kernel and 56 V written; (192 + 12) V read and
+// (16 + 36) V written in color_kernel; over the memory's bandwidth.
+#include "../chained_scan.cuh"
+#include "footprint.cuh"
+#include "fused_scratch.h"
+#include "harmonics.cuh"
+
+namespace distwar::cuda {
+namespace {
+
+// One Gaussian as the camera sees it, and the number of tiles it touches: 0 if it does not.
+struct Seen {
+    Splat splat;
+    float depth;
+    int tiles = 0;
+
+    __device__ Seen(const Gaussians& g, const Camera& camera, int row) {
+        const Lens lens(camera);
+        const Vec3 at = lens.to_camera(load3(g.means, row));
+        if (!(at.z >= camera.near_plane && at.z <= camera.far_plane)) return;
+        const Flat flat(g, camera, lens, row, at);
+        if (!flat.is_sound() || !(flat.opacity() >= kAlphaCut)) return;
+        splat = flat.splat();
+        depth = at.z;
+        tiles = Footprint(splat, camera.tile_width(), camera.tile_height()).tiles();
+    }
+};
+
+__global__ void __launch_bounds__(kScanThreads)
+    project_kernel(Gaussians g, Camera camera, Visible visible, Scratch scratch) {
+    __shared__ ChainedScan scan;
+    const int block = scan.begin(scratch.project_words), row = block * kScanThreads + threadIdx.x;
+    Splat splat;
+    float depth = 0.0f;
+    int tiles = 0;
+    if (row < g.count) {
+        const Seen seen(g, camera, row);
+        splat = seen.splat, depth = seen.depth, tiles = seen.tiles;
+    }
+    const int slot = scan.exclusive(scratch.project_words, tiles > 0);
+    if (threadIdx.x == 0 && block == gridDim.x - 1) visible.counts[0] = scan.total;
+    if (tiles == 0 || slot >= visible.capacity) return;
+    splat.store(visible.splats, slot);
+    visible.splats[kSplatFloats * static_cast<long long>(slot) + kTileCountWord] = __int_as_float(tiles);
+    visible.gaussian_ids[slot] = row;
+    scratch.depth_keys[slot] = __float_as_uint(depth);
+    scratch.slots[slot] = slot;
+}
+
+constexpr int kColorThreads = 128;
+
+template <int kDegree>
+__global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camera camera, Visible visible) {
+    constexpr int kFloats = 3 * sh_rows_of(kDegree);
+    __shared__ float harmonics[kColorThreads * (kFloats > 0 ? kFloats : 1)];
+    __shared__ int ids[kColorThreads];
+    const int first = blockIdx.x * kColorThreads, count = min(visible.held() - first, kColorThreads);
+    const int thread = threadIdx.x, slot = first + thread;
+    if (count <= 0) return;
+    if (thread < count) ids[thread] = visible.gaussian_ids[slot];
+    __syncthreads();
+    if constexpr (kFloats > 0) {
+        for (int i = thread; i < count * kFloats; i += kColorThreads) {
+            const int row = i / kFloats;
+            harmonics[i] = g.shN[3ll * g.sh_rows * ids[row] + i - row * kFloats];
+        }
+        __syncthreads();
+    }
+    if (thread >= count) return;
+
+    const Lens lens(camera);
+    const Vec3 mean = load3(g.means, ids[thread]);
+    const Direction direction(mean, lens.center());
+    Vec3 color = Vec3{0.5f, 0.5f, 0.5f} + kHarmonic0 * load3(g.sh0, ids[thread]);
+    Vec3 slopes[3] = {};
+    for_harmonics<kDegree>(direction.unit, [&](int k, float value, Vec3 slope) {
+        const float* row = harmonics + thread * kFloats + 3 * k;
+        color = color + value * Vec3{row[0], row[1], row[2]};
+#pragma unroll
+        for (int channel = 0; channel < 3; ++channel) slopes[channel] = slopes[channel] + row[channel] * slope;
+    });
+    const bool sound = 0.0f * (color.x + color.y + color.z) == 0.0f;
+    if (!sound) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLogOpacityWord] = -INFINITY;
+    const float channels[3] = {fmaxf(color.x, 0.0f), fmaxf(color.y, 0.0f), fmaxf(color.z, 0.0f)};
+    const float depth = camera.with_depth ? lens.to_camera(mean).z : 0.0f;
+    reinterpret_cast<float4*>(visible.splats)[3ll * slot + 2] =
+        sound ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if constexpr (kDegree > 0) {
+        if (!visible.color_slopes) return;
+#pragma unroll
+        for (int channel = 0; channel < 3; ++channel) {
+            const Vec3 slope = channels[channel] > 0.0f ? direction.through(slopes[channel]) : Vec3{};
+            float* column = visible.color_slopes + 3ll * channel * visible.capacity + slot;
+            column[0] = slope.x, column[visible.capacity] = slope.y, column[2ll * visible.capacity] = slope.z;
+        }
+    }
+}
+
+}  // namespace
+
+void project_and_color(const Gaussians& g, const Camera& camera, const Visible& visible, const Scratch& scratch,
+                       void* stream) {
+    launch(project_kernel, blocks_for(g.count), kScanThreads, stream, g, camera, visible, scratch);
+    const int blocks = (visible.capacity + kColorThreads - 1) / kColorThreads;
+    for_degree(g.sh_degree, [&](auto degree) {
+        launch(color_kernel<degree>, blocks, kColorThreads, stream, g, camera, visible);
+    });
+}
+
+}  // namespace distwar::cuda

@@ -1,0 +1,45 @@
+"""The fused rasteriser from the ops' own references, any dtype, differentiable by autograd: what tests compare with."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from distwar_kernels.blend.blend_reference import blend_reference
+from distwar_kernels.fused.fused import View
+from distwar_kernels.projection.projection_reference import project_reference
+from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
+
+
+def rasterize_reference(params: Mapping[str, Tensor], view: View) -> tuple[Tensor, Tensor, Tensor]:
+    """Colours [H, W, 3 or 4] and alphas [H, W, 1] as ``rasterize``, and the projected centres means2d [N, 2], through
+    which gradients flow."""
+    viewmats, Ks = view.viewmat[None].to(params["means"]), view.K[None].to(params["means"])
+    opacities = torch.sigmoid(params["opacities"])
+    radii, means2d, depths, conics, compensations = project_reference(
+        params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, view.width, view.height,
+        near_plane=view.near_plane, far_plane=view.far_plane, antialiased=view.antialiased,
+    )  # fmt: skip
+    if compensations is not None:
+        opacities = opacities * compensations[0]
+    means2d = means2d[0]
+    lists = intersect_tiles_reference(means2d.detach()[None], radii, depths.detach(), view.width, view.height)
+    colors = colors_reference(params, viewmats[0], view.sh_degree)
+    background = view.background
+    if view.with_depth:
+        colors = torch.cat([colors, depths[0][:, None]], dim=-1)
+        background = None if background is None else torch.cat([background, background.new_zeros(1)])
+    image, alphas = blend_reference(
+        means2d, conics[0], colors, opacities, view.width, view.height, *lists,
+        None if background is None else background[None].to(colors),
+    )  # fmt: skip
+    return image[0], alphas[0], means2d
+
+
+def colors_reference(params: Mapping[str, Tensor], viewmat: Tensor, sh_degree: int) -> Tensor:
+    """Colours [N, 3] as the camera sees them; negative ones are cut to 0."""
+    center = -viewmat[:3, :3].T @ viewmat[:3, 3]
+    coefficients = torch.cat([params["sh0"], params["shN"]], dim=1)
+    harmonics = spherical_harmonics_reference(sh_degree, params["means"] - center, coefficients)
+    return (harmonics + 0.5).clamp_min(0.0)

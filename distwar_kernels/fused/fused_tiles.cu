@@ -1,0 +1,170 @@
+// The fused rasteriser's tile lists. Visible Gaussians are sorted by depth, their entries written in that order, and the
+// entries sorted by tile alone: a stable sort keeps each tile's nearest first. So the long array is sorted by 13 bits or
+// so, not by the 45 of tile and depth.
+//
+// list_kernel, a thread a Gaussian in depth order: a prefix sum over the tiles they touch says where each one's entries
+// begin (chained_scan.cuh). Small footprints are written by their thread; a large one by its warp, a lane a row of tiles.
+// bound_kernel, a thread an entry: where the tile changes, lists begin.
+//
+// Sorts take the buffers' capacity, since the host does not know the counts; places without an entry hold the highest key
+// and end up last.
+//
+// Floor, V visible and I entries: 4 passes over 16 V bytes for depth, 2 over 12 I bytes for tiles, and 32 V + 6 I
+// for the writing, over the memory's bandwidth.
+#include <algorithm>
+
+#include "../chained_scan.cuh"
+#include "../radix_sort.cuh"
+#include "footprint.cuh"
+#include "fused_scratch.h"
+
+namespace distwar::cuda {
+namespace {
+
+constexpr int kSmall = 8;  // tiles that a thread writes by itself
+
+// Where one Gaussian's entries go.
+struct Entries {
+    TileKey* tiles;
+    int* slots;
+    int slot, begin, end;
+
+    __device__ void put(int index, int tile) const {
+        if (index >= end) return;
+        tiles[index] = tile;
+        slots[index] = slot;
+    }
+    // One row of tiles from entry `index` on; returns the next.
+    __device__ int put_row(int index, int first_tile, TileSpan columns) const {
+        for (int column = columns.begin; column < columns.end; ++column) put(index++, first_tile + column);
+        return index;
+    }
+};
+
+__device__ void list_alone(const Splat& splat, const Camera& camera, const Entries& entries) {
+    const Footprint footprint(splat, camera.tile_width(), camera.tile_height());
+    int index = entries.begin;
+    for (int row = footprint.first_row; row < footprint.end_row; ++row)
+        index = entries.put_row(index, row * camera.tile_width(), footprint.row(row));
+}
+
+// All lanes write one Gaussian's entries.
+__device__ void list_together(const Splat& splat, const Camera& camera, const Entries& entries) {
+    const Footprint footprint(splat, camera.tile_width(), camera.tile_height());
+    int begin = entries.begin;
+    for (int first = footprint.first_row; first < footprint.end_row; first += kWarpSize) {
+        const int row = first + lane_index();
+        const TileSpan columns = row < footprint.end_row ? footprint.row(row) : TileSpan{0, 0};
+        const unsigned up_to = warp_inclusive(columns.size());
+        entries.put_row(begin + up_to - columns.size(), row * camera.tile_width(), columns);
+        begin += __shfl_sync(kFullWarp, up_to, kWarpSize - 1);
+    }
+}
+
+__device__ Splat shape_of(const float* splats, int slot, int& tiles) {
+    const float4* words = reinterpret_cast<const float4*>(splats) + 3ll * slot;
+    const float4 a = __ldg(words), b = __ldg(words + 1);
+    tiles = __float_as_int(b.w);
+    return {make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, {}};
+}
+
+// Footprints are worked out as project_kernel did, but compiled another time: if rounding makes an entry more of one, it
+// is left out, if it makes one less, its place stays without a tile.
+__global__ void __launch_bounds__(kScanThreads) list_kernel(Camera camera, Visible visible, Scratch scratch) {
+    __shared__ ChainedScan scan;
+    const int block = scan.begin(scratch.list_words), index = block * kScanThreads + threadIdx.x, held = visible.held();
+    if (block * kScanThreads >= held) return;  // nobody looks back at these
+    int slot = 0, tiles = 0;
+    Splat splat = {};
+    if (index < held) {
+        slot = scratch.by_depth[index];
+        splat = shape_of(visible.splats, slot, tiles);
+    }
+    const int begin = scan.exclusive(scratch.list_words, tiles);
+    if (threadIdx.x == 0 && (block + 1) * kScanThreads >= held) visible.counts[1] = scan.total;
+    const Entries entries = {scratch.tile_keys, scratch.entries, slot, begin, min(begin + tiles, visible.list_capacity)};
+    if (tiles > 0 && tiles <= kSmall) list_alone(splat, camera, entries);
+    for (unsigned large = __ballot_sync(kFullWarp, tiles > kSmall); large; large &= large - 1) {
+        const int source = first_lane(large);
+        const auto theirs = [source](auto value) { return __shfl_sync(kFullWarp, value, source); };
+        const Splat shared = {make_float2(theirs(splat.mean.x), theirs(splat.mean.y)), theirs(splat.scale_u),
+                              theirs(splat.skew), theirs(splat.skew_low), theirs(splat.scale_v),
+                              theirs(splat.log2_opacity), {}};
+        list_together(shared, camera, {entries.tiles, entries.slots, theirs(slot), theirs(begin), theirs(entries.end)});
+    }
+}
+
+__global__ void bound_kernel(const TileKey* tiles_of, int entries, int tiles, int* isect_offsets) {
+    const int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index > entries) return;
+    const int before = index > 0 ? min(static_cast<int>(tiles_of[index - 1]), tiles) : -1;
+    const int here = index < entries ? min(static_cast<int>(tiles_of[index]), tiles) : tiles;
+    for (int tile = before + 1; tile <= here; ++tile) isect_offsets[tile] = index;
+}
+
+constexpr int kDepthBits = 32;
+
+// Enough that the highest key of so many bits is no tile's.
+int tile_bits(int tiles) {
+    int bits = 1;
+    while ((1 << bits) <= tiles) ++bits;
+    return bits;
+}
+
+// Hands out pieces of one block of memory; with none, only counts.
+struct Carver {
+    char* memory;
+    size_t used = 0;
+
+    template <class T>
+    T* take(size_t count) {
+        T* piece = memory ? reinterpret_cast<T*>(memory + used) : nullptr;
+        used += (count * sizeof(T) + 255) / 256 * 256;
+        return piece;
+    }
+};
+
+Scratch carve(Carver& carver, const Gaussians& g, const Camera& camera, const Visible& visible) {
+    Scratch s = {};
+    s.project_words = carver.take<unsigned>(ChainedScan::words_for(blocks_for(g.count)));
+    s.list_words = carver.take<unsigned>(ChainedScan::words_for(blocks_for(visible.capacity)));
+    s.depth_keys = carver.take<unsigned>(visible.capacity), s.sorted_keys = carver.take<unsigned>(visible.capacity);
+    s.slots = carver.take<int>(visible.capacity), s.by_depth = carver.take<int>(visible.capacity);
+    s.tile_keys = carver.take<TileKey>(visible.list_capacity), s.sorted_tiles = carver.take<TileKey>(visible.list_capacity);
+    s.entries = carver.take<int>(visible.list_capacity);
+    size_t by_depth = 0, by_tile = 0;
+    sort_pairs(nullptr, by_depth, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, visible.capacity, kDepthBits, nullptr);
+    sort_pairs(nullptr, by_tile, s.tile_keys, s.sorted_tiles, s.entries, visible.flatten_ids, visible.list_capacity,
+               tile_bits(camera.tiles()), nullptr);
+    s.sort_bytes = std::max(by_depth, by_tile);
+    s.sort = carver.take<char>(s.sort_bytes);
+    return s;
+}
+
+}  // namespace
+
+size_t scratch_bytes(const Gaussians& g, const Camera& camera, const Visible& visible) {
+    Carver carver{nullptr};
+    carve(carver, g, camera, visible);
+    return carver.used;
+}
+
+void project_and_list(const Gaussians& g, const Camera& camera, const Visible& visible, void* memory, void* stream) {
+    Carver carver{static_cast<char*>(memory)};
+    Scratch s = carve(carver, g, camera, visible);
+    fill_bytes(visible.counts, 0, 2 * sizeof(int), stream);
+    const size_t words = reinterpret_cast<char*>(s.depth_keys) - static_cast<char*>(memory);
+    fill_bytes(memory, 0, words, stream);  // of both prefix sums
+    fill_bytes(s.depth_keys, 0xff, visible.capacity * sizeof(unsigned), stream);
+    fill_bytes(s.tile_keys, 0xff, visible.list_capacity * sizeof(TileKey), stream);
+
+    project_and_color(g, camera, visible, s, stream);
+    sort_pairs(s.sort, s.sort_bytes, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, visible.capacity, kDepthBits, stream);
+    launch(list_kernel, blocks_for(visible.capacity), kScanThreads, stream, camera, visible, s);
+    sort_pairs(s.sort, s.sort_bytes, s.tile_keys, s.sorted_tiles, s.entries, visible.flatten_ids, visible.list_capacity,
+               tile_bits(camera.tiles()), stream);
+    launch(bound_kernel, blocks_for(visible.list_capacity + 1), kThreads, stream,
+           static_cast<const TileKey*>(s.sorted_tiles), visible.list_capacity, camera.tiles(), visible.isect_offsets);
+}
+
+}  // namespace distwar::cuda

@@ -1,0 +1,246 @@
+// A Gaussian on its way from the world to the image plane and its gradient on the way back, for one thread.
+//
+// EWA splatting as projection/projection_reference.py has it: covariance2d = A A^T + blur, A = J W M, M = R(q) diag(s), J
+// the Jacobian of the pinhole projection with the direction clamped a margin outside the image. The way back is the
+// chain rule through the same products; everything on it is computed again rather than stored.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "../blend/splat.cuh"
+#include "fused.h"
+
+namespace distwar::cuda {
+
+struct Vec3 {
+    float x, y, z;
+};
+__device__ inline Vec3 operator+(Vec3 a, Vec3 b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
+__device__ inline Vec3 operator*(float s, Vec3 a) { return {s * a.x, s * a.y, s * a.z}; }
+__device__ inline float dot(Vec3 a, Vec3 b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
+__device__ inline Vec3 load3(const float* array, int row) {
+    const float* at = array + 3ll * row;
+    return {at[0], at[1], at[2]};
+}
+
+// Rows of a 3x3 matrix.
+struct Mat3 {
+    Vec3 rows[3];
+    __device__ Vec3 times(Vec3 v) const { return {dot(rows[0], v), dot(rows[1], v), dot(rows[2], v)}; }
+    __device__ Vec3 transposed_times(Vec3 v) const { return v.x * rows[0] + (v.y * rows[1] + v.z * rows[2]); }
+};
+
+// The camera's numbers, read from memory by every thread.
+struct Lens {
+    Mat3 rotation;
+    Vec3 translation;
+    float fx, fy, cx, cy;
+
+    __device__ explicit Lens(const Camera& camera) {
+        const float* m = camera.viewmat;
+#pragma unroll
+        for (int i = 0; i < 3; ++i) rotation.rows[i] = {__ldg(m + 4 * i), __ldg(m + 4 * i + 1), __ldg(m + 4 * i + 2)};
+        translation = {__ldg(m + 3), __ldg(m + 7), __ldg(m + 11)};
+        fx = __ldg(camera.K), cx = __ldg(camera.K + 2), fy = __ldg(camera.K + 4), cy = __ldg(camera.K + 5);
+    }
+    __device__ Vec3 to_camera(Vec3 mean) const { return rotation.times(mean) + translation; }
+    __device__ Vec3 center() const { return -1.0f * rotation.transposed_times(translation); }
+};
+
+// A value kept within bounds, and whether it was within.
+struct Clamped {
+    float value;
+    bool free;
+    __device__ Clamped(float x, float low, float high) : value(fminf(fmaxf(x, low), high)), free(x >= low && x <= high) {}
+};
+
+struct Rotation {
+    float w, x, y, z, inverse_length;
+
+    __device__ Rotation(const float* quats, int row) {
+        const float4 q = reinterpret_cast<const float4*>(quats)[row];
+        const float length = sqrtf(q.x * q.x + q.y * q.y + q.z * q.z + q.w * q.w);
+        inverse_length = 1.0f / fmaxf(length, 1e-12f);
+        w = q.x * inverse_length, x = q.y * inverse_length, y = q.z * inverse_length, z = q.w * inverse_length;
+    }
+
+    __device__ Mat3 matrix() const {
+        return {{{1.0f - 2.0f * (y * y + z * z), 2.0f * (x * y - w * z), 2.0f * (x * z + w * y)},
+                 {2.0f * (x * y + w * z), 1.0f - 2.0f * (x * x + z * z), 2.0f * (y * z - w * x)},
+                 {2.0f * (x * z - w * y), 2.0f * (y * z + w * x), 1.0f - 2.0f * (x * x + y * y)}}};
+    }
+
+    // dL/dq of the quaternion as it was before it was normalised, from dL/d(matrix).
+    __device__ float4 gradient(const Mat3& v) const {
+        const auto [a, b, c] = v.rows;
+        const float v_w = 2.0f * (x * (c.y - b.z) + y * (a.z - c.x) + z * (b.x - a.y));
+        const float v_x = 2.0f * (y * (a.y + b.x) + z * (a.z + c.x) + w * (c.y - b.z) - 2.0f * x * (b.y + c.z));
+        const float v_y = 2.0f * (x * (a.y + b.x) + z * (b.z + c.y) + w * (a.z - c.x) - 2.0f * y * (a.x + c.z));
+        const float v_z = 2.0f * (x * (a.z + c.x) + y * (b.z + c.y) + w * (b.x - a.y) - 2.0f * z * (a.x + b.y));
+        const float along = w * v_w + x * v_x + y * v_y + z * v_z;
+        return make_float4(inverse_length * (v_w - along * w), inverse_length * (v_x - along * x),
+                           inverse_length * (v_y - along * y), inverse_length * (v_z - along * z));
+    }
+};
+
+// dL/d of what the blend saw of a Gaussian: its packed record.
+struct FlatGradient {
+    float x, y, xx, xy, yy, opacity, abs_x, abs_y;
+    float4 color;  // the fourth is the depth's, if that was blended
+
+    __device__ FlatGradient(const float* packed, int slot) {
+        const float4* record = reinterpret_cast<const float4*>(packed) + 3ll * slot;
+        const float4 a = record[0], b = record[1];
+        x = a.x, y = a.y, xx = a.z, xy = a.w, yy = b.x, opacity = b.y, abs_x = b.z, abs_y = b.w;
+        color = record[2];
+    }
+
+    // Nothing at all: no pixel has it among its contributors.
+    __device__ bool is_zero() const {
+        return x == 0.0f && y == 0.0f && xx == 0.0f && xy == 0.0f && yy == 0.0f && opacity == 0.0f && color.x == 0.0f &&
+               color.y == 0.0f && color.z == 0.0f && color.w == 0.0f;
+    }
+};
+
+// dL/d of a Gaussian's parameters as they are trained, its colour apart.
+struct ShapeGradient {
+    Vec3 mean, log_scale;
+    float4 quat;
+    float logit;
+};
+
+// A Gaussian in front of the camera and on its image plane.
+struct Flat {
+    Vec3 at;  // in camera axes
+    Rotation rotation;
+    Mat3 axes;    // R(q)
+    Vec3 scale;   // standard deviations
+    float own_opacity;
+    float2 mean;  // pixels
+    Clamped tx, ty;
+    Vec3 t0, t1;  // rows of J W
+    Vec3 a0, a1;  // rows of J W M
+    float xx, xy, yy;  // the covariance, blurred
+    float determinant;
+    float exact_determinant, ratio;  // before the blur, and to the one after it
+    float compensation;
+
+    __device__ Flat(const Gaussians& g, const Camera& camera, const Lens& lens, int row, Vec3 at)
+        : at(at),
+          rotation(g.quats, row),
+          axes(rotation.matrix()),
+          scale({expf(g.scales[3ll * row]), expf(g.scales[3ll * row + 1]), expf(g.scales[3ll * row + 2])}),
+          own_opacity(1.0f / (1.0f + expf(-g.opacities[row]))),
+          mean(make_float2(lens.fx * at.x / at.z + lens.cx, lens.fy * at.y / at.z + lens.cy)),
+          tx(bounded(at.x / at.z, lens.fx, lens.cx, camera.width)),
+          ty(bounded(at.y / at.z, lens.fy, lens.cy, camera.height)) {
+        const Mat3& w = lens.rotation;
+        t0 = lens.fx / at.z * (w.rows[0] + -tx.value * w.rows[2]);
+        t1 = lens.fy / at.z * (w.rows[1] + -ty.value * w.rows[2]);
+        a0 = scaled(axes.transposed_times(t0)), a1 = scaled(axes.transposed_times(t1));
+        const float exact_xx = dot(a0, a0), exact_yy = dot(a1, a1);
+        xy = dot(a0, a1);
+        xx = exact_xx + kBlur, yy = exact_yy + kBlur;
+        determinant = difference_of_products(xx, yy, xy);
+        exact_determinant = difference_of_products(exact_xx, exact_yy, xy);
+        ratio = fmaxf(exact_determinant / determinant, kLeastRatio);
+        compensation = camera.antialiased ? sqrtf(ratio) : 1.0f;
+    }
+
+    __device__ float opacity() const { return own_opacity * compensation; }
+
+    // As the blend wants it, its colour apart. With conic = inverse covariance, conic_xy / conic_xx = -xy / yy, and what
+    // is left of the conic's determinant over conic_xx is 1 / yy: no difference of products but the covariance's own.
+    __device__ Splat splat() const {
+        Splat s = {};
+        s.mean = mean;
+        s.scale_u = __fsqrt_rn(__fdiv_rn(kHalfLog2e * yy, determinant));
+        s.skew = __fdiv_rn(-xy, yy);
+        s.skew_low = __fdiv_rn(__fmaf_rn(-s.skew, yy, -xy), yy);
+        s.scale_v = __fsqrt_rn(__fdiv_rn(kHalfLog2e, yy));
+        s.log2_opacity = __log2f(opacity());
+        return s;
+    }
+
+    __device__ bool is_sound() const {
+        const float probe = 0.0f * (mean.x + mean.y + scale.x + scale.y + scale.z + xx + yy + own_opacity +
+                                    rotation.inverse_length + rotation.w + rotation.x + rotation.y + rotation.z);
+        return probe == 0.0f && determinant > 0.0f;
+    }
+
+    __device__ ShapeGradient gradient(const FlatGradient& g, const Camera& camera, const Lens& lens) const {
+        ShapeGradient result;
+        const float v_opacity = g.opacity * compensation;
+        result.logit = v_opacity * own_opacity * (1.0f - own_opacity);
+
+        // dL/d(covariance) = -conic V conic, V the symmetric matrix of dL/d(conic).
+        const float inverse = 1.0f / determinant, p = yy * inverse, q = -xy * inverse, r = xx * inverse;
+        const float half = 0.5f * g.xy;
+        const float m00 = g.xx * p + half * q, m01 = g.xx * q + half * r;
+        const float m10 = half * p + g.yy * q, m11 = half * q + g.yy * r;
+        float v_xx = -(p * m00 + q * m10), v_xy = -(p * m01 + q * m11), v_yy = -(q * m01 + r * m11);
+        if (camera.antialiased && exact_determinant > kLeastRatio * determinant) {
+            // compensation = sqrt(exact determinant / determinant)
+            const float v_ratio = g.opacity * own_opacity * 0.5f / compensation * inverse;
+            v_xx += v_ratio * ((yy - kBlur) - ratio * yy);
+            v_yy += v_ratio * ((xx - kBlur) - ratio * xx);
+            v_xy += v_ratio * (ratio - 1.0f) * xy;
+        }
+
+        const Vec3 v_a0 = 2.0f * (v_xx * a0 + v_xy * a1), v_a1 = 2.0f * (v_xy * a0 + v_yy * a1);
+        // A = T M, M = R diag(s)
+        Mat3 v_m;  // dL/dM
+        const float t0s[3] = {t0.x, t0.y, t0.z}, t1s[3] = {t1.x, t1.y, t1.z};
+#pragma unroll
+        for (int i = 0; i < 3; ++i) v_m.rows[i] = t0s[i] * v_a0 + t1s[i] * v_a1;
+        Vec3 v_scale = {};
+#pragma unroll
+        for (int i = 0; i < 3; ++i) {
+            v_scale = v_scale + Vec3{axes.rows[i].x * v_m.rows[i].x, axes.rows[i].y * v_m.rows[i].y,
+                                     axes.rows[i].z * v_m.rows[i].z};
+            v_m.rows[i] = scaled(v_m.rows[i]);
+        }
+        result.log_scale = scaled(v_scale);
+        result.quat = rotation.gradient(v_m);
+
+        const Vec3 v_t0 = axes.times(scaled(v_a0)), v_t1 = axes.times(scaled(v_a1));
+        result.mean = lens.rotation.transposed_times(to_camera_gradient(g, camera, lens, v_t0, v_t1));
+        return result;
+    }
+
+   private:
+    static constexpr float kLeastRatio = 1e-12f;
+
+    __device__ static Clamped bounded(float tangent, float focal, float center, int size) {
+        const float margin = kFrustumMargin * 0.5f * size / focal;
+        return {tangent, -(center / focal + margin), (size - center) / focal + margin};
+    }
+
+    __device__ Vec3 scaled(Vec3 v) const { return {v.x * scale.x, v.y * scale.y, v.z * scale.z}; }
+
+    // a c - b^2 with one rounding (Kahan).
+    __device__ static float difference_of_products(float a, float c, float b) {
+        const float square = __fmul_rn(b, b);
+        return __fsub_rn(__fmaf_rn(a, c, -square), __fmaf_rn(b, b, -square));
+    }
+
+    // dL/d(position in camera axes), through the projected centre, the Jacobian and the depth.
+    __device__ Vec3 to_camera_gradient(const FlatGradient& g, const Camera& camera, const Lens& lens, Vec3 v_t0,
+                                       Vec3 v_t1) const {
+        const Mat3& w = lens.rotation;
+        const float inverse_z = 1.0f / at.z, jx = lens.fx * inverse_z, jy = lens.fy * inverse_z;
+        const float v_j00 = dot(v_t0, w.rows[0]), v_j02 = dot(v_t0, w.rows[2]);
+        const float v_j11 = dot(v_t1, w.rows[1]), v_j12 = dot(v_t1, w.rows[2]);
+        Vec3 v = {jx * g.x, jy * g.y, 0.0f};
+        v.z = -inverse_z * (at.x * v.x + at.y * v.y);
+        // J = f/z (1, -t)
+        v.z -= inverse_z * (jx * (v_j00 - tx.value * v_j02) + jy * (v_j11 - ty.value * v_j12));
+        const float v_tx = tx.free ? -jx * v_j02 * inverse_z : 0.0f, v_ty = ty.free ? -jy * v_j12 * inverse_z : 0.0f;
+        v.x += v_tx, v.y += v_ty;
+        v.z -= inverse_z * (at.x * v_tx + at.y * v_ty);
+        if (camera.with_depth) v.z += g.color.w;
+        return v;
+    }
+};
+
+}  // namespace distwar::cuda

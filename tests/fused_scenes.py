@@ -1,0 +1,43 @@
+"""Random Gaussians as they are trained, cameras, and what the fused rasteriser makes of them."""
+
+import torch
+from test_projection import cameras, gaussians
+from torch import Tensor
+
+from distwar_kernels.fused.fused import PARAMETERS, View
+
+WEIGHT_SEED = 99
+
+
+def random_params(n: int, seed: int, dtype: torch.dtype = torch.float32, sh_rows: int = 15) -> dict[str, Tensor]:
+    """Parameters of `n` Gaussians, most of them before `random_view`'s cameras; round numbers in any dtype."""
+    means, quats, scales, opacities = (t.float() for t in gaussians(n, seed))
+    g = torch.Generator().manual_seed(seed + 1)
+    tensors = {
+        "means": means, "quats": quats, "scales": scales.log(), "opacities": torch.logit(opacities),
+        "sh0": 0.8 * torch.randn(n, 1, 3, generator=g), "shN": 0.3 * torch.randn(n, sh_rows, 3, generator=g),
+    }  # fmt: skip
+    return {name: tensor.to(dtype) for name, tensor in tensors.items()}
+
+
+def random_view(seed: int, width: int = 40, height: int = 33, **options: object) -> View:
+    """An off-centre camera with two focal lengths, and a background."""
+    K = torch.tensor([[1.1 * width, 0.0, 0.35 * width], [0.0, 1.4 * height, 0.6 * height], [0.0, 0.0, 1.0]])
+    background = torch.tensor([0.2, 0.5, 0.9])
+    settings = {"sh_degree": 3, "background": background, "near_plane": 0.1} | options
+    return View(cameras(1, seed)[0].float(), K, width, height, **settings)
+
+
+def weights(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """A fixed random gradient for an output of this shape."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(WEIGHT_SEED)).to(dtype)
+
+
+def render_and_differentiate(params: dict[str, Tensor], view: View, rasterize) -> dict[str, Tensor]:
+    """Image, alpha and the gradients of a random loss of both, by `rasterize(params, view)`."""
+    leaves = {name: params[name].clone().requires_grad_() for name in PARAMETERS}
+    image, alpha, *_ = rasterize(leaves, view)
+    loss = (image * weights(image.shape, image.dtype)).sum() + (alpha * weights(alpha.shape, alpha.dtype)).sum()
+    loss.backward()
+    gradients = {f"v_{name}": leaf.grad for name, leaf in leaves.items()}
+    return {"image": image.detach(), "alpha": alpha.detach()} | gradients

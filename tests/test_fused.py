@@ -1,0 +1,301 @@
+"""The fused rasteriser against its float64 reference: its kernels run thread by thread on the CPU, and on a GPU."""
+
+import math
+from dataclasses import replace
+
+import emulated_fused
+import pytest
+import torch
+from fused_scenes import random_params, random_view, render_and_differentiate
+from random_scenes import assert_below, assert_close, relative_l2
+from torch import Tensor
+
+from distwar_kernels import Reduction
+from distwar_kernels.fused import fused, room
+from distwar_kernels.fused.fused import PARAMETERS, View
+from distwar_kernels.fused.fused_reference import rasterize_reference
+from distwar_kernels.fused.room import Room
+
+BOUND = 2e-5
+VIEWS = {
+    "off-centre": {},
+    "antialiased": {"antialiased": True},
+    "with-depth": {"with_depth": True},
+    "no-harmonics": {"sh_degree": 0},
+    "degree-1-black": {"sh_degree": 1, "background": None},
+    "degree-2": {"sh_degree": 2},
+    "one-pixel": {"width": 1, "height": 1},
+    "one-row": {"width": 50, "height": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    emulated_fused.load(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """Where the kernels run; emulated, buffers are small, since every place in them has a thread."""
+    if request.param == "cuda":
+        return torch.device("cuda")
+    request.getfixturevalue("built")
+    emulated_fused.pretend_cuda(monkeypatch)
+    monkeypatch.setattr(room, "_GRAIN", 64)
+    monkeypatch.setattr(room, "_ROOMS", {})
+    return torch.device("cpu")
+
+
+def moved(view: View, device: torch.device) -> View:
+    background = None if view.background is None else view.background.to(device)
+    return replace(view, viewmat=view.viewmat.to(device), K=view.K.to(device), background=background)
+
+
+def results(params: dict[str, Tensor], view: View, device: torch.device, **options: object) -> dict[str, Tensor]:
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    rendered = render_and_differentiate(params, moved(view, device), lambda p, v: fused.rasterize(p, v, **options))
+    return {name: tensor.cpu() for name, tensor in rendered.items()}
+
+
+def expected(params: dict[str, Tensor], view: View) -> dict[str, Tensor]:
+    params = {name: tensor.double() for name, tensor in params.items()}
+    return render_and_differentiate(params, view, rasterize_reference)
+
+
+# ------------------------------------------------------------------------------------------------ image and gradients
+
+
+@pytest.mark.parametrize("options", VIEWS.values(), ids=VIEWS.keys())
+def test_against_the_reference(device, options):
+    params, view = random_params(60, 3), random_view(1, **options)
+    assert_close(results(params, view, device), expected(params, view), BOUND)
+
+
+@pytest.mark.parametrize("reduction", [Reduction("atomic"), Reduction("sw_s"), Reduction("sw_b"), Reduction("sw_t", 8)])
+def test_every_reduction(device, reduction):
+    params, view = random_params(40, 5), random_view(2, width=18, height=17)
+    assert_close(results(params, view, device, reduction=reduction), expected(params, view), BOUND)
+
+
+def test_large_and_tiny_gaussians(device):
+    params, view = random_params(30, 8), random_view(3, width=70, height=50)
+    params["scales"][:10] += 4.0
+    params["scales"][10:20] -= 4.0
+    assert_close(results(params, view, device), expected(params, view), BOUND)
+
+
+def test_fewer_harmonics_than_the_model_has_stay_without_gradient(device):
+    result = results(random_params(20, 1), random_view(1, sh_degree=1), device)
+    assert result["v_shN"][:, :3].abs().max() > 0 and result["v_shN"][:, 3:].abs().max() == 0
+
+
+@pytest.mark.gpu
+def test_cuda_over_many_seeds(seeds):
+    errors = {}
+    for seed in seeds:
+        params, view = random_params(200, seed), random_view(seed, antialiased=seed % 2 == 1, with_depth=seed % 3 == 1)
+        actual, wanted = results(params, view, torch.device("cuda")), expected(params, view)
+        errors[seed] = max(relative_l2(actual[name], wanted[name]) for name in wanted)
+    assert_below(errors, 1e-4)
+
+
+# -------------------------------------------------------------------------------------------------- what is not seen
+
+
+def with_one(changes: dict[str, object]) -> dict[str, Tensor]:
+    params = random_params(20, 4)
+    for name, value in changes.items():
+        params[name][7] = torch.as_tensor(value)
+    return params
+
+
+BROKEN = {
+    "nan-mean": {"means": math.nan},
+    "infinite-scale": {"scales": 200.0},
+    "nan-quaternion": {"quats": math.nan},
+    "nan-opacity": {"opacities": math.nan},
+    "nan-harmonic": {"shN": math.nan},
+    "behind": {"means": [0.0, 0.0, -3.0]},
+    "at-the-camera": {"means": [0.0, 0.0, 0.0]},
+    "transparent": {"opacities": -20.0},
+}
+
+
+@pytest.mark.parametrize("changes", BROKEN.values(), ids=BROKEN.keys())
+def test_a_broken_or_unseen_gaussian_is_left_out(device, changes):
+    params, view = with_one(changes), random_view(1)
+    keep = torch.arange(20) != 7
+    alone = expected({name: tensor[keep] for name, tensor in params.items()}, view)
+    result = results(params, view, device)
+    for name in (f"v_{name}" for name in PARAMETERS):
+        assert result[name][7].abs().max() == 0
+        result[name] = result[name][keep]
+    assert_close(result, alone, BOUND)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_next_to_no_gaussians(device, n):
+    params, view = random_params(n, 2), random_view(1)
+    result = results(params, view, device)
+    if n == 0:
+        assert torch.equal(result["image"], view.background.expand(33, 40, 3)) and result["alpha"].max() == 0
+    else:
+        assert_close(result, expected(params, view), 1e-4)  # of one small Gaussian, nothing averages out
+
+
+# ------------------------------------------------------------------------------------------------- training by hand
+
+
+def moments_like(parameters: list[Tensor]) -> list[Tensor]:
+    g = torch.Generator().manual_seed(5)
+    first = [0.01 * torch.randn(p.shape, generator=g) for p in parameters]
+    return [m.to(parameters[0].device) for m in (*first, *(m.square() for m in first))]
+
+
+LEARNING_RATES = (1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 6e-4)
+BETAS, EPS, STEP = (0.9, 0.999), 1e-15, 7
+
+
+def torch_adam(parameters: list[Tensor], moments: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """Parameters and moments after torch's own step."""
+    leaves = [p.clone().requires_grad_() for p in parameters]
+    optimizer = torch.optim.Adam([{"params": [p], "lr": lr} for p, lr in zip(leaves, LEARNING_RATES, strict=True)],
+                                 betas=BETAS, eps=EPS)  # fmt: skip
+    for i, leaf in enumerate(leaves):
+        leaf.grad = gradients[i].clone()
+        optimizer.state[leaf] = {"step": torch.tensor(STEP - 1.0), "exp_avg": moments[i].clone(),
+                                 "exp_avg_sq": moments[i + 6].clone()}  # fmt: skip
+    optimizer.step()
+    states = [optimizer.state[leaf] for leaf in leaves]
+    return [p.detach() for p in leaves] + [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
+
+
+def step_once(params: dict[str, Tensor], view: View, device: torch.device, its_room: Room) -> dict[str, object]:
+    """A step by hand: gradients, statistics, and what became of parameters and moments."""
+    parameters = [params[name].to(device).clone() for name in PARAMETERS]
+    before = [p.clone() for p in parameters]
+    rendered = fused.render_what_fits(parameters, moved(view, device), its_room)
+    records = fused.blend_backward(rendered, torch.ones_like(rendered.image), False, Reduction())
+    gradients = fused.gradients(rendered, records, False, None)
+    statistics = {name: torch.zeros(len(parameters[0]), device=device) for name in ("grad2d", "count")}
+    moments = moments_like(before)
+    old_moments = [m.clone() for m in moments]
+    rates = fused.adam_rates(LEARNING_RATES, BETAS, EPS, STEP)
+    fused.step(rendered, records, False, statistics, moments, rates)
+    return {"gradients": gradients, "statistics": statistics, "before": [*before, *old_moments],
+            "after": [*parameters, *moments]}  # fmt: skip
+
+
+def enough_room(params: dict[str, Tensor], view: View, device: torch.device) -> Room:
+    its_room = Room()
+    parameters = [params[name].to(device) for name in PARAMETERS]
+    fused.render_whole(parameters, moved(view, device), its_room)
+    return its_room
+
+
+def test_a_step_is_adams_for_those_that_contribute_and_nothing_for_others(device):
+    params, view = random_params(60, 11), random_view(4, sh_degree=2)
+    params["means"][:10, 2] = -2.0  # behind the camera
+    outcome = step_once(params, view, device, enough_room(params, view, device))
+    contributes = outcome["gradients"][0].abs().sum(1) > 0
+    assert 0 < contributes.sum() < 51 and not contributes[:10].any()
+    by_torch = torch_adam(outcome["before"][:6], outcome["before"][6:], outcome["gradients"])
+    for index, (before, after, wanted) in enumerate(zip(outcome["before"], outcome["after"], by_torch, strict=True)):
+        assert torch.equal(before[~contributes], after[~contributes])
+        rows = slice(8) if index % 6 == 5 else slice(None)  # of degree 2; torch lets the moments of the others decay
+        torch.testing.assert_close(after[contributes][:, rows] if after.dim() == 3 else after[contributes],
+                                   wanted[contributes][:, rows] if after.dim() == 3 else wanted[contributes],
+                                   rtol=2e-5, atol=1e-7)  # fmt: skip
+
+
+def test_statistics_are_those_of_the_reference(device):
+    params, view = random_params(50, 13), random_view(5)
+    statistics = step_once(params, view, device, enough_room(params, view, device))["statistics"]
+    image, _, means2d = rasterize_reference({k: v.double().requires_grad_() for k, v in params.items()}, view)
+    (gradient,) = torch.autograd.grad(image.sum(), means2d)
+    lengths = torch.hypot(gradient[:, 0] * view.width / 2, gradient[:, 1] * view.height / 2)
+    assert_close({"grad2d": statistics["grad2d"].cpu()}, {"grad2d": lengths}, BOUND)
+    seen = lengths > 0
+    assert (statistics["count"].cpu()[seen] == 1).all() and statistics["count"].max() == 1
+
+
+def test_a_view_that_does_not_fit_changes_nothing_and_makes_room(device, monkeypatch):
+    monkeypatch.setattr(room, "_GRAIN", 8)
+    monkeypatch.setattr(room, "_FIRST", (0.1, 0.2))
+    params, view, its_room = random_params(200, 17), random_view(6), Room()
+    outcome = step_once(params, view, device, its_room)
+    assert all(torch.equal(a, b) for a, b in zip(outcome["before"], outcome["after"], strict=True))
+    its_room.listen(wait=True)
+    assert its_room.cut_short == 1
+    for _ in range(3):
+        outcome = step_once(params, view, device, its_room)
+        its_room.listen(wait=True)
+    assert its_room.cut_short <= 2  # the lists' true length shows when all Gaussians fit
+    assert not torch.equal(outcome["before"][0], outcome["after"][0])
+
+
+def test_traffic_is_that_of_the_composed_ops(device):
+    params, view = random_params(80, 19), random_view(7)
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    traffic = fused.traffic(params, moved(view, device))
+    assert traffic.visits > 0 and traffic.pairs > traffic.visits
+
+
+@pytest.mark.gpu
+def test_lists_are_the_same_every_time():
+    device = torch.device("cuda")
+    params, view = random_params(20_000, 23), moved(random_view(8, width=300, height=200), device)
+    parameters = [params[name].to(device) for name in PARAMETERS]
+    parameters[0][1::2] = parameters[0][::2]  # equal depths
+    first, second = (fused.render_whole(parameters, view, Room()) for _ in range(2))
+    count = int(first.counts[1])
+    assert torch.equal(first.counts, second.counts) and torch.equal(first.image, second.image)
+    assert torch.equal(first.state[5][:count], second.state[5][:count])
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_gsplats_way():
+    from distwar_gs.renderer import RenderSettings, render
+
+    device = torch.device("cuda")
+    params, view = random_params(5000, 29), moved(random_view(9, width=200, height=150), device)
+    settings = RenderSettings(view.near_plane, view.far_plane)
+
+    def composed(p: dict[str, Tensor], v: View) -> tuple[Tensor, Tensor]:
+        r = render(p, v.viewmat[None], v.K[None], v.width, v.height, settings, sh_degree=3, background=v.background)
+        return r.colors[0], r.alphas[0]
+
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    wanted = render_and_differentiate(params, view, composed)
+    assert_close(render_and_differentiate(params, view, fused.rasterize), wanted, 2e-4)
+
+
+@pytest.mark.gpu
+def test_a_training_step_never_waits():
+    device = torch.device("cuda")
+    params, view = random_params(5000, 31), random_view(10, width=200, height=150)
+    its_room = enough_room(params, view, device)
+    step_once(params, view, device, its_room)
+    parameters, view = [params[name].to(device) for name in PARAMETERS], moved(view, device)
+    moments = moments_like(parameters)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        rendered = fused.render_what_fits(parameters, view, its_room)
+        records = fused.blend_backward(rendered, torch.ones_like(rendered.image), False, Reduction())
+        fused.step(rendered, records, False, None, moments, fused.adam_rates(LEARNING_RATES, BETAS, EPS, 1))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+# ----------------------------------------------------------------------------------------------------- refused, named
+
+
+def test_what_it_cannot_do_is_named():
+    params, view = random_params(3, 1), random_view(1)
+    with pytest.raises(ValueError, match="means are on cpu"):
+        fused.rasterize(params, view)
+    with pytest.raises(ValueError, match="gsplat's own rasteriser"):
+        fused.rasterize(params, view, reduction=Reduction("gsplat"))
+    with pytest.raises(ValueError, match="quats"):
+        fused.rasterize(params | {"quats": torch.zeros(3, 3)}, view)
