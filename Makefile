@@ -1,6 +1,6 @@
 # make demo: a trained scene and pictures on any machine, in minutes.   make test: all tests.
 # make test-gpu: the GPU tests.   make sanitize-gpu: the same under compute-sanitizer, fewer of them.
-# make sanitize: the blend's CUDA kernels on the CPU, under GCC's sanitizers.
+# make sanitize: the blend's and the loss's CUDA kernels on the CPU, under GCC's sanitizers.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -27,6 +27,8 @@ test-gpu-fallbacks:
 sanitize: .venv/ready
 	$(BIN)/python tests/emulated_blend.py thread
 	$(BIN)/python tests/emulated_blend.py address
+	$(BIN)/python tests/emulated_photometric.py thread
+	$(BIN)/python tests/emulated_photometric.py address
 
 # Every kernel variant on a few random scenes. Each allocation by itself, so that a read past its end is seen.
 SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken or needles or extreme" \
