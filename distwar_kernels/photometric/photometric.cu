@@ -1,10 +1,10 @@
 // L1 + D-SSIM and its gradient: two kernels, each a separable 11x11 blur in one walk over the image.
 //
 // With s = x + y and d = x - y (render x, photo y; means and variances are the window's) SSIM is (1 - A)(1 - B), where
-// A = 2 mean(d)^2 / (mean(s)^2 + mean(d)^2 + 2 C1) and B = 2 var(d) / (var(s) + var(d) + 2 C2): Wang et al. 2004,
+// A = mean(d)^2 / ((mean(s)^2 + mean(d)^2) / 2 + C1) and B = var(d) / ((var(s) + var(d)) / 2 + C2): Wang et al. 2004,
 // equation 13, with four maps to blur instead of five, and nothing cancels where the images are nearly equal. `compare`
-// blurs s, d, s^2, d^2 and leaves dD/dE of the three moments through which x enters, D = A + B - AB; `spread` blurs these
-// (the window is its own adjoint) and adds what each pixel makes of them to L1's sign.
+// blurs s, d, s^2, d^2 and leaves the derivatives of D = A + B - AB by the three moments through which x enters; `spread`
+// blurs these (the window is its own adjoint) and adds what each pixel makes of them to L1's sign.
 //
 // Work to lanes: an image row is 3 W floats, a channel's neighbours are 3 apart, so channels need no planes. A block of
 // 96 threads walks down a strip of 32 pixels, 8 rows at a time. (1) It lays 8 rows, 15 floats wider on both sides, into
@@ -132,11 +132,11 @@ struct Pictures {
 
 // ------------------------------------------------------------------------------------------------- the walk of a blur
 
-// kRows rows of N floats each, in pieces of 8 bytes, the widest that shared memory serves a lane at full speed.
-template <int N, int kPitch>
+// kCount rows of N floats a place, in pieces of 8 bytes, the widest that shared memory serves a lane at full speed.
+template <int N, int kCount, int kPitch>
 struct Shelf {
-    float2 pairs[N / 2][kRows][kPitch];
-    float singles[N % 2 ? kRows : 1][kPitch];
+    float2 pairs[N / 2][kCount][kPitch];
+    float singles[N % 2 ? kCount : 1][kPitch];
 
     __device__ void put(int row, int column, const float (&values)[N]) {
 #pragma unroll
@@ -156,8 +156,10 @@ struct Shelf {
 // What a block has in shared memory: a batch of rows before and after they are blurred along x.
 template <class Pass>
 struct Rows {
-    Shelf<Pass::kInputs, kWideFloats> wide;  // from kMargin floats left of the strip on
-    Shelf<Pass::kMaps, kOwnFloats> blurred;
+    using Wide = Shelf<Pass::kInputs, kChannels * kTailRows, kWideFloats>;  // the last row is not used
+
+    Wide wide;  // from kMargin floats left of the strip on
+    Shelf<Pass::kMaps, kRows, kOwnFloats> blurred;
 };
 
 // A thread's share of a batch of rows on its way from memory: a column, and some of what is right of all threads' columns.
@@ -172,11 +174,11 @@ struct Share {
         });
     }
 
-    __device__ void put(Pass& pass, const Chunk& chunk, int first_row, Shelf<Pass::kInputs, kWideFloats>& shelf) {
+    __device__ void put(Pass& pass, const Chunk& chunk, int first_row, typename Rows<Pass>::Wide& shelf) {
         each(chunk, [&](const typename Pass::Loaded& value, int row, int place, int column, unsigned) {
             float inputs[Pass::kInputs];
             pass.convert(value, (column + kColumns) % kChannels, inputs);
-            const bool in_strip = place >= kMargin && place < kMargin + kColumns;
+            const bool in_strip = row < kRows && place >= kMargin && place < kMargin + kColumns;
             pass.count(inputs, in_strip && chunk.owns(first_row + row));
             shelf.put(row, place, inputs);
         });
@@ -193,7 +195,7 @@ struct Share {
         for (int row = 0; row < kRows; ++row) f(own[row], row, place, first + place, reach);
 #pragma unroll
         for (int i = 0; i < kTailRows; ++i)
-            if (kChannels * i + warp < kRows) f(tail[i], kChannels * i + warp, beyond, first + beyond, reach_beyond);
+            f(tail[i], kChannels * i + warp, beyond, first + beyond, reach_beyond);
     }
 };
 
@@ -226,11 +228,14 @@ __device__ void blur_columns(const Rows<Pass>& rows, float (&unfinished)[kUnfini
                              const Chunk& chunk, int first_row) {
     const int column = chunk.column();
     float sums[kRows + kUnfinished][Pass::kMaps] = {};
-    const unsigned owned = chunk.owned(column);
+    const auto owns = [first = first_row - chunk.top, count = chunk.owned(column)](int i) {
+        return static_cast<unsigned>(first + i) < count;
+    };
     typename Pass::Here here[kRows];
+    typename Pass::Result results[kRows];  // stored in the end: branches between the rows would keep them apart
 #pragma unroll
     for (int i = 0; i < kRows; ++i)
-        here[i] = pass.look((first_row + i) * chunk.floats + column, static_cast<unsigned>(first_row + i - chunk.top) < owned);
+        here[i] = pass.look((first_row + i) * chunk.floats + column, owns(i));
 #pragma unroll
     for (int i = 0; i < kUnfinished; ++i)
 #pragma unroll
@@ -243,9 +248,11 @@ __device__ void blur_columns(const Rows<Pass>& rows, float (&unfinished)[kUnfini
         for (int tap = 0; tap < kTaps; ++tap)
 #pragma unroll
             for (int m = 0; m < Pass::kMaps; ++m) sums[i + tap][m] += window(tap - kRadius) * maps[m];
-        pass.finish((first_row + i) * chunk.floats + column, column % kChannels, sums[i], here[i],
-                    static_cast<unsigned>(first_row + i - chunk.top) < owned);
+        results[i] = pass.finish(column % kChannels, sums[i], here[i], owns(i));
     }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i)
+        if (owns(i)) pass.store((first_row + i) * chunk.floats + column, results[i]);
 #pragma unroll
     for (int i = 0; i < kUnfinished; ++i)
 #pragma unroll
@@ -271,10 +278,10 @@ __device__ void walk(Pass& pass, const Chunk& chunk) {
 
 // ------------------------------------------------------------------------------------------------ what the walks do
 
-// Derivatives of D by the window's moments E[d^2] and E[s^2], and half of that by E[x].
+// Of D by the window's moments.
 struct Derivatives {
-    float2* pairs;  // [height, width, 3]
-    float* means;   // [height, width, 3]
+    float2* pairs;  // [height, width, 3] twice that by E[d^2] and by E[s^2]
+    float* means;   // [height, width, 3] that by E[x]
 };
 
 // The moments, SSIM and its derivatives.
@@ -283,6 +290,9 @@ struct Compare {
     static constexpr int kInputs = 2, kMaps = 4;
     using Loaded = Sample;
     struct Here {};
+    struct Result {
+        float by_mean, by_dd, by_ss;
+    };
 
     Pictures<kAlpha> pictures;
     Derivatives maps;
@@ -301,19 +311,23 @@ struct Compare {
     }
     static __device__ Here look(int, bool) { return {}; }
 
-    __device__ void finish(int index, int, const float (&moments)[4], Here, bool own) {
+    __device__ Result finish(int, const float (&moments)[4], Here, bool own) {
         const auto [s, d, ss, dd] = moments;
-        const float s_whole = s + 1.0f, var_s = ss - s * s, var_d = dd - d * d;
-        const float by_luminance = 1.0f / (s_whole * s_whole + d * d + 2.0f * kC1);
-        const float by_contrast = 1.0f / (var_s + var_d + 2.0f * kC2);
-        const float a = 2.0f * d * d * by_luminance, b = 2.0f * var_d * by_contrast;
-        const float scale = (1.0f - a) * by_contrast;
-        const float by_dd = scale * (2.0f - b), by_ss = -scale * b;
-        const float by_mean = (1.0f - b) * by_luminance * (2.0f * d - a * (s_whole + d)) - d * by_dd - s * by_ss;
-        if (!own) return;
-        dissimilarity += a + b - a * b;
-        maps.pairs[index] = {by_dd, by_ss};
-        maps.means[index] = by_mean;
+        const float s_whole = s + 1.0f, d_squared = d * d;
+        const float var_s = ss - s * s, var_d = dd - d_squared;
+        const float by_luminance = 1.0f / (0.5f * (s_whole * s_whole + d_squared) + kC1);
+        const float by_contrast = 1.0f / (0.5f * (var_s + var_d) + kC2);
+        const float a = d_squared * by_luminance, b = var_d * by_contrast;
+        const float scale = (a - 1.0f) * by_contrast;
+        const float by_ss = scale * b, by_dd = by_ss - 2.0f * scale;
+        const float by_a = by_luminance - b * by_luminance;
+        dissimilarity += own ? a - b * (a - 1.0f) : 0.0f;
+        return {by_a * (2.0f * d - a * (s_whole + d)) - d * by_dd - s * by_ss, by_dd, by_ss};
+    }
+
+    __device__ void store(int index, const Result& result) const {
+        maps.pairs[index] = {result.by_dd, result.by_ss};
+        maps.means[index] = result.by_mean;
     }
 };
 
@@ -325,6 +339,7 @@ struct Spread {
         float maps[3];
     };
     using Here = Sample;
+    using Result = float;
 
     Pictures<kAlpha> pictures;
     Derivatives maps;
@@ -344,14 +359,15 @@ struct Spread {
     }
     __device__ Sample look(int index, bool own) const { return own ? pictures.load(index) : pictures.outside(); }
 
-    __device__ void finish(int index, int channel, const float (&sums)[3], Sample here, bool own) {
+    __device__ float finish(int channel, const float (&sums)[3], Sample here, bool) const {
         const auto [by_mean, by_dd, by_ss] = sums;
         const float2 pair = pictures.sum_and_difference(here, channel);
         const float s = pair.x, d = pair.y;
         const float sign = d == 0.0f ? 0.0f : copysignf(l1_scale, d);
-        const float gradient = sign + dssim_scale * (by_mean + d * by_dd + s * by_ss);
-        if (own) v_image[index] = gradient;
+        return sign + dssim_scale * (by_mean + d * by_dd + s * by_ss);
     }
+
+    __device__ void store(int index, float gradient) const { v_image[index] = gradient; }
 };
 
 // --------------------------------------------------------------------------------------------------------- the sums
@@ -413,7 +429,7 @@ void run(const PhotometricInputs& in, const PhotometricScratch& scratch, const P
                               scratch.maps + 2ll * cut.floats * cut.height};
     const Spread<kAlpha> spreading = {pictures, maps, out.v_image,
                                       static_cast<float>((1.0 - in.lambda_dssim) * per_number),
-                                      static_cast<float>(2.0 * in.lambda_dssim * per_number)};
+                                      static_cast<float>(in.lambda_dssim * per_number)};
     const Totals totals = {scratch.partials, out.loss,
                            out.parts,        blocks,
                            static_cast<float>(per_number), static_cast<float>(in.lambda_dssim)};
