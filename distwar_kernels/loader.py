@@ -60,6 +60,8 @@ _BACKENDS = {
             "blend/blend_forward.cu",
             "blend/blend_backward.cu",
             "blend/blend_transposed.cu",
+            "photometric/photometric.cpp",
+            "photometric/photometric.cu",
             "spheres/spheres.cpp",
             "spheres/spheres.cu",
         ),

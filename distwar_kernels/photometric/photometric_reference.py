@@ -1,4 +1,4 @@
-"""The photometric loss in plain PyTorch, any dtype, differentiable by autograd: its definition, and what runs on the CPU."""
+"""The photometric loss in plain PyTorch, any dtype, differentiable by autograd: its definition, and the CPU's op."""
 
 import torch
 import torch.nn.functional as F
