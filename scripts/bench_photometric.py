@@ -3,8 +3,8 @@
     python scripts/bench_photometric.py
     python scripts/bench_photometric.py --sizes 1297x840,3840x2160 --alpha --csv docs/results/photometric.csv
 
-`kernels_ms` is the op by itself: loss, parts and gradient. The other two go through autograd from the bytes of the photo
-to the gradient of the render, as a training step does. Medians, on CUDA the GPU's own times. On the CPU both are PyTorch.
+`kernels_ms` is the op by itself: loss, parts and gradient. The other two go through autograd, from the photo's bytes to
+the gradient of the render, as a training step does. Medians, on CUDA the GPU's own times. On the CPU all is PyTorch.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Row:
     kernels_ms: float | None
     fused_ms: float
     pytorch_ms: float
-    gigabytes_per_s: float | None  # of the 114 bytes a pixel (118 with alpha) that the two kernels read and write
+    gigabytes_per_s: float | None  # of the 114 bytes a pixel (116 with alpha) that the two kernels read and write
     fused_vs_float64: float | None = None
     pytorch_vs_float64: float | None = None
 

@@ -18,8 +18,9 @@ PhotometricInputs inputs(const Tensor& image, const Tensor& target, const Option
     check(target, "target", at::kByte, alpha ? 4 : 3, image);
     TORCH_CHECK(!alpha || background, "target has an alpha channel: give a background");
     if (background) check(*background, "background", at::kFloat, 3, image);
-    TORCH_CHECK(image.dim() == 3 && target.sizes().slice(0, 2) == image.sizes().slice(0, 2),
-                message("image and target must be [H, W, ...] of one size, not ", image.sizes(), " and ", target.sizes()));
+    const auto sizes = image.sizes(), theirs = target.sizes();
+    TORCH_CHECK(sizes.size() == 3 && theirs.size() == 3 && theirs.slice(0, 2) == sizes.slice(0, 2),
+                message("image and target must be [H, W, ...] of one size, not ", sizes, " and ", theirs));
     TORCH_CHECK(image.numel() > 0, "image has no pixels");
     TORCH_CHECK(image.numel() <= std::numeric_limits<int>::max() / 2, message("image is too large: ", image.sizes()));
     const bool aligned = reinterpret_cast<uintptr_t>(target.const_data_ptr<uint8_t>()) % 4 == 0;
