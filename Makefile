@@ -1,6 +1,6 @@
 # make demo: a trained scene and pictures on any machine, in minutes.   make test: all tests.
 # make test-gpu: the GPU tests.   make sanitize-gpu: the same under compute-sanitizer, fewer of them.
-# make sanitize: the blend's CUDA kernels on the CPU, under GCC's sanitizers.
+# make sanitize: the blend's and the loss's CUDA kernels on the CPU, under GCC's sanitizers.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -22,15 +22,18 @@ test-gpu:
 
 # The same kernels as a GPU of compute capability 7.5 gets them: without what newer ones have.
 test-gpu-fallbacks:
-	TORCH_CUDA_ARCH_LIST=7.5+PTX $(PYTHON) -m pytest -m gpu tests/test_blend.py tests/test_spheres.py
+	TORCH_CUDA_ARCH_LIST=7.5+PTX $(PYTHON) -m pytest -m gpu tests/test_blend.py tests/test_spheres.py \
+		tests/test_photometric.py
 
 sanitize: .venv/ready
 	$(BIN)/python tests/emulated_blend.py thread
 	$(BIN)/python tests/emulated_blend.py address
+	$(BIN)/python tests/emulated_photometric.py thread
+	$(BIN)/python tests/emulated_photometric.py address
 
 # Every kernel variant on a few random scenes. Each allocation by itself, so that a read past its end is seen.
 SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken or needles or extreme" \
-	tests/test_blend.py tests/test_spheres.py tests/test_reduction.py tests/test_traffic.py
+	tests/test_blend.py tests/test_spheres.py tests/test_photometric.py tests/test_reduction.py tests/test_traffic.py
 SANITIZE := compute-sanitizer --error-exitcode 1 --target-processes all
 sanitize-gpu:
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(PYTHON) -m pytest $(SANITIZED)

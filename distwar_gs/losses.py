@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+import distwar_kernels as kernels
+
 WINDOW_SIZE = 11
 WINDOW_SIGMA = 1.5
 C1 = 0.01**2
@@ -40,22 +42,42 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     return _Ssim.apply(_planes(image), _planes(target.detach()))
 
 
-def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float) -> tuple[Tensor, dict[str, Tensor]]:
+def photometric_loss(
+    image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """`(1 - lambda) L1 + lambda (1 - SSIM)`, the loss of 3DGS (Kerbl et al. 2023, equation 7).
 
     D-SSIM is `1 - SSIM`, as in the reference's train.py; other texts halve it.
 
     Args:
-        image, target: as for `ssim`.
+        image: as for `ssim`.
+        target: as for `ssim`, or bytes [H, W, 3], or bytes with straight alpha [H, W, 4]. Bytes on CUDA are for the
+            fused kernels of `distwar_kernels.photometric_loss`, which also make the gradient.
         lambda_dssim: the weight of D-SSIM, 0 to 1.
+        background: [3], what a target with alpha is laid on; not used without alpha.
 
     Returns:
         The loss, and its detached parts `l1` and `ssim`: scalars on the device, so that nothing here waits for the GPU.
     """
+    if target.dtype == torch.uint8:
+        if image.is_cuda:
+            return kernels.photometric_loss(image.reshape(image.shape[-3:]), target, lambda_dssim, background)
+        target = as_floats(target, background)
+        target = target[None] if image.dim() == 4 else target
     l1 = l1_loss(image, target)
     similarity = ssim(image, target)
     loss = (1.0 - lambda_dssim) * l1 + lambda_dssim * (1.0 - similarity)
     return loss, {"l1": l1.detach(), "ssim": similarity.detach()}
+
+
+def as_floats(photo: Tensor, background: Tensor | None = None) -> Tensor:
+    """A photo of bytes as float32 [H, W, 3] in [0, 1]; one with straight alpha, [H, W, 4], is laid on a background."""
+    photo = photo.to(torch.float32) / 255.0
+    if photo.shape[-1] != 4:
+        return photo
+    if background is None:
+        raise ValueError("target has an alpha channel, and there is no background to lay it on")
+    return photo[..., :3] * photo[..., 3:] + background * (1.0 - photo[..., 3:])
 
 
 class _Ssim(torch.autograd.Function):

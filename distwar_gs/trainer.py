@@ -16,7 +16,7 @@ from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
 from distwar_gs.export import save_cameras_json, save_ply
 from distwar_gs.interruption import Interruption
-from distwar_gs.losses import photometric_loss
+from distwar_gs.losses import as_floats, photometric_loss
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
@@ -103,11 +103,11 @@ class Trainer:
         self._refine(step - 1)
         timer.mark("densify")
         index = self.sampler.next()
-        target, background = self._target(index)
+        photo, background = self.images[index], self._background()
         timer.mark("data")
         image = self._render_training_view(index, step, background)
         timer.mark("forward")
-        loss, parts = photometric_loss(image, target, self.config.optim.lambda_dssim)
+        loss, parts = photometric_loss(image, photo, self.config.optim.lambda_dssim, background)
         (v_image,) = torch.autograd.grad(loss, image)
         timer.mark("loss")
         rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
@@ -115,17 +115,13 @@ class Trainer:
         self.step = step
         self.monitor.record({"train/loss": loss.detach(), **{f"train/{name}": part for name, part in parts.items()}})
         if self.monitor.is_published(step):
-            self._publish(step, timer, psnr(image.detach(), target), rates)
+            self._publish(step, timer, psnr(image.detach(), as_floats(photo, background)), rates)
 
-    def _target(self, index: int) -> tuple[Tensor, Tensor]:
-        """The training image [H, W, 3] in [0, 1] and the background [3] to render it on."""
-        image = self.images[index].to(torch.float32) / 255.0
+    def _background(self) -> Tensor:
+        """The colour [3] to render this step's view on, and to lay a photo with alpha on."""
         if self.config.data.background != "random":
-            return image, self.background
-        background = torch.rand(3, generator=self.generators["host"]).to(self.device, non_blocking=True)
-        if image.shape[-1] == 4:
-            image = image[..., :3] * image[..., 3:] + background * (1.0 - image[..., 3:])
-        return image, background
+            return self.background
+        return torch.rand(3, generator=self.generators["host"]).to(self.device, non_blocking=True)
 
     def _render_training_view(self, index: int, step: int, background: Tensor) -> Tensor:
         view = self.scene.train[index]

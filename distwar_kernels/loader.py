@@ -64,6 +64,8 @@ _BACKENDS = {
             "fused/fused_project.cu",
             "fused/fused_tiles.cu",
             "fused/fused_backward.cu",
+            "photometric/photometric.cpp",
+            "photometric/photometric.cu",
             "spheres/spheres.cpp",
             "spheres/spheres.cu",
         ),

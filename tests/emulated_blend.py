@@ -5,25 +5,19 @@ python tests/emulated_blend.py address    reads and writes outside an array, by 
 """
 
 import ctypes
-import os
-import subprocess
 import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import pytest
 import torch
+from emulated_kernels import sanitize
 from random_scenes import BlendScene, loss_weights, random_blend_scene
 from torch import Tensor
 
 from distwar_kernels import Reduction
 from distwar_kernels.constants import PATCHES_PER_TILE, SPLAT_FLOATS, WARP_SIZE
 
-HERE = Path(__file__).parent / "emulated_cuda"
-KERNELS = HERE.parents[1] / "distwar_kernels"
 STRATEGIES = ("atomic", "sw_s", "sw_b", "sw_t")
 """In the order of strategy.h."""
 _POINTERS = (
@@ -39,38 +33,6 @@ _NUMBERS = (
 
 class _Call(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in _POINTERS] + [(name, ctypes.c_int) for name in _NUMBERS]
-
-
-def build(folder: Path, *more_flags: str) -> Path:
-    """Compiles the kernels, each file by itself; skips the test where the compiler has no C++20 barriers."""
-    compiler = os.environ.get("CXX", "c++")
-    probe = subprocess.run([compiler, "-std=c++20", "-x", "c++", "-fsyntax-only", "-"], input="#include <barrier>\n",
-                           capture_output=True, text=True, check=False)  # fmt: skip
-    if probe.returncode != 0:
-        pytest.skip("the compiler has no C++20 barriers")
-    flags = [
-        "-std=c++20",
-        "-O1",
-        "-fPIC",
-        "-pthread",
-        "-DDISTWAR_BACKEND=cuda",
-        "-w",
-        f"-I{HERE}",
-        f"-I{KERNELS}",
-        *more_flags,
-    ]
-
-    def compiled(source: Path) -> str:
-        target = folder / f"{source.stem}.o"
-        subprocess.run([compiler, *flags, "-x", "c++", "-c", source, "-o", target], check=True)
-        return str(target)
-
-    sources = [HERE / "blend.cpp", *sorted((KERNELS / "blend").glob("*.cu"))]
-    with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, sources))
-    library = folder / "emulated_blend.so"
-    subprocess.run([compiler, "-shared", "-pthread", *more_flags, *objects, "-o", library], check=True)
-    return library
 
 
 def run(library: ctypes.CDLL, scene: BlendScene, reduction: Reduction, absgrad: bool = False) -> dict[str, Tensor]:
@@ -109,21 +71,6 @@ def run(library: ctypes.CDLL, scene: BlendScene, reduction: Reduction, absgrad: 
 # ------------------------------------------------------------------------------------------------------- sanitizers
 
 
-def sanitize(kind: str) -> int:
-    """Builds the kernels with a sanitizer and runs them in a process that has it; its exit code, 0 if all is well."""
-    name = {"thread": "libtsan.so", "address": "libasan.so"}[kind]
-    asked = [os.environ.get("CXX", "c++"), f"-print-file-name={name}"]
-    runtime = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
-    with tempfile.TemporaryDirectory() as folder:
-        library = build(Path(folder), f"-fsanitize={kind}", "-g")
-        environment = os.environ | {
-            "LD_PRELOAD": runtime,
-            "ASAN_OPTIONS": "detect_leaks=0",
-            "TSAN_OPTIONS": "ignore_noninstrumented_modules=1",
-        }
-        return subprocess.run([sys.executable, __file__, "run", library], env=environment, check=False).returncode
-
-
 def run_all(library: ctypes.CDLL) -> None:
     """Every kernel on small scenes."""
     torch.set_num_threads(1)
@@ -144,4 +91,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "run":
         run_all(ctypes.CDLL(sys.argv[2]))
     else:
-        sys.exit(sanitize(sys.argv[1]))
+        sys.exit(sanitize("blend", sys.argv[1], __file__))

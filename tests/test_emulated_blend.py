@@ -8,7 +8,8 @@ import ctypes
 from functools import partial
 
 import pytest
-from emulated_blend import build, run
+from emulated_blend import run
+from emulated_kernels import build
 from random_scenes import (
     any_blend_scene,
     assert_close,
@@ -46,7 +47,7 @@ REDUCTIONS = [Reduction("sw_b", 8), Reduction("sw_t"), Reduction("sw_t", 8)]
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    return ctypes.CDLL(str(build(tmp_path_factory.mktemp("emulated"))))
+    return ctypes.CDLL(str(build("blend", tmp_path_factory.mktemp("emulated"))))
 
 
 def check(result: dict, expected: dict, bound: float = BOUND) -> None:

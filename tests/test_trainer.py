@@ -12,6 +12,7 @@ from scene_files import write_blender
 from distwar_gs import monitor, trainer
 from distwar_gs.cli import RenderArgs
 from distwar_gs.config import load_config
+from distwar_gs.losses import as_floats
 from distwar_gs.timing import PartTimer
 from distwar_gs.trained import TrainedModel
 from distwar_gs.trainer import Trainer, TrainingError
@@ -39,9 +40,9 @@ def targets(monkeypatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     real = trainer.photometric_loss
 
-    def spy(image, target, weight):
-        seen.append(target)
-        return real(image, target, weight)
+    def spy(image, photo, weight, background):
+        seen.append(as_floats(photo, background))
+        return real(image, photo, weight, background)
 
     monkeypatch.setattr(trainer, "photometric_loss", spy)
     return seen

@@ -1,0 +1,93 @@
+"""The photometric loss of 3D Gaussian Splatting, L1 + D-SSIM: its gradient is made along with it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distwar_kernels import loader
+from distwar_kernels.library import LIBRARY
+from distwar_kernels.photometric.photometric_reference import photometric_reference
+from distwar_kernels.shapes import check_shapes
+
+
+def photometric_loss(
+    image: Tensor,  # [H, W, 3]
+    target: Tensor,  # [H, W, 3] or [H, W, 4] uint8
+    lambda_dssim: float,
+    background: Tensor | None = None,  # [3]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """``(1 - lambda) L1 + lambda (1 - SSIM)`` of a render against a photo of bytes (Kerbl et al. 2023, equation 7).
+
+    SSIM is that of Wang et al. 2004 with an 11x11 Gaussian window of sigma 1.5, zero outside the image, each channel by
+    itself; both means are over all numbers of the image. Differentiable, once, in ``image``. On CUDA the gradient is
+    computed with the loss, and nothing waits for the GPU; a training loop that needs no graph may take it from
+    ``torch.ops.distwar.photometric_loss``.
+
+    Args:
+        image: the render, float32, in [0, 1] by and large.
+        target: the photo; its fourth channel is straight alpha. A constant, as is ``background``.
+        lambda_dssim: the weight of D-SSIM, 0 to 1.
+        background: what a photo with alpha is laid on, float32; not used without alpha.
+
+    Returns:
+        The loss, and its detached parts ``l1`` and ``ssim``: scalars on the device. On the CPU this is the PyTorch
+        reference.
+
+    Raises:
+        ValueError: shapes disagree, the photo is not of bytes, or one with alpha has no background.
+        KernelError: the kernels cannot be built here.
+    """
+    _check(image, target, background)
+    if not image.is_cuda:
+        loss, l1, ssim = photometric_reference(image, target, lambda_dssim, background)
+        return loss, {"l1": l1.detach(), "ssim": ssim.detach()}
+    loader.load("cuda")
+    background = background.contiguous() if background is not None and target.shape[-1] == 4 else None
+    loss, parts, _ = torch.ops.distwar.photometric_loss(
+        image.contiguous(), target.contiguous(), background, lambda_dssim
+    )
+    return loss, {"l1": parts[0], "ssim": parts[1]}
+
+
+def _check(image: Tensor, target: Tensor, background: Tensor | None) -> None:
+    if image.dim() != 3 or image.numel() == 0:
+        raise ValueError(f"image has shape {tuple(image.shape)}, expected (H, W, 3)")
+    alpha = target.shape[-1:] == (4,)
+    check_shapes({
+        "image": (image, (*image.shape[:2], 3)),
+        "target": (target, (*image.shape[:2], 4 if alpha else 3)),
+        "background": (background, (3,)),
+    })  # fmt: skip
+    if target.dtype != torch.uint8:
+        raise ValueError(f"target is of {target.dtype}, expected torch.uint8")
+    if alpha and background is None:
+        raise ValueError("target has an alpha channel, and there is no background to lay it on")
+
+
+# ------------------------------------------------------------------------------------- registration with PyTorch
+
+LIBRARY.define(
+    "photometric_loss(Tensor image, Tensor target, Tensor? background, float lambda_dssim)"
+    " -> (Tensor loss, Tensor parts, Tensor v_image)"
+)
+
+
+@torch.library.register_fake("distwar::photometric_loss", lib=LIBRARY)
+def _fake(image, target, background, lambda_dssim):
+    return image.new_empty(()), image.new_empty(2), torch.empty_like(image)
+
+
+def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    _, parts, v_image = output
+    ctx.save_for_backward(v_image)
+    ctx.mark_non_differentiable(parts, v_image)
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, v_loss: Tensor | None, *_: None) -> tuple:
+    (v_image,) = ctx.saved_tensors
+    return None if v_loss is None else v_image * v_loss, None, None, None
+
+
+torch.library.register_autograd("distwar::photometric_loss", _backward, setup_context=_save_for_backward, lib=LIBRARY)
