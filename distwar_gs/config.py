@@ -189,6 +189,9 @@ class DensificationConfig:
     """Steps between resets of the opacities; never happens when it is larger than densification.stop."""
     opacity_reset_value: float = setting(0.01, inside(0, 1))
     """Highest opacity right after a reset; above densification.prune_opacity."""
+    order_every: int = setting(1000, at_least(0))
+    """Steps between bringing the Gaussians into spatial (Morton) order, which makes memory faster and changes nothing
+    else; 0: never. Only used up to densification.stop."""
     cap_max: int = setting(0, at_least(0))
     """Largest number of Gaussians; 0: no cap."""
 

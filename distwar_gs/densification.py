@@ -23,6 +23,7 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
+from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import edit
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,13 @@ def is_refined(step: int, config: DensificationConfig) -> bool:
     """Whether Gaussians are added and removed after the backward pass of a step: multiples of `every`, both ends
     excluded."""
     return config.start < step < config.stop and step % config.every == 0
+
+
+def is_ordered(step: int, config: DensificationConfig) -> bool:
+    """Whether the Gaussians are put into spatial order after a step: every `order_every`, and when their number has
+    become final."""
+    every = config.order_every
+    return every > 0 and 0 < step <= config.stop and (step % every == 0 or step == config.stop)
 
 
 def is_reset(step: int, config: DensificationConfig, white_background: bool) -> bool:
@@ -136,6 +144,13 @@ def refine(
     state.update(new_state(len(rows), unfit.device))
     halves = int(split.sum())
     return RefineReport(cloned, halves, count + cloned + halves - len(rows), len(rows))
+
+
+def order_spatially(params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor]) -> None:
+    """Bring the Gaussians, their moments and statistics into Morton order; nothing else changes."""
+    order = morton_order(params["means"].detach())
+    edit(params, optimizers, params, lambda name, old: old[order], lambda key, moments: moments[order])
+    state.update({name: values[order] for name, values in state.items()})
 
 
 def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], value: float) -> None:
@@ -250,7 +265,7 @@ class Densifier:
     def step(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
     ) -> RefineReport | None:
-        """Refine and reset opacities where they are due; the report of a refinement, else None.
+        """Refine, reset opacities and put in order where that is due; the report of a refinement, else None.
 
         Call it after the optimisers' step: parameters replaced here have no gradient, so a step right after would leave
         them alone (the reference refines first and so loses that update).
@@ -260,6 +275,8 @@ class Densifier:
             report = refine(params, optimizers, self.state, step, self.extent, self.config, generator)
         if is_reset(step, self.config, self.white_background):
             reset_opacity(params, optimizers, self.config.opacity_reset_value)
+        if is_ordered(step, self.config):
+            order_spatially(params, optimizers, self.state)
         return report
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ class Engine(Protocol):
     """Renders a training view, then makes of dL/d(image) a step."""
 
     def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
-        """The image [H, W, 3]; it requires a gradient."""
+        """The image [H, W, 3]."""
 
     def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates."""
@@ -121,7 +121,7 @@ class FusedEngine:
         else:
             parameters = [self.params[name] for name in PARAMETER_NAMES]
             self._rendered = fused.render_what_fits(parameters, camera, self.room)
-        return self._rendered.image.requires_grad_()
+        return self._rendered.image
 
     def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""

@@ -70,6 +70,22 @@ def photometric_loss(
     return loss, {"l1": l1.detach(), "ssim": similarity.detach()}
 
 
+def photometric_gradient(
+    image: Tensor, photo: Tensor, lambda_dssim: float, background: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """dL/d(image) of `photometric_loss`, and the values `loss`, `l1` and `ssim`; arguments as there.
+
+    On CUDA the loss's kernels make the gradient, and autograd has no part in it.
+    """
+    if image.is_cuda and photo.dtype == torch.uint8:
+        v_image, loss, parts = kernels.photometric_gradient(image.detach(), photo, lambda_dssim, background)
+        return v_image, {"loss": loss, **parts}
+    leaf = image.detach().requires_grad_()
+    loss, parts = photometric_loss(leaf, photo, lambda_dssim, background)
+    (v_image,) = torch.autograd.grad(loss, leaf)
+    return v_image, {"loss": loss.detach(), **parts}
+
+
 def as_floats(photo: Tensor, background: Tensor | None = None) -> Tensor:
     """A photo of bytes as float32 [H, W, 3] in [0, 1]; one with straight alpha, [H, W, 4], is laid on a background."""
     photo = photo.to(torch.float32) / 255.0

@@ -73,8 +73,10 @@ class Monitor:
 
     def record(self, scalars: Mapping[str, Tensor]) -> None:
         """Adds one step's scalars, still on the device, to the running means."""
-        for name, value in scalars.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        if self._sums:
+            torch._foreach_add_(list(self._sums.values()), [scalars[name] for name in self._sums])
+        else:
+            self._sums = {name: value.clone() for name, value in scalars.items()}
         self._steps += 1
         self._bar.update()
 

@@ -16,7 +16,7 @@ from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
 from distwar_gs.export import save_cameras_json, save_ply
 from distwar_gs.interruption import Interruption
-from distwar_gs.losses import as_floats, photometric_loss
+from distwar_gs.losses import as_floats, photometric_gradient
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
@@ -107,13 +107,12 @@ class Trainer:
         timer.mark("data")
         image = self._render_training_view(index, step, background)
         timer.mark("forward")
-        loss, parts = photometric_loss(image, photo, self.config.optim.lambda_dssim, background)
-        (v_image,) = torch.autograd.grad(loss, image)
+        v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background)
         timer.mark("loss")
         rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
         self.engine.update(step, v_image, timer)
         self.step = step
-        self.monitor.record({"train/loss": loss.detach(), **{f"train/{name}": part for name, part in parts.items()}})
+        self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
             self._publish(step, timer, psnr(image.detach(), as_floats(photo, background)), rates)
 

@@ -6,7 +6,7 @@ Importing builds nothing; a backend's kernels are built when an op first meets a
 from distwar_kernels.blend.blend import rasterize_to_pixels
 from distwar_kernels.blend.traffic import atomic_traffic
 from distwar_kernels.errors import KernelError
-from distwar_kernels.photometric.photometric import photometric_loss
+from distwar_kernels.photometric.photometric import photometric_gradient, photometric_loss
 from distwar_kernels.projection.projection import Projection, project_gaussians
 from distwar_kernels.reduction import STRATEGIES, Reduction
 from distwar_kernels.sh.sh import spherical_harmonics
@@ -25,6 +25,7 @@ __all__ = [
     "TuningRound",
     "atomic_traffic",
     "intersect_tiles",
+    "photometric_gradient",
     "photometric_loss",
     "project_gaussians",
     "rasterize_to_pixels",

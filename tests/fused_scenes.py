@@ -28,16 +28,16 @@ def random_view(seed: int, width: int = 40, height: int = 33, **options: object)
     return View(cameras(1, seed)[0].float(), K, width, height, **settings)
 
 
-def weights(shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    """A fixed random gradient for an output of this shape."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(WEIGHT_SEED)).to(dtype)
+def weights(like: Tensor) -> Tensor:
+    """A fixed random gradient for such an output."""
+    return torch.randn(like.shape, generator=torch.Generator().manual_seed(WEIGHT_SEED)).to(like)
 
 
 def render_and_differentiate(params: dict[str, Tensor], view: View, rasterize) -> dict[str, Tensor]:
     """Image, alpha and the gradients of a random loss of both, by `rasterize(params, view)`."""
     leaves = {name: params[name].clone().requires_grad_() for name in PARAMETERS}
     image, alpha, *_ = rasterize(leaves, view)
-    loss = (image * weights(image.shape, image.dtype)).sum() + (alpha * weights(alpha.shape, alpha.dtype)).sum()
+    loss = (image * weights(image)).sum() + (alpha * weights(alpha)).sum()
     loss.backward()
     gradients = {f"v_{name}": leaf.grad for name, leaf in leaves.items()}
     return {"image": image.detach(), "alpha": alpha.detach()} | gradients

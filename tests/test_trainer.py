@@ -38,13 +38,13 @@ def make(demo_scene, tmp_path):
 def targets(monkeypatch) -> list[torch.Tensor]:
     """The images that the steps of a training compare with, as they come."""
     seen: list[torch.Tensor] = []
-    real = trainer.photometric_loss
+    real = trainer.photometric_gradient
 
     def spy(image, photo, weight, background):
         seen.append(as_floats(photo, background))
         return real(image, photo, weight, background)
 
-    monkeypatch.setattr(trainer, "photometric_loss", spy)
+    monkeypatch.setattr(trainer, "photometric_gradient", spy)
     return seen
 
 

@@ -19,12 +19,17 @@ namespace {
 constexpr int kBackwardThreads = 128;
 enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN };
 
+// Sinks take several numbers of one parameter at once, at indices that may be negative for none: all are fetched before
+// any is stored, or each would wait for the one before.
 struct StoreGradients {
     float* arrays[Adam::kParameters];
     explicit StoreGradients(const Gradients& g) : arrays{g.means, g.quats, g.scales, g.opacities, g.sh0, g.shN} {}
 
-    __device__ void take(Parameter parameter, long long index, float gradient) const {
-        arrays[parameter][index] = gradient;
+    template <int N>
+    __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N]) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i)
+            if (indices[i] >= 0) arrays[parameter][indices[i]] = gradients[i];
     }
 };
 
@@ -32,20 +37,37 @@ struct StepAdam {
     Adam adam;
 
     // As torch.optim.Adam, without weight decay.
-    __device__ void take(Parameter parameter, long long index, float gradient) const {
-        float& mean = adam.exp_avg[parameter][index];
-        float& square = adam.exp_avg_sq[parameter][index];
-        const float m = adam.beta1 * mean + (1.0f - adam.beta1) * gradient;
-        const float s = adam.beta2 * square + (1.0f - adam.beta2) * gradient * gradient;
-        mean = m, square = s;
-        adam.parameters[parameter][index] -= adam.step_sizes[parameter] * m / (sqrtf(s) * adam.root_correction + adam.eps);
+    template <int N>
+    __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N]) const {
+        float *const values = adam.parameters[parameter], *const means = adam.exp_avg[parameter];
+        float* const squares = adam.exp_avg_sq[parameter];
+        float value[N], mean[N], square[N];
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const long long at = indices[i] >= 0 ? indices[i] : 0;
+            value[i] = values[at], mean[i] = means[at], square[i] = squares[at];
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const float gradient = gradients[i];
+            mean[i] = adam.beta1 * mean[i] + (1.0f - adam.beta1) * gradient;
+            square[i] = adam.beta2 * square[i] + (1.0f - adam.beta2) * gradient * gradient;
+            value[i] -= adam.step_sizes[parameter] * mean[i] / (sqrtf(square[i]) * adam.root_correction + adam.eps);
+        }
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            if (indices[i] < 0) continue;
+            values[indices[i]] = value[i], means[indices[i]] = mean[i], squares[indices[i]] = square[i];
+        }
     }
 };
 
 template <class Sink, int N>
-__device__ void take_row(const Sink& sink, Parameter parameter, int row, const float (&gradient)[N]) {
+__device__ void take_row(const Sink& sink, Parameter parameter, int row, const float (&gradients)[N]) {
+    long long indices[N];
 #pragma unroll
-    for (int i = 0; i < N; ++i) sink.take(parameter, static_cast<long long>(N) * row + i, gradient[i]);
+    for (int i = 0; i < N; ++i) indices[i] = static_cast<long long>(N) * row + i;
+    sink.take(parameter, indices, gradients);
 }
 
 // dL/dcolour, without the channels that were cut off at 0.
@@ -114,11 +136,19 @@ __global__ void __launch_bounds__(kBackwardThreads)
     }
     if constexpr (kDegree > 0) {
         __syncthreads();
-#pragma unroll 4
-        for (int i = thread; i < kBackwardThreads * kFloats; i += kBackwardThreads) {
-            const int here = i / kFloats, column = i - here * kFloats, row = factors.rows[here];
-            if (row < 0) continue;
-            sink.take(kShN, 3ll * g.sh_rows * row + column, factors.harmonics[here][column / 3] * factors.v_color[here][column % 3]);
+        constexpr int kAtOnce = kFloats % 9 == 0 ? 9 : 8;
+        static_assert(kFloats % kAtOnce == 0);
+        for (int round = 0; round < kFloats / kAtOnce; ++round) {
+            long long indices[kAtOnce];
+            float gradients[kAtOnce];
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+                const int flat = (round * kAtOnce + i) * kBackwardThreads + thread;
+                const int here = flat / kFloats, column = flat - here * kFloats, row = factors.rows[here];
+                indices[i] = row >= 0 ? 3ll * g.sh_rows * row + column : -1;
+                gradients[i] = factors.harmonics[here][column / 3] * factors.v_color[here][column % 3];
+            }
+            sink.take(kShN, indices, gradients);
         }
     }
 }

@@ -70,9 +70,19 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
     if (thread < count) ids[thread] = visible.gaussian_ids[slot];
     __syncthreads();
     if constexpr (kFloats > 0) {
-        for (int i = thread; i < count * kFloats; i += kColorThreads) {
-            const int row = i / kFloats;
-            harmonics[i] = g.shN[3ll * g.sh_rows * ids[row] + i - row * kFloats];
+        // Several are under way at once.
+        constexpr int kAtOnce = kFloats % 9 == 0 ? 9 : 8;
+        static_assert(kFloats % kAtOnce == 0);
+        for (int first = thread; first < count * kFloats; first += kAtOnce * kColorThreads) {
+            float fetched[kAtOnce];
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i) {
+                const int flat = min(first + i * kColorThreads, count * kFloats - 1), row = flat / kFloats;
+                fetched[i] = __ldg(g.shN + 3ll * g.sh_rows * ids[row] + flat - row * kFloats);
+            }
+#pragma unroll
+            for (int i = 0; i < kAtOnce; ++i)
+                if (first + i * kColorThreads < count * kFloats) harmonics[first + i * kColorThreads] = fetched[i];
         }
         __syncthreads();
     }

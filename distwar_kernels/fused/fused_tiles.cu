@@ -132,11 +132,8 @@ Scratch carve(Carver& carver, const Gaussians& g, const Camera& camera, const Vi
     s.slots = carver.take<int>(visible.capacity), s.by_depth = carver.take<int>(visible.capacity);
     s.tile_keys = carver.take<TileKey>(visible.list_capacity), s.sorted_tiles = carver.take<TileKey>(visible.list_capacity);
     s.entries = carver.take<int>(visible.list_capacity);
-    size_t by_depth = 0, by_tile = 0;
-    sort_pairs(nullptr, by_depth, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, visible.capacity, kDepthBits, nullptr);
-    sort_pairs(nullptr, by_tile, s.tile_keys, s.sorted_tiles, s.entries, visible.flatten_ids, visible.list_capacity,
-               tile_bits(camera.tiles()), nullptr);
-    s.sort_bytes = std::max(by_depth, by_tile);
+    s.sort_bytes = std::max(sort_bytes<unsigned>(visible.capacity, kDepthBits),
+                            sort_bytes<TileKey>(visible.list_capacity, tile_bits(camera.tiles())));
     s.sort = carver.take<char>(s.sort_bytes);
     return s;
 }

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 _SLACK = 1.25  # views differ
-_GRAIN = 1 << 15  # sizes are multiples of it: fewer different ones for the allocator
+_GRAIN = 1 << 14  # sizes are multiples of it, large ones of an eighth of a power of two: the allocator sees few sizes
 _WINDOW = 400  # views after which older ones are forgotten, twice that at most
 _FIRST = (1.0, 8.0)  # visible Gaussians, and entries of the tile lists, for each Gaussian, before anything is known
 
@@ -71,7 +71,8 @@ class Room:
 
 
 def _grains(size: float) -> int:
-    return max(-(-int(size) // _GRAIN), 1) * _GRAIN
+    grain = max(_GRAIN, 1 << max(int(size).bit_length() - 4, 0))
+    return max(-(-int(size) // grain), 1) * grain
 
 
 _ROOMS: dict[torch.device, Room] = {}

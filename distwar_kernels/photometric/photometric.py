@@ -21,8 +21,8 @@ def photometric_loss(
 
     SSIM is that of Wang et al. 2004 with an 11x11 Gaussian window of sigma 1.5, zero outside the image, each channel by
     itself; both means are over all numbers of the image. Differentiable, once, in ``image``. On CUDA the gradient is
-    computed with the loss, and nothing waits for the GPU; a training loop that needs no graph may take it from
-    ``torch.ops.distwar.photometric_loss``.
+    computed with the loss, and nothing waits for the GPU; a training loop that needs no graph takes it from
+    ``photometric_gradient``.
 
     Args:
         image: the render, float32, in [0, 1] by and large.
@@ -42,12 +42,23 @@ def photometric_loss(
     if not image.is_cuda:
         loss, l1, ssim = photometric_reference(image, target, lambda_dssim, background)
         return loss, {"l1": l1.detach(), "ssim": ssim.detach()}
+    loss, parts, _ = _on_cuda(image, target, lambda_dssim, background)
+    return loss, {"l1": parts[0], "ssim": parts[1]}
+
+
+def photometric_gradient(
+    image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """dL/d(image) [H, W, 3], the loss and its parts, without a graph; arguments as for `photometric_loss`, on CUDA."""
+    _check(image, target, background)
+    loss, parts, v_image = _on_cuda(image, target, lambda_dssim, background)
+    return v_image, loss, {"l1": parts[0], "ssim": parts[1]}
+
+
+def _on_cuda(image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None) -> tuple[Tensor, ...]:
     loader.load("cuda")
     background = background.contiguous() if background is not None and target.shape[-1] == 4 else None
-    loss, parts, _ = torch.ops.distwar.photometric_loss(
-        image.contiguous(), target.contiguous(), background, lambda_dssim
-    )
-    return loss, {"l1": parts[0], "ssim": parts[1]}
+    return torch.ops.distwar.photometric_loss(image.contiguous(), target.contiguous(), background, lambda_dssim)
 
 
 def _check(image: Tensor, target: Tensor, background: Tensor | None) -> None:
