@@ -222,6 +222,9 @@ class TrainConfig:
     """Training steps, one image each."""
     seed: int = setting(0, at_least(0))
     """Seed of every random choice."""
+    deterministic: bool = setting(False)
+    """The same run twice on the same GPU gives the same model to the last bit. Needs the fused rasteriser and
+    reduction.strategy sw_t; costs some speed. On the CPU runs always are."""
     device: str = setting("auto", one_of("auto", "cuda", "cpu"))
     """Where to train; auto: the GPU when there is one."""
     rasterizer: str = setting("auto", one_of("auto", "fused", "gsplat"))

@@ -31,4 +31,4 @@ def _let_segments_grow() -> None:
     size there was: 15 GiB for a bonsai of 1 GiB.
     """
     if not any(name in os.environ for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")):
-        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
+        torch._C._accelerator_setAllocatorSettings("expandable_segments:True")

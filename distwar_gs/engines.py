@@ -105,18 +105,21 @@ class FusedEngine:
         optimizers: Mapping[str, Adam],
         densifier: Densifier,
         settings: RenderSettings,
-        adam: str,
+        *,
+        adam: str = "visible",
+        deterministic: bool = False,
     ) -> None:
         """Work on these; they stay the trainer's."""
         self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
         self.room = Room()
-        self._dense = adam == "dense"
+        self._dense, self._deterministic = adam == "dense", deterministic
         self._rendered: fused.Rendered | None = None
 
     def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
-        """See Engine. Waits for the device the first time only, to know what room a view takes."""
+        """See Engine. Waits for the device the first time only, to know what room a view takes; a deterministic one
+        always, since when it hears of a view that did not fit depends on time."""
         camera = fused_view(view.viewmat, view.K, view.width, view.height, self.settings, sh_degree, background)
-        if self._rendered is None:
+        if self._rendered is None or self._deterministic:
             self._rendered = fused.render_whole(fused.checked(self.params, camera), camera, self.room)
         else:
             parameters = [self.params[name] for name in PARAMETER_NAMES]
@@ -155,7 +158,7 @@ class FusedEngine:
             tuner.watch_gradient(
                 v_image, len(rendered.parameters[0]), lambda v, r: fused.blend_backward(rendered, v, absgrad, r)
             )
-        return fused.blend_backward(rendered, v_image, absgrad, reduction)
+        return fused.blend_backward(rendered, v_image, absgrad, reduction, self._deterministic)
 
     def _rates(self, step: int) -> list[float]:
         groups = [self.optimizers[name].param_groups[0] for name in PARAMETER_NAMES]
@@ -171,5 +174,6 @@ def make_engine(
 ) -> Engine:
     """The engine for these settings (whose rasteriser is decided already)."""
     if settings.rasterizer == "fused":
-        return FusedEngine(params, optimizers, densifier, settings, config.optim.adam)
+        choices = {"adam": config.optim.adam, "deterministic": config.train.deterministic}
+        return FusedEngine(params, optimizers, densifier, settings, **choices)
     return ComposedEngine(params, optimizers, densifier, settings)

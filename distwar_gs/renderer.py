@@ -92,7 +92,16 @@ def _rasterizer(config: Config, device: torch.device) -> str:
         raise ConfigError(
             "reduction.strategy gsplat is a part of gsplat's rasteriser; use train.rasterizer=gsplat with it"
         )
-    return "fused" if device.type == "cuda" and wanted != "gsplat" and not stock else "composed"
+    chosen = "fused" if device.type == "cuda" and wanted != "gsplat" and not stock else "composed"
+    if (
+        config.train.deterministic
+        and device.type == "cuda"
+        and (chosen, config.reduction.strategy) != ("fused", "sw_t")
+    ):
+        raise ConfigError(
+            "train.deterministic needs train.rasterizer fused and reduction.strategy sw_t: only they add in a fixed way"
+        )
+    return chosen
 
 
 def render(

@@ -165,7 +165,7 @@ def _whole_backward(model: TrainedModel, view: View, reduction: Reduction) -> Ca
     """From the gradient of the image to those of the parameters: blend, harmonics, projection, activations."""
     cameras = Cameras.of((view,), model.device)
     params = {name: value.detach().clone().requires_grad_() for name, value in model.params.items()}
-    settings = replace(model.settings, reduction=reduction)
+    settings = replace(model.settings, reduction=reduction, rasterizer="composed")  # gsplat's around every blend
     rendering = render(
         params, cameras.viewmats, cameras.Ks, view.width, view.height, settings, sh_degree=sh_degree_of(params),
         background=model.background,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import emulated_fused
 import pytest
 import torch
-from fused_scenes import random_params, random_view, render_and_differentiate
+from fused_scenes import random_params, random_view, render_and_differentiate, weights
 from random_scenes import assert_below, assert_close, relative_l2
 from torch import Tensor
 
@@ -232,6 +232,33 @@ def test_a_view_that_does_not_fit_changes_nothing_and_makes_room(device, monkeyp
         its_room.listen(wait=True)
     assert its_room.cut_short <= 2  # the lists' true length shows when all Gaussians fit
     assert not torch.equal(outcome["before"][0], outcome["after"][0])
+
+
+def test_deterministic_records_are_right(device):
+    params, view = random_params(60, 37), random_view(11, with_depth=True)
+    parameters = [params[name].to(device) for name in PARAMETERS]
+    rendered = fused.render_whole(parameters, moved(view, device), Room())
+    held = int(rendered.counts[0])
+    for scale in (1.0, 1e-7):
+        v_image = scale * weights(rendered.image)
+        exact, plain = (
+            fused.blend_backward(rendered, v_image, True, Reduction(), deterministic=d) for d in (True, False)
+        )
+        for field in range(12):
+            assert relative_l2(exact[:held, field].cpu(), plain[:held, field].cpu().double()) < BOUND
+
+
+@pytest.mark.gpu
+def test_deterministic_records_are_the_same_every_time():
+    device = torch.device("cuda")
+    params, view = random_params(30_000, 41), moved(random_view(12, width=300, height=200), device)
+    parameters = [params[name].to(device) for name in PARAMETERS]
+    rendered = fused.render_whole(parameters, view, Room())
+    v_image = weights(rendered.image)
+    first, *others = (fused.blend_backward(rendered, v_image, True, Reduction(), deterministic=True) for _ in range(5))
+    assert all(torch.equal(first, other) for other in others)
+    plain = [fused.blend_backward(rendered, v_image, True, Reduction()) for _ in range(5)]
+    assert any(not torch.equal(plain[0], other) for other in plain), "nothing to be shown with"
 
 
 def test_traffic_is_that_of_the_composed_ops(device):

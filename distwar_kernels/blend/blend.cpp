@@ -94,6 +94,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     grad.v_means2d_abs = absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr;
     grad.packed = packs ? packed.mutable_data_ptr<float>() : nullptr;
     grad.in_records = false;
+    grad.fixed = nullptr;
     const BlendState state = {transmittances.mutable_data_ptr<float>(), last_ids.mutable_data_ptr<int>(),
                               splats.mutable_data_ptr<float>(), visits.mutable_data_ptr<int>()};
     const BlendUpstream upstream = {v_colors_out.const_data_ptr<float>(), v_transmittances.const_data_ptr<float>()};

@@ -51,6 +51,10 @@ struct BlendGradients {
     float* v_means2d_abs;  // [G, 2] sum of absolute per-pixel gradients, or null
     float* packed;         // [G, 12] zeroed: where sums are made if sums_packed(...); else null
     bool in_records;       // CUDA only: the arrays above are parts of `packed`, which is what the caller wants
+
+    // CUDA only: with these, strategy `sw_t` sums in an order-independent way (fixed_point.cuh), into records.
+    long long* fixed;      // [G, 12] zeroed, or null
+    const float* largest;  // of the absolute values of v_colors_out
 };
 
 // Whether the kernels are compiled for this number of channels; the CPU's take any.

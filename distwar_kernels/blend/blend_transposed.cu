@@ -15,6 +15,7 @@
 // shared memory and L1 over 132 * 1.98e9 cycles/s, which is a third more: that binds.
 #include "../warp_reduce.cuh"
 #include "backward_pixel.cuh"
+#include "fixed_point.cuh"
 #include "splat.cuh"
 #include "transposed_sums.cuh"
 
@@ -128,14 +129,31 @@ struct EmitPacked {
     }
 };
 
+// The same into fixed-point records.
+struct EmitFixed {
+    FixedPoint fixed;
+
+    template <bool kAbsGrad>
+    __device__ void add(int gaussian, const SplatGradient& g, const float* v_color, float2 absolute) const {
+        const float record[kSplatFloats] = {g.x,        g.y,        g.xx,       g.xy,       g.yy,       g.opacity,
+                                            absolute.x, absolute.y, v_color[0], v_color[1], v_color[2], v_color[3]};
+        auto* sums = reinterpret_cast<unsigned long long*>(fixed.sums) + static_cast<long long>(kSplatFloats) * gaussian;
+#pragma unroll
+        for (int i = 0; i < kSplatFloats; ++i) {
+            if (!kAbsGrad && (i == 6 || i == 7)) continue;
+            atomicAdd(sums + i, static_cast<unsigned long long>(__float2ll_rn(record[i] * fixed.units(i))));
+        }
+    }
+};
+
 // A pixel of a patch on its way from the farthest Gaussian to the nearest.
-template <int kChannels, bool kAbsGrad, bool kSplit>
+template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
 struct Walk {
     BackwardPixel<kChannels> pixel;
     float x;     // from the patch's centre
     int line;    // of the patch's pixels
     Scratch<kChannels, kAbsGrad>& scratch;
-    EmitPacked emit;
+    Emit emit;
     int threshold;
 
     // Leaves a batch's Gaussians from slot `first` on as rows. Plain: all of them are in front of this warp's last
@@ -193,13 +211,13 @@ struct Walk {
 #pragma unroll
         for (int k = 0; k < kChannels; ++k) v_color[k] = here.weight * pixel.v_color[k];
         const SplatGradient g = splat.gradient(splat.sums_of_one(here.v_sigma, x, line - 0.5f * (kPatchHeight - 1)));
-        emit.add<kAbsGrad>(id, g, v_color, make_float2(fabsf(g.x), fabsf(g.y)));
+        emit.template add<kAbsGrad>(id, g, v_color, make_float2(fabsf(g.x), fabsf(g.y)));
     }
 };
 
-template <int kChannels, bool kAbsGrad, bool kSplit>
+template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
 __global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
-    blend_transposed_kernel(BlendInputs in, BlendState saved, BlendUpstream upstream, int threshold, EmitPacked emit) {
+    blend_transposed_kernel(BlendInputs in, BlendState saved, BlendUpstream upstream, int threshold, Emit emit) {
     __shared__ Scratch<kChannels, kAbsGrad> scratches[kWarps];
     auto& scratch = scratches[threadIdx.x / kWarpSize];
     constexpr int kRows = SumRows<kAbsGrad>::kRows;
@@ -215,7 +233,7 @@ __global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
     const int lane = lane_index();
     scratch.v_color[lane] = start.v_color_padded();
     __syncwarp();
-    Walk<kChannels, kAbsGrad, kSplit> walk = {start, pixel.patch_offset().x, lane / kPatchWidth, scratch, emit, threshold};
+    Walk<kChannels, kAbsGrad, kSplit, Emit> walk = {start, pixel.patch_offset().x, lane / kPatchWidth, scratch, emit, threshold};
 
     VisitQueue queue = {in.flatten_ids, patch_visits(saved.visits, range, patch), scratch.positions,
                         range.begin, (warp_last - range.begin) / kWarpSize};
@@ -237,7 +255,7 @@ __global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
                 walk.template visit<false>(batch, mine, first, rows);
             const RowSums sums = sum_rows<kChannels>(scratch.rows, scratch.v_color);
             if (lane >= first && lane < first + rows)
-                emit.add<kAbsGrad>(batch.gaussian, mine.gradient(about_mean(mine, sums)), sums.v_color, sums.absolute);
+                emit.template add<kAbsGrad>(batch.gaussian, mine.gradient(about_mean(mine, sums)), sums.v_color, sums.absolute);
             __syncwarp();
         }
     }
@@ -258,6 +276,11 @@ __global__ void unpack_kernel(const float* packed, BlendGradients grad, int n_ga
     for (int k = 0; k < channels; ++k) grad.v_colors[static_cast<long long>(gaussian) * channels + k] = color[k];
 }
 
+__global__ void from_fixed_kernel(FixedPoint fixed, float* packed, int count) {
+    const int index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index < count) packed[index] = static_cast<float>(fixed.sums[index]) / fixed.units(index % kSplatFloats);
+}
+
 // Calls f with a bool as a compile-time constant.
 template <class F>
 void with_flag(bool flag, F f) {
@@ -266,12 +289,28 @@ void with_flag(bool flag, F f) {
 
 }  // namespace
 
+// The same sums in an order that does not matter; always reduced in the warp.
+static void blend_backward_fixed(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
+                                 const BlendGradients& grad) {
+    const FixedPoint fixed = {grad.fixed, grad.largest, static_cast<float>(in.width) * in.height};
+    const auto launch_for = [&](auto channels) {
+        with_flag(grad.v_means2d_abs != nullptr, [&](auto absgrad) {
+            launch(blend_transposed_kernel<channels, absgrad, false, EmitFixed>, in.tiles() * (kPatchesPerTile / kWarps),
+                   kWarps * kWarpSize, in.stream, in, saved, upstream, 1, EmitFixed{fixed});
+        });
+    };
+    for_channels_among(in.channels, launch_for, std::integer_sequence<int, 3, 4>());
+    const int count = kSplatFloats * in.n_gaussians;
+    launch(from_fixed_kernel, blocks_for(count), kThreads, in.stream, fixed, grad.packed, count);
+}
+
 void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
                                const BlendGradients& grad, int threshold) {
+    if (grad.fixed) return blend_backward_fixed(in, saved, upstream, grad);
     const auto launch_for = [&](auto channels) {
         with_flag(grad.v_means2d_abs != nullptr, [&](auto absgrad) {
             with_flag(threshold > 1, [&](auto split) {
-                launch(blend_transposed_kernel<channels, absgrad, split>, in.tiles() * (kPatchesPerTile / kWarps),
+                launch(blend_transposed_kernel<channels, absgrad, split, EmitPacked>, in.tiles() * (kPatchesPerTile / kWarps),
                        kWarps * kWarpSize, in.stream, in, saved, upstream, threshold, EmitPacked{grad.packed});
             });
         });

@@ -146,7 +146,7 @@ Tensor traffic(TensorList parameters, const Tensor& viewmat, const Tensor& K, co
 Tensor blend_records(TensorList parameters, const Tensor& viewmat, const Tensor& K, const OptionalTensor& background,
                      int64_t width, int64_t height, at::ArrayRef<double> planes, bool antialiased, bool with_depth,
                      int64_t sh_degree, TensorList saved, const Tensor& v_image, const OptionalTensor& v_transmittances,
-                     bool absgrad, c10::string_view strategy, int64_t threshold) {
+                     bool absgrad, c10::string_view strategy, int64_t threshold, bool deterministic) {
     const DeviceGuard guard(parameters[0].device());
     const View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
     const State state(saved);
@@ -154,7 +154,15 @@ Tensor blend_records(TensorList parameters, const Tensor& viewmat, const Tensor&
     if (v_transmittances) check(*v_transmittances, "v_transmittances", at::kFloat, view.camera.width, state.splats);
     auto records = at::zeros_like(state.splats);
     float* first = records.mutable_data_ptr<float>();
-    const BlendGradients grad = {first, first + 2, first + 8, first + 5, absgrad ? first + 6 : nullptr, first, true};
+    BlendGradients grad = {first, first + 2, first + 8, first + 5, absgrad ? first + 6 : nullptr, first, true};
+    Tensor fixed, largest;
+    if (deterministic) {
+        TORCH_CHECK(strategy == "sw_t", "only the reduction strategy sw_t can be deterministic");
+        fixed = at::zeros_like(records, records.options().dtype(at::kLong));
+        largest = v_image.abs().max();
+        grad.fixed = reinterpret_cast<long long*>(fixed.mutable_data_ptr<int64_t>());
+        grad.largest = largest.const_data_ptr<float>();
+    }
     const BlendUpstream upstream = {v_image.const_data_ptr<float>(), data_or_null<float>(v_transmittances)};
     blend_backward(state.blend_inputs(view), state.blend_state(), upstream, grad, strategy_named(strategy), threshold);
     check_launch("fused_blend_backward");

@@ -165,11 +165,16 @@ def _forward(parameters: Sequence[Tensor], view: View, room: Room) -> Rendered:
 
 
 @torch.no_grad()
-def blend_backward(rendered: Rendered, v_image: Tensor, absgrad: bool, reduction: Reduction) -> Tensor:
-    """The blend's gradients, a record for each visible Gaussian: [capacity, 12]."""
+def blend_backward(
+    rendered: Rendered, v_image: Tensor, absgrad: bool, reduction: Reduction, deterministic: bool = False
+) -> Tensor:
+    """The blend's gradients, a record for each visible Gaussian: [capacity, 12].
+
+    Deterministic ones (strategy ``sw_t`` only) are the same to the last bit each time: they are summed as integers.
+    """
     return torch.ops.distwar.fused_blend_backward(
         rendered.parameters, *rendered.arguments, rendered.state, v_image, None, absgrad, reduction.strategy,
-        reduction.balance_threshold,
+        reduction.balance_threshold, deterministic,
     )  # fmt: skip
 
 
@@ -236,7 +241,7 @@ LIBRARY.define(
 )
 LIBRARY.define(
     f"fused_blend_backward(Tensor[] parameters,{_VIEW} Tensor[] state, Tensor v_image, Tensor? v_transmittances,"
-    " bool absgrad, str strategy, int threshold) -> Tensor records"
+    " bool absgrad, str strategy, int threshold, bool deterministic) -> Tensor records"
 )
 LIBRARY.define(f"fused_traffic(Tensor[] parameters,{_VIEW} Tensor[] state) -> Tensor")
 LIBRARY.define(
@@ -298,7 +303,15 @@ def _backward(ctx: Any, v_image: Tensor | None, v_state: Sequence[Tensor | None]
         v_image = transmittances.new_zeros(*transmittances.shape, 4 if ctx.view[4] else 3)
     v_transmittances = v_state[6].contiguous() if v_state and v_state[6] is not None else None
     records = torch.ops.distwar.fused_blend_backward(
-        parameters, *view, state, v_image.contiguous(), v_transmittances, ctx.absgrad, ctx.strategy, ctx.threshold
+        parameters,
+        *view,
+        state,
+        v_image.contiguous(),
+        v_transmittances,
+        ctx.absgrad,
+        ctx.strategy,
+        ctx.threshold,
+        False,
     )
     v_parameters = torch.ops.distwar.fused_gradients(parameters, *view, state, records, ctx.absgrad, None, None)
     wants_background = background is not None and ctx.needs_input_grad[3]

@@ -153,6 +153,7 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
+inline long long __float2ll_rn(float a) { return llrintf(a); }
 inline float __log2f(float a) { return log2f(a); }
 inline float __int_as_float(int x) { return emulator::bits<float>(x); }
 inline int __float_as_int(float x) { return emulator::bits<int>(x); }

@@ -1,0 +1,150 @@
+"""Both engines make the same step of the same training: image, statistics, parameters, moments."""
+
+import emulated_fused
+import pytest
+import torch
+from demo_runs import demo_config
+from fused_scenes import random_params, random_view
+from torch import Tensor
+
+from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.config import Config
+from distwar_gs.densification import Densifier
+from distwar_gs.engines import ComposedEngine, Engine, FusedEngine, TrainingView
+from distwar_gs.losses import photometric_gradient
+from distwar_gs.model import as_parameters
+from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts
+from distwar_gs.renderer import RenderSettings
+from distwar_gs.timing import NoTimer
+from distwar_gs.trainer import Trainer
+from distwar_kernels.fused import room
+
+WIDTH, HEIGHT = 40, 33
+CONFIG = Config()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    emulated_fused.load(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request, monkeypatch):
+    """Where the fused engine's kernels run."""
+    if request.param == "cuda":
+        return torch.device("cuda")
+    request.getfixturevalue("built")
+    emulated_fused.pretend_cuda(monkeypatch)
+    monkeypatch.setattr(room, "_GRAIN", 64)
+    return torch.device("cpu")
+
+
+class Training:
+    """A model and an engine, without scene and files."""
+
+    def __init__(self, kind: str, device: torch.device, **options: object) -> None:
+        view = random_view(1, WIDTH, HEIGHT)
+        self.params = as_parameters(random_params(50, 3), device)
+        self.optimizers = make_optimizers(self.params, CONFIG.optim, 1.0)
+        self.densifier = Densifier(50, device, 1.0, CONFIG.densification, False)
+        settings = RenderSettings(view.near_plane, view.far_plane, absgrad=bool(options.pop("absgrad", False)))
+        make = {"composed": ComposedEngine, "fused": FusedEngine}[kind]
+        self.engine: Engine = make(self.params, self.optimizers, self.densifier, settings, **options)
+        self.view = TrainingView(view.viewmat.to(device), view.K.to(device), WIDTH, HEIGHT)
+        self.background = view.background.to(device)
+        g = torch.Generator().manual_seed(7)
+        self.photo = torch.randint(0, 256, (HEIGHT, WIDTH, 3), generator=g).to(torch.uint8).to(device)
+
+    def step(self, step: int) -> Tensor:
+        image = self.engine.forward(self.view, 3, self.background)
+        v_image, _ = photometric_gradient(image, self.photo, 0.2)
+        self.engine.update(step, v_image, NoTimer())
+        return image.detach()
+
+    def state(self) -> dict[str, Tensor]:
+        state = {name: param.detach() for name, param in self.params.items()}
+        for name, optimizer in self.optimizers.items():
+            moments = optimizer.state[self.params[name]]
+            state |= {f"{name}.{key}": moments[key] for key in ("exp_avg", "exp_avg_sq")}
+        return {name: tensor.cpu().clone() for name, tensor in (state | self.densifier.state).items()}
+
+
+def assert_near(actual: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    for name, tensor in wanted.items():
+        scale = float(tensor.abs().max()) or 1.0
+        # Adam's first steps divide a gradient by its own size: where that is next to nothing, so is what it is worth.
+        torch.testing.assert_close(
+            actual[name], tensor, rtol=2e-3, atol=1e-4 * scale, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+@pytest.mark.parametrize("adam", ["visible", "dense"])
+def test_a_first_step_is_the_same_by_both(device, adam, absgrad):
+    fused = Training("fused", device, adam=adam, absgrad=absgrad)
+    composed = Training("composed", torch.device("cpu"), absgrad=absgrad)
+    torch.testing.assert_close(fused.step(1).cpu(), composed.step(1), rtol=1e-4, atol=1e-5)
+    actual, wanted = fused.state(), composed.state()
+    # At the image's border they differ in whom they count: a box that touches the image, an ellipse that touches a tile.
+    seen = wanted["grad2d"] > 0
+    assert torch.equal(actual["count"][seen], wanted["count"][seen])
+    del wanted["count"]
+    assert_near(actual, wanted)
+    assert fused.engine.coverage() == pytest.approx(composed.engine.coverage(), abs=0.01)
+
+
+def test_only_dense_adam_goes_on_by_old_momentum(device):
+    moved = {}
+    for adam in ("visible", "dense"):
+        training = Training("fused", device, adam=adam)
+        training.step(1)
+        before = training.params["means"].detach().clone()
+        training.view = TrainingView(training.view.viewmat.clone(), training.view.K, WIDTH, HEIGHT)
+        training.view.viewmat[2, 3] = -100.0  # behind the camera, all of them
+        training.step(2)
+        moved[adam] = bool((training.params["means"] != before).any())
+    assert moved == {"visible": False, "dense": True}
+
+
+def test_a_state_goes_on_under_the_other_engine(device):
+    training = Training("fused", device)
+    for step in (1, 2, 3):
+        training.step(step)
+    training.engine.settle(3)
+    states = state_dicts(training.optimizers)
+    assert {float(state["state"][0]["step"]) for state in states.values()} == {3.0}
+    other = Training("composed", torch.device("cpu"))
+    for name, param in other.params.items():
+        param.data.copy_(training.params[name].detach().cpu())
+    load_state_dicts(other.optimizers, states)
+    other.step(4)
+    training.step(4)
+    assert_near({"means": other.state()["means"]}, {"means": training.state()["means"]})
+
+
+def test_deterministic_steps_are_near_the_others(device):
+    exact, plain = Training("fused", device, deterministic=True), Training("fused", device)
+    for training in (exact, plain):
+        training.step(1)
+    assert_near(exact.state(), plain.state())
+
+
+@pytest.mark.gpu
+def test_deterministic_trainings_are_bit_equal(demo_scene, tmp_path):
+    changes = {
+        "train.device": "cuda", "train.deterministic": True, "train.iterations": 120, "densification.start": 20,
+        "densification.every": 25, "densification.opacity_reset_every": 60, "densification.stop": 110,
+        "densification.order_every": 50,
+    }  # fmt: skip
+    saved = []
+    for name in ("first", "second"):
+        run = Trainer(demo_config(demo_scene, tmp_path / name, changes))
+        assert run.run() == 0
+        saved.append(load_checkpoint(tmp_path / name / "checkpoints" / "step_120.pt", torch.device("cpu")))
+    first, second = saved
+    assert len(first.params["means"]) > 0
+    for name, tensor in first.params.items():
+        assert torch.equal(tensor, second.params[name]), name
+    for name, state in first.optimizers.items():
+        for key, moments in state["state"][0].items():
+            assert torch.equal(moments, second.optimizers[name]["state"][0][key]), (name, key)
