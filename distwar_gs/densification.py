@@ -262,6 +262,11 @@ class Densifier:
         """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
         return self.state if is_accumulated(step, self.config) else None
 
+    def is_due(self, step: int) -> bool:
+        """Whether `step` will change anything after this step."""
+        reset = is_reset(step, self.config, self.white_background)
+        return reset or is_refined(step, self.config) or is_ordered(step, self.config)
+
     def step(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
     ) -> RefineReport | None:

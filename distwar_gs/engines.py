@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam
@@ -48,7 +49,7 @@ class Engine(Protocol):
         """The share of the last image that any Gaussian covers; waits for the device."""
 
     def settle(self, step: int) -> None:
-        """Brings the optimisers' state up to this step, for a checkpoint."""
+        """Brings parameters and optimisers up to this step: before they are measured, saved, or their rows change."""
 
 
 class ComposedEngine:
@@ -90,13 +91,13 @@ class ComposedEngine:
         return float((self._rendering.alphas > 0).float().mean())
 
     def settle(self, step: int) -> None:
-        """Nothing to do: torch's optimisers count their steps."""
+        """Nothing to do: every step is whole."""
 
 
 class FusedEngine:
     """The fused rasteriser, and no autograd.
 
-    With `adam` "visible" the way back from the blend and Adam are one kernel, and no gradient is ever stored.
+    Unless `adam` is "dense" the way back from the blend and Adam are one kernel, and no gradient is ever stored.
     """
 
     def __init__(
@@ -106,24 +107,26 @@ class FusedEngine:
         densifier: Densifier,
         settings: RenderSettings,
         *,
-        adam: str = "visible",
+        adam: str = "lazy",
         deterministic: bool = False,
     ) -> None:
         """Work on these; they stay the trainer's."""
         self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
         self.room = Room()
-        self._dense, self._deterministic = adam == "dense", deterministic
+        self._adam, self._deterministic = adam, deterministic
         self._rendered: fused.Rendered | None = None
+        self._knows_room = False
+        self._last_steps: Tensor | None = None  # of lazy Adam; None: all Gaussians are up to the last step
 
     def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
         """See Engine. Waits for the device the first time only, to know what room a view takes; a deterministic one
         always, since when it hears of a view that did not fit depends on time."""
         camera = fused_view(view.viewmat, view.K, view.width, view.height, self.settings, sh_degree, background)
-        if self._rendered is None or self._deterministic:
-            self._rendered = fused.render_whole(fused.checked(self.params, camera), camera, self.room)
+        if self._knows_room and not self._deterministic:
+            self._rendered = fused.render_what_fits(self._parameters(), camera, self.room)
         else:
-            parameters = [self.params[name] for name in PARAMETER_NAMES]
-            self._rendered = fused.render_what_fits(parameters, camera, self.room)
+            self._rendered = fused.render_whole(fused.checked(self.params, camera), camera, self.room)
+            self._knows_room = True
         return self._rendered.image
 
     def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
@@ -131,15 +134,24 @@ class FusedEngine:
         records = self._blend_backward(v_image)
         timer.mark("blend_backward")
         statistics = self.densifier.statistics(step)
-        if self._dense:
+        if self._adam == "dense":
             gradients = fused.gradients(self._rendered, records, self.settings.absgrad, statistics)
             for name, gradient in zip(PARAMETER_NAMES, gradients, strict=True):
                 self.params[name].grad = gradient
             timer.mark("backward")
             step_all(self.optimizers)
         else:
-            moments, rates = moments_of(self.optimizers, PARAMETER_NAMES), self._rates(step)
-            fused.step(self._rendered, records, self.settings.absgrad, statistics, moments, rates)
+            last_steps = self._missing_since(step) if self._adam == "lazy" else None
+            fused.step(
+                self._rendered,
+                records,
+                self.settings.absgrad,
+                statistics,
+                *self._moments_and_rates(step),
+                last_steps,
+                step,
+            )
+        self._rendered = None  # or it would keep Gaussians that are replaced before the next step
         timer.mark("optimizer")
 
     def coverage(self) -> float:
@@ -148,8 +160,21 @@ class FusedEngine:
 
     def settle(self, step: int) -> None:
         """See Engine."""
-        if not self._dense:
-            set_steps(self.optimizers, step)
+        if self._adam == "dense" or step == 0:
+            return
+        if self._last_steps is not None:
+            fused.catch_up(self._parameters(), *self._moments_and_rates(step), self._last_steps, step)
+            self._last_steps = None
+        set_steps(self.optimizers, step)
+
+    def _parameters(self) -> list[Tensor]:
+        return [self.params[name] for name in PARAMETER_NAMES]
+
+    def _missing_since(self, step: int) -> Tensor:
+        if self._last_steps is None:
+            means = self.params["means"]
+            self._last_steps = torch.full((len(means),), step - 1, dtype=torch.int32, device=means.device)
+        return self._last_steps
 
     def _blend_backward(self, v_image: Tensor) -> Tensor:
         rendered, absgrad = self._rendered, self.settings.absgrad
@@ -160,9 +185,10 @@ class FusedEngine:
             )
         return fused.blend_backward(rendered, v_image, absgrad, reduction, self._deterministic)
 
-    def _rates(self, step: int) -> list[float]:
+    def _moments_and_rates(self, step: int) -> tuple[list[Tensor], list[float]]:
         groups = [self.optimizers[name].param_groups[0] for name in PARAMETER_NAMES]
-        return fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step)
+        rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step)
+        return moments_of(self.optimizers, PARAMETER_NAMES), rates
 
 
 def make_engine(

@@ -100,14 +100,15 @@ def edit(
         old, optimizer = params[name], optimizers[name]
         new = Parameter(edit_param(name, old.detach()))
         state = optimizer.state.pop(old, {})
-        state = {key: value if key == "step" else edit_state(key, value) for key, value in state.items()}
-        for key, value in state.items():
-            if key != "step" and value.shape != new.shape:
-                raise ValueError(f"{name}: {key} became {[*value.shape]} while the values became {[*new.shape]}")
+        # What was there goes now, piece by piece: kept to the end it would be three times the memory.
+        params[name] = old = new
         optimizer.param_groups[0]["params"] = [new]
+        for key in [key for key in state if key != "step"]:
+            state[key] = edit_state(key, state[key])
+            if state[key].shape != new.shape:
+                raise ValueError(f"{name}: {key} became {[*state[key].shape]} while the values became {[*new.shape]}")
         if state:
             optimizer.state[new] = state
-        params[name] = new
 
 
 def state_dicts(optimizers: Mapping[str, Adam]) -> dict[str, dict[str, Any]]:

@@ -131,6 +131,8 @@ class Trainer:
         return image
 
     def _refine(self, step: int) -> None:
+        if self.densifier.is_due(step):
+            self.engine.settle(step)
         report = self.densifier.step(step, self.params, self.optimizers, self.generators["device"])
         if report:
             log.debug("after step %d: %s", step, report)
@@ -163,6 +165,7 @@ class Trainer:
         views = self.scene.test
         if not views:
             return None
+        self.engine.settle(self.step)
         with self.monitor.paused():
             shown: dict[str, Tensor] = {}
 
@@ -206,6 +209,7 @@ class Trainer:
     def save_model(self) -> None:
         """Writes the Gaussians as PLY in the frame of the input."""
         path = self.folder / "point_cloud" / f"iteration_{self.step}" / "point_cloud.ply"
+        self.engine.settle(self.step)
         with self.monitor.paused():
             save_ply(path, self.params, self.scene.normalisation, antialiased=self.settings.antialiased)
         log.info("saved %s", path)

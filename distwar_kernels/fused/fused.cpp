@@ -197,7 +197,8 @@ std::vector<Tensor> gradients(TensorList parameters, const Tensor& viewmat, cons
 }
 
 // moments: exp_avg of the six parameters, then exp_avg_sq. rates: their step sizes, beta1, beta2, eps, 1 / sqrt(1 - beta2^t).
-Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<double> rates) {
+Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
+             int64_t t) {
     TORCH_CHECK(moments.size() == 12 && rates.size() == 10, "twelve moments and ten rates are needed");
     Adam adam;
     for (int i = 0; i < Adam::kParameters; ++i) {
@@ -211,21 +212,34 @@ Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<double> rat
         adam.step_sizes[i] = rates[i];
     }
     adam.beta1 = rates[6], adam.beta2 = rates[7], adam.eps = rates[8], adam.root_correction = rates[9];
+    adam.step = t;
+    adam.last_steps = nullptr;
+    if (last_steps) {
+        check(*last_steps, "last_steps", at::kInt, parameters[0].size(0), parameters[0]);
+        adam.last_steps = last_steps->mutable_data_ptr<int>();
+    }
     return adam;
 }
 
 void step(TensorList parameters, const Tensor& viewmat, const Tensor& K, const OptionalTensor& background, int64_t width,
           int64_t height, at::ArrayRef<double> planes, bool antialiased, bool with_depth, int64_t sh_degree,
           TensorList saved, const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
-          TensorList moments, at::ArrayRef<double> rates) {
+          TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps, int64_t t) {
     const DeviceGuard guard(parameters[0].device());
     const View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
     const State state(saved);
     check(records, "records", at::kFloat, kSplatFloats, state.splats);
     project_backward_and_step(view.gaussians, view.camera, state.visible(), records.const_data_ptr<float>(),
                               statistics_of(grad2d, count, absgrad, view.gaussians),
-                              adam_of(parameters, moments, rates), current_stream());
+                              adam_of(parameters, moments, rates, last_steps, t), current_stream());
     check_launch("fused_step");
+}
+
+void make_up(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const Tensor& last_steps, int64_t t) {
+    const DeviceGuard guard(parameters[0].device());
+    const int count = parameters[0].size(0), sh_rows = parameters[5].size(1);
+    catch_up(adam_of(parameters, moments, rates, last_steps, t), count, sh_rows, current_stream());
+    check_launch("fused_catch_up");
 }
 
 TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
@@ -234,6 +248,7 @@ TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
     m.impl("fused_traffic", traffic);
     m.impl("fused_gradients", gradients);
     m.impl("fused_step", step);
+    m.impl("fused_catch_up", make_up);
 }
 
 }  // namespace

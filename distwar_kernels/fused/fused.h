@@ -75,6 +75,9 @@ struct Gradients {
 };
 
 // Adam (Kingma and Ba 2015) over the Gaussians that contribute to the view.
+//
+// With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps it missed (its gradient was
+// zero: moments decay, and the old momentum moves it on) is made up for when it contributes again, in closed form.
 struct Adam {
     static constexpr int kParameters = 6;  // in the order of Gaussians
     float* parameters[kParameters];
@@ -83,6 +86,8 @@ struct Adam {
     float step_sizes[kParameters];  // learning rate / (1 - beta1^t)
     float beta1, beta2, eps;
     float root_correction;  // 1 / sqrt(1 - beta2^t)
+    int* last_steps;        // [N] the step up to which a Gaussian's parameters and moments are, or null
+    int step;               // t
 };
 
 // From the blend's packed gradients [capacity, 12] (blend_transposed.cu says in which order) to the parameters'.
@@ -92,5 +97,8 @@ void project_backward(const Gaussians& gaussians, const Camera& camera, const Vi
 // The same, and Adam right away.
 void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
                     const Statistics& statistics, const Adam& adam, void* stream);
+
+// Makes up for what all of `count` Gaussians have missed up to step t.
+void catch_up(const Adam& adam, int count, int sh_rows, void* stream);
 
 }  // namespace distwar::cuda

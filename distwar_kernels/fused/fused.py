@@ -204,8 +204,14 @@ def step(
     statistics: Mapping[str, Tensor] | None,
     moments: Sequence[Tensor],
     rates: Sequence[float],
+    last_steps: Tensor | None = None,
+    t: int = 0,
 ) -> None:
     """Updates the parameters of the Gaussians that contributed to the image, by Adam; the others stay as they are.
+
+    With `last_steps` it is lazy Adam: what dense Adam would have done to a Gaussian in the steps it missed (zero
+    gradients: its moments decay, and its old momentum moves it on) is made up for now, in closed form. The one
+    difference left is that this step's gradient was taken before.
 
     Args:
         rendered: of the parameters as they still are.
@@ -213,10 +219,21 @@ def step(
         statistics: as for `gradients`.
         moments: exp_avg of the six parameters, then exp_avg_sq.
         rates: a step size for each, beta1, beta2, eps, 1 / sqrt(1 - beta2^t); see `adam_rates`.
+        last_steps: [N] int32, the step up to which each Gaussian is; written.
+        t: this step.
     """
     torch.ops.distwar.fused_step(
-        rendered.parameters, *rendered.arguments, rendered.state, records, absgrad, *_pair(statistics), moments, rates
-    )
+        rendered.parameters, *rendered.arguments, rendered.state, records, absgrad, *_pair(statistics), moments, rates,
+        last_steps, t,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def catch_up(
+    parameters: Sequence[Tensor], moments: Sequence[Tensor], rates: Sequence[float], last_steps: Tensor, t: int
+) -> None:
+    """Makes up for what all Gaussians have missed under lazy Adam, up to step t; arguments as for `step`."""
+    torch.ops.distwar.fused_catch_up(parameters, moments, rates, last_steps, t)
 
 
 def adam_rates(learning_rates: Sequence[float], betas: tuple[float, float], eps: float, t: int) -> list[float]:
@@ -250,7 +267,10 @@ LIBRARY.define(
 )
 LIBRARY.define(
     f"fused_step(Tensor(a!)[] parameters,{_VIEW} Tensor[] state, Tensor records, bool absgrad, Tensor(b!)? grad2d,"
-    " Tensor(c!)? count, Tensor(d!)[] moments, float[] rates) -> ()"
+    " Tensor(c!)? count, Tensor(d!)[] moments, float[] rates, Tensor(e!)? last_steps, int t) -> ()"
+)
+LIBRARY.define(
+    "fused_catch_up(Tensor(a!)[] parameters, Tensor(b!)[] moments, float[] rates, Tensor(c!) last_steps, int t) -> ()"
 )
 
 

@@ -5,8 +5,10 @@
 // direction and the colour's gradient in shared memory, whose products are shN's gradient. Then the threads walk the
 // block's rows of shN together, whole lines at a time: three quarters of all bytes are there.
 //
-// A Gaussian whose record is zero has contributed to no pixel. It is left as it is: Adam neither moves it by old momentum
-// nor lets its moments decay. (Its view counts in the statistics all the same, as in the reference.)
+// A Gaussian whose record is zero has contributed to no pixel. It is left as it is. (Its view counts in the statistics all
+// the same, as in the reference.) Lazy Adam makes up for that when it contributes again, or in catch_up_kernel: dense Adam
+// with n zero gradients takes m to beta1^n m and v to beta2^n v, and moves the parameter by the sum of lr m' / sqrt(v'), a
+// geometric series of ratio beta1 / sqrt(beta2); learning rate and bias corrections are taken as they are now.
 //
 // It stores nothing. Floor with Adam, K contributors: (59 * 6 + 9 + 12 + 1) * 4 K bytes read and written, over the
 // memory's bandwidth.
@@ -19,55 +21,95 @@ namespace {
 constexpr int kBackwardThreads = 128;
 enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN };
 
+// What the zero gradients of n steps do to a number under Adam: factors of its moments, and how many times the step that
+// its old moments make it goes on.
+struct Missed {
+    float mean, square, steps;
+
+    __device__ static Missed nothing() { return {1.0f, 1.0f, 0.0f}; }
+    __device__ static Missed steps_of(const Adam& adam, int n) {
+        const float log_mean = log2f(adam.beta1), log_square = log2f(adam.beta2);
+        const float log_ratio = log_mean - 0.5f * log_square, ratio = exp2f(log_ratio);
+        return {exp2f(n * log_mean), exp2f(n * log_square), ratio * (1.0f - exp2f(n * log_ratio)) / (1.0f - ratio)};
+    }
+};
+
+// One number and its moments.
+struct AdamState {
+    float value, mean, square;
+
+    __device__ void make_up(const Adam& adam, float step_size, const Missed& missed) {
+        value -= missed.steps * step_size * mean / (sqrtf(square) * adam.root_correction + adam.eps);
+        mean *= missed.mean, square *= missed.square;
+    }
+    // As torch.optim.Adam, without weight decay.
+    __device__ void step(const Adam& adam, float step_size, float gradient) {
+        mean = adam.beta1 * mean + (1.0f - adam.beta1) * gradient;
+        square = adam.beta2 * square + (1.0f - adam.beta2) * gradient * gradient;
+        value -= step_size * mean / (sqrtf(square) * adam.root_correction + adam.eps);
+    }
+};
+
 // Sinks take several numbers of one parameter at once, at indices that may be negative for none: all are fetched before
 // any is stored, or each would wait for the one before.
 struct StoreGradients {
     float* arrays[Adam::kParameters];
     explicit StoreGradients(const Gradients& g) : arrays{g.means, g.quats, g.scales, g.opacities, g.sh0, g.shN} {}
 
+    __device__ Missed missed(int) const { return Missed::nothing(); }
+
     template <int N>
-    __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N]) const {
+    __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
+                         const Missed (&)[N]) const {
 #pragma unroll
         for (int i = 0; i < N; ++i)
             if (indices[i] >= 0) arrays[parameter][indices[i]] = gradients[i];
     }
 };
 
+template <bool kLazy>
 struct StepAdam {
     Adam adam;
 
-    // As torch.optim.Adam, without weight decay.
+    // What a Gaussian has missed before this step.
+    __device__ Missed missed(int row) const {
+        if (!kLazy) return Missed::nothing();
+        const int n = adam.step - 1 - adam.last_steps[row];
+        adam.last_steps[row] = adam.step;
+        return Missed::steps_of(adam, n);
+    }
+
     template <int N>
-    __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N]) const {
+    __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
+                         const Missed (&missed)[N]) const {
         float *const values = adam.parameters[parameter], *const means = adam.exp_avg[parameter];
-        float* const squares = adam.exp_avg_sq[parameter];
-        float value[N], mean[N], square[N];
+        float *const squares = adam.exp_avg_sq[parameter], step_size = adam.step_sizes[parameter];
+        AdamState states[N];
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             const long long at = indices[i] >= 0 ? indices[i] : 0;
-            value[i] = values[at], mean[i] = means[at], square[i] = squares[at];
+            states[i] = {values[at], means[at], squares[at]};
         }
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const float gradient = gradients[i];
-            mean[i] = adam.beta1 * mean[i] + (1.0f - adam.beta1) * gradient;
-            square[i] = adam.beta2 * square[i] + (1.0f - adam.beta2) * gradient * gradient;
-            value[i] -= adam.step_sizes[parameter] * mean[i] / (sqrtf(square[i]) * adam.root_correction + adam.eps);
+            if (kLazy) states[i].make_up(adam, step_size, missed[i]);
+            states[i].step(adam, step_size, gradients[i]);
         }
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             if (indices[i] < 0) continue;
-            values[indices[i]] = value[i], means[indices[i]] = mean[i], squares[indices[i]] = square[i];
+            values[indices[i]] = states[i].value, means[indices[i]] = states[i].mean, squares[indices[i]] = states[i].square;
         }
     }
 };
 
 template <class Sink, int N>
-__device__ void take_row(const Sink& sink, Parameter parameter, int row, const float (&gradients)[N]) {
+__device__ void take_row(const Sink& sink, Parameter parameter, int row, const Missed& missed, const float (&gradients)[N]) {
     long long indices[N];
+    Missed same[N];
 #pragma unroll
-    for (int i = 0; i < N; ++i) indices[i] = static_cast<long long>(N) * row + i;
-    sink.take(parameter, indices, gradients);
+    for (int i = 0; i < N; ++i) indices[i] = static_cast<long long>(N) * row + i, same[i] = missed;
+    sink.take(parameter, indices, gradients, same);
 }
 
 // dL/dcolour, without the channels that were cut off at 0.
@@ -97,10 +139,12 @@ struct Factors {
     int rows[kBackwardThreads];  // -1: nothing to do
     float harmonics[kBackwardThreads][kRows | 1];  // an odd row each, so that banks do not meet
     float v_color[kBackwardThreads][3];
+    Missed missed[kBackwardThreads];
 
     template <int kDegree>
-    __device__ void put(int thread, int row, Vec3 direction, Vec3 v) {
+    __device__ void put(int thread, int row, const Missed& its, Vec3 direction, Vec3 v) {
         rows[thread] = row;
+        missed[thread] = its;
         for_harmonics<kDegree>(direction, [&](int k, float value, Vec3) { harmonics[thread][k] = value; });
         v_color[thread][0] = v.x, v_color[thread][1] = v.y, v_color[thread][2] = v.z;
     }
@@ -123,15 +167,16 @@ __global__ void __launch_bounds__(kBackwardThreads)
             const Lens lens(camera);
             const Vec3 mean = load3(g.means, row), v_color = color_gradient(flat_gradient, visible.splats, slot);
             ShapeGradient shape = Flat(g, camera, lens, row, lens.to_camera(mean)).gradient(flat_gradient, camera, lens);
+            const Missed missed = sink.missed(row);
             if constexpr (kDegree > 0) {
                 shape.mean = shape.mean + through_direction(visible, slot, v_color);
-                factors.template put<kDegree>(thread, row, Direction(mean, lens.center()).unit, v_color);
+                factors.template put<kDegree>(thread, row, missed, Direction(mean, lens.center()).unit, v_color);
             }
-            take_row(sink, kMeans, row, {shape.mean.x, shape.mean.y, shape.mean.z});
-            take_row(sink, kQuats, row, {shape.quat.x, shape.quat.y, shape.quat.z, shape.quat.w});
-            take_row(sink, kScales, row, {shape.log_scale.x, shape.log_scale.y, shape.log_scale.z});
-            take_row(sink, kOpacities, row, {shape.logit});
-            take_row(sink, kSh0, row, {kHarmonic0 * v_color.x, kHarmonic0 * v_color.y, kHarmonic0 * v_color.z});
+            take_row(sink, kMeans, row, missed, {shape.mean.x, shape.mean.y, shape.mean.z});
+            take_row(sink, kQuats, row, missed, {shape.quat.x, shape.quat.y, shape.quat.z, shape.quat.w});
+            take_row(sink, kScales, row, missed, {shape.log_scale.x, shape.log_scale.y, shape.log_scale.z});
+            take_row(sink, kOpacities, row, missed, {shape.logit});
+            take_row(sink, kSh0, row, missed, {kHarmonic0 * v_color.x, kHarmonic0 * v_color.y, kHarmonic0 * v_color.z});
         }
     }
     if constexpr (kDegree > 0) {
@@ -141,14 +186,16 @@ __global__ void __launch_bounds__(kBackwardThreads)
         for (int round = 0; round < kFloats / kAtOnce; ++round) {
             long long indices[kAtOnce];
             float gradients[kAtOnce];
+            Missed missed[kAtOnce];
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 const int flat = (round * kAtOnce + i) * kBackwardThreads + thread;
                 const int here = flat / kFloats, column = flat - here * kFloats, row = factors.rows[here];
+                missed[i] = factors.missed[here];
                 indices[i] = row >= 0 ? 3ll * g.sh_rows * row + column : -1;
                 gradients[i] = factors.harmonics[here][column / 3] * factors.v_color[here][column % 3];
             }
-            sink.take(kShN, indices, gradients);
+            sink.take(kShN, indices, gradients, missed);
         }
     }
 }
@@ -163,6 +210,23 @@ void launch_backward(const Gaussians& g, const Camera& camera, const Visible& vi
     });
 }
 
+// A thread a number.
+__global__ void catch_up_kernel(Adam adam, Parameter parameter, int floats, long long numbers) {
+    const long long index = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (index >= numbers) return;
+    const int missed = adam.step - adam.last_steps[index / floats];
+    if (missed <= 0) return;
+    AdamState state = {adam.parameters[parameter][index], adam.exp_avg[parameter][index], adam.exp_avg_sq[parameter][index]};
+    state.make_up(adam, adam.step_sizes[parameter], Missed::steps_of(adam, missed));
+    adam.parameters[parameter][index] = state.value;
+    adam.exp_avg[parameter][index] = state.mean, adam.exp_avg_sq[parameter][index] = state.square;
+}
+
+__global__ void mark_kernel(int* last_steps, int count, int step) {
+    const int row = blockIdx.x * blockDim.x + threadIdx.x;
+    if (row < count) last_steps[row] = step;
+}
+
 }  // namespace
 
 void project_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
@@ -172,7 +236,21 @@ void project_backward(const Gaussians& g, const Camera& camera, const Visible& v
 
 void project_backward_and_step(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
                                const Statistics& statistics, const Adam& adam, void* stream) {
-    launch_backward(g, camera, visible, packed, statistics, StepAdam{adam}, stream);
+    if (adam.last_steps)
+        launch_backward(g, camera, visible, packed, statistics, StepAdam<true>{adam}, stream);
+    else
+        launch_backward(g, camera, visible, packed, statistics, StepAdam<false>{adam}, stream);
+}
+
+void catch_up(const Adam& adam, int count, int sh_rows, void* stream) {
+    const int floats[Adam::kParameters] = {3, 4, 3, 1, 3, 3 * sh_rows};
+    for (int i = 0; i < Adam::kParameters; ++i) {
+        const long long numbers = static_cast<long long>(floats[i]) * count;
+        if (numbers == 0) continue;
+        launch(catch_up_kernel, static_cast<int>((numbers + kThreads - 1) / kThreads), kThreads, stream, adam,
+               static_cast<Parameter>(i), floats[i], numbers);
+    }
+    launch(mark_kernel, blocks_for(count), kThreads, stream, adam.last_steps, count, adam.step);
 }
 
 }  // namespace distwar::cuda
