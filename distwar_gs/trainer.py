@@ -276,7 +276,11 @@ class Trainer:
         save_config(self.config, self.folder / "config.yaml")
         views = (*self.scene.train, *self.scene.test)
         save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation)
-        self.monitor = Monitor(self.folder, self.config, self.device, self.step + 1, self._elapsed)
+        self.monitor = self.make_monitor()
+
+    def make_monitor(self) -> Monitor:
+        """What watches the run from its next step on. A benchmark overrides it, to watch more closely."""
+        return Monitor(self.folder, self.config, self.device, self.step + 1, self._elapsed)
 
 
 def _made_folder(folder: Path) -> Path:

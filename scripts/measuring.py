@@ -61,6 +61,35 @@ def _cuda_ms(work: Work) -> float:
     return start.elapsed_time(end)
 
 
+STAGES = ("forward", "loss", "blend_backward", "backward_and_optimizer")
+"""What every training step consists of, whichever engine makes it: `stages_of`."""
+
+
+def stages_of(parts: Mapping[str, float], fused: bool) -> dict[str, float]:
+    """The milliseconds of `STAGES` in what a `PartTimer` measured of one step.
+
+    The way back from the blend to the parameters and the optimiser are one stage, because they are one kernel of the
+    fused engine. The composed engine's `backward` is all of autograd, the blend included.
+    """
+    blend = parts["blend_backward"]
+    rest = parts.get("backward", 0.0) + parts["optimizer"] - (0.0 if fused else blend)
+    return dict(zip(STAGES, (parts["forward"], parts["loss"], blend, rest), strict=True))
+
+
+def peak_memory_mib(device: torch.device) -> tuple[float | None, float | None]:
+    """The most GPU memory that tensors took, and that the allocator held, since the peak was last reset."""
+    if device.type != "cuda":
+        return None, None
+    peaks = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return tuple(round(peak / 2**20, 1) for peak in peaks)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def median_kernel_ms(work: Work, pattern: str, repeats: int) -> float:
     """Median time of the CUDA kernels whose names match, by torch's profiler: of all that one `work` launches.
 
@@ -118,6 +147,12 @@ def _text(column: str, value: object) -> str:
     if not isinstance(value, float):
         return "" if value is None else str(value)
     return f"{value:.1e}" if "_vs_" in column else f"{value:.3f}"
+
+
+def markdown(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a Markdown table, the first its head; numbers to the right."""
+    ruler = [":---", *["---:"] * (len(lines[0]) - 1)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], ruler, *lines[1:]))
 
 
 def write_csv(path: Path, rows: Iterable[Any], common: Mapping[str, object]) -> None:
