@@ -1,0 +1,420 @@
+"""Photos or a video in, a scene to train on out: structure from motion by COLMAP, through pycolmap.
+
+    python scripts/photos_to_scene.py PHOTOS OUT
+    python train.py -s OUT
+
+PHOTOS is a folder (its sub-folders are searched too) or a video. OUT/images gets undistorted photos, OUT/sparse/0 their
+cameras and points. OUT/sfm keeps the work: started again after an interruption, it goes on in the stage it was in.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import imageio.v2 as imageio
+import numpy as np
+import pycolmap
+from PIL import Image
+from tqdm import tqdm
+
+from datasets.errors import DataError
+from datasets.imagefile import SUFFIXES, read_size
+from distwar_gs.cli import run_cli
+from distwar_gs.files import replacing
+
+VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"})
+EXHAUSTIVE_UP_TO = 300
+"""Photos of which every pair is still compared: 44,850 pairs, about two hours on 8 CPU cores."""
+FRAMES_PER_SECOND = 2.0
+MOST_FRAMES = 300
+JPEG_QUALITY = 95
+_EXIF_OF_A_CAMERA = (0x010F, 0x0110)  # maker, model
+_EXIF_IFD, _EXIF_FOCAL_LENGTHS = 0x8769, (0x920A, 0xA405)  # in mm, and in mm of 35 mm film
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides the result; a run continues only one with the same."""
+
+    photos: str
+    """The folder or video."""
+    matching: str
+    """Which photos are compared: exhaustive (all pairs) or sequential (neighbours by name)."""
+    camera: str
+    """COLMAP's camera model, before undistortion."""
+    max_size: int
+    """Longest side, in pixels, at which features are looked for; larger photos are reduced for that."""
+    max_features: int
+    """At most so many a photo."""
+    frames: int
+    """Taken from a video; 0: a folder of photos."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Go through the stages that are not done yet."""
+    args = _parser().parse_args(arguments)
+    start = time.monotonic()
+    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
+    work = _Work.begun(args.out, _settings(args), args.threads)
+    for stage in STAGES:
+        work.once(stage)
+    print(_report(work, time.monotonic() - start))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("photos", type=Path, metavar="PHOTOS", help="a folder of photos, or a video")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the scene")
+    parser.add_argument("--matching", choices=("auto", "exhaustive", "sequential"), default="auto",
+                        help=f"compare all pairs, or neighbours by name; auto: all pairs of up to {EXHAUSTIVE_UP_TO} "
+                        "photos, neighbours in a video or among more")  # fmt: skip
+    parser.add_argument("--camera", default="OPENCV", help="COLMAP camera model of the lens (default: %(default)s)")
+    parser.add_argument("--max_size", type=int, default=1600,
+                        help="longest side at which features are looked for (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--max_features", type=int, default=8192, help="a photo (default: %(default)s)")
+    parser.add_argument("--frames", type=int, help="of a video: the sharpest of each of so many equal spans "
+                        f"(default: {FRAMES_PER_SECOND:g} a second, at most {MOST_FRAMES})")  # fmt: skip
+    parser.add_argument("--threads", type=int, default=-1, help="CPU threads (default: all)")
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    """What the arguments ask for, with `auto` resolved. DataError for what cannot be used."""
+    if not args.photos.exists():
+        raise DataError(f"{args.photos}: no such folder or video")
+    if args.camera not in pycolmap.CameraModelId.__members__:
+        known = ", ".join(name for name in pycolmap.CameraModelId.__members__ if name != "INVALID")
+        raise DataError(f"--camera {args.camera}: unknown to COLMAP; use one of {known}")
+    if min(args.max_size, args.max_features) < 1 or (args.frames is not None and args.frames < 2):
+        raise DataError("--max_size and --max_features must be positive, --frames at least 2")
+    frames = 0 if args.photos.is_dir() else args.frames or _default_frames(args.photos)
+    matching = args.matching
+    if matching == "auto":
+        neighbours = frames or len(_photos(args.photos)) > EXHAUSTIVE_UP_TO
+        matching = "sequential" if neighbours else "exhaustive"
+    photos = str(args.photos.resolve())
+    return Settings(photos, matching, args.camera, args.max_size, args.max_features, frames)
+
+
+# ------------------------------------------------------------------------------------------------- stages and state
+
+
+@dataclass
+class _Work:
+    """A run: its folder, its settings, and which stages are done (OUT/sfm/state.json)."""
+
+    out: Path
+    settings: Settings
+    threads: int
+    done: list[str]
+
+    @classmethod
+    def begun(cls, out: Path, settings: Settings, threads: int) -> "_Work":
+        """A new run, or the one that `out` holds. DataError if that one had other settings, or is something else."""
+        work = cls(out, settings, threads, [])
+        if work._state.is_file():
+            saved = json.loads(work._state.read_text(encoding="utf-8"))
+            _check_equal(out, saved["settings"], settings)
+            work.done = saved["done"]
+            print(f"{out}: going on after {', '.join(work.done) or 'the start'}")
+        elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise DataError(f"{out}: exists and was not begun by this program; choose another folder, or empty it")
+        work._save()
+        return work
+
+    @property
+    def folder(self) -> Path:
+        """Intermediate files."""
+        return self.out / "sfm"
+
+    @property
+    def database(self) -> Path:
+        """COLMAP's: cameras, features, matches."""
+        return self.folder / "database.db"
+
+    @property
+    def images(self) -> Path:
+        """Where the photos are read from."""
+        return self.folder / "frames" if self.settings.frames else Path(self.settings.photos)
+
+    def once(self, stage: Callable[["_Work"], None]) -> None:
+        """Run a stage unless it is done."""
+        name = stage.__name__.strip("_")
+        if name in self.done:
+            return
+        try:
+            stage(self)
+        except (RuntimeError, ValueError) as error:  # what pycolmap raises
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"COLMAP failed while it did {name}: {str(error).strip().splitlines()[0]}") from error
+        self.done.append(name)
+        self._save()
+
+    def call(
+        self, function: Callable, *args: object, count: Callable[[], int], total: int, unit: str, **kwargs: object
+    ) -> None:
+        """One of pycolmap's long calls, on a thread of its own, while a bar shows `count()`; Ctrl-C cancels it."""
+        token = pycolmap.CancellationToken()
+        with ThreadPoolExecutor(1) as pool, tqdm(total=total, unit=unit, desc=unit + "s", disable=None) as bar:
+            future = pool.submit(function, *args, cancellation_token=token, **kwargs)
+            try:
+                while wait([future], timeout=0.5).not_done:
+                    bar.update(min(count(), total) - bar.n)
+            except KeyboardInterrupt:
+                token.cancel()
+                raise
+            future.result()
+            bar.update(total - bar.n)
+
+    def watched(self, count: Callable[[pycolmap.Database], int]) -> int:
+        """What `count` finds in the database while COLMAP writes it.
+
+        Through pycolmap: a second copy of SQLite in one process, as Python's, undoes the first one's locks
+        (sqlite.org/howtocorrupt.html, 2.2.1).
+        """
+        with pycolmap.Database.open(self.database) as database:
+            return count(database)
+
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.json"
+
+    def _save(self) -> None:
+        with replacing(self._state) as temporary:
+            state = {"settings": asdict(self.settings), "done": self.done}
+            temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_equal(out: Path, saved: dict[str, object], asked: Settings) -> None:
+    for field in fields(Settings):
+        was, now = saved.get(field.name), getattr(asked, field.name)
+        if was != now:
+            remedy = "repeat it with the same, or choose another folder"
+            raise DataError(f"{out}: was begun with {field.name} {was}, not {now}; {remedy}")
+
+
+def _frames(work: _Work) -> None:
+    """A video becomes a folder of photos; nothing to do for photos."""
+    if work.settings.frames:
+        extract_frames(Path(work.settings.photos), work.images, work.settings.frames)
+
+
+def _features(work: _Work) -> None:
+    """Cameras and local features of every photo; those that an interrupted run has found are kept."""
+    names = _photos(work.images)
+    pycolmap.Database.open(work.database).close()
+    reader = pycolmap.ImageReaderOptions(camera_model=work.settings.camera)
+    for group in _by_camera(work.images, names).values():
+        pycolmap.import_images(work.database, work.images, pycolmap.CameraMode.SINGLE, group, reader)
+    options = pycolmap.FeatureExtractionOptions(num_threads=work.threads, max_image_size=work.settings.max_size)
+    options.sift.max_num_features = work.settings.max_features
+    work.call(
+        pycolmap.extract_features, work.database, work.images, extraction_options=options,
+        count=lambda: work.watched(_photos_with_features), total=len(names), unit="photo",
+    )  # fmt: skip
+
+
+def _photos_with_features(database: pycolmap.Database) -> int:
+    return sum(database.exists_descriptors(image.image_id) for image in database.read_all_images())
+
+
+def _matches(work: _Work) -> None:
+    """Which features of two photos are the same point; pairs that an interrupted run has compared are kept."""
+    names = _photos(work.images)
+    pairs = list(pairs_of(names, work.settings.matching))
+    file = work.folder / "pairs.txt"
+    file.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
+    work.call(
+        pycolmap.match_image_pairs, work.database,
+        matching_options=pycolmap.FeatureMatchingOptions(num_threads=work.threads),
+        pairing_options=pycolmap.ImportedPairingOptions(match_list_path=file),
+        count=lambda: work.watched(pycolmap.Database.num_matched_image_pairs), total=len(pairs), unit="pair",
+    )  # fmt: skip
+
+
+def _cameras(work: _Work) -> None:
+    """Poses and points, one photo after the other; starts over when interrupted."""
+    models = work.folder / "models"
+    shutil.rmtree(models, ignore_errors=True)
+    models.mkdir()
+    options = pycolmap.IncrementalPipelineOptions(num_threads=work.threads, random_seed=0)
+    placed = itertools.count(2)  # the first pair, then one at a time
+    latest = [0]
+
+    def one_more() -> None:
+        latest[0] = next(placed)
+
+    work.call(
+        pycolmap.incremental_mapping, work.database, work.images, models, options, next_image_callback=one_more,
+        count=lambda: latest[0], total=len(_photos(work.images)), unit="camera",
+    )  # fmt: skip
+    _largest_model(work)
+
+
+def _undistorted(work: _Work) -> None:
+    """The scene: photos as a pinhole would have taken them, and their cameras."""
+    model, _ = _largest_model(work)
+    temporary = work.folder / "undistorted"
+    for folder in (temporary, work.out / "images", work.out / "sparse"):
+        shutil.rmtree(folder, ignore_errors=True)
+    images = pycolmap.Reconstruction(model).num_reg_images()
+    work.call(
+        pycolmap.undistort_images, temporary, model, work.images, jpeg_quality=JPEG_QUALITY, num_threads=work.threads,
+        count=lambda: sum(path.is_file() for path in (temporary / "images").rglob("*")), total=images, unit="image",
+    )  # fmt: skip
+    (work.out / "sparse").mkdir()
+    (temporary / "sparse").rename(work.out / "sparse" / "0")
+    (temporary / "images").rename(work.out / "images")
+    shutil.rmtree(temporary)
+
+
+STAGES = (_frames, _features, _matches, _cameras, _undistorted)
+
+
+# ----------------------------------------------------------------------------------------------------------- photos
+
+
+def _photos(folder: Path) -> list[str]:
+    """Relative paths of the photos, sorted. DataError if there are none, or fewer than three."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES)
+    names = [path.relative_to(folder).as_posix() for path in files]
+    if len(names) < 3:
+        others = sorted({path.suffix for path in folder.rglob("*") if path.suffix} - SUFFIXES)
+        found = f"; it also holds {', '.join(others)} files, convert photos among them to JPEG" if others else ""
+        raise DataError(f"{folder}: {len(names)} photos ({', '.join(sorted(SUFFIXES))}), at least 3 are needed{found}")
+    if spaced := next((name for name in names if " " in name or name.startswith("#")), None):
+        raise DataError(f"{folder / spaced}: COLMAP's list of pairs has no room for a space or a leading #; rename it")
+    return names
+
+
+def _by_camera(folder: Path, names: Sequence[str]) -> dict[tuple, list[str]]:
+    """The photos that share one camera: equal folder, size, and by their EXIF equal device and focal length."""
+    groups = defaultdict(list)
+    for name in names:
+        groups[str(Path(name).parent), read_size(folder / name), _exif_camera(folder / name)].append(name)
+    return groups
+
+
+def _exif_camera(path: Path) -> tuple[str, ...]:
+    with Image.open(path) as image:
+        exif = image.getexif()
+    lens = exif.get_ifd(_EXIF_IFD)
+    return tuple(str(tags.get(tag)) for tags, keys in ((exif, _EXIF_OF_A_CAMERA), (lens, _EXIF_FOCAL_LENGTHS))
+                 for tag in keys)  # fmt: skip
+
+
+def pairs_of(names: Sequence[str], matching: str) -> Iterator[tuple[str, str]]:
+    """The photos to compare, each pair once.
+
+    exhaustive: all. sequential: each with its next 10, and with those 16, 32, 64, ... further on, which is how a walk
+    that comes back to where it was is closed (COLMAP's sequential matcher does the same, quadratic_overlap).
+    """
+    if matching == "exhaustive":
+        yield from itertools.combinations(names, 2)
+        return
+    steps = [*range(1, 11), *(2**power for power in range(4, len(names).bit_length()))]
+    for first in range(len(names)):
+        yield from ((names[first], names[first + step]) for step in steps if first + step < len(names))
+
+
+# ------------------------------------------------------------------------------------------------------------ video
+
+
+def _default_frames(video: Path) -> int:
+    with _opened(video) as reader:
+        seconds = reader.get_meta_data()["duration"]
+    return max(2, min(MOST_FRAMES, round(FRAMES_PER_SECOND * seconds)))
+
+
+def _opened(video: Path) -> "imageio.core.format.Format.Reader":
+    """A reader of the video's frames. DataError for a file that is none, or without ffmpeg."""
+    if video.suffix.lower() not in VIDEO_SUFFIXES:
+        known = ", ".join(sorted(VIDEO_SUFFIXES))
+        raise DataError(f"{video}: neither a folder of photos nor a video ({known})")
+    if find_spec("imageio_ffmpeg") is None:
+        raise DataError(f"{video}: reading videos needs ffmpeg: pip install imageio-ffmpeg")
+    try:
+        return imageio.get_reader(video, format="FFMPEG")
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{video}: cannot be read as a video ({str(error).strip().splitlines()[0]})") from error
+
+
+def extract_frames(video: Path, folder: Path, count: int) -> None:
+    """Writes the sharpest frame of each of `count` equal spans of the video as JPEG; the folder appears when whole."""
+    temporary = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with _opened(video) as reader:
+        total = reader.count_frames()
+        if total < count:
+            raise DataError(f"{video}: has {total} frames, {count} were asked for; use a smaller --frames")
+        frames = tqdm(reader, total=total, unit="frame", desc="frames", disable=None)
+        for index, frame in sharpest(frames, total, count):
+            Image.fromarray(frame).save(temporary / f"frame_{index:06d}.jpg", quality=JPEG_QUALITY)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+
+
+def sharpest(frames: Iterator[np.ndarray], total: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(index, frame) of the sharpest frame in each of `count` equal spans of `total` frames [H, W, 3] uint8."""
+    for _, span in itertools.groupby(enumerate(frames), key=lambda item: min(item[0], total - 1) * count // total):
+        yield max(span, key=lambda item: sharpness(item[1]))
+
+
+def sharpness(frame: np.ndarray) -> float:
+    """Variance of the Laplacian of the green channel: small for a frame that motion or focus has blurred."""
+    green = frame[..., 1].astype(np.float32)
+    middle = green[1:-1, 1:-1]
+    return float(np.var(green[1:-1, :-2] + green[1:-1, 2:] + green[:-2, 1:-1] + green[2:, 1:-1] - 4.0 * middle))
+
+
+# ----------------------------------------------------------------------------------------------------------- result
+
+
+def _largest_model(work: _Work) -> tuple[Path, int]:
+    """The model with most photos, and how many models there are. DataError if there is none."""
+    models = [path for path in sorted((work.folder / "models").iterdir()) if path.is_dir()]
+    if not models:
+        raise DataError(
+            f"{work.settings.photos}: no two photos could be placed relative to each other; take more of them, with "
+            "more overlap and texture, sharp, from different places (not turning on the spot)"
+        )
+    return max(models, key=lambda path: pycolmap.Reconstruction(path).num_reg_images()), len(models)
+
+
+def _report(work: _Work, seconds: float) -> str:
+    """What was placed and what was not; also written to OUT/sfm/report.json."""
+    path, count = _largest_model(work)
+    model, names = pycolmap.Reconstruction(path), _photos(work.images)
+    placed = {image.name for image in model.images.values() if image.has_pose}
+    left_out = [name for name in names if name not in placed]
+    numbers = {
+        "photos": len(names), "registered": len(placed), "left_out": left_out, "models": count,
+        "points": model.num_points3D(), "reprojection_error_px": round(model.compute_mean_reprojection_error(), 3),
+        "seconds_of_this_call": round(seconds, 1),
+    }  # fmt: skip
+    (work.folder / "report.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
+    lines = [f"{len(placed)} of {len(names)} photos registered, {numbers['points']:,} points, reprojection error "
+             f"{numbers['reprojection_error_px']:.2f} px, {seconds:.0f} s"]  # fmt: skip
+    if left_out:
+        shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        lines.append(f"left out: {shown} (blurred, without texture, or without overlap with the others)")
+    if count > 1:
+        lines.append(f"the photos fell into {count} parts, the largest is kept: add photos between them")
+    return "\n".join([*lines, f"next: python train.py -s {work.out}"])
+
+
+if __name__ == "__main__":
+    run_cli(main)
