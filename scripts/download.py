@@ -95,6 +95,8 @@ FAMILIES: dict[str, tuple[Source, ...]] = {
 def main(arguments: Sequence[str]) -> None:
     """Fetch, check and unpack what was asked for; without a name, list what there is."""
     args = _parser().parse_args(arguments)
+    if unknown := [name for name in args.names if name not in FAMILIES]:
+        raise DataError(f"{unknown[0]}: not known; there are {', '.join(FAMILIES)}")
     if not args.names:
         print(listing())
     for name in args.names:
@@ -106,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", choices=[*FAMILIES, []], help=", ".join(FAMILIES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(FAMILIES))
     parser.add_argument("--out", type=Path, default=Path("data"), help="(default: %(default)s)")
     parser.add_argument("--yes", action="store_true", help="do not ask before downloading")
     parser.add_argument("--keep_archives", action="store_true", help="keep the archives once they are unpacked")

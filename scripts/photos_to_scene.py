@@ -35,7 +35,7 @@ from distwar_gs.files import replacing
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"})
 EXHAUSTIVE_UP_TO = 300
-"""Photos of which every pair is still compared: 44,850 pairs, about two hours on 8 CPU cores."""
+"""Photos of which every pair is still compared: 44,850 pairs, about an hour on 2 CPU cores."""
 FRAMES_PER_SECOND = 2.0
 MOST_FRAMES = 300
 JPEG_QUALITY = 95
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str]) -> None:
     """Go through the stages that are not done yet."""
     args = _parser().parse_args(arguments)
     start = time.monotonic()
-    pycolmap.logging.minloglevel = pycolmap.logging.Level.ERROR.value
     work = _Work.begun(args.out, _settings(args), args.threads)
-    for stage in STAGES:
+    _log_to(work.folder)
+    for stage in STAGES if work.settings.frames else STAGES[1:]:
         work.once(stage)
     print(_report(work, time.monotonic() - start))
 
@@ -105,6 +105,13 @@ def _settings(args: argparse.Namespace) -> Settings:
         matching = "sequential" if neighbours else "exhaustive"
     photos = str(args.photos.resolve())
     return Settings(photos, matching, args.camera, args.max_size, args.max_features, frames)
+
+
+def _log_to(folder: Path) -> None:
+    """COLMAP's messages go to OUT/sfm/colmap.log*, not over the progress bars."""
+    pycolmap.logging.alsologtostderr = False
+    pycolmap.logging.stderrthreshold = pycolmap.logging.Level.FATAL.value
+    pycolmap.logging.set_log_destination(pycolmap.logging.Level.INFO, folder / "colmap.log.")
 
 
 # ------------------------------------------------------------------------------------------------- stages and state
@@ -153,6 +160,8 @@ class _Work:
         name = stage.__name__.strip("_")
         if name in self.done:
             return
+        start = time.monotonic()
+        print(f"{name} ...", flush=True)
         try:
             stage(self)
         except (RuntimeError, ValueError) as error:  # what pycolmap raises
@@ -161,6 +170,7 @@ class _Work:
             raise DataError(f"COLMAP failed while it did {name}: {str(error).strip().splitlines()[0]}") from error
         self.done.append(name)
         self._save()
+        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
 
     def call(
         self, function: Callable, *args: object, count: Callable[[], int], total: int, unit: str, **kwargs: object
@@ -214,16 +224,26 @@ def _frames(work: _Work) -> None:
 def _features(work: _Work) -> None:
     """Cameras and local features of every photo; those that an interrupted run has found are kept."""
     names = _photos(work.images)
-    pycolmap.Database.open(work.database).close()
-    reader = pycolmap.ImageReaderOptions(camera_model=work.settings.camera)
     for group in _by_camera(work.images, names).values():
-        pycolmap.import_images(work.database, work.images, pycolmap.CameraMode.SINGLE, group, reader)
+        _add_camera(work, group)
     options = pycolmap.FeatureExtractionOptions(num_threads=work.threads, max_image_size=work.settings.max_size)
     options.sift.max_num_features = work.settings.max_features
     work.call(
-        pycolmap.extract_features, work.database, work.images, extraction_options=options,
+        pycolmap.extract_features, work.database, work.images, names, extraction_options=options,
         count=lambda: work.watched(_photos_with_features), total=len(names), unit="photo",
     )  # fmt: skip
+
+
+def _add_camera(work: _Work, names: Sequence[str]) -> None:
+    """Enters photos into the database, all with one camera: that of those which an interrupted run has entered."""
+    with pycolmap.Database.open(work.database) as database:
+        entered = {image.name: image.camera_id for image in database.read_all_images()}
+    cameras = [entered[name] for name in names if name in entered]
+    reader = pycolmap.ImageReaderOptions(camera_model=work.settings.camera)
+    if cameras:
+        reader.existing_camera_id = cameras[0]
+    if new := [name for name in names if name not in entered]:
+        pycolmap.import_images(work.database, work.images, pycolmap.CameraMode.SINGLE, new, reader)
 
 
 def _photos_with_features(database: pycolmap.Database) -> int:

@@ -349,3 +349,8 @@ def test_the_list_names_every_scene_of_the_configs(download):
     assert len(scenes) == len(set(scenes)) == 9 + 4 + 8
     result = run_program("scripts/download.py")
     assert result.returncode == 0 and all(scene in result.stdout for scene in scenes)
+
+
+def test_a_mistyped_name(download):
+    with pytest.raises(DataError, match="nerf: not known; there are mipnerf360, "):
+        download.main(["nerf"])
