@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,12 +32,17 @@ from datasets.errors import DataError
 from datasets.imagefile import SUFFIXES, read_size
 from distwar_gs.cli import run_cli
 from distwar_gs.files import replacing
+from scripts.model_agreement import Pair, judged_pairs
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"})
 EXHAUSTIVE_UP_TO = 300
 """Photos of which every pair is still compared: 44,850 pairs, about an hour on 2 CPU cores."""
 FRAMES_PER_SECOND = 2.0
 MOST_FRAMES = 300
+ATTEMPTS = 3
+"""At cameras that do not contradict the matches."""
+MOST_CONTRADICTED = 0.01
+"""Share of the pairs of photos; more means that a group of photos is at the wrong place."""
 JPEG_QUALITY = 95
 _EXIF_OF_A_CAMERA = (0x010F, 0x0110)  # maker, model
 _EXIF_IFD, _EXIF_FOCAL_LENGTHS = 0x8769, (0x920A, 0xA405)  # in mm, and in mm of 35 mm film
@@ -124,16 +129,18 @@ class _Work:
     out: Path
     settings: Settings
     threads: int
-    done: list[str]
+    done: list[str] = field(default_factory=list)
+    notes: dict[str, int] = field(default_factory=dict)
+    """For the report."""
 
     @classmethod
     def begun(cls, out: Path, settings: Settings, threads: int) -> "_Work":
         """A new run, or the one that `out` holds. DataError if that one had other settings, or is something else."""
-        work = cls(out, settings, threads, [])
+        work = cls(out, settings, threads)
         if work._state.is_file():
             saved = json.loads(work._state.read_text(encoding="utf-8"))
             _check_equal(out, saved["settings"], settings)
-            work.done = saved["done"]
+            work.done, work.notes = saved["done"], saved["notes"]
             print(f"{out}: going on after {', '.join(work.done) or 'the start'}")
         elif out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise DataError(f"{out}: exists and was not begun by this program; choose another folder, or empty it")
@@ -149,6 +156,11 @@ class _Work:
     def database(self) -> Path:
         """COLMAP's: cameras, features, matches."""
         return self.folder / "database.db"
+
+    @property
+    def model(self) -> Path:
+        """Cameras and points, of the photos as they were taken."""
+        return self.folder / "model"
 
     @property
     def images(self) -> Path:
@@ -203,16 +215,15 @@ class _Work:
 
     def _save(self) -> None:
         with replacing(self._state) as temporary:
-            state = {"settings": asdict(self.settings), "done": self.done}
+            state = {"settings": asdict(self.settings), "done": self.done, "notes": self.notes}
             temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_equal(out: Path, saved: dict[str, object], asked: Settings) -> None:
-    for field in fields(Settings):
-        was, now = saved.get(field.name), getattr(asked, field.name)
-        if was != now:
+    for name, now in asdict(asked).items():
+        if saved.get(name) != now:
             remedy = "repeat it with the same, or choose another folder"
-            raise DataError(f"{out}: was begun with {field.name} {was}, not {now}; {remedy}")
+            raise DataError(f"{out}: was begun with {name} {saved.get(name)}, not {now}; {remedy}")
 
 
 def _frames(work: _Work) -> None:
@@ -265,11 +276,61 @@ def _matches(work: _Work) -> None:
 
 
 def _cameras(work: _Work) -> None:
-    """Poses and points, one photo after the other; starts over when interrupted."""
-    models = work.folder / "models"
-    shutil.rmtree(models, ignore_errors=True)
-    models.mkdir()
+    """Poses and points, one photo after the other; starts over when interrupted.
+
+    A model that its own matches contradict is made again, beginning with the pair of photos that contradicts it most;
+    the better one is kept.
+    """
+    shutil.rmtree(work.folder / "models", ignore_errors=True)
+    best, tried = None, [None]
+    while True:
+        found = _mapped(work, work.folder / "models" / str(len(tried)), tried[-1])
+        best = max(filter(None, (best, found)), key=lambda model: model.rank, default=None)
+        beginnings = [pair for pair in best.contradicted if pair.image_ids not in tried] if best and best.wrong else []
+        if not beginnings or len(tried) == ATTEMPTS:
+            break
+        print(f"{len(best.contradicted)} of {best.pairs} pairs of photos contradict the model: another try", flush=True)
+        tried.append(max(beginnings, key=lambda pair: pair.matches).image_ids)
+    if not best:
+        raise DataError(
+            f"{work.settings.photos}: no two photos could be placed relative to each other; take more of them, with "
+            "more overlap and texture, sharp, from different places (not turning on the spot)"
+        )
+    shutil.rmtree(work.model, ignore_errors=True)
+    best.folder.rename(work.model)
+    work.notes = {"parts": best.parts, "pairs": best.pairs, "contradicted_pairs": len(best.contradicted)}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What one attempt has made: its largest model."""
+
+    folder: Path
+    parts: int
+    """Models that the photos fell into."""
+    images: int
+    pairs: int
+    """That were judged (scripts/model_agreement.py)."""
+    contradicted: list[Pair]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether some photos seem to be at the wrong place."""
+        return len(self.contradicted) > MOST_CONTRADICTED * self.pairs
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """More photos are better, then fewer contradictions."""
+        return self.images, -len(self.contradicted)
+
+
+def _mapped(work: _Work, folder: Path, first: tuple[int, int] | None) -> _Model | None:
+    """One attempt of incremental mapping, from COLMAP's own choice of a first pair or from the given one."""
+    folder.mkdir(parents=True)
     options = pycolmap.IncrementalPipelineOptions(num_threads=work.threads, random_seed=0)
+    if first:
+        options.init_image_id1, options.init_image_id2 = first
+        options.mapper.init_min_tri_angle = 4.0  # degrees, instead of 16: this pair it must be
     placed = itertools.count(2)  # the first pair, then one at a time
     latest = [0]
 
@@ -277,21 +338,28 @@ def _cameras(work: _Work) -> None:
         latest[0] = next(placed)
 
     work.call(
-        pycolmap.incremental_mapping, work.database, work.images, models, options, next_image_callback=one_more,
+        pycolmap.incremental_mapping, work.database, work.images, folder, options, next_image_callback=one_more,
         count=lambda: latest[0], total=len(_photos(work.images)), unit="camera",
     )  # fmt: skip
-    _largest_model(work)
+    models = {path: pycolmap.Reconstruction(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    if not models:
+        return None
+    largest = max(models, key=lambda path: models[path].num_reg_images())
+    with pycolmap.Database.open(work.database) as database:
+        pairs = judged_pairs(database, models[largest])
+    contradicted = [pair for pair in pairs if pair.contradicted]
+    return _Model(largest, len(models), models[largest].num_reg_images(), len(pairs), contradicted)
 
 
 def _undistorted(work: _Work) -> None:
     """The scene: photos as a pinhole would have taken them, and their cameras."""
-    model, _ = _largest_model(work)
     temporary = work.folder / "undistorted"
     for folder in (temporary, work.out / "images", work.out / "sparse"):
         shutil.rmtree(folder, ignore_errors=True)
-    images = pycolmap.Reconstruction(model).num_reg_images()
+    images = pycolmap.Reconstruction(work.model).num_reg_images()
     work.call(
-        pycolmap.undistort_images, temporary, model, work.images, jpeg_quality=JPEG_QUALITY, num_threads=work.threads,
+        pycolmap.undistort_images, temporary, work.model, work.images, jpeg_quality=JPEG_QUALITY,
+        num_threads=work.threads,
         count=lambda: sum(path.is_file() for path in (temporary / "images").rglob("*")), total=images, unit="image",
     )  # fmt: skip
     (work.out / "sparse").mkdir()
@@ -403,26 +471,14 @@ def sharpness(frame: np.ndarray) -> float:
 # ----------------------------------------------------------------------------------------------------------- result
 
 
-def _largest_model(work: _Work) -> tuple[Path, int]:
-    """The model with most photos, and how many models there are. DataError if there is none."""
-    models = [path for path in sorted((work.folder / "models").iterdir()) if path.is_dir()]
-    if not models:
-        raise DataError(
-            f"{work.settings.photos}: no two photos could be placed relative to each other; take more of them, with "
-            "more overlap and texture, sharp, from different places (not turning on the spot)"
-        )
-    return max(models, key=lambda path: pycolmap.Reconstruction(path).num_reg_images()), len(models)
-
-
 def _report(work: _Work, seconds: float) -> str:
     """What was placed and what was not; also written to OUT/sfm/report.json."""
-    path, count = _largest_model(work)
-    model, names = pycolmap.Reconstruction(path), _photos(work.images)
+    model, names = pycolmap.Reconstruction(work.model), _photos(work.images)
     placed = {image.name for image in model.images.values() if image.has_pose}
     left_out = [name for name in names if name not in placed]
     numbers = {
-        "photos": len(names), "registered": len(placed), "left_out": left_out, "models": count,
-        "points": model.num_points3D(), "reprojection_error_px": round(model.compute_mean_reprojection_error(), 3),
+        "photos": len(names), "registered": len(placed), "left_out": left_out, "points": model.num_points3D(),
+        "reprojection_error_px": round(model.compute_mean_reprojection_error(), 3), **work.notes,
         "seconds_of_this_call": round(seconds, 1),
     }  # fmt: skip
     (work.folder / "report.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
@@ -431,8 +487,13 @@ def _report(work: _Work, seconds: float) -> str:
     if left_out:
         shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
         lines.append(f"left out: {shown} (blurred, without texture, or without overlap with the others)")
-    if count > 1:
-        lines.append(f"the photos fell into {count} parts, the largest is kept: add photos between them")
+    if work.notes["parts"] > 1:
+        lines.append(f"the photos fell into {work.notes['parts']} parts, the largest is kept: add photos between them")
+    if work.notes["contradicted_pairs"] > MOST_CONTRADICTED * work.notes["pairs"]:
+        lines.append(
+            f"warning: {work.notes['contradicted_pairs']} of {work.notes['pairs']} pairs of photos contradict the "
+            "model, some photos may be at the wrong place: add photos between them and the others"
+        )
     return "\n".join([*lines, f"next: python train.py -s {work.out}"])
 
 

@@ -114,6 +114,38 @@ def test_the_result_trains(finished, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
+def pair(sfm, matches: int, wrong: bool):
+    return sfm.Pair((matches, matches + 1), matches, 0 if wrong else matches, matches if wrong else 0)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "kept", "firsts"),
+    [
+        ([(8, [])], 1, [None]),  # nothing contradicts the first: no other
+        ([(8, [500, 900]), (8, [])], 2, [None, (900, 901)]),
+        ([(8, [500, 600]), (7, []), (8, [300])], 3, [None, (600, 601), (500, 501)]),  # all photos before no complaint
+        ([(8, [500]), None], 1, [None, (500, 501)]),  # no other pair to begin with
+        ([(8, [400, 500]), None, (8, [400, 600, 700])], 1, [None, (500, 501), (400, 401)]),
+    ],
+)
+def test_a_contradicted_model_is_made_again(sfm, tmp_path, monkeypatch, attempts, kept, firsts):
+    asked = []
+
+    def mapped(work, folder, first):
+        asked.append(first)
+        made = attempts[len(asked) - 1]
+        if made:
+            (folder / "0").mkdir(parents=True)
+            (folder / "0/from").write_text(str(len(asked)))
+        return made and sfm._Model(folder / "0", 1, made[0], 20, [pair(sfm, count, True) for count in made[1]])
+
+    monkeypatch.setattr(sfm, "_mapped", mapped)
+    work = sfm._Work.begun(tmp_path, sfm.Settings("photos", "exhaustive", "OPENCV", 1600, 8192, 0), 1)
+    sfm._cameras(work)
+    assert (work.model / "from").read_text() == str(kept) and asked == firsts
+    assert work.notes == {"parts": 1, "pairs": 20, "contradicted_pairs": len(attempts[kept - 1][1])}
+
+
 # ------------------------------------------------------------------------------------------------------- interruptions
 
 
