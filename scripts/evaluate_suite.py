@@ -130,8 +130,8 @@ def config_files(family: str, scenes: Sequence[str] | None) -> list[Path]:
 
 def evaluate_scene(file: Path, data: Path, out: Path, for_train: Sequence[str]) -> Result:
     """Train and measure a scene as far as that is not done; a failure is part of the result."""
-    job = job_of(file, data, out, for_train)
     try:
+        job = job_of(file, data, out, for_train)
         if not Path(job.config.data.source_path).is_dir():
             raise DataError(f"{job.config.data.source_path}: no such folder")
         _check_same(job)
@@ -141,7 +141,7 @@ def evaluate_scene(file: Path, data: Path, out: Path, for_train: Sequence[str]) 
             _run(job, "render.py", str(job.folder), "--device", job.config.train.device)
         return _result(job)
     except (DataError, ConfigError) as error:
-        return Result(job.scene, problem=f"failed: {error}")
+        return Result(file.stem, problem=f"failed: {error}")
 
 
 def job_of(file: Path, data: Path, out: Path, for_train: Sequence[str]) -> Job:

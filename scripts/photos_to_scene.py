@@ -64,6 +64,8 @@ class Settings:
     """At most so many a photo."""
     frames: int
     """Taken from a video; 0: a folder of photos."""
+    number: int
+    """Of photos or frames."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -104,12 +106,11 @@ def _settings(args: argparse.Namespace) -> Settings:
     if min(args.max_size, args.max_features) < 1 or (args.frames is not None and args.frames < 2):
         raise DataError("--max_size and --max_features must be positive, --frames at least 2")
     frames = 0 if args.photos.is_dir() else args.frames or _default_frames(args.photos)
-    matching = args.matching
+    number, matching = frames or len(_photos(args.photos)), args.matching
     if matching == "auto":
-        neighbours = frames or len(_photos(args.photos)) > EXHAUSTIVE_UP_TO
-        matching = "sequential" if neighbours else "exhaustive"
+        matching = "sequential" if frames or number > EXHAUSTIVE_UP_TO else "exhaustive"
     photos = str(args.photos.resolve())
-    return Settings(photos, matching, args.camera, args.max_size, args.max_features, frames)
+    return Settings(photos, matching, args.camera, args.max_size, args.max_features, frames, number)
 
 
 def _log_to(folder: Path) -> None:

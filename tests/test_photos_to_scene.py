@@ -140,7 +140,7 @@ def test_a_contradicted_model_is_made_again(sfm, tmp_path, monkeypatch, attempts
         return made and sfm._Model(folder / "0", 1, made[0], 20, [pair(sfm, count, True) for count in made[1]])
 
     monkeypatch.setattr(sfm, "_mapped", mapped)
-    work = sfm._Work.begun(tmp_path, sfm.Settings("photos", "exhaustive", "OPENCV", 1600, 8192, 0), 1)
+    work = sfm._Work.begun(tmp_path, sfm.Settings("photos", "exhaustive", "OPENCV", 1600, 8192, 0, COUNT), 1)
     sfm._cameras(work)
     assert (work.model / "from").read_text() == str(kept) and asked == firsts
     assert work.notes == {"parts": 1, "pairs": 20, "contradicted_pairs": len(attempts[kept - 1][1])}
@@ -181,7 +181,7 @@ def test_ctrl_c_keeps_what_is_done(sfm, photos, tmp_path):
 
 def test_features_that_were_found_are_kept(sfm, photos, tmp_path, monkeypatch):
     """A run that ends in the middle of a stage: half of the photos are not looked at again."""
-    settings = sfm.Settings(str(photos), "exhaustive", "OPENCV", 1600, 8192, 0)
+    settings = sfm.Settings(str(photos), "exhaustive", "OPENCV", 1600, 8192, 0, COUNT)
     work = sfm._Work.begun(tmp_path, settings, 1)
     names = sfm._photos(photos)
     with monkeypatch.context() as patch:
