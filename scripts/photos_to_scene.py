@@ -11,6 +11,7 @@ import argparse
 import itertools
 import json
 import shutil
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -71,6 +72,7 @@ class Settings:
 def main(arguments: Sequence[str]) -> None:
     """Go through the stages that are not done yet."""
     args = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; COLMAP's own handler can hang
     start = time.monotonic()
     work = _Work.begun(args.out, _settings(args), args.threads)
     _log_to(work.folder)

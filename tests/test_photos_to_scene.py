@@ -156,25 +156,25 @@ def test_a_finished_run_has_nothing_to_do(finished, photos):
     assert (finished[0] / "sparse/0/images.bin").stat().st_mtime_ns == before
 
 
-def test_ctrl_c_keeps_what_is_done(sfm, photos, tmp_path):
-    """Interrupted once features are being found, or later; the next call finishes."""
-    command = [
-        sys.executable,
-        str(script_path("photos_to_scene")),
-        str(photos),
-        str(tmp_path / "scene"),
-        "--threads",
-        "1",
-    ]
-    process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def interrupted(request, photos, tmp_path):
+    """A run that got a signal while it looked for features, or later."""
+    command = [sys.executable, script_path("photos_to_scene"), photos, tmp_path / "scene", "--threads", "1"]
+    process = subprocess.Popen(
+        list(map(str, command)), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout.readline() == "features ...\n"
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(request.param)
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == 130 and complaint.strip().endswith("error: interrupted")
-    done = json.loads((tmp_path / "scene/sfm/state.json").read_text())["done"]
+    return tmp_path / "scene"
+
+
+def test_an_interrupted_run_goes_on(interrupted, photos):
+    done = json.loads((interrupted / "sfm/state.json").read_text())["done"]
     assert "undistorted" not in done
-    result = run_program("scripts/photos_to_scene.py", photos, tmp_path / "scene", "--threads", 2)
+    result = run_program("scripts/photos_to_scene.py", photos, interrupted, "--threads", 2)
     assert result.returncode == 0, result.stderr
     assert "going on after" in result.stdout and f"{COUNT} of {COUNT} photos registered" in result.stdout
 
@@ -272,6 +272,7 @@ def test_bad_arguments(photos, tmp_path, monkeypatch, sfm, arguments, message):
     (tmp_path / "film.mp4").write_bytes(b"no video")
     (tmp_path / "film.txt").write_text("no video")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sfm.signal, "signal", lambda *arguments: None)
     with pytest.raises(DataError, match=message):
         sfm.main(list(arguments))
 
