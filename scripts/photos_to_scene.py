@@ -73,12 +73,11 @@ def main(arguments: Sequence[str]) -> None:
     """Go through the stages that are not done yet."""
     args = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; COLMAP's own handler can hang
-    start = time.monotonic()
     work = _Work.begun(args.out, _settings(args), args.threads)
     _log_to(work.folder)
     for stage in STAGES if work.settings.frames else STAGES[1:]:
         work.once(stage)
-    print(_report(work, time.monotonic() - start))
+    print(_report(work))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -132,7 +131,8 @@ class _Work:
     out: Path
     settings: Settings
     threads: int
-    done: list[str] = field(default_factory=list)
+    done: dict[str, float] = field(default_factory=dict)
+    """Stages and the seconds they took."""
     notes: dict[str, int] = field(default_factory=dict)
     """For the report."""
 
@@ -183,9 +183,9 @@ class _Work:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"COLMAP failed while it did {name}: {str(error).strip().splitlines()[0]}") from error
-        self.done.append(name)
+        self.done[name] = round(time.monotonic() - start, 1)
         self._save()
-        print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
+        print(f"{name}: {self.done[name]:.0f} s", flush=True)
 
     def call(
         self, function: Callable, *args: object, count: Callable[[], int], total: int, unit: str, **kwargs: object
@@ -474,7 +474,7 @@ def sharpness(frame: np.ndarray) -> float:
 # ----------------------------------------------------------------------------------------------------------- result
 
 
-def _report(work: _Work, seconds: float) -> str:
+def _report(work: _Work) -> str:
     """What was placed and what was not; also written to OUT/sfm/report.json."""
     model, names = pycolmap.Reconstruction(work.model), _photos(work.images)
     placed = {image.name for image in model.images.values() if image.has_pose}
@@ -482,16 +482,18 @@ def _report(work: _Work, seconds: float) -> str:
     numbers = {
         "photos": len(names), "registered": len(placed), "left_out": left_out, "points": model.num_points3D(),
         "reprojection_error_px": round(model.compute_mean_reprojection_error(), 3), **work.notes,
-        "seconds_of_this_call": round(seconds, 1),
+        "seconds": work.done,
     }  # fmt: skip
     (work.folder / "report.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     lines = [f"{len(placed)} of {len(names)} photos registered, {numbers['points']:,} points, reprojection error "
-             f"{numbers['reprojection_error_px']:.2f} px, {seconds:.0f} s"]  # fmt: skip
+             f"{numbers['reprojection_error_px']:.2f} px, {sum(work.done.values()):.0f} s"]  # fmt: skip
     if left_out:
         shown = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
-        lines.append(f"left out: {shown} (blurred, without texture, or without overlap with the others)")
-    if work.notes["parts"] > 1:
-        lines.append(f"the photos fell into {work.notes['parts']} parts, the largest is kept: add photos between them")
+        parts = work.notes["parts"]
+        why = (
+            f"the photos fell into {parts} parts: add photos between them" if parts > 1 else "blurred, without texture?"
+        )
+        lines.append(f"left out: {shown} ({why})")
     if work.notes["contradicted_pairs"] > MOST_CONTRADICTED * work.notes["pairs"]:
         lines.append(
             f"warning: {work.notes['contradicted_pairs']} of {work.notes['pairs']} pairs of photos contradict the "

@@ -1,6 +1,7 @@
 """Structure from motion on photos whose cameras are known, and what happens to interrupted runs and bad input."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,7 +106,9 @@ def test_the_report(finished):
     out, said = finished
     report = json.loads((out / "sfm/report.json").read_text())
     assert (report["photos"], report["registered"], report["left_out"]) == (COUNT, COUNT, [])
-    assert report["reprojection_error_px"] < 1.0
+    assert report["reprojection_error_px"] < 1.0 and report["contradicted_pairs"] == 0 < report["pairs"]
+    assert list(report["seconds"]) == ["features", "matches", "cameras", "undistorted"]
+    assert "Processed file" in next((out / "sfm").glob("colmap.log*")).read_text()
     assert f"{COUNT} of {COUNT} photos registered" in said and f"next: python train.py -s {out}" in said
 
 
@@ -144,6 +147,14 @@ def test_a_contradicted_model_is_made_again(sfm, tmp_path, monkeypatch, attempts
     sfm._cameras(work)
     assert (work.model / "from").read_text() == str(kept) and asked == firsts
     assert work.notes == {"parts": 1, "pairs": 20, "contradicted_pairs": len(attempts[kept - 1][1])}
+
+
+def test_a_given_pair_to_begin_with(sfm, finished, photos, tmp_path):
+    """The second attempt, by COLMAP itself: photos 1 and 3 first, and all the others follow."""
+    shutil.copytree(finished[0] / "sfm", tmp_path / "sfm")
+    work = sfm._Work(tmp_path, sfm.Settings(str(photos), "exhaustive", "OPENCV", 1600, 8192, 0, COUNT), 1)
+    model = sfm._mapped(work, tmp_path / "again", (1, 3))
+    assert model.images == COUNT and model.pairs > COUNT and not model.wrong
 
 
 # ------------------------------------------------------------------------------------------------------- interruptions
