@@ -72,6 +72,8 @@ class Settings:
 def main(arguments: Sequence[str]) -> None:
     """Go through the stages that are not done yet."""
     args = _parser().parse_args(arguments)
+    if not hasattr(pycolmap, "CancellationToken"):
+        raise DataError(f"pycolmap {pycolmap.__version__} is too old for this: pip install 'pycolmap>=4.2'")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; COLMAP's own handler can hang
     work = _Work.begun(args.out, _settings(args), args.threads)
     _log_to(work.folder)

@@ -288,6 +288,12 @@ def test_bad_arguments(photos, tmp_path, monkeypatch, sfm, arguments, message):
         sfm.main(list(arguments))
 
 
+def test_an_old_pycolmap(sfm, monkeypatch):
+    monkeypatch.delattr(pycolmap, "CancellationToken")
+    with pytest.raises(DataError, match="is too old for this: pip install 'pycolmap>=4.2'"):
+        sfm.main(["photos", "out"])
+
+
 # -------------------------------------------------------------------------------------------------------------- video
 
 
