@@ -16,6 +16,9 @@ from torch import Tensor
 
 from distwar_gs.files import replacing
 from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, ssim
+from distwar_gs.lpips import MIN_SIZE as LPIPS_MIN_SIZE
+from distwar_gs.lpips import PROTOCOL as LPIPS_PROTOCOL
+from distwar_gs.lpips import Measure, lpips_vgg
 
 if TYPE_CHECKING:
     from datasets.scene import Scene, View
@@ -32,15 +35,17 @@ MEASURES = {
     "then the mean over the views",
     "lpips": "not computed",
 }
+"""How the numbers of this module are made; "lpips" where its parts are missing."""
 
 
 @dataclass(frozen=True)
 class ViewMetrics:
-    """One view: PSNR in dB, SSIM."""
+    """One view: PSNR in dB, SSIM, and LPIPS if it was measured."""
 
     name: str
     psnr: float
     ssim: float
+    lpips: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ class Evaluation:
     def ssim(self) -> float:
         """Mean over the views."""
         return sum(view.ssim for view in self.views) / len(self.views)
+
+    @property
+    def lpips(self) -> float | None:
+        """Mean over the views, VGG; None if it was not measured."""
+        values = [view.lpips for view in self.views if view.lpips is not None]
+        return sum(values) / len(values) if values else None
 
 
 def psnr(image: Tensor, target: Tensor) -> Tensor:
@@ -85,7 +96,7 @@ def evaluate(
     protocol: Mapping[str, Any],
     observe: Callable[["View", Tensor, Tensor], None] | None = None,
 ) -> Evaluation:
-    """Render every view and measure it.
+    """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.lpips).
 
     Args:
         render: a view to its image [H, W, 3], float.
@@ -99,18 +110,26 @@ def evaluate(
     """
     if not views or len(images) != len(views):
         raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
-    measured = []
+    measured, measures = [], ()
     for index, view in enumerate(views):
         render8, photo = to_8bit(render(view)), images[index]
         if render8.shape != photo.shape:
             raise ValueError(f"{view.name}: rendered as {[*render8.shape]}, the photo is {[*photo.shape]}")
+        measures = measures or _measures(render8)
         image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
-        measured.append(torch.stack((psnr(image, target), ssim(image, target))))
+        measured.append(torch.stack([measure(image, target) for measure in measures]))
         if observe is not None:
             observe(view, render8, photo)
     numbers = torch.stack(measured).tolist()  # the only wait for the GPU
     results = (ViewMetrics(view.name, *values) for view, values in zip(views, numbers, strict=True))
-    return Evaluation(tuple(results), {**protocol, **MEASURES})
+    how = MEASURES | ({"lpips": LPIPS_PROTOCOL} if len(measures) == 3 else {})
+    return Evaluation(tuple(results), {**protocol, **how})
+
+
+def _measures(image8: Tensor) -> tuple[Measure, ...]:
+    """PSNR, SSIM and, where its parts are installed, LPIPS."""
+    perceptual = lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
+    return (psnr, ssim, perceptual) if perceptual else (psnr, ssim)
 
 
 def append_metrics(
@@ -130,8 +149,8 @@ def append_metrics(
     """
     same = (step, split, evaluation.protocol)
     records = [old for old in _read_records(path) if (old.get("step"), old.get("split"), old.get("protocol")) != same]
-    per_view = [vars(view) for view in evaluation.views]
-    numbers = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": None, "views": len(per_view)}
+    per_view = [{name: value for name, value in vars(view).items() if value is not None} for view in evaluation.views]
+    numbers = {name: getattr(evaluation, name) for name in ("psnr", "ssim", "lpips")} | {"views": len(per_view)}
     tail = {"protocol": evaluation.protocol, "per_view": per_view}
     records.append({"step": step, "split": split, **numbers, **(extra or {}), **tail})
     with replacing(path) as temporary:

@@ -51,7 +51,9 @@ class ModelPictures:
         evaluation = evaluate(lambda view: self._view(view, folder).colors[0], images, views, protocol, save)
         bar.close()
         append_metrics(self.folder / "metrics.json", self.model.step, split, evaluation)
-        log.info("%s PSNR %.2f dB, SSIM %.4f (%d views)", split, evaluation.psnr, evaluation.ssim, len(views))
+        lpips = "" if evaluation.lpips is None else f", LPIPS {evaluation.lpips:.4f}"
+        numbers = (evaluation.psnr, evaluation.ssim, lpips, len(views))
+        log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, *numbers)
         log.info("pictures: %s", folder / "renders")
 
     @torch.no_grad()

@@ -8,6 +8,7 @@ Exit code 0 if training is possible on at least one device, else 1.
 
 import argparse
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -16,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 BOTH = ("cpu", "cuda")
-INSTALL = "pip install -r requirements.txt"
+INSTALL = "pip install -r requirements.txt -c constraints.txt"
+INSTALL_OPTIONAL = "pip install -r requirements-optional.txt -c constraints.txt"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not blocking(findings, device):
                 findings.append(_shown(build(device)))
     lines, code = verdict(findings)
-    print("\n".join(["", *lines]))
+    print("\n".join(["", *to_do(findings), *lines]))
     return code
 
 
@@ -58,6 +60,7 @@ def examine() -> Iterator[Finding]:
     yield _python()
     yield from _packages((ROOT / "requirements.txt").read_text(encoding="utf-8"))
     yield _memory()
+    yield _disk(Path.cwd())
     yield _compiler()
     yield _ninja()
     try:
@@ -67,6 +70,8 @@ def examine() -> Iterator[Finding]:
         return
     yield from _gpu()
     yield from _kernels()
+    yield _gsplat()
+    yield from _optional((ROOT / "requirements-optional.txt").read_text(encoding="utf-8"))
 
 
 def blocking(findings: Sequence[Finding], device: str) -> list[Finding]:
@@ -90,6 +95,20 @@ def verdict(findings: Sequence[Finding]) -> tuple[list[str], int]:
         f"verdict: can train on {' and '.join(able)}" if able else "verdict: cannot train; see the remedies above"
     )
     return lines, 0 if able else 1
+
+
+def to_do(findings: Sequence[Finding]) -> list[str]:
+    """Every remedy once, with what it is for; first those without which something cannot run."""
+    remedies: dict[str, list[Finding]] = {}
+    for finding in sorted(findings, key=lambda finding: -len(finding.blocks)):
+        if finding.remedy:
+            remedies.setdefault(finding.remedy, []).append(finding)
+    lines = []
+    for remedy, needy in remedies.items():
+        names = ", ".join(finding.name for finding in needy)
+        devices = sorted({device for finding in needy for device in finding.blocks})
+        lines.append(f"{'needed for ' + ' and '.join(devices) if devices else 'optional':<20} {names}: {remedy}")
+    return [*lines, ""] if lines else []
 
 
 def _shown(finding: Finding) -> Finding:
@@ -153,6 +172,13 @@ def _memory() -> Finding:
     return Finding("free memory", f"{gib:.1f} GiB", remedy)
 
 
+def _disk(folder: Path) -> Finding:
+    """Room where runs are written by default."""
+    gib = shutil.disk_usage(folder).free / 2**30
+    remedy = "" if gib >= 5 else f"a 30,000-step run writes 1 to 3 GiB: make room in {folder}, or use -m DIR elsewhere"
+    return Finding("free disk", f"{gib:.1f} GiB in {folder}", remedy)
+
+
 def _compiler() -> Finding:
     """The C++ compiler with the options the kernels need, tried on a program of one line."""
     compiler = os.environ.get("CXX", "c++")
@@ -194,9 +220,11 @@ def _gpu() -> Iterator[Finding]:
 
     driver = _first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
     yield Finding("GPU driver", driver or "none")
+    yield Finding("torch's CUDA", torch.version.cuda or "none, a CPU build")
     yield _device(torch, driver)
     if torch.version.cuda:
         yield _nvcc(torch)
+        yield _host_compiler()
 
 
 def _device(torch: object, driver: str) -> Finding:
@@ -204,8 +232,9 @@ def _device(torch: object, driver: str) -> Finding:
     if torch.cuda.is_available():
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
         capability = ".".join(map(str, torch.cuda.get_device_capability()))
-        name = torch.cuda.get_device_name()
-        return Finding("GPU", f"{name}, capability {capability}, {free:.1f} of {total:.1f} GiB free, CUDA {built_for}")
+        value = f"{torch.cuda.get_device_name()}, capability {capability}, {free:.1f} of {total:.1f} GiB free"
+        remedy = "" if free >= 2 else "too little for most scenes: end the programs that nvidia-smi lists"
+        return Finding("GPU", value, remedy)
     if not driver:
         return Finding(
             "GPU", "none", "train with --device cpu, or install an NVIDIA driver if there is a GPU", ("cuda",)
@@ -234,6 +263,21 @@ def _nvcc(torch: object) -> Finding:
     return Finding("nvcc", version)
 
 
+def _host_compiler() -> Finding:
+    """Whether nvcc takes this g++: its header crt/host_config.h names the newest it knows."""
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    header = Path(CUDA_HOME or "/nowhere") / "include" / "crt" / "host_config.h"
+    limit = re.search(r"__GNUC__\s*>\s*(\d+)", header.read_text(errors="replace")) if header.is_file() else None
+    major = _first_line([os.environ.get("CXX", "g++"), "-dumpversion"]).partition(".")[0]
+    if not limit or not major.isdigit():
+        return Finding("nvcc's g++", "unknown")
+    if int(major) > int(limit[1]):
+        remedy = f"install g++-{limit[1]} and export CC=gcc-{limit[1]} CXX=g++-{limit[1]}"
+        return Finding("nvcc's g++", f"{major}, but this nvcc knows up to {limit[1]}", remedy, ("cuda",))
+    return Finding("nvcc's g++", f"{major}; nvcc knows up to {limit[1]}")
+
+
 # --------------------------------------------------------------------------------------------------------- kernels
 
 
@@ -243,8 +287,56 @@ def _kernels() -> Iterator[Finding]:
     from distwar_kernels import loader
 
     for device in BOTH if torch.cuda.is_available() else ("cpu",):
-        built = loader.library_path(device).exists()
-        yield Finding(f"{device} kernels", "built" if built else "not built yet: the first run does it, or --build")
+        yield _kernel_state(device, loader.library_path(device))
+
+
+def _kernel_state(device: str, library: Path) -> Finding:
+    """Whether the kernels are built and, if not, whether they could be written."""
+    name = f"{device} kernels"
+    if library.exists():
+        return Finding(name, f"built, {library.parent}")
+    folder = next(place for place in library.parents if place.exists())
+    free = shutil.disk_usage(folder).free / 2**30
+    if not os.access(folder, os.W_OK) or free < 0.2:
+        problem = f"{folder} cannot be written" if free >= 0.2 else f"{free:.1f} GiB free in {folder}"
+        return Finding(name, f"not built, and {problem}", "export TORCH_EXTENSIONS_DIR=/a/folder/with/room", (device,))
+    return Finding(name, "not built yet: the first run does it, or --build")
+
+
+def _gsplat() -> Finding:
+    """Whether gsplat's own kernels are built; it builds them by torch.utils.cpp_extension when first used."""
+    import torch
+    from torch.utils.cpp_extension import get_default_build_root
+
+    spec = importlib.util.find_spec("gsplat")
+    if spec is None or not torch.cuda.is_available():
+        return Finding("gsplat kernels", "not needed without a GPU" if spec else "gsplat is not installed")
+    if any(Path(folder).glob("csrc*.so") for folder in spec.submodule_search_locations):
+        return Finding("gsplat kernels", "came with the package")
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+    return _gsplat_state([*root.glob("gsplat_cuda"), *root.glob("*/gsplat_cuda")])
+
+
+def _gsplat_state(folders: Sequence[Path]) -> Finding:
+    if any((folder / "gsplat_cuda.so").exists() for folder in folders):
+        return Finding("gsplat kernels", "built")
+    if locks := [folder / "lock" for folder in folders if (folder / "lock").exists()]:
+        remedy = f"if no other program is building it: rm {locks[0]}"  # the next build would wait for it for ever
+        return Finding("gsplat kernels", f"a build has not finished, {locks[0]} is left", remedy, ("cuda",))
+    return Finding("gsplat kernels", "not built yet: the first run on the GPU does it (about a minute), or --build")
+
+
+# -------------------------------------------------------------------------------------------------- optional parts
+
+
+def _optional(requirements: str) -> Iterator[Finding]:
+    """The packages of requirements-optional.txt, and LPIPS as a whole."""
+    from distwar_gs.lpips import missing_part
+
+    for finding in _packages(requirements):
+        yield replace(finding, remedy=finding.remedy and INSTALL_OPTIONAL, blocks=())
+    problem, _, remedy = (missing_part() or "").partition(": ")
+    yield Finding("LPIPS", problem or "can be measured", remedy)
 
 
 def build(device: str) -> Finding:

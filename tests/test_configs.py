@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scripts_as_modules import imported_script
 
 from distwar_gs.config import FIELDS, Config, as_values, commented_defaults, field_docs, load_config, rule_of
 
@@ -13,6 +14,7 @@ DEFAULT = CONFIGS / "default.yaml"
 OTHERS = sorted(set(CONFIGS.rglob("*.yaml")) - {DEFAULT})
 MIPNERF360 = {name: 4 for name in ("bicycle", "flowers", "garden", "stump", "treehill")}
 MIPNERF360 |= {name: 2 for name in ("bonsai", "counter", "kitchen", "room")}
+NERF_SYNTHETIC = {"chair", "drums", "ficus", "hotdog", "lego", "materials", "mic", "ship"}
 
 
 def comments_of(text: str) -> dict[str, str]:
@@ -65,9 +67,35 @@ def test_mipnerf360_scenes_use_the_image_size_of_the_papers():
     assert all(config.optim == Config().optim for config in files.values())
 
 
-def test_lego_is_on_white_from_random_positions():
-    config = load_config(CONFIGS / "nerf_synthetic/lego.yaml")
-    assert (config.data.background, config.model.init, config.model.init_points) == ("white", "random", 100_000)
+@pytest.mark.parametrize(
+    ("family", "folder", "scenes"),
+    [
+        ("tandt", "data/tandt", {"train", "truck"}),
+        ("deepblending", "data/db", {"drjohnson", "playroom"}),
+        ("mipnerf360", "data/360_v2", set(MIPNERF360)),
+        ("nerf_synthetic", "data/nerf_synthetic", NERF_SYNTHETIC),
+    ],
+)
+def test_every_scene_of_a_family_lies_where_the_download_puts_it(family, folder, scenes):
+    configs = {file.stem: load_config(file) for file in (CONFIGS / family).iterdir()}
+    assert set(configs) == scenes
+    assert {config.data.source_path for config in configs.values()} == {f"{folder}/{scene}" for scene in scenes}
+    with imported_script("download") as download:
+        unpacked = {place for sources in download.FAMILIES.values() for s in sources for place in s.scenes.values()}
+    assert {f"{folder}/{scene}".removeprefix("data/") for scene in scenes} <= unpacked
+
+
+@pytest.mark.parametrize("family", ["tandt", "deepblending"])
+def test_scenes_of_3dgs_are_as_distributed(family):
+    for file in (CONFIGS / family).iterdir():
+        different = {key for key, value in as_values(load_config(file)).items() if value != as_values(Config())[key]}
+        assert different == {"data.source_path", "train.result_dir"}
+
+
+def test_nerf_synthetic_is_on_white_from_random_positions():
+    for file in (CONFIGS / "nerf_synthetic").iterdir():
+        config = load_config(file)
+        assert (config.data.background, config.model.init, config.model.init_points) == ("white", "random", 100_000)
 
 
 def test_demo_is_short_and_needs_no_gpu():

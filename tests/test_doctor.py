@@ -150,6 +150,70 @@ def test_a_failed_smoke_test_forbids_the_device(doctor, monkeypatch):
     assert code == 0
 
 
+@pytest.mark.parametrize(("known", "blocks"), [(5, ("cuda",)), (99, ())])
+def test_a_compiler_newer_than_nvcc_knows(doctor, monkeypatch, tmp_path, known, blocks):
+    header = tmp_path / "include/crt/host_config.h"
+    header.parent.mkdir(parents=True)
+    header.write_text(f"#if __GNUC__ > {known}\n#error -- unsupported GNU version!\n#endif\n")
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", str(tmp_path))
+    finding = doctor._host_compiler()
+    assert finding.blocks == blocks and f"up to {known}" in finding.value
+    assert (f"CXX=g++-{known}" in finding.remedy) == bool(blocks)
+
+
+def disk_with(free_gib):
+    return lambda folder: type("Usage", (), {"free": free_gib * 2**30})
+
+
+def test_little_room_is_told_but_does_not_forbid(doctor, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", disk_with(1.0))
+    finding = doctor._disk(tmp_path)
+    assert "1.0 GiB" in finding.value and "make room" in finding.remedy and finding.blocks == ()
+
+
+@pytest.mark.parametrize(
+    ("free", "writable", "blocks"), [(9.0, True, ()), (0.1, True, ("cpu",)), (9.0, False, ("cpu",))]
+)
+def test_where_kernels_are_built(doctor, monkeypatch, tmp_path, free, writable, blocks):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", disk_with(free))
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: writable)
+    finding = doctor._kernel_state("cpu", tmp_path / "not/yet/kernels.so")
+    assert finding.blocks == blocks and ("TORCH_EXTENSIONS_DIR" in finding.remedy) == bool(blocks)
+    (tmp_path / "kernels.so").touch()
+    assert doctor._kernel_state("cpu", tmp_path / "kernels.so").value.startswith("built")
+
+
+def test_gsplat_builds(doctor, tmp_path):
+    folders = [tmp_path / "gsplat_cuda"]
+    assert "not built yet" in doctor._gsplat_state(folders).value
+    folders[0].mkdir()
+    (folders[0] / "lock").touch()
+    left = doctor._gsplat_state(folders)
+    assert left.blocks == ("cuda",) and left.remedy.endswith(f"rm {folders[0] / 'lock'}")
+    (folders[0] / "gsplat_cuda.so").touch()
+    assert doctor._gsplat_state(folders) == doctor.Finding("gsplat kernels", "built")
+
+
+def test_optional_parts_forbid_nothing(doctor, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    package, lpips = doctor._optional("no-such-package-of-ours>=1.0\n")
+    assert package.blocks == lpips.blocks == ()
+    assert "requirements-optional.txt" in package.remedy and lpips.remedy == "python scripts/download.py lpips_vgg"
+
+
+def test_every_remedy_once_and_the_needed_ones_first(doctor):
+    findings = [
+        doctor.Finding("a", "", "do this"),
+        doctor.Finding("b", "fine"),
+        doctor.Finding("c", "", "do that", ("cuda",)),
+        doctor.Finding("d", "", "do that", ("cpu", "cuda")),
+    ]
+    needed, optional, empty = doctor.to_do(findings)
+    assert needed.split() == ["needed", "for", "cpu", "and", "cuda", "d,", "c:", "do", "that"]
+    assert optional.split() == ["optional", "a:", "do", "this"] and empty == ""
+    assert doctor.to_do([findings[1]]) == []
+
+
 @pytest.mark.gpu
 def test_cuda_smoke_test(doctor):
     assert doctor.build("cuda").value == "passed"
