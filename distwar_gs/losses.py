@@ -23,6 +23,15 @@ def l1_loss(image: Tensor, target: Tensor) -> Tensor:
     return (image - target).abs().mean()
 
 
+def without_ignored(image: Tensor, target: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Both images [H, W, 3] black where `kept` [H, W] is False.
+
+    So ignored pixels are equal, whatever was rendered or photographed there: they add nothing to a loss, get no
+    gradient, and are to SSIM's window what lies outside the image is.
+    """
+    return tuple(torch.where(kept[..., None], pixels, torch.zeros_like(pixels)) for pixels in (image, target))
+
+
 def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Mean structural similarity of two images; a scalar, 1 for equal images.
 
@@ -40,7 +49,21 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     return _Ssim.apply(_planes(image), _planes(target.detach()))
 
 
-def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float) -> tuple[Tensor, dict[str, Tensor]]:
+def masked_ssim(image: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+    """Mean of the similarity over the pixels that count, of images [H, W, 3] without the others; not differentiable.
+
+    Args:
+        image, target: as for `ssim`.
+        kept: bool [H, W], not False everywhere.
+    """
+    with torch.no_grad():
+        planes = (_planes(pixels) for pixels in without_ignored(image, target, kept))
+        return _similarity(*planes)[0][..., kept].mean()
+
+
+def photometric_loss(
+    image: Tensor, target: Tensor, lambda_dssim: float, kept: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """`(1 - lambda) L1 + lambda (1 - SSIM)`, the loss of 3DGS (Kerbl et al. 2023, equation 7).
 
     D-SSIM is `1 - SSIM`, as in the reference's train.py; other texts halve it.
@@ -48,10 +71,14 @@ def photometric_loss(image: Tensor, target: Tensor, lambda_dssim: float) -> tupl
     Args:
         image, target: as for `ssim`.
         lambda_dssim: the weight of D-SSIM, 0 to 1.
+        kept: bool [H, W], False where a mask ignores the pixel. The means still go over all pixels, so that those that
+            count have the gradients, and densification the thresholds, of an image without a mask.
 
     Returns:
         The loss, and its detached parts `l1` and `ssim`: scalars on the device, so that nothing here waits for the GPU.
     """
+    if kept is not None:
+        image, target = without_ignored(image, target, kept)
     l1 = l1_loss(image, target)
     similarity = ssim(image, target)
     loss = (1.0 - lambda_dssim) * l1 + lambda_dssim * (1.0 - similarity)
@@ -65,14 +92,9 @@ class _Ssim(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, y: Tensor) -> Tensor:
         """Mean SSIM of two [1, C, H, W] images."""
-        mean_x, mean_y, xx, yy, xy = _blur(torch.cat((x, y, x * x, y * y, x * y), dim=1)).chunk(5, dim=1)
-        luminance = mean_x * mean_x + mean_y * mean_y + C1  # the denominators, then the numerators
-        contrast = xx + yy - luminance + (C1 + C2)
-        luminance_top = 2.0 * mean_x * mean_y + C1
-        contrast_top = 2.0 * (xy - mean_x * mean_y) + C2
-        value = luminance_top * contrast_top / (luminance * contrast)
+        value, *terms = _similarity(x, y)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(x, y, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top, value)
+            ctx.save_for_backward(x, y, value, *terms)
         return value.mean()
 
     @staticmethod
@@ -81,7 +103,7 @@ class _Ssim(torch.autograd.Function):
         """The chain rule through the window's three moments of x: E[x], E[x^2] and E[xy]."""
         if not ctx.needs_input_grad[0]:
             return None, None
-        x, y, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top, value = ctx.saved_tensors
+        x, y, value, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top = ctx.saved_tensors
         by_xx = -value / contrast
         by_xy = 2.0 * luminance_top / (luminance * contrast)
         by_mean = (
@@ -92,6 +114,17 @@ class _Ssim(torch.autograd.Function):
         )
         by_mean, by_xx, by_xy = _blur(torch.cat((by_mean, by_xx, by_xy), dim=1)).chunk(3, dim=1)
         return (by_mean + 2.0 * x * by_xx + y * by_xy) * (grad / x.numel()), None
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The SSIM map of two [1, C, H, W] images, and the maps it is made of: means, denominators, numerators."""
+    mean_x, mean_y, xx, yy, xy = _blur(torch.cat((x, y, x * x, y * y, x * y), dim=1)).chunk(5, dim=1)
+    luminance = mean_x * mean_x + mean_y * mean_y + C1  # the denominators, then the numerators
+    contrast = xx + yy - luminance + (C1 + C2)
+    luminance_top = 2.0 * mean_x * mean_y + C1
+    contrast_top = 2.0 * (xy - mean_x * mean_y) + C2
+    value = luminance_top * contrast_top / (luminance * contrast)
+    return value, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top
 
 
 def _planes(image: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distwar_gs.files import replacing
-from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, ssim
+from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim
 
 if TYPE_CHECKING:
     from datasets.scene import Scene, View
@@ -61,9 +61,16 @@ class Evaluation:
         return sum(view.ssim for view in self.views) / len(self.views)
 
 
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of two images of equal shape in [0, 1]: a scalar in dB, at most `PSNR_LIMIT`."""
-    error = (image - target).square().mean()
+def psnr(image: Tensor, target: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of two images of equal shape in [0, 1]: a scalar in dB, at most `PSNR_LIMIT`.
+
+    With `kept` (bool, without the channels) over the pixels where it is True; there must be one.
+    """
+    squares = (image - target).square()
+    if kept is None:
+        error = squares.mean()
+    else:  # sums, because picking pixels would make the host wait for the GPU
+        error = torch.where(kept[..., None], squares, 0.0).sum() / (kept.sum() * squares.shape[-1])
     return -10.0 * torch.log10(error.clamp_min(10.0 ** (-PSNR_LIMIT / 10.0)))
 
 
@@ -84,6 +91,7 @@ def evaluate(
     views: Sequence["View"],
     protocol: Mapping[str, Any],
     observe: Callable[["View", Tensor, Tensor], None] | None = None,
+    mask_of: Callable[[int], Tensor | None] | None = None,
 ) -> Evaluation:
     """Render every view and measure it.
 
@@ -93,24 +101,44 @@ def evaluate(
         views: what to render.
         protocol: what the caller knows of the data (see `data_protocol`); how it is measured is added here.
         observe: called with each view, its 8-bit render and its photo, to save or show them without rendering again.
+        mask_of: by index, which pixels count, bool [H, W] (None: all); an ImageStore's `mask`.
 
     Raises:
         ValueError: no views, not as many images as views, or a render of another size than its photo.
     """
     if not views or len(images) != len(views):
         raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
-    measured = []
-    for index, view in enumerate(views):
-        render8, photo = to_8bit(render(view)), images[index]
+    measured, ignored, pixels = [], 0, 0
+    for index, (view, photo) in enumerate(zip(views, images, strict=True)):
+        render8 = to_8bit(render(view))
         if render8.shape != photo.shape:
             raise ValueError(f"{view.name}: rendered as {[*render8.shape]}, the photo is {[*photo.shape]}")
-        image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
-        measured.append(torch.stack((psnr(image, target), ssim(image, target))))
+        kept = mask_of(index) if mask_of else None
+        kept = kept if kept is None else kept.to(render8.device)
+        measured.append(_measure(render8.float() / 255.0, photo.to(render8.device).float() / 255.0, kept))
+        ignored += 0 if kept is None else int((~kept).sum())
+        pixels += photo.shape[0] * photo.shape[1]
         if observe is not None:
             observe(view, render8, photo)
     numbers = torch.stack(measured).tolist()  # the only wait for the GPU
     results = (ViewMetrics(view.name, *values) for view, values in zip(views, numbers, strict=True))
-    return Evaluation(tuple(results), {**protocol, **MEASURES})
+    return Evaluation(tuple(results), {**protocol, **MEASURES, "masks": _mask_protocol(ignored / pixels)})
+
+
+def _measure(image: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
+    """PSNR and SSIM [2]."""
+    if kept is None:
+        return torch.stack((psnr(image, target), ssim(image, target)))
+    return torch.stack((psnr(image, target, kept), masked_ssim(image, target, kept)))
+
+
+def _mask_protocol(share: float) -> str:
+    if share == 0.0:
+        return "none"
+    return (
+        f"{100.0 * share:.2f} % of the pixels are ignored: left out of PSNR's mean and of the mean over SSIM's map, "
+        "black in both images before SSIM's window"
+    )
 
 
 def append_metrics(

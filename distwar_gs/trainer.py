@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
-from datasets import View
+from datasets import DataError, View
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.densification import Densifier
@@ -49,7 +49,8 @@ class Trainer:
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
         self.cameras = Cameras.of(self.scene.train, self.device)
         self.images = training_images(self.scene, config, self.device)
-        self.test_images = measured_images(self.scene.test, config)
+        test_share = len(self.scene.test) / (len(self.scene.train) + len(self.scene.test))
+        self.test_images = measured_images(self.scene.test, config, test_share)
         self.generators = _generators(config.train.seed, self.device)
         self.sampler = ViewSampler(len(self.scene.train), self.generators["host"])
         self.background = torch.tensor(evaluation_background(config), device=self.device)
@@ -84,6 +85,9 @@ class Trainer:
                         break
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory() from error
+            except DataError:  # an image that is decoded only now
+                self.save_checkpoint()
+                raise
             finally:
                 self.monitor.close()
         self._report_tuning()
@@ -108,7 +112,8 @@ class Trainer:
         image = rendering.colors[0]
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
         timer.mark("forward")
-        loss, parts = photometric_loss(image, target, self.config.optim.lambda_dssim)
+        kept = self.images.mask(index)
+        loss, parts = photometric_loss(image, target, self.config.optim.lambda_dssim, kept)
         timer.mark("loss")
         loss.backward()
         timer.mark("backward")
@@ -120,11 +125,12 @@ class Trainer:
         self.step = step
         self.monitor.record({"train/loss": loss.detach(), **{f"train/{name}": part for name, part in parts.items()}})
         if self.monitor.is_published(step):
-            self._publish(step, timer, psnr(image.detach(), target), rates)
+            self._publish(step, timer, psnr(image.detach(), target, kept), rates)
 
     def _target(self, index: int) -> tuple[Tensor, Tensor]:
         """The training image [H, W, 3] in [0, 1] and the background [3] to render it on."""
         image = self.images[index].to(torch.float32) / 255.0
+        self.images.prefetch(self.sampler.upcoming())
         if self.config.data.background != "random":
             return image, self.background
         background = torch.rand(3, generator=self.generators["host"]).to(self.device, non_blocking=True)
@@ -188,7 +194,8 @@ class Trainer:
                 if len(shown) < self.config.log.images:
                     shown[f"test/{view.name}"] = _side_by_side(render8, photo)
 
-            evaluation = evaluate(self.render_view, self.test_images, views, data_protocol(self.scene), observe)
+            images, protocol = self.test_images, data_protocol(self.scene)
+            evaluation = evaluate(self.render_view, images, views, protocol, observe, images.mask)
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)

@@ -39,9 +39,9 @@ def targets(monkeypatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     real = trainer.photometric_loss
 
-    def spy(image, target, weight):
+    def spy(image, target, *rest):
         seen.append(target)
-        return real(image, target, weight)
+        return real(image, target, *rest)
 
     monkeypatch.setattr(trainer, "photometric_loss", spy)
     return seen
