@@ -90,7 +90,9 @@ def pair_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     if unmatched:
         by_stem = _files_by_stem(folder)
         pairs.update({name: _only(name, by_stem[_stem(name)]) for name in unmatched if _stem(name) in by_stem})
-        check_present(folder, [name for name in unmatched if _stem(name) not in by_stem], len(pairs))
+        absent = [name for name in unmatched if _stem(name) not in by_stem]
+        remedy = "copy them there, or choose the folder that has them with -i/--images"
+        check_present(folder, absent, len(pairs), remedy)
     return pairs
 
 
@@ -107,14 +109,11 @@ def find_image(path: Path) -> Path | None:
     return _only(path.name, list(there.values())) if there else None
 
 
-def check_present(folder: Path, missing: Sequence[str], total: int) -> None:
-    """Raise DataError naming the first five of `missing`, if any."""
+def check_present(folder: Path, missing: Sequence[str], total: int, remedy: str = "copy them there") -> None:
+    """Raise DataError naming the first five of `missing`, if any, and the remedy."""
     if missing:
         shown = ", ".join(sorted(missing)[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"{folder}: {len(missing)} of {total} images are missing: {shown}; "
-            "copy them there, or choose the folder that has them with -i/--images"
-        )
+        raise DataError(f"{folder}: {len(missing)} of {total} images are missing: {shown}; {remedy}")
 
 
 def worker_count() -> int:

@@ -151,7 +151,7 @@ class _File:
         images = {name: self._find_image(name) for name in self.frames}
         absent = [name for name, image in images.items() if image is None]
         if self.path.name in (TRAIN_FILE, TEST_FILE) or 2 * len(absent) > len(images):
-            check_present(self.path.parent, absent, len(images))
+            check_present(self.path.parent, absent, len(images), f"copy them there, as {self.path.name} says")
         if absent:
             first = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             logger.warning("%s: %d of %d images are missing, left out: %s", self.path, len(absent), len(images), first)
