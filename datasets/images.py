@@ -26,6 +26,8 @@ DECODING = 5
 and resizing, transparency and pinning each make another."""
 
 
+FILLED = 0.95
+"""Share of the host's budget that is planned for; the rest is what the allocator cannot give back at once."""
 _ROWS = 64
 
 
@@ -153,7 +155,7 @@ class ImageStore:
         # Every slot has one image being decoded or waiting, and one is in use.
         slot = DECODING * max(sizes)
         slots = int(max(1, min(threads, host / 2 // slot)))
-        room = host - slots * slot - max(sizes)
+        room = FILLED * host - slots * slot - max(sizes)
         return torch.device("cpu"), slots, int(np.searchsorted(np.cumsum(sizes), room, side="right"))
 
     def _describe(self, sizes: list[int], count: int, host: float) -> None:
