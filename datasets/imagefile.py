@@ -20,6 +20,8 @@ Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_EXIF_ORIENTATION = 0x0112  # 5 to 8: turned by a quarter
+
 # What Pillow raises for a damaged or disguised file, by format: UnidentifiedImageError is an OSError.
 _DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
 
@@ -51,8 +53,28 @@ def decode_image(path: Path) -> np.ndarray:
         raise _undecodable(path, error) from error
 
 
+def decode_grey(path: Path) -> np.ndarray:
+    """Pixels as brightness [H, W], integers from 0; transparency is left out. Raises DataError as `decode_image`."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            # Pillow's own conversion of 16-bit grey clips at 255.
+            return np.array(image if image.mode.startswith("I") else image.convert("L")).astype(np.int64)
+    except _DECODE_ERRORS as error:
+        raise _undecodable(path, error) from error
+
+
+def is_turned(path: Path) -> bool:
+    """Whether EXIF tells viewers to show the image turned by a quarter. Raises DataError as `read_size`."""
+    try:
+        with Image.open(path) as image:
+            return image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except _DECODE_ERRORS as error:
+        raise _undecodable(path, error) from error
+
+
 def save_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 [H, W, 3 or 4] losslessly, making folders as needed; fast rather than small."""
+    """Write uint8 [H, W, 3 or 4] or [H, W] losslessly, making folders as needed; fast rather than small."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
 
@@ -68,18 +90,30 @@ def pair_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     if unmatched:
         by_stem = _files_by_stem(folder)
         pairs.update({name: _only(name, by_stem[_stem(name)]) for name in unmatched if _stem(name) in by_stem})
-        check_present(folder, [name for name in unmatched if _stem(name) not in by_stem], len(pairs))
+        absent = [name for name in unmatched if _stem(name) not in by_stem]
+        remedy = "copy them there, or choose the folder that has them with -i/--images"
+        check_present(folder, absent, len(pairs), remedy)
     return pairs
 
 
-def check_present(folder: Path, missing: Sequence[str], total: int) -> None:
-    """Raise DataError naming the first five of `missing`, if any."""
+def find_image(path: Path) -> Path | None:
+    """`path` itself, else the image beside it of the same name with another suffix or, if it has none, with any.
+
+    Raises DataError when there are several.
+    """
+    if path.is_file():
+        return path
+    stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
+    siblings = (path.with_name(stem + suffix) for suffix in (*sorted(SUFFIXES), *sorted(map(str.upper, SUFFIXES))))
+    there = {file.name.lower(): file for file in siblings if file.is_file()}  # some disks ignore case
+    return _only(path.name, list(there.values())) if there else None
+
+
+def check_present(folder: Path, missing: Sequence[str], total: int, remedy: str = "copy them there") -> None:
+    """Raise DataError naming the first five of `missing`, if any, and the remedy."""
     if missing:
         shown = ", ".join(sorted(missing)[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"{folder}: {len(missing)} of {total} images are missing: {shown}; "
-            "copy them there, or choose the folder that has them with -i/--images"
-        )
+        raise DataError(f"{folder}: {len(missing)} of {total} images are missing: {shown}; {remedy}")
 
 
 def worker_count() -> int:

@@ -7,6 +7,7 @@ camera to pixels of the image as trained, with pixel centres at +0.5. The *world
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,18 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which pixels of a photograph count; `datasets.masks` reads it."""
+
+    path: Path
+    """A picture as large as the photograph, or of its shape and another size."""
+    inverted: bool = False
+    """False: black is ignored, as in COLMAP and nerfstudio. True: black is what counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +47,8 @@ class View:
     """float64 [4, 4], world-to-camera (or training-frame-to-camera), OpenCV axes."""
     camera_id: int
     """Views with the same id were taken by one physical camera."""
+    mask: Mask | None = None
+    """None: every pixel counts."""
 
     @property
     def center(self) -> np.ndarray:
@@ -49,6 +64,14 @@ class PointCloud:
     """float64 [P, 3]."""
     colors: np.ndarray
     """uint8 [P, 3], RGB."""
+
+
+def finite_points(cloud: PointCloud, place: Path) -> PointCloud | None:
+    """The points that are finite, with a warning that names `place` if others are left out; None if there are none."""
+    finite = np.isfinite(cloud.positions).all(axis=1)
+    if not finite.all():
+        logger.warning("%s: %d points are not finite and are left out", place, np.count_nonzero(~finite))
+    return PointCloud(cloud.positions[finite], cloud.colors[finite]) if finite.any() else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +124,7 @@ class Scene:
 
     source: Path
     kind: str
-    """"colmap" or "blender"."""
+    """"colmap", "blender" (NeRF-synthetic) or "transforms" (nerfstudio, instant-ngp)."""
     train: tuple[View, ...]
     test: tuple[View, ...]
     points: PointCloud | None

@@ -1,7 +1,8 @@
-"""Photographs of distorting cameras resampled, once, to what a pinhole camera would have seen."""
+"""Photographs of any camera -> pinhole views: those of distorting cameras are resampled, once, into a cache."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,8 +12,11 @@ import pycolmap
 
 from .cache import cached_folder, file_fingerprint
 from .errors import DataError
-from .imagefile import decode_image, map_threads, save_png
-from .scene import View
+from .imagefile import decode_image, is_turned, map_threads, save_png
+from .masks import decode_mask, save_mask
+from .scene import Mask, View
+
+logger = logging.getLogger(__name__)
 
 MIN_FORWARD = 0.1
 """Smallest z of a unit ray at the image border (84 degrees off axis) for which a pinhole image is worth having."""
@@ -26,20 +30,58 @@ class Shot:
     camera: pycolmap.Camera
 
 
+def camera_at_size(camera: pycolmap.Camera, size: tuple[int, int], model: Path, image: Path) -> pycolmap.Camera:
+    """A copy of the camera in pixels of `size` (width, height), the size of `image`; each axis has its own ratio.
+
+    Raises DataError, naming the `model` file or folder, for a camera without a positive focal length, and for an image
+    of another shape than the camera's.
+    """
+    finite = camera.width > 0 and camera.height > 0 and np.isfinite(camera.params).all()
+    if not finite or (camera.is_perspective() and min(camera.focal_length_x, camera.focal_length_y) <= 0):
+        raise DataError(f"{model}: camera {camera.camera_id} is not usable ({camera}); calibrate again")
+    width, height = size
+    # 1 % for cameras calibrated at a slightly cropped size, one pixel for the rounding of downscaled folders
+    if abs(camera.height * width / camera.width - height) > 0.01 * height + 1:
+        turned = "EXIF says it is turned: store its pixels upright, or " if is_turned(image) else ""
+        raise DataError(
+            f"{image}: is {width}x{height} but its camera {camera.camera_id} is {camera.width}x{camera.height}; "
+            f"{turned}use the images that the cameras were calibrated on, not cropped and not rotated"
+        )
+    scaled = pycolmap.Camera(camera.todict())
+    scaled.rescale(width, height)
+    return scaled
+
+
+def pinhole_views(source: Path, label: str, shots: Sequence[Shot], model: Path) -> tuple[list[View], str]:
+    """All views as pinholes, in order, and the note "undistorted from MODEL" or "".
+
+    `label` names the image folder, `model` the file or folder of the cameras. Raises DataError as `is_distorted` does,
+    and when an image or the cache fails.
+    """
+    distorted = [shot for shot in shots if is_distorted(shot.camera, model)]
+    if not distorted:
+        return [shot.view for shot in shots], ""
+    models = ", ".join(sorted({shot.camera.model_name for shot in distorted}))
+    logger.info("%d images have %s distortion: training on undistorted copies", len(distorted), models)
+    replaced = {view.name: view for view in undistort_views(source, label, distorted)}
+    return [replaced.get(shot.view.name, shot.view) for shot in shots], f"undistorted from {models}"
+
+
 def is_distorted(camera: pycolmap.Camera, model: Path) -> bool:
     """False when the camera is a pinhole as it is (also a distorting model whose coefficients are all zero).
 
-    Raises DataError, naming the `model` folder, for a camera that no pinhole image can replace: a panorama, or a
-    fisheye lens too wide.
+    Raises DataError, naming `model`, for a camera that no pinhole image can replace: a panorama, a lens too wide, or
+    coefficients that fit the middle of the image only.
     """
-    if camera.is_perspective_pinhole():
-        return not camera.is_undistorted()
     # is_undistorted() is also true of an ideal fisheye, whose mapping is not a pinhole's.
-    if camera.is_perspective_fisheye() and _sees_forward(camera):
+    if camera.is_perspective_pinhole() and camera.is_undistorted():
+        return False
+    if camera.is_perspective() and _sees_forward(camera):
         return True
     raise DataError(
-        f"{model}: camera {camera.camera_id} ({camera.model_name}) sees too wide an angle to become a pinhole image; "
-        "cut perspective views out of its photos, or crop them, and run COLMAP on those"
+        f"{model}: camera {camera.camera_id} ({camera.model_name}) sees too wide an angle to become a pinhole image "
+        "(or its distortion folds before the border); cut perspective views out of its photos, or crop them, and run "
+        "COLMAP on those"
     )
 
 
@@ -51,17 +93,25 @@ def undistort_views(source: Path, label: str, shots: Sequence[Shot]) -> list[Vie
     """
     options = pycolmap.UndistortCameraOptions()
     cameras = [pycolmap.undistort_camera(options, shot.camera) for shot in shots]
-    names = [f"{shot.view.name}.png" for shot in shots]
 
     def build(folder: Path) -> None:
-        map_threads(lambda job: _undistort_file(options, job[0], folder / job[1]), list(zip(shots, names, strict=True)))
+        map_threads(lambda shot: _undistort_file(options, shot, folder), shots)
 
-    sizes = {name: (camera.width, camera.height) for name, camera in zip(names, cameras, strict=True)}
+    sizes = {
+        name: (camera.width, camera.height)
+        for shot, camera in zip(shots, cameras, strict=True)
+        for name in (_image_name(shot.view), _mask_name(shot.view))[: 2 if shot.view.mask else 1]
+    }
     folder = cached_folder(source, f"undistorted-{label}", [label, [_key(shot) for shot in shots]], sizes, build)
-    return [
-        _pinhole_view(shot.view, camera, folder / name)
-        for shot, camera, name in zip(shots, cameras, names, strict=True)
-    ]
+    return [_pinhole_view(shot.view, camera, folder) for shot, camera in zip(shots, cameras, strict=True)]
+
+
+def _image_name(view: View) -> str:
+    return f"{view.name}.png"  # the old extension stays, so a.jpg and a.tif cannot meet
+
+
+def _mask_name(view: View) -> str:
+    return f"{view.name}.mask.png"
 
 
 def _sees_forward(camera: pycolmap.Camera) -> bool:
@@ -82,18 +132,22 @@ def _sees_forward(camera: pycolmap.Camera) -> bool:
 
 
 def _key(shot: Shot) -> list:
-    camera = shot.camera
+    camera, view = shot.camera, shot.view
     params = [float(value) for value in camera.params]
-    fingerprint = file_fingerprint(shot.view.image_path)
-    return [shot.view.name, camera.model_name, camera.width, camera.height, params, *fingerprint]
+    mask = [*file_fingerprint(view.mask.path), view.mask.inverted] if view.mask else []
+    return [view.name, camera.model_name, camera.width, camera.height, params, *file_fingerprint(view.image_path), mask]
 
 
-def _undistort_file(options: pycolmap.UndistortCameraOptions, shot: Shot, target: Path) -> None:
-    pixels = decode_image(shot.view.image_path)
+def _undistort_file(options: pycolmap.UndistortCameraOptions, shot: Shot, folder: Path) -> None:
+    view, pixels = shot.view, decode_image(shot.view.image_path)
     planes = [_undistort_pixels(options, pixels[..., :3], shot.camera)]
     if pixels.shape[-1] == 4:
         planes.append(_undistort_pixels(options, pixels[..., 3], shot.camera)[..., None])
-    save_png(target, np.concatenate(planes, axis=-1))
+    save_png(folder / _image_name(view), np.concatenate(planes, axis=-1))
+    if view.mask:
+        kept = decode_mask(view.mask, (view.width, view.height)).astype(np.uint8) * 255
+        # A pixel blended from ignored ones is ignored.
+        save_mask(folder / _mask_name(view), _undistort_pixels(options, kept, shot.camera) == 255)
 
 
 def _undistort_pixels(
@@ -103,5 +157,8 @@ def _undistort_pixels(
     return pycolmap.undistort_image(options, bitmap, camera)[0].to_array()
 
 
-def _pinhole_view(view: View, camera: pycolmap.Camera, path: Path) -> View:
-    return replace(view, image_path=path, width=camera.width, height=camera.height, K=camera.calibration_matrix())
+def _pinhole_view(view: View, camera: pycolmap.Camera, folder: Path) -> View:
+    return replace(
+        view, image_path=folder / _image_name(view), width=camera.width, height=camera.height,
+        K=camera.calibration_matrix(), mask=view.mask and Mask(folder / _mask_name(view)),
+    )  # fmt: skip

@@ -59,7 +59,7 @@ def train_config(argv: Sequence[str]) -> Config:
 
 def train_parser() -> argparse.ArgumentParser:
     """The parser of train.py. A flag's destination is the key it sets, and flags not typed leave no trace."""
-    parser = _Parser("train.py", "Train 3D Gaussians on a COLMAP or Blender scene.")
+    parser = _Parser("train.py", "Train 3D Gaussians on a COLMAP, nerfstudio, instant-ngp or Blender scene.")
     parser.add_argument("--config", metavar="YAML", help="settings to start from; configs/default.yaml explains all")
     _add_data_flags(parser)
     _add_run_flags(parser)
@@ -74,6 +74,7 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "train.result_dir", "-m", "--model_path", "--result_dir", metavar="DIR")
     _add_setting(parser, "data.images", "-i", "--images", metavar="NAME")
     _add_setting(parser, "data.resolution", "-r", "--resolution", "--data_factor", type=int, metavar="N")
+    _add_switch(parser, "data.invert_masks", True, "--invert_masks", help="ignore what is white in masks, not black")
     _add_setting(parser, "data.test_every", "--test_every", type=int, metavar="N")
     split = parser.add_mutually_exclusive_group()
     _add_switch(split, "data.eval", True, "--eval", help="hold out test images (on by default)")
@@ -113,7 +114,8 @@ def _with_folders(config: Config) -> Config:
         raise ConfigError("no scene to train on: give its folder with -s DIR, or a --config that sets data.source_path")
     if config.train.result_dir:
         return config
-    scene = os.path.basename(os.path.abspath(config.data.source_path))  # abspath: "." and "garden/.." have names too
+    scene = os.path.abspath(config.data.source_path)  # abspath: "." and "garden/.." have names too
+    scene = os.path.basename(os.path.dirname(scene) if scene.endswith(".json") else scene)
     return with_values(config, {"train.result_dir": os.path.join("output", scene)})
 
 

@@ -84,12 +84,18 @@ class DataConfig:
     """Which images, at what size, and which of them are held out."""
 
     source_path: str | None = setting(None)
-    """Folder of the scene (COLMAP or Blender layout); a relative path starts at the working directory."""
+    """Folder of the scene (a COLMAP model, transforms_train.json or transforms.json), or a transforms file; a relative
+    path starts at the working directory."""
     images: str = setting("images")
     """Sub-folder with the images. Only used when the scene is in COLMAP layout."""
     resolution: int = setting(-1, RESOLUTION)
     """1, 2, 4 or 8: divide the image size by it (images_N is taken when it exists). Any other positive number: target
     width in pixels. -1: as on disk, but images wider than 1600 px are reduced to 1600."""
+    masks: str | None = setting("masks")
+    """Sub-folder with masks, used when it is there: a.jpg.png or a.png for a.jpg. Black is ignored, as in COLMAP and
+    nerfstudio; masks that a transforms file names come first. null: no masks at all."""
+    invert_masks: bool = setting(False)
+    """Ignore what is white in masks, not what is black."""
     test_every: int = setting(8, at_least(2))
     """Every N-th image by name is held out for testing. Only used when data.eval is on and the scene has no split of
     its own."""
@@ -102,6 +108,10 @@ class DataConfig:
     image_budget_gib: float = setting(8.0, at_least(0))
     """GPU memory, in GiB, that decoded images may take; if they need more they stay in host memory. Only used when
     training on a GPU."""
+    host_budget_gib: float | None = setting(None, at_least(0))
+    """Host memory, in GiB, that decoded images may take, test images included; if they need more, the rest is decoded
+    from disk ahead of every use. null: half of the memory that is free. Only used for images that are not on the
+    GPU."""
     loader_threads: int = setting(0, at_least(0))
     """Threads that decode images; 0: chosen from the number of cores."""
 
@@ -322,6 +332,7 @@ _TYPES: dict[Any, tuple[str, Callable[[Any], Any]]] = {
     str: ("a string (quote it if it looks like a number)", _as_str),
     str | None: ("a string or null", _or_none(_as_str)),
     int | None: ("an integer or null", _or_none(_as_int)),
+    float | None: ("a finite number or null", _or_none(_as_float)),
     tuple[int, ...]: ("a list of integers such as [7000, 30000]", _as_ints),
 }
 

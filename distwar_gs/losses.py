@@ -25,6 +25,22 @@ def l1_loss(image: Tensor, target: Tensor) -> Tensor:
     return (image - target).abs().mean()
 
 
+def without_ignored(image: Tensor, target: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Both images [H, W, 3] (or bytes with alpha, [H, W, 4]) black where `kept` [H, W] is False.
+
+    So ignored pixels are equal, whatever was rendered or photographed there: they add nothing to a loss, get no
+    gradient, and are to SSIM's window what lies outside the image is.
+    """
+    return _blackened(image, kept), _blackened(target, kept)
+
+
+def _blackened(pixels: Tensor, kept: Tensor) -> Tensor:
+    black = torch.where(kept[..., None], pixels, torch.zeros_like(pixels))
+    if pixels.shape[-1] == 4:
+        black[..., 3].masked_fill_(~kept, 255)  # black, not transparent
+    return black
+
+
 def ssim(image: Tensor, target: Tensor) -> Tensor:
     """Mean structural similarity of two images; a scalar, 1 for equal images.
 
@@ -42,8 +58,24 @@ def ssim(image: Tensor, target: Tensor) -> Tensor:
     return _Ssim.apply(_planes(image), _planes(target.detach()))
 
 
+def masked_ssim(image: Tensor, target: Tensor, kept: Tensor) -> Tensor:
+    """Mean of the similarity over the pixels that count, of images [H, W, 3] without the others; not differentiable.
+
+    Args:
+        image, target: as for `ssim`.
+        kept: bool [H, W], not False everywhere.
+    """
+    with torch.no_grad():
+        planes = (_planes(pixels) for pixels in without_ignored(image, target, kept))
+        return _similarity(*planes)[0][..., kept].mean()
+
+
 def photometric_loss(
-    image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
+    image: Tensor,
+    target: Tensor,
+    lambda_dssim: float,
+    background: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """`(1 - lambda) L1 + lambda (1 - SSIM)`, the loss of 3DGS (Kerbl et al. 2023, equation 7).
 
@@ -55,10 +87,14 @@ def photometric_loss(
             fused kernels of `distwar_kernels.photometric_loss`, which also make the gradient.
         lambda_dssim: the weight of D-SSIM, 0 to 1.
         background: [3], what a target with alpha is laid on; not used without alpha.
+        kept: bool [H, W], False where a mask ignores the pixel. The means still go over all pixels, so that those that
+            count have the gradients, and densification the thresholds, of an image without a mask.
 
     Returns:
         The loss, and its detached parts `l1` and `ssim`: scalars on the device, so that nothing here waits for the GPU.
     """
+    if kept is not None:
+        image, target = without_ignored(image, target, kept)
     if target.dtype == torch.uint8:
         if image.is_cuda:
             return kernels.photometric_loss(image.reshape(image.shape[-3:]), target, lambda_dssim, background)
@@ -71,17 +107,22 @@ def photometric_loss(
 
 
 def photometric_gradient(
-    image: Tensor, photo: Tensor, lambda_dssim: float, background: Tensor | None = None
+    image: Tensor,
+    photo: Tensor,
+    lambda_dssim: float,
+    background: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """dL/d(image) of `photometric_loss`, and the values `loss`, `l1` and `ssim`; arguments as there.
 
     On CUDA the loss's kernels make the gradient, and autograd has no part in it.
     """
     if image.is_cuda and photo.dtype == torch.uint8:
-        v_image, loss, parts = kernels.photometric_gradient(image.detach(), photo, lambda_dssim, background)
-        return v_image, {"loss": loss, **parts}
+        pair = (image.detach(), photo) if kept is None else without_ignored(image.detach(), photo, kept)
+        v_image, loss, parts = kernels.photometric_gradient(*pair, lambda_dssim, background)
+        return v_image if kept is None else v_image * kept[..., None], {"loss": loss, **parts}
     leaf = image.detach().requires_grad_()
-    loss, parts = photometric_loss(leaf, photo, lambda_dssim, background)
+    loss, parts = photometric_loss(leaf, photo, lambda_dssim, background, kept)
     (v_image,) = torch.autograd.grad(loss, leaf)
     return v_image, {"loss": loss.detach(), **parts}
 
@@ -103,14 +144,9 @@ class _Ssim(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, y: Tensor) -> Tensor:
         """Mean SSIM of two [1, C, H, W] images."""
-        mean_x, mean_y, xx, yy, xy = _blur(torch.cat((x, y, x * x, y * y, x * y), dim=1)).chunk(5, dim=1)
-        luminance = mean_x * mean_x + mean_y * mean_y + C1  # the denominators, then the numerators
-        contrast = xx + yy - luminance + (C1 + C2)
-        luminance_top = 2.0 * mean_x * mean_y + C1
-        contrast_top = 2.0 * (xy - mean_x * mean_y) + C2
-        value = luminance_top * contrast_top / (luminance * contrast)
+        value, *terms = _similarity(x, y)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(x, y, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top, value)
+            ctx.save_for_backward(x, y, value, *terms)
         return value.mean()
 
     @staticmethod
@@ -119,7 +155,7 @@ class _Ssim(torch.autograd.Function):
         """The chain rule through the window's three moments of x: E[x], E[x^2] and E[xy]."""
         if not ctx.needs_input_grad[0]:
             return None, None
-        x, y, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top, value = ctx.saved_tensors
+        x, y, value, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top = ctx.saved_tensors
         by_xx = -value / contrast
         by_xy = 2.0 * luminance_top / (luminance * contrast)
         by_mean = (
@@ -130,6 +166,17 @@ class _Ssim(torch.autograd.Function):
         )
         by_mean, by_xx, by_xy = _blur(torch.cat((by_mean, by_xx, by_xy), dim=1)).chunk(3, dim=1)
         return (by_mean + 2.0 * x * by_xx + y * by_xy) * (grad / x.numel()), None
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    """The SSIM map of two [1, C, H, W] images, and the maps it is made of: means, denominators, numerators."""
+    mean_x, mean_y, xx, yy, xy = _blur(torch.cat((x, y, x * x, y * y, x * y), dim=1)).chunk(5, dim=1)
+    luminance = mean_x * mean_x + mean_y * mean_y + C1  # the denominators, then the numerators
+    contrast = xx + yy - luminance + (C1 + C2)
+    luminance_top = 2.0 * mean_x * mean_y + C1
+    contrast_top = 2.0 * (xy - mean_x * mean_y) + C2
+    value = luminance_top * contrast_top / (luminance * contrast)
+    return value, mean_x, mean_y, luminance, contrast, luminance_top, contrast_top
 
 
 def _planes(image: Tensor) -> Tensor:

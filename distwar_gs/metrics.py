@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distwar_gs.files import replacing
-from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, ssim
+from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
 from distwar_gs.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from distwar_gs.lpips import PROTOCOL as LPIPS_PROTOCOL
 from distwar_gs.lpips import Measure, lpips_vgg
@@ -72,9 +72,16 @@ class Evaluation:
         return sum(values) / len(values) if values else None
 
 
-def psnr(image: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of two images of equal shape in [0, 1]: a scalar in dB, at most `PSNR_LIMIT`."""
-    error = (image - target).square().mean()
+def psnr(image: Tensor, target: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of two images of equal shape in [0, 1]: a scalar in dB, at most `PSNR_LIMIT`.
+
+    With `kept` (bool, without the channels) over the pixels where it is True; there must be one.
+    """
+    squares = (image - target).square()
+    if kept is None:
+        error = squares.mean()
+    else:  # sums, because picking pixels would make the host wait for the GPU
+        error = torch.where(kept[..., None], squares, 0.0).sum() / (kept.sum() * squares.shape[-1])
     return -10.0 * torch.log10(error.clamp_min(10.0 ** (-PSNR_LIMIT / 10.0)))
 
 
@@ -95,6 +102,7 @@ def evaluate(
     views: Sequence["View"],
     protocol: Mapping[str, Any],
     observe: Callable[["View", Tensor, Tensor], None] | None = None,
+    mask_of: Callable[[int], Tensor | None] | None = None,
 ) -> Evaluation:
     """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.lpips).
 
@@ -104,32 +112,55 @@ def evaluate(
         views: what to render.
         protocol: what the caller knows of the data (see `data_protocol`); how it is measured is added here.
         observe: called with each view, its 8-bit render and its photo, to save or show them without rendering again.
+        mask_of: by index, which pixels count, bool [H, W] (None: all); an ImageStore's `mask`.
 
     Raises:
         ValueError: no views, not as many images as views, or a render of another size than its photo.
     """
     if not views or len(images) != len(views):
         raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
-    measured, measures = [], ()
+    measured, ignored, pixels, perceptual = [], 0, 0, None
     for index, view in enumerate(views):
         render8, photo = to_8bit(render(view)), images[index]
         if render8.shape != photo.shape:
             raise ValueError(f"{view.name}: rendered as {[*render8.shape]}, the photo is {[*photo.shape]}")
-        measures = measures or _measures(render8)
+        kept = mask_of(index) if mask_of else None
+        kept = kept if kept is None else kept.to(render8.device)
+        perceptual = _perceptual(render8) if index == 0 else perceptual
         image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
-        measured.append(torch.stack([measure(image, target) for measure in measures]))
+        measured.append(_measure(image, target, kept, perceptual))
+        ignored += 0 if kept is None else int((~kept).sum())
+        pixels += photo.shape[0] * photo.shape[1]
         if observe is not None:
             observe(view, render8, photo)
     numbers = torch.stack(measured).tolist()  # the only wait for the GPU
     results = (ViewMetrics(view.name, *values) for view, values in zip(views, numbers, strict=True))
-    how = MEASURES | ({"lpips": LPIPS_PROTOCOL} if len(measures) == 3 else {})
-    return Evaluation(tuple(results), {**protocol, **how})
+    how = MEASURES | ({"lpips": LPIPS_PROTOCOL} if perceptual else {})
+    return Evaluation(tuple(results), {**protocol, **how, "masks": _mask_protocol(ignored / pixels)})
 
 
-def _measures(image8: Tensor) -> tuple[Measure, ...]:
-    """PSNR, SSIM and, where its parts are installed, LPIPS."""
-    perceptual = lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
-    return (psnr, ssim, perceptual) if perceptual else (psnr, ssim)
+def _perceptual(image8: Tensor) -> Measure | None:
+    """LPIPS, where its parts are installed and images are large enough for it."""
+    return lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
+
+
+def _measure(image: Tensor, target: Tensor, kept: Tensor | None, perceptual: Measure | None) -> Tensor:
+    """PSNR, SSIM and, if it is to be measured, LPIPS: [2] or [3]."""
+    if kept is None:
+        values = [psnr(image, target), ssim(image, target)]
+    else:
+        values = [psnr(image, target, kept), masked_ssim(image, target, kept)]
+        image, target = without_ignored(image, target, kept)
+    return torch.stack(values + ([perceptual(image, target)] if perceptual else []))
+
+
+def _mask_protocol(share: float) -> str:
+    if share == 0.0:
+        return "none"
+    return (
+        f"{100.0 * share:.2f} % of the pixels are ignored: left out of PSNR's mean and of the mean over SSIM's map, "
+        "black in both images before SSIM's window (and LPIPS)"
+    )
 
 
 def append_metrics(

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
+from distwar_gs.random_start import points_in_view
 from distwar_kernels.sh.sh_reference import C0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
@@ -38,10 +39,6 @@ SCALE_BOUNDS = (1e-4, 1.0)
 """Smallest and largest standard deviation to begin with, relative to the size of the cloud."""
 DEGENERATE_SCALE = 0.01
 """Standard deviation to begin with where all points coincide, in the frame's units (scene extents by default)."""
-
-RANDOM_EXTENT = 3.0
-"""Half the side of the cube random points fill, x scene extent, as in gsplat's examples/simple_trainer.py. Only used
-where the scene does not know its bounds."""
 
 
 class ModelError(ValueError):
@@ -120,38 +117,28 @@ def starting_points(
     if config.init == "sfm" and scene.points is None:
         raise ModelError(f"{scene.source} holds no points to start from; use model.init=random (or auto)")
     if config.init == "random" or scene.points is None:
-        low, high = random_bounds(scene)
-        log.info("starting from %d random points in a box %.3g wide", config.init_points, float(high[0] - low[0]))
-        return random_points(low, high, config.init_points, generator)
+        return random_points(scene, config.init_points, generator)
     return scene.points.positions, scene.points.colors
 
 
-def random_bounds(scene: "Scene") -> tuple[Tensor, Tensor]:
-    """Opposite corners [3], [3] (training frame) of the box to fill with random points.
+def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Points [count, 3] (training frame) and colours [count, 3] about grey (3DGS: SH coefficients of random / 255).
 
-    The scene's own bounds where it knows them (Blender scenes); else a cube of `RANDOM_EXTENT` scene extents to each
-    side of the mean training camera.
-    """
-    if scene.bounds is not None:
-        return torch.from_numpy(scene.bounds[0]), torch.from_numpy(scene.bounds[1])
-    centres = np.stack([-view.viewmat[:3, :3].T @ view.viewmat[:3, 3] for view in scene.train])
-    middle = torch.from_numpy(centres.mean(axis=0))
-    return middle - RANDOM_EXTENT * scene.extent, middle + RANDOM_EXTENT * scene.extent
-
-
-def random_points(low: Tensor, high: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Points [count, 3] uniform in a box and colours [count, 3] about grey (3DGS: SH coefficients of random / 255).
+    They fill the scene's bounds where it knows them (NeRF-synthetic scenes), else what the training cameras see.
 
     Args:
-        low, high: opposite corners, [3].
+        scene: what to fill.
         count: how many.
-        generator: all randomness; the points are made on its device.
+        generator: all randomness, on the CPU.
     """
-    device = generator.device
-    low, high = (corner.to(device, torch.float32) for corner in (low, high))
-    positions = low + (high - low) * torch.rand(count, 3, generator=generator, device=device)
-    colors = 0.5 + SH_C0 * torch.rand(count, 3, generator=generator, device=device) / 255.0
-    return positions, colors
+    if scene.bounds is None:
+        log.info("starting from %s random points before the cameras", f"{count:,}")
+        positions = points_in_view(scene.train, scene.extent, count, generator)
+    else:
+        low, high = (torch.from_numpy(corner).float() for corner in scene.bounds)
+        log.info("starting from %s random points in a box %.3g wide", f"{count:,}", float(high[0] - low[0]))
+        positions = low + (high - low) * torch.rand(count, 3, generator=generator)
+    return positions, 0.5 + SH_C0 * torch.rand(count, 3, generator=generator) / 255.0
 
 
 def active_sh_degree(step: int, config: ModelConfig) -> int:

@@ -48,7 +48,9 @@ class ModelPictures:
 
         images = measured_images(views, self.model.config)
         protocol = data_protocol(self.scene)
-        evaluation = evaluate(lambda view: self._view(view, folder).colors[0], images, views, protocol, save)
+        evaluation = evaluate(
+            lambda view: self._view(view, folder).colors[0], images, views, protocol, save, images.mask
+        )
         bar.close()
         append_metrics(self.folder / "metrics.json", self.model.step, split, evaluation)
         lpips = "" if evaluation.lpips is None else f", LPIPS {evaluation.lpips:.4f}"

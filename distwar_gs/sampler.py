@@ -18,6 +18,10 @@ class ViewSampler:
             self._order = torch.randperm(self._count, generator=self._generator).tolist()
         return self._order.pop()
 
+    def upcoming(self) -> list[int]:
+        """What `next` will return, as far as it is decided: to the end of this round."""
+        return self._order[::-1]
+
     def state_dict(self) -> dict[str, list[int]]:
         """What is left of this round, for a checkpoint (the generator is saved by its owner)."""
         return {"order": list(self._order)}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
-from datasets import View
+from datasets import DataError, View
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.densification import Densifier
@@ -50,7 +50,8 @@ class Trainer:
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
         self.cameras = Cameras.of(self.scene.train, self.device)
         self.images = training_images(self.scene, config, self.device)
-        self.test_images = measured_images(self.scene.test, config)
+        test_share = len(self.scene.test) / (len(self.scene.train) + len(self.scene.test))
+        self.test_images = measured_images(self.scene.test, config, test_share)
         self.generators = _generators(config.train.seed, self.device)
         self.sampler = ViewSampler(len(self.scene.train), self.generators["host"])
         self.background = torch.tensor(evaluation_background(config), device=self.device)
@@ -85,6 +86,9 @@ class Trainer:
                         break
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory() from error
+            except DataError:  # an image that is decoded only now
+                self.save_checkpoint()
+                raise
             finally:
                 self.monitor.close()
         self._report_tuning()
@@ -104,17 +108,19 @@ class Trainer:
         timer.mark("densify")
         index = self.sampler.next()
         photo, background = self.images[index], self._background()
+        self.images.prefetch(self.sampler.upcoming())
         timer.mark("data")
         image = self._render_training_view(index, step, background)
         timer.mark("forward")
-        v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background)
+        kept = self.images.mask(index)
+        v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
         timer.mark("loss")
         rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
         self.engine.update(step, v_image, timer)
         self.step = step
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
-            self._publish(step, timer, psnr(image.detach(), as_floats(photo, background)), rates)
+            self._publish(step, timer, psnr(image.detach(), as_floats(photo, background), kept), rates)
 
     def _background(self) -> Tensor:
         """The colour [3] to render this step's view on, and to lay a photo with alpha on."""
@@ -173,7 +179,8 @@ class Trainer:
                 if len(shown) < self.config.log.images:
                     shown[f"test/{view.name}"] = _side_by_side(render8, photo)
 
-            evaluation = evaluate(self.render_view, self.test_images, views, data_protocol(self.scene), observe)
+            images, protocol = self.test_images, data_protocol(self.scene)
+            evaluation = evaluate(self.render_view, images, views, protocol, observe, images.mask)
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)

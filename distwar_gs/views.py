@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from datasets import Scene, View, load_scene
-from datasets.images import ImageStore
+from datasets.images import FREE_SHARE, ImageStore, available_memory
 from distwar_gs.config import Config, ConfigError
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ def open_scene(config: Config) -> Scene:
     if not data.source_path:
         raise ConfigError("data.source_path is not set: give the folder of the scene with -s DIR")
     scene = load_scene(
-        data.source_path, images=data.images, resolution=data.resolution, test_every=data.test_every,
-        hold_out=data.eval, normalise=data.normalise,
+        data.source_path, images=data.images, resolution=data.resolution, masks=data.masks,
+        invert_masks=data.invert_masks, test_every=data.test_every, hold_out=data.eval, normalise=data.normalise,
     )  # fmt: skip
     log.info(
         "%s: %d training and %d test views (%s), %s, images: %s",
@@ -61,12 +61,13 @@ def training_images(scene: Scene, config: Config, device: torch.device) -> Image
     """The training views' pixels, on the GPU if they fit the budget."""
     # A random background needs the alpha of every image; a fixed one is mixed in once, while decoding.
     background = None if config.data.background == "random" else evaluation_background(config)
-    return _open_images(scene.train, config, background, device, int(config.data.image_budget_gib * 2**30))
+    share = len(scene.train) / (len(scene.train) + len(scene.test))
+    return _open_images(scene.train, config, background, device, share)
 
 
-def measured_images(views: Sequence[View], config: Config) -> ImageStore:
-    """Pixels to compare renders with, in host memory: they are needed rarely."""
-    return _open_images(views, config, evaluation_background(config), torch.device("cpu"), 0)
+def measured_images(views: Sequence[View], config: Config, host_share: float = 1.0) -> ImageStore:
+    """Pixels to compare renders with, in host memory: they are needed rarely. `host_share`: of the host's budget."""
+    return _open_images(views, config, evaluation_background(config), torch.device("cpu"), host_share)
 
 
 def _open_images(
@@ -74,10 +75,11 @@ def _open_images(
     config: Config,
     background: tuple[float, float, float] | None,
     device: torch.device,
-    budget: int,
+    host_share: float,
 ) -> ImageStore:
-    store = ImageStore(
-        views, background=background, device=device, budget_bytes=budget, threads=config.data.loader_threads
-    )
-    log.info("%d images: %.0f MiB on the %s", len(store), store.nbytes / 2**20, store.where)
-    return store
+    data = config.data
+    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else data.host_budget_gib * 2**30
+    return ImageStore(
+        views, background=background, device=device, budget_bytes=int(data.image_budget_gib * 2**30),
+        host_budget_bytes=int(host * host_share), threads=data.loader_threads,
+    )  # fmt: skip

@@ -11,6 +11,10 @@ from demo_runs import FinishedRun, run_program
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=100, help="random scenes for each kernel variant (default: 100)")
+    parser.addoption(
+        "--scenes", metavar="DIR", help="folder of real scenes (bonsai, fox, garden, lego) for the tests of them"
+    )
+    parser.addoption("--write-inputs", action="store_true", help="write docs/inputs.md from tests/test_inputs.py")
 
 
 @pytest.fixture

@@ -31,11 +31,15 @@ class FinishedRun:
     result: subprocess.CompletedProcess
 
 
-def run_program(program: str, *arguments: object, cwd: Path = ROOT, gpu: bool = False) -> subprocess.CompletedProcess:
+def run_program(
+    program: str, *arguments: object, cwd: Path = ROOT, gpu: bool = False, timeout: float = 300
+) -> subprocess.CompletedProcess:
     """`python PROGRAM ARGUMENTS`, a program of the repository, without a GPU unless asked for; output as text."""
     command = [sys.executable, str(ROOT / program), *map(str, arguments)]
     environment = dict(os.environ) if gpu else ENVIRONMENT
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 def demo_config(scene: Path, folder: Path, changes: dict[str, Any] | None = None) -> Config:

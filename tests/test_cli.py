@@ -49,6 +49,7 @@ def test_the_flags_are_frozen():
         ("--data_factor 2", {"data.resolution": 2}),
         ("--resolution 2", {"data.resolution": 2}),
         ("--test_every 10", {"data.test_every": 10}),
+        ("--invert_masks", {"data.invert_masks": True}),
         ("--eval", {}),
         ("--no_eval", {"data.eval": False}),
         ("--iterations 5", {"train.iterations": 5}),
@@ -86,6 +87,10 @@ def test_train_flags(argv, expected):
 def test_scene_folder_names_the_result(flag):
     config = train_config([flag, "data/room/"])
     assert (config.data.source_path, config.train.result_dir) == ("data/room/", str(Path("output/room")))
+
+
+def test_a_transforms_file_is_named_after_its_folder():
+    assert train_config(["-s", "data/room/transforms.json"]).train.result_dir == str(Path("output/room"))
 
 
 @pytest.mark.parametrize("flag", ["-m", "--model_path", "--result_dir", "--result-dir"])

@@ -1,10 +1,14 @@
+import logging
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import DataError, View, load_scene
+from datasets import DataError, Mask, View, images, load_scene
 from datasets.imagefile import decode_image, map_threads
 from datasets.images import ImageStore, composite
 
@@ -108,3 +112,116 @@ def test_gpu_and_pinned_memory_give_the_same_pixels(tmp_path, budget, where):
     assert store.where == where
     assert [int(store[i][0, 0, 0]) for i in range(4)] == [0, 10, 20, 30]
     assert store[2].device.type == "cuda"
+
+
+# --------------------------------------------------------------------------------------------- more than memory holds
+
+
+@pytest.fixture
+def many(tmp_path):
+    """40 views of 128 x 96 whose first pixel tells their number, in noise."""
+    noise = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    paths = []
+    for index in range(40):
+        noise[0, 0] = index
+        paths.append(tmp_path / f"{index:02d}.png")
+        Image.fromarray(noise).save(paths[-1])
+    return [view_of(path) for path in paths]
+
+
+SIZE = 128 * 96 * 3
+
+
+def small_store(views, images, **options):
+    """A store with room for so many images, those being decoded included."""
+    options = {"background": None, "device": "cpu", "budget_bytes": 0, "threads": 2, **options}
+    return ImageStore(views, host_budget_bytes=images * SIZE * 4 // 3, **options)
+
+
+def test_images_that_do_not_fit_are_decoded_when_needed(many, caplog):
+    with caplog.at_level(logging.INFO, logger="datasets"):
+        store = small_store(many, 16)
+    assert (store.where, store.slots) == ("disk", 1)
+    assert store.nbytes <= 10 * SIZE * 4 / 3 and store.nbytes >= 9 * SIZE
+    assert "40 images" in caplog.text and "1 ahead" in caplog.text
+    for index in [*range(40), 3, 19, 0]:
+        assert int(store[index][0, 0, 0]) == index
+    assert [int(image[0, 0, 0]) for image in store] == list(range(40))
+
+
+def test_a_store_says_its_size_before_it_decodes(many, caplog, monkeypatch):
+    monkeypatch.setattr("datasets.images._decode", lambda *_: pytest.fail("decoded before telling"))
+    with caplog.at_level(logging.INFO, logger="datasets"), pytest.raises(pytest.fail.Exception):
+        store_of(*[view.image_path for view in many])
+    assert "40 images, 1 MiB decoded: in host memory" in caplog.text
+
+
+def test_prefetched_images_are_decoded_once_and_others_forgotten(many, monkeypatch):
+    decoded = []
+    real = images._decode
+    monkeypatch.setattr(images, "_decode", lambda view, background: decoded.append(view.name) or real(view, background))
+    store = small_store(many, 24)
+    assert store.slots == 2
+    kept = len(decoded)
+    order = [19, 18, 17, 16]
+    for position, index in enumerate(order):
+        store.prefetch(order[position:])
+        assert int(store[index][0, 0, 0]) == index
+        assert store.mask(index) is None
+        assert len(store._ahead) <= store.slots
+    assert sorted(decoded[kept:]) == ["16.png", "17.png", "18.png", "19.png"]
+    store.prefetch([15, 14])
+    store.prefetch([14, 13])
+    assert set(store._ahead) == {14, 13}
+
+
+def test_memory_never_holds_more_than_the_budget(many, monkeypatch):
+    alive, most = 0, 0
+    real = images._decode
+
+    def counted(view, background):
+        nonlocal alive, most
+        photo = real(view, background)
+        alive += 1
+        most = max(most, alive)
+        weakref.finalize(photo.pixels, drop)
+        return photo
+
+    def drop():
+        nonlocal alive
+        alive -= 1
+
+    monkeypatch.setattr(images, "_decode", counted)
+    store = small_store(many, 16)
+    for index in range(60):
+        store.prefetch([(index * 7 + step) % 20 for step in range(20)])
+        assert int(store[index * 7 % 20][0, 0, 0]) == index * 7 % 20
+    assert most <= 16
+
+
+def test_a_broken_image_is_named_when_it_is_needed(many):
+    many[19].image_path.write_bytes(b"nothing")
+    store = small_store(many, 16)
+    store.prefetch([19])
+    with pytest.raises(DataError, match=r"19\.png: cannot be read"):
+        store[19]
+
+
+@pytest.mark.parametrize("limit", ["max\n", "4096\n"])
+def test_free_memory_respects_the_container(limit, monkeypatch):
+    texts = {"/proc/meminfo": "MemTotal: 99 kB\nMemAvailable:  64 kB\n", "/sys/fs/cgroup/memory.max": limit}
+    monkeypatch.setattr(images.Path, "read_text", lambda self, **_: texts[str(self)])
+    monkeypatch.setattr(images.Path, "is_file", lambda self: True)
+    assert images.available_memory() == (65536 if limit == "max\n" else 4096)
+
+
+def test_masks_come_with_their_images(tmp_path):
+    path = write_image(tmp_path / "a.png", 8, 4)
+    half = np.zeros((4, 8), np.uint8)
+    half[:, 4:] = 1  # as some tools write them
+    Image.fromarray(half).save(tmp_path / "m.png")
+    for inverted in (False, True):
+        view = replace(view_of(path), mask=Mask(tmp_path / "m.png", inverted))
+        store = ImageStore([view, view_of(path)], background=None, device="cpu", budget_bytes=0)
+        assert torch.equal(store.mask(0), torch.from_numpy(half == (0 if inverted else 1)))
+        assert store.mask(1) is None and store.ignored == 0.25

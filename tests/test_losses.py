@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from distwar_gs.losses import l1_loss, photometric_loss, ssim
+from distwar_gs.losses import l1_loss, masked_ssim, photometric_gradient, photometric_loss, ssim
 
 
 def naive_ssim(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -102,3 +102,78 @@ def test_cuda_agrees_with_cpu_and_never_syncs():
     on_cpu = x.detach().cpu().requires_grad_()
     photometric_loss(on_cpu, y.cpu(), 0.2)[0].backward()
     torch.testing.assert_close(gradient.cpu(), on_cpu.grad, rtol=1e-4, atol=1e-8)
+
+
+# ------------------------------------------------------------------------------------------------------------ masks
+
+
+def masked_pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    x, y = pair(24, 30, seed=3)
+    kept = torch.ones(24, 30, dtype=torch.bool)
+    kept[6:20, 12:] = False
+    return x, y, kept
+
+
+def with_noise(image: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    noise = torch.rand(image.shape, dtype=image.dtype, generator=torch.Generator().manual_seed(9))
+    return torch.where(kept[..., None], image, noise)
+
+
+def test_ignored_pixels_have_no_part_in_the_loss_and_its_gradient():
+    x, y, kept = masked_pair()
+    results = []
+    for image, target in ((x, y), (with_noise(x, kept), y), (x, with_noise(y, kept))):
+        image = image.clone().requires_grad_()
+        loss, _ = photometric_loss(image, target, 0.2, kept=kept)
+        results.append((loss.item(), *torch.autograd.grad(loss, image)))
+    for loss, gradient in results:
+        assert loss == results[0][0] and torch.equal(gradient, results[0][1])
+        assert (gradient[~kept] == 0).all() and (gradient[kept] != 0).all()
+
+
+def test_pixels_that_count_have_the_gradient_of_an_image_without_a_mask():
+    """Away from the mask's border, where the windows of SSIM see no ignored pixel."""
+    x, y, kept = masked_pair()
+    x.requires_grad_()
+    (masked,) = torch.autograd.grad(photometric_loss(x, y, 0.2, kept=kept)[0], x)
+    (plain,) = torch.autograd.grad(photometric_loss(x, y, 0.2)[0], x)
+    torch.testing.assert_close(masked[:, :2], plain[:, :2])
+    assert not torch.allclose(masked[:, 9:12], plain[:, 9:12])
+
+
+def test_a_mask_that_keeps_everything_changes_nothing():
+    x, y, kept = masked_pair()
+    everything = torch.ones_like(kept)
+    assert photometric_loss(x, y, 0.2, kept=everything)[0] == photometric_loss(x, y, 0.2)[0]
+    torch.testing.assert_close(masked_ssim(x, y, everything), ssim(x, y))
+
+
+def test_masked_ssim_measures_what_counts():
+    x, y, kept = masked_pair()
+    assert masked_ssim(x, y, kept) == masked_ssim(with_noise(x, kept), y, kept)
+    same = torch.where(kept[..., None], x, y)
+    assert masked_ssim(same, same, kept).item() == pytest.approx(1.0)
+    assert masked_ssim(x, y, kept).item() < ssim(x * kept[..., None], y * kept[..., None]).item() - 0.01
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_gradient_by_kernels_is_that_of_the_cpu_with_a_mask_too(channels):
+    g = torch.Generator().manual_seed(11)
+    photo = torch.randint(0, 256, (24, 30, channels), generator=g).to(torch.uint8)
+    image, background = torch.rand(24, 30, 3, generator=g), torch.rand(3, generator=g)
+    kept = masked_pair()[2]
+    for mask in (None, kept):
+        arguments = (image, photo, 0.2, background, mask)
+        wanted, values = photometric_gradient(*arguments)
+        actual, on_gpu = photometric_gradient(*(a.cuda() if isinstance(a, torch.Tensor) else a for a in arguments))
+        torch.testing.assert_close(actual.cpu(), wanted, rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(on_gpu["loss"].cpu(), values["loss"])
+        assert mask is None or (actual.cpu()[~kept] == 0).all()
+
+
+def test_a_mask_makes_transparent_photos_black_as_well():
+    image, background = torch.rand(24, 30, 3), torch.tensor([0.3, 0.9, 0.1])
+    photo, kept = torch.zeros(24, 30, 4, dtype=torch.uint8), masked_pair()[2]
+    v_image, _ = photometric_gradient(image, photo, 0.2, background, kept)
+    assert (v_image[~kept] == 0).all() and (v_image[kept] != 0).any()

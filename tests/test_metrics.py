@@ -50,6 +50,19 @@ def test_evaluate_measures_the_rounded_image():
     assert result.views[1].ssim == pytest.approx(expected) and result.ssim == pytest.approx((1 + expected) / 2)
 
 
+def test_masked_pixels_are_not_measured():
+    photo, kept = photos(1)[0].clamp(1, 254), torch.ones(12, 14, dtype=torch.bool)
+    kept[:, 7:] = False
+    render = (photo.float() + kept[..., None]) / 255  # one level off where it counts
+    spoiled = torch.where(kept[..., None], render, 1.0 - render)
+    measured = [evaluate(lambda view, image=image: image, [photo], views(1), {}, mask_of=lambda index: kept)
+                for image in (render, spoiled)]  # fmt: skip
+    assert measured[0].views == measured[1].views
+    assert measured[0].psnr == pytest.approx(20 * math.log10(255), abs=1e-3)
+    assert measured[0].protocol["masks"].startswith("50.00 % of the pixels are ignored")
+    assert evaluate(lambda view: render, [photo], views(1), {}).protocol["masks"] == "none"
+
+
 def test_the_protocol_says_how_it_was_measured():
     scene = SimpleNamespace(image_source="images_4", split_rule="every 8th image")
     images = photos(1)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets import View
 from distwar_gs import model
 from distwar_gs.config import ModelConfig
 
@@ -23,7 +24,7 @@ def scene(points=None, bounds=None):
     for x, turn in ((1.0, np.eye(3)), (3.0, np.array([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]]))):
         viewmat = np.eye(4)
         viewmat[:3, :3], viewmat[:3, 3] = turn, -turn @ np.array([x, 5.0, 0.0])
-        views.append(SimpleNamespace(viewmat=viewmat))
+        views.append(View("a.png", None, 8, 8, np.diag([9.0, 9.0, 1.0]), viewmat, 1))
     return SimpleNamespace(source="demo", train=tuple(views), points=points, extent=2.0, bounds=bounds)
 
 
@@ -97,23 +98,15 @@ def test_bad_points_are_refused():
         model.initialise(positions, colors[:4], CONFIG, "cpu")
 
 
-def test_random_points_fill_the_cube_and_repeat_with_the_seed():
+def test_random_points_fill_the_bounds_and_repeat_with_the_seed():
     low, high = torch.tensor([-1.0, 0, 2]), torch.tensor([1.0, 1, 6])
-    draws = [model.random_points(low, high, 4000, torch.Generator().manual_seed(3)) for _ in range(2)]
+    bounded = scene(bounds=(low.double().numpy(), high.double().numpy()))
+    draws = [model.random_points(bounded, 4000, torch.Generator().manual_seed(3)) for _ in range(2)]
     (positions, colors), (again, _) = draws
     assert torch.equal(positions, again)
     assert torch.all(positions >= low) and torch.all(positions <= high)
     torch.testing.assert_close(positions.mean(0), (low + high) / 2, rtol=0, atol=0.06)
     assert torch.all((colors - 0.5).abs() < 0.01)
-
-
-def test_random_bounds():
-    low, high = model.random_bounds(scene())
-    torch.testing.assert_close(low, torch.tensor([2.0 - 6, 5 - 6, -6], dtype=torch.float64))
-    torch.testing.assert_close(high, torch.tensor([2.0 + 6, 5 + 6, 6], dtype=torch.float64))
-    corners = np.array([-1.0, 0, 2]), np.array([1.0, 5, 6])
-    low, high = model.random_bounds(scene(bounds=corners))
-    assert low.tolist() == [-1, 0, 2] and high.tolist() == [1, 5, 6]
 
 
 def test_starting_points_follow_the_config():

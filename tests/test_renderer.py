@@ -96,7 +96,22 @@ CASES = {
 
 @pytest.mark.parametrize(("seed", "views", "degree", "settings"), CASES.values(), ids=CASES)
 def test_images_and_gradients_agree_with_the_references(seed, views, degree, settings):
-    params, (viewmats, Ks) = random_params(seed), cameras(views)
+    assert_agrees_with_the_references(seed, *cameras(views), degree, settings)
+
+
+@pytest.mark.parametrize("focal", [(41.0, 44.0), (30.0, 85.0)], ids=["square", "tall"])
+@pytest.mark.parametrize("centre", [(4.0, 30.5), (47.0, 2.0), (-9.0, 41.0)], ids=["left", "right", "outside"])
+def test_off_centre_principal_points_and_non_square_pixels(centre, focal):
+    """What other trainers get wrong without a sign of it: a point far off the middle, even outside the image."""
+    viewmats, Ks = cameras(2)
+    Ks[:, [0, 1], [0, 1]], Ks[:, :2, 2] = torch.tensor(focal), torch.tensor(centre)
+    assert_agrees_with_the_references(3, viewmats, Ks, 3, SETTINGS)
+
+
+def assert_agrees_with_the_references(
+    seed: int, viewmats: Tensor, Ks: Tensor, degree: int, settings: RenderSettings
+) -> None:
+    params = random_params(seed)
     background = torch.tensor([0.2, 0.5, 0.9])
     doubles = {name: param.detach().double().requires_grad_() for name, param in params.items()}
     actual = render(

@@ -50,3 +50,11 @@ def test_the_state_is_a_copy():
 def test_the_order_of_another_scene_is_refused(order):
     with pytest.raises(ValueError, match="does not fit a scene of 7 training views"):
         sampler().load_state_dict({"order": order})
+
+
+def test_what_is_upcoming_comes():
+    sampler = ViewSampler(5, torch.Generator().manual_seed(0))
+    assert sampler.upcoming() == []
+    sampler.next()
+    upcoming = sampler.upcoming()
+    assert len(upcoming) == 4 and [sampler.next() for _ in range(4)] == upcoming

@@ -1,7 +1,9 @@
 """Training runs on the demo scene."""
 
 import json
+import shutil
 
+import numpy as np
 import plyfile
 import pytest
 import torch
@@ -9,6 +11,7 @@ from demo_runs import DENSE_SCHEDULE, demo_config
 from PIL import Image
 from scene_files import write_blender
 
+from datasets import DataError
 from distwar_gs import monitor, trainer
 from distwar_gs.cli import RenderArgs
 from distwar_gs.config import load_config
@@ -40,9 +43,9 @@ def targets(monkeypatch) -> list[torch.Tensor]:
     seen: list[torch.Tensor] = []
     real = trainer.photometric_gradient
 
-    def spy(image, photo, weight, background):
+    def spy(image, photo, weight, background, kept):
         seen.append(as_floats(photo, background))
-        return real(image, photo, weight, background)
+        return real(image, photo, weight, background, kept)
 
     monkeypatch.setattr(trainer, "photometric_gradient", spy)
     return seen
@@ -241,7 +244,51 @@ def test_the_saved_model_renders_the_same_image(make, antialiased):
         assert difference.max() < 2e-3 and difference.mean() < 1e-5, (difference.max(), difference.mean())
 
 
+# ----------------------------------------------------------------------------------------------------------- images
+
+
+TINY_BUDGET = {"data.host_budget_gib": 1.5e-4, "data.loader_threads": 2, "train.iterations": 16}
+"""Room for three of the demo's 14 training images, one being decoded included."""
+
+
+def test_images_from_disk_train_the_same_model(make):
+    kept, read = make("kept", {"train.iterations": 16}), make("read", TINY_BUDGET)
+    assert (kept.images.where, read.images.where) == ("cpu", "disk")
+    assert kept.run() == read.run() == 0
+    assert_same_state(kept, read)
+    assert metrics_of(kept)[-1]["per_view"] == metrics_of(read)[-1]["per_view"]
+
+
+def test_ignored_pixels_do_not_touch_the_model(demo_scene, tmp_path):
+    """Two scenes that differ only where the masks ignore."""
+    runs = []
+    for name, level in (("black", 0), ("white", 255)):
+        scene = shutil.copytree(demo_scene, tmp_path / name)
+        for path in sorted((scene / "images").iterdir()):
+            photo, kept = np.array(Image.open(path)), np.ones((60, 80), bool)
+            kept[20:50, 10:40] = False
+            photo[~kept] = level
+            Image.fromarray(photo).save(path)
+            (scene / "masks").mkdir(exist_ok=True)
+            Image.fromarray(kept).save(scene / "masks" / f"{path.name}.png")
+        runs.append(Trainer(demo_config(scene, tmp_path / f"run_{name}", {"train.iterations": 12})))
+        runs[-1].run()
+    assert_same_state(*runs)
+    assert metrics_of(runs[0])[-1]["per_view"] == metrics_of(runs[1])[-1]["per_view"]
+    assert metrics_of(runs[0])[-1]["protocol"]["masks"].startswith("18.75 % of the pixels are ignored")
+
+
 # ------------------------------------------------------------------------------------------------- what goes wrong
+
+
+def test_an_image_that_breaks_during_training_costs_no_step(demo_scene, tmp_path):
+    scene = shutil.copytree(demo_scene, tmp_path / "scene")
+    run = Trainer(demo_config(scene, tmp_path / "run", TINY_BUDGET))
+    (scene / "images/view_015.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"view_015\.png: cannot be read as an image"):
+        run.run()
+    saved = (run.folder / "checkpoints/latest").read_text().strip()
+    assert saved == f"step_{run.step}.pt"
 
 
 def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):

@@ -60,21 +60,30 @@ def test_file_path_with_extension_and_resolution(tmp_path):
     ("change", "message"),
     [
         (lambda meta: meta.pop("camera_angle_x"), "no `camera_angle_x`"),
-        (lambda meta: meta.update(camera_angle_x="wide"), "`camera_angle_x` of the file is a str"),
+        (lambda meta: meta.update(camera_angle_x="wide"), "`camera_angle_x` is 'wide', not a number"),
         (lambda meta: meta.update(camera_angle_x=0.0), "between 0 and pi"),
         (lambda meta: meta.pop("frames"), "no `frames`"),
         (lambda meta: meta.update(frames=[]), "`frames` is empty"),
-        (lambda meta: meta.update(k1=0.1), "undistort"),
+        (lambda meta: meta.update(camera_model="ORTHOPHOTO"), "ORTHOPHOTO is not read; undistort"),
+        (lambda meta: meta.update(ftheta_p0=1.0), "f-theta is not read; undistort"),
+        (lambda meta: meta.update(camera_model="EQUIRECTANGULAR"), "sees too wide an angle"),
+        (lambda meta: meta.update(k1="none"), "`k1` is 'none', not a number"),
+        (lambda meta: meta.update(test_filenames="r_1"), "`test_filenames` is a str"),
+        (lambda meta: meta.update(ply_file_path="cloud.ply"), "cloud.ply.*or take the key out"),
+        (lambda meta: meta["frames"][1].update(mask_path="m.png"), "the mask m.png is missing"),
         (lambda meta: meta["frames"][2].pop("file_path"), "frame 2 has no `file_path`"),
-        (lambda meta: meta["frames"][2].pop("transform_matrix"), r"`transform_matrix` of train/r_2\.png"),
-        (lambda meta: meta["frames"][2].update(transform_matrix=[[1, 2]]), r"`transform_matrix` of train/r_2\.png"),
-        (lambda meta: meta["frames"][2]["transform_matrix"][0].__setitem__(3, math.nan), r"train/r_2\.png is not"),
+        (lambda meta: meta["frames"][2].pop("transform_matrix"), "r_2: `transform_matrix` is not"),
+        (
+            lambda meta: meta["frames"][2].update(transform_matrix=[[1, 2]]),
+            "r_2: `transform_matrix` is not",
+        ),
+        (lambda meta: meta["frames"][2]["transform_matrix"][0].__setitem__(3, math.nan), "`transform_matrix` is not"),
     ],
 )
 def test_bad_files_are_named(tmp_path, change, message):
-    edit(write_blender(tmp_path), change)
-    with pytest.raises(DataError, match=f"transforms_train.json: .*{message}"):
-        load_scene(tmp_path)
+    edit(write_blender(tmp_path / "scene"), change)
+    with pytest.raises(DataError, match=rf"scene.*{message}"):
+        load_scene(tmp_path / "scene")
 
 
 def test_missing_images_and_broken_json(tmp_path):

@@ -1,0 +1,92 @@
+"""Random points where the cameras look, for scenes that have no points of their own."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from datasets.scene import View
+
+FALLBACK_DISTANCE = 3.0
+"""How far off a scene is taken to be, in scene extents, when its cameras do not look at one place."""
+DEPTHS = (0.3, 4.0)
+"""Nearest and farthest depth of a random point, in multiples of how far off the scene is."""
+PARALLEL = 1e-3
+"""Mean squared sine of the angle between the optical axes and one direction, below which they do not meet."""
+_CHECKED_VIEWS = 32
+_TRIES = 8
+
+
+def points_in_view(views: Sequence["View"], extent: float, count: int, generator: torch.Generator) -> Tensor:
+    """Positions [count, 3] float32, each inside the image of a view, and of a second one as far as such are found.
+
+    A view, a pixel and a depth are drawn; equal shares of the points lie in each doubling of the depth, so that near
+    ones are small and far ones large. What a single camera sees would become a floater before it.
+
+    Args:
+        views: the training views, in the frame of the result.
+        extent: the scene's, in the units of that frame.
+        count: how many.
+        generator: all randomness, on the CPU.
+    """
+    distance = scene_distance(views, extent)
+    found: list[Tensor] = []
+    for _ in range(_TRIES):
+        points = _draw(views, distance, count, generator)
+        found.append(points[_seen_by(views, points, generator) >= min(2, len(views))])
+        if sum(map(len, found)) >= count:
+            return torch.cat(found)[:count].float()
+    alone = _draw(views, distance, count, generator)  # cameras that share nothing
+    return torch.cat([*found, alone])[:count].float()
+
+
+def scene_distance(views: Sequence["View"], extent: float) -> float:
+    """How far before the cameras the scene is: the median depth of the point nearest to all optical axes.
+
+    Where the axes are parallel, diverge, or meet behind the cameras, FALLBACK_DISTANCE extents.
+    """
+    centres = np.stack([view.center for view in views])
+    axes = np.stack([view.viewmat[2, :3] for view in views])
+    across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # projects onto the plane across each axis
+    if np.linalg.eigvalsh(across.mean(axis=0))[0] > PARALLEL:
+        meeting = np.linalg.solve(across.sum(axis=0), np.einsum("nij,nj->i", across, centres))
+        depth = float(np.median(np.einsum("nj,nj->n", axes, meeting - centres)))
+        if depth > 0.05 * extent:
+            return depth
+    return FALLBACK_DISTANCE * extent
+
+
+def _draw(views: Sequence["View"], distance: float, count: int, generator: torch.Generator) -> Tensor:
+    """Points [count, 3] float64 at random pixels and depths of random views."""
+    chosen = torch.randint(len(views), (count,), generator=generator)
+    u, v, w = torch.rand(3, count, dtype=torch.float64, generator=generator)
+    matrices, inverse_Ks, sizes = _matrices(views)
+    pixels = torch.stack([u, v], dim=-1) * sizes[chosen]
+    rays = torch.einsum("nij,nj->ni", inverse_Ks[chosen], torch.nn.functional.pad(pixels, (0, 1), value=1.0))
+    low, high = DEPTHS
+    in_camera = rays * (distance * low * (high / low) ** w)[:, None]
+    rotations, shifts = matrices[chosen, :3, :3], matrices[chosen, :3, 3]
+    return torch.einsum("nji,nj->ni", rotations, in_camera - shifts)
+
+
+def _seen_by(views: Sequence["View"], points: Tensor, generator: torch.Generator) -> Tensor:
+    """How many of the views, or of a random part of many, have each point [N, 3] in their image: [N]."""
+    some = torch.randperm(len(views), generator=generator)[:_CHECKED_VIEWS].tolist()
+    seen = torch.zeros(len(points), dtype=torch.int64)
+    for view in (views[index] for index in some):
+        viewmat, K = torch.from_numpy(view.viewmat), torch.from_numpy(view.K)
+        in_camera = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+        x, y, z = (in_camera @ K.T).unbind(-1)
+        seen += (z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)
+    return seen
+
+
+def _matrices(views: Sequence["View"]) -> tuple[Tensor, Tensor, Tensor]:
+    """viewmats [V, 4, 4], inverse Ks [V, 3, 3] and sizes [V, 2] (width, height), float64."""
+    viewmats = torch.from_numpy(np.stack([view.viewmat for view in views]))
+    Ks = torch.from_numpy(np.stack([view.K for view in views]))
+    sizes = torch.tensor([[view.width, view.height] for view in views], dtype=torch.float64)
+    return viewmats, torch.linalg.inv(Ks), sizes

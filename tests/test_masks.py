@@ -1,0 +1,127 @@
+"""Which pixels count: reading, pairing, polarity, and the way through undistortion."""
+
+import logging
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from scene_files import write_colmap, write_image
+
+from datasets import DataError, Mask, View, load_scene
+from datasets.masks import decode_mask, ignored_share, with_masks
+
+KEPT = np.zeros((40, 64), bool)
+KEPT[10:30, 20:50] = True
+
+
+def write_mask(path, kept=KEPT, low=0, high=255, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.where(kept, high, low).astype(np.uint8)).save(path, **options)
+    return Mask(path)
+
+
+def views_named(*names):
+    return [View(name, None, 64, 40, np.eye(3), np.eye(4), 1) for name in names]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (0, 128), (40, 255)])
+def test_levels(tmp_path, low, high):
+    mask = write_mask(tmp_path / "a.png", low=low, high=high)
+    np.testing.assert_array_equal(decode_mask(mask, (64, 40)), KEPT)
+    np.testing.assert_array_equal(decode_mask(replace(mask, inverted=True), (64, 40)), ~KEPT)
+
+
+def test_all_black_and_all_white(tmp_path):
+    assert not decode_mask(write_mask(tmp_path / "a.png", ~KEPT & KEPT), (64, 40)).any()
+    assert decode_mask(write_mask(tmp_path / "b.png", KEPT | ~KEPT), (64, 40)).all()
+
+
+def test_modes_of_files(tmp_path):
+    for name, image in {
+        "bits.png": Image.fromarray(KEPT),
+        "deep.png": Image.fromarray(KEPT.astype(np.uint16) * 40000),
+        "colour.png": Image.fromarray(np.dstack([KEPT * np.uint8(200)] * 3)),
+        "palette.png": Image.fromarray(np.dstack([KEPT * np.uint8(200)] * 3)).convert("P"),
+        "clear.png": Image.fromarray(np.dstack([KEPT * np.uint8(255)] * 3 + [np.full_like(KEPT, 255, np.uint8)])),
+    }.items():
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(decode_mask(Mask(tmp_path / name), (64, 40)), KEPT, err_msg=name)
+
+
+def test_a_larger_mask_ignores_what_it_ignores_in_part(tmp_path):
+    big = np.ones((80, 128), bool)
+    big[11, 21] = False
+    small = decode_mask(write_mask(tmp_path / "a.png", big), (64, 40))
+    assert np.argwhere(~small).tolist() == [[5, 10]]
+
+
+@pytest.mark.parametrize("file", ["left/a.jpg.png", "left/a.png", "left/a.JPG", "a.jpg.png", "a.png"])
+def test_names(tmp_path, file):
+    write_mask(tmp_path / "masks" / file)
+    views = with_masks(views_named("left/a.jpg", "right/b.jpg"), tmp_path, "masks", False)
+    assert views[0].mask == Mask(tmp_path / "masks" / file) and views[1].mask is None
+
+
+def test_a_mask_of_the_view_comes_first_and_everything_is_inverted(tmp_path):
+    write_mask(tmp_path / "masks/a.png")
+    write_mask(tmp_path / "masks/b.png")
+    own = Mask(tmp_path / "own.png", inverted=True)
+    views = [replace(view, mask=mask) for view, mask in zip(views_named("a.jpg", "b.jpg"), (own, None), strict=True)]
+    assert [view.mask.inverted for view in with_masks(views, tmp_path, "masks", False)] == [True, False]
+    assert [view.mask.inverted for view in with_masks(views, tmp_path, "masks", True)] == [False, True]
+    assert [view.mask for view in with_masks(views, tmp_path, None, False)] == [None, None]
+
+
+def test_folders_that_are_missing(tmp_path):
+    assert with_masks(views_named("a.jpg"), tmp_path, "masks", False)[0].mask is None
+    with pytest.raises(DataError, match="people: no such mask folder; set data.masks"):
+        with_masks(views_named("a.jpg"), tmp_path, "people", False)
+
+
+def test_the_ignored_share_counts_all_views(tmp_path):
+    views = views_named("a.jpg", "b.jpg")
+    views[0] = replace(views[0], mask=write_mask(tmp_path / "a.png"))
+    assert ignored_share(views) == pytest.approx((64 * 40 - 600) / (2 * 64 * 40))
+    assert ignored_share([]) == 0.0
+
+
+RADIAL = {"model": "SIMPLE_RADIAL", "params": (50, 30, 17, 0.1), "names": ["a.png"]}
+
+
+def undistorted_mask(source, **options):
+    return load_scene(source, test_every=0, **options).train[0].mask
+
+
+def test_undistorted_masks_are_cached_by_what_they_are_made_of(tmp_path):
+    source = write_colmap(tmp_path, **RADIAL)
+    mask = write_mask(source / "masks/a.png.png")
+    first, inverted = undistorted_mask(source), undistorted_mask(source, invert_masks=True)
+    assert not first.inverted and not inverted.inverted, "the copy has the polarity of COLMAP"
+    assert first.path.parent != inverted.path.parent
+    os.utime(mask.path, ns=(1, 1))
+    assert undistorted_mask(source).path.parent not in (first.path.parent, inverted.path.parent)
+    first.path.unlink()
+    assert undistorted_mask(source).path.is_file()
+
+
+def test_no_pixel_blended_from_ignored_ones_counts(tmp_path):
+    """Bright where ignored, black where kept: after undistortion every pixel that counts must still be black."""
+    source = write_colmap(tmp_path, **RADIAL)
+    write_mask(source / "masks/a.png.png")
+    Image.fromarray(np.where(KEPT, 0, 255).astype(np.uint8)).convert("RGB").save(source / "images/a.png")
+    view = load_scene(source, test_every=0).train[0]
+    kept = decode_mask(view.mask, (view.width, view.height))
+    assert 300 < kept.sum() < 700
+    assert np.asarray(Image.open(view.image_path))[kept].max() == 0
+
+
+def test_more_than_half_ignored_is_pointed_out(tmp_path, caplog):
+    from datasets.images import ImageStore
+
+    view = replace(views_named("a.png")[0], image_path=write_image(tmp_path / "a.png", 64, 40))
+    view = replace(view, mask=write_mask(tmp_path / "m.png"))
+    with caplog.at_level(logging.INFO, logger="datasets"):
+        ImageStore([view], background=None, device="cpu", budget_bytes=0)
+    assert "masks of 1 of 1 images ignore 76.6 % of all pixels" in caplog.text and "--invert_masks" in caplog.text

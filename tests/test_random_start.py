@@ -1,0 +1,57 @@
+"""Random points lie where the cameras look."""
+
+import numpy as np
+import pytest
+import torch
+from scene_files import look_at, ring
+
+from datasets import View
+from distwar_gs.random_start import DEPTHS, points_in_view, scene_distance
+
+
+def views_at(poses, width=64, height=40):
+    K = np.array([[50.0, 0, 20], [0, 55, 25], [0, 0, 1]])  # off-centre
+    return [View(f"{i}.png", None, width, height, K, pose, 1) for i, pose in enumerate(poses)]
+
+
+def sees(view, points):
+    x, y, z = (view.K @ (view.viewmat[:3, :3] @ points.T + view.viewmat[:3, 3:])).round(9)
+    return (z > 0) & (x >= 0) & (x <= view.width * z) & (y >= 0) & (y <= view.height * z)
+
+
+def draw(views, count=2000, seed=0):
+    return points_in_view(views, 1.0, count, torch.Generator().manual_seed(seed)).double().numpy()
+
+
+def test_every_point_is_seen_twice():
+    views = views_at(ring(12))
+    points = draw(views)
+    assert points.shape == (2000, 3)
+    assert np.sum([sees(view, points) for view in views], axis=0).min() >= 2
+    np.testing.assert_array_equal(points, draw(views))
+    assert not np.array_equal(points, draw(views, seed=1))
+
+
+def test_cameras_that_share_nothing_still_get_their_points():
+    apart = [look_at((x, 0, 0), (x, 1000, 0)) for x in (-1e4, 0, 1e4)]
+    views = views_at(apart)
+    counts = [sees(view, draw(views)).sum() for view in views]
+    assert sum(counts) > 1990 and min(counts) > 500
+
+
+def test_one_camera():
+    views = views_at(ring(1))
+    assert sees(views[0], draw(views)).mean() > 0.999
+
+
+def test_the_distance_is_where_the_axes_meet():
+    assert scene_distance(views_at(ring(9, radius=4.0, height=3.0)), 1.0) == pytest.approx(5.0)
+    depths = np.linalg.norm(draw(views_at(ring(9, radius=4.0, height=3.0))), axis=1)
+    assert np.median(depths) < 5.0 * DEPTHS[1]
+
+
+def test_parallel_and_outward_cameras_fall_back_to_the_extent():
+    parallel = [look_at((x, 0, 0), (x, 1, 0)) for x in (-1.0, 0.0, 1.0)]
+    outward = [look_at(c, 2 * np.asarray(c)) for c in ((3, 0, 1.0), (-3, 0, 1.0), (0, 3, 1.0), (0, -3, 1.0))]
+    assert scene_distance(views_at(parallel), 2.0) == 6.0
+    assert scene_distance(views_at(outward), 2.0) == 6.0
