@@ -156,8 +156,13 @@ class Monitor:
 
     def _memory(self) -> dict[str, float]:
         if self._device.type == "cuda":
-            allocated, reserved = torch.cuda.memory_allocated(self._device), torch.cuda.memory_reserved(self._device)
-            return {"memory/allocated_mib": allocated / 2**20, "memory/reserved_mib": reserved / 2**20}
+            cuda = torch.cuda
+            read = {
+                "allocated": cuda.memory_allocated,
+                "reserved": cuda.memory_reserved,
+                "peak": cuda.max_memory_allocated,
+            }
+            return {f"memory/{name}_mib": bytes_of(self._device) / 2**20 for name, bytes_of in read.items()}
         return {"memory/resident_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
     def _synchronize(self) -> None:
