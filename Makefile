@@ -23,7 +23,7 @@ test-gpu:
 # The same kernels as a GPU of compute capability 7.5 gets them: without what newer ones have.
 test-gpu-fallbacks:
 	TORCH_CUDA_ARCH_LIST=7.5+PTX $(PYTHON) -m pytest -m gpu tests/test_blend.py tests/test_spheres.py \
-		tests/test_photometric.py
+		tests/test_photometric.py tests/test_fused.py
 
 sanitize: .venv/ready
 	$(BIN)/python tests/emulated_blend.py thread
@@ -33,7 +33,8 @@ sanitize: .venv/ready
 
 # Every kernel variant on a few random scenes. Each allocation by itself, so that a read past its end is seen.
 SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken or needles or extreme" \
-	tests/test_blend.py tests/test_spheres.py tests/test_photometric.py tests/test_reduction.py tests/test_traffic.py
+	tests/test_blend.py tests/test_spheres.py tests/test_photometric.py tests/test_reduction.py tests/test_traffic.py \
+	tests/test_fused.py
 SANITIZE := compute-sanitizer --error-exitcode 1 --target-processes all
 sanitize-gpu:
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(PYTHON) -m pytest $(SANITIZED)

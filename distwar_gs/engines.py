@@ -107,7 +107,7 @@ class FusedEngine:
         densifier: Densifier,
         settings: RenderSettings,
         *,
-        adam: str = "lazy",
+        adam: str = "visible",
         deterministic: bool = False,
     ) -> None:
         """Work on these; they stay the trainer's."""

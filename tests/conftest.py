@@ -63,3 +63,11 @@ def in_process() -> Iterator[None]:
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def emulated_fused_ops(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The fused rasteriser's ops for CPU tensors, built once."""
+    import emulated_fused  # takes the kernels' sources: not for tests that run on a GPU
+
+    emulated_fused.load(tmp_path_factory.mktemp("emulated"))

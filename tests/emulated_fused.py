@@ -4,7 +4,6 @@ The binding is compiled too, for the CPU's dispatch key, so that everything abov
 it does on a GPU.
 """
 
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from torch.utils import cpp_extension
 from distwar_kernels.fused import fused
 
 
-@cache
 def load(folder: Path) -> None:
     """Builds the ops in a folder and loads them."""
     kernels = [path for op in ("fused", "blend") for path in sorted((KERNELS / op).glob("*.cu"))]

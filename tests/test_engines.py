@@ -26,17 +26,12 @@ WIDTH, HEIGHT = 40, 33
 CONFIG = Config()
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    emulated_fused.load(tmp_path_factory.mktemp("emulated"))
-
-
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """Where the fused engine's kernels run."""
     if request.param == "cuda":
         return torch.device("cuda")
-    request.getfixturevalue("built")
+    request.getfixturevalue("emulated_fused_ops")
     emulated_fused.pretend_cuda(monkeypatch)
     monkeypatch.setattr(room, "_GRAIN", 64)
     return torch.device("cpu")

@@ -29,17 +29,12 @@ VIEWS = {
 }
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    emulated_fused.load(tmp_path_factory.mktemp("emulated"))
-
-
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request, monkeypatch):
     """Where the kernels run; emulated, buffers are small, since every place in them has a thread."""
     if request.param == "cuda":
         return torch.device("cuda")
-    request.getfixturevalue("built")
+    request.getfixturevalue("emulated_fused_ops")
     emulated_fused.pretend_cuda(monkeypatch)
     monkeypatch.setattr(room, "_GRAIN", 64)
     monkeypatch.setattr(room, "_ROOMS", {})
