@@ -9,10 +9,10 @@ from distwar_gs.config import ConfigError
 
 def check_plot(path: Path | None, flag: str = "--plot") -> None:
     """Raises ConfigError if a plot is asked for that cannot be drawn: before anything is measured, not after."""
-    if path and find_spec("matplotlib") is None:
-        raise ConfigError(f"{flag} needs matplotlib: pip install matplotlib")
     if path and path.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"{flag} {path}: a picture is a .png, .svg or .pdf")
+    if path and find_spec("matplotlib") is None:
+        raise ConfigError(f"{flag} needs matplotlib: pip install matplotlib")
 
 
 def panels(count: int, size: tuple[float, float]) -> tuple[Any, list[Any]]:

@@ -172,8 +172,9 @@ def interrupted(request, photos, tmp_path):
     """A run that got a signal while it looked for features, or later."""
     command = [sys.executable, script_path("photos_to_scene"), photos, tmp_path / "scene", "--threads", "1"]
     process = subprocess.Popen(
-        list(map(str, command)), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        list(map(str, command)), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )  # fmt: skip
     assert process.stdout.readline() == "features ...\n"
     time.sleep(0.1)
     process.send_signal(request.param)

@@ -111,6 +111,8 @@ int tile_bits(int tiles) {
     return bits;
 }
 
+constexpr size_t kAlignment = 256;  // bytes
+
 // Hands out pieces of one block of memory; with none, only counts.
 struct Carver {
     char* memory;
@@ -119,7 +121,7 @@ struct Carver {
     template <class T>
     T* take(size_t count) {
         T* piece = memory ? reinterpret_cast<T*>(memory + used) : nullptr;
-        used += (count * sizeof(T) + 255) / 256 * 256;
+        used += (count * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
         return piece;
     }
 };
