@@ -48,6 +48,10 @@ class Engine(Protocol):
     def coverage(self) -> float:
         """The share of the last image that any Gaussian covers; waits for the device."""
 
+    @property
+    def skipped(self) -> int:
+        """Steps that changed nothing so far, because their view outgrew the buffers made for it."""
+
     def settle(self, step: int) -> None:
         """Brings parameters and optimisers up to this step: before they are measured, saved, or their rows change."""
 
@@ -89,6 +93,11 @@ class ComposedEngine:
     def coverage(self) -> float:
         """See Engine."""
         return float((self._rendering.alphas > 0).float().mean())
+
+    @property
+    def skipped(self) -> int:
+        """None: its buffers are made to measure."""
+        return 0
 
     def settle(self, step: int) -> None:
         """Nothing to do: every step is whole."""
@@ -157,6 +166,11 @@ class FusedEngine:
     def coverage(self) -> float:
         """See Engine."""
         return float((self._rendered.transmittances < 1).float().mean())
+
+    @property
+    def skipped(self) -> int:
+        """See Engine; those that the host has heard of."""
+        return self.room.cut_short
 
     def settle(self, step: int) -> None:
         """See Engine."""

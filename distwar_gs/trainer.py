@@ -92,6 +92,10 @@ class Trainer:
             finally:
                 self.monitor.close()
         self._report_tuning()
+        if self.engine.skipped:
+            log.info(
+                "%d of %d steps changed nothing: their views outgrew their buffers", self.engine.skipped, self.step
+            )
         if self.step >= last:
             return 0
         log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
@@ -147,6 +151,7 @@ class Trainer:
         scalars = {
             "train/psnr": float(train_psnr),
             "gaussians/count": float(len(self.params["means"])),
+            "train/skipped_steps": float(self.engine.skipped),
             "reduction/threshold": float(self._reduction().balance_threshold),
             **{f"lr/{name}": rate for name, rate in rates.items()},
         }

@@ -103,6 +103,18 @@ def test_both_know_how_much_of_an_image_is_covered(device):
     assert coverages[0] == pytest.approx(coverages[1], abs=0.01) and 0.1 < coverages[0] < 1
 
 
+def test_steps_whose_views_do_not_fit_are_told(device, monkeypatch):
+    monkeypatch.setattr(room, "_GRAIN", 8)
+    training = Training("fused", device)
+    assert training.engine.skipped == 0
+    training.step(1)
+    monkeypatch.setattr(training.engine.room, "sizes", lambda gaussians: (8, 8))
+    before = training.params["means"].detach().clone()
+    training.step(2)
+    training.engine.room.listen(wait=True)
+    assert training.engine.skipped == 1 and torch.equal(training.params["means"], before)
+
+
 def displacements(device: torch.device, adam: str, *, seen_again: bool) -> dict[str, Tensor]:
     """How far a first look, 12 steps that see nothing, and perhaps another look move the parameters.
 
