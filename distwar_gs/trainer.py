@@ -189,7 +189,9 @@ class Trainer:
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)
-            scalars = {"eval/psnr": evaluation.psnr, "eval/ssim": evaluation.ssim} | self._atomics()
+            measured = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": evaluation.lpips}
+            scalars = {f"eval/{name}": value for name, value in measured.items() if value is not None}
+            scalars |= self._atomics()
             self.monitor.evaluation(self.step, scalars, shown)
         log.info(
             "step %d: test PSNR %.2f dB, SSIM %.4f (%d views), %s Gaussians, %.1f s of training",
