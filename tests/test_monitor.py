@@ -20,7 +20,8 @@ PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")
 MEASURED = {"eval/psnr", "eval/ssim", "reduction/atomics_per_view"}
 SCALARS = {
     "time/iteration_ms", "time/steps_per_second", *(f"time/{part}_ms" for part in PARTS),
-    "train/loss", "train/l1", "train/ssim", "train/psnr", "gaussians/count", "memory/resident_mib",
+    "train/loss", "train/l1", "train/ssim", "train/psnr", "train/skipped_steps", "gaussians/count",
+    "memory/resident_mib",
     *(f"lr/{name}" for name in PARAMETERS), "reduction/threshold", *MEASURED,
 }  # fmt: skip
 
