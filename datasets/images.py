@@ -120,6 +120,8 @@ class ImageStore:
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Begin to decode the first of `indices`, in the order of use, that are not in memory: as many as `slots`."""
+        if self.where != "disk":
+            return
         wanted = list(islice((index for index in indices if index not in self._kept), self.slots))
         for index in self._ahead.keys() - set(wanted):
             self._ahead.pop(index).cancel()

@@ -16,7 +16,6 @@ from torch.optim import Adam
 import distwar_kernels as kernels
 from distwar_gs.config import Config
 from distwar_gs.densification import Densifier
-from distwar_gs.model import PARAMETER_NAMES
 from distwar_gs.optimizer import moments_of, set_steps, step_all
 from distwar_gs.renderer import Rendering, RenderSettings, fused_view, render
 from distwar_gs.timing import StepTimer
@@ -145,7 +144,7 @@ class FusedEngine:
         statistics = self.densifier.statistics(step)
         if self._adam == "dense":
             gradients = fused.gradients(self._rendered, records, self.settings.absgrad, statistics)
-            for name, gradient in zip(PARAMETER_NAMES, gradients, strict=True):
+            for name, gradient in zip(fused.PARAMETERS, gradients, strict=True):
                 self.params[name].grad = gradient
             timer.mark("backward")
             step_all(self.optimizers)
@@ -182,7 +181,7 @@ class FusedEngine:
         set_steps(self.optimizers, step)
 
     def _parameters(self) -> list[Tensor]:
-        return [self.params[name] for name in PARAMETER_NAMES]
+        return [self.params[name] for name in fused.PARAMETERS]
 
     def _missing_since(self, step: int) -> Tensor:
         if self._last_steps is None:
@@ -200,9 +199,9 @@ class FusedEngine:
         return fused.blend_backward(rendered, v_image, absgrad, reduction, self._deterministic)
 
     def _moments_and_rates(self, step: int) -> tuple[list[Tensor], list[float]]:
-        groups = [self.optimizers[name].param_groups[0] for name in PARAMETER_NAMES]
+        groups = [self.optimizers[name].param_groups[0] for name in fused.PARAMETERS]
         rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step)
-        return moments_of(self.optimizers, PARAMETER_NAMES), rates
+        return moments_of(self.optimizers, fused.PARAMETERS), rates
 
 
 def make_engine(

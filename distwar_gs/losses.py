@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import distwar_kernels as kernels
+from distwar_kernels.photometric.photometric_reference import composite
 
 WINDOW_SIZE = 11
 WINDOW_SIGMA = 1.5
@@ -129,12 +130,9 @@ def photometric_gradient(
 
 def as_floats(photo: Tensor, background: Tensor | None = None) -> Tensor:
     """A photo of bytes as float32 [H, W, 3] in [0, 1]; one with straight alpha, [H, W, 4], is laid on a background."""
-    photo = photo.to(torch.float32) / 255.0
-    if photo.shape[-1] != 4:
-        return photo
-    if background is None:
+    if photo.shape[-1] == 4 and background is None:
         raise ValueError("target has an alpha channel, and there is no background to lay it on")
-    return photo[..., :3] * photo[..., 3:] + background * (1.0 - photo[..., 3:])
+    return composite(photo, torch.float32, background)
 
 
 class _Ssim(torch.autograd.Function):

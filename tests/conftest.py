@@ -71,3 +71,19 @@ def emulated_fused_ops(tmp_path_factory: pytest.TempPathFactory) -> None:
     import emulated_fused  # takes the kernels' sources: not for tests that run on a GPU
 
     emulated_fused.load(tmp_path_factory.mktemp("emulated"))
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """Where the fused rasteriser's kernels run; emulated, buffers are small, since every place in them has a thread."""
+    if request.param == "cuda":
+        return torch.device("cuda")
+    request.getfixturevalue("emulated_fused_ops")
+    import emulated_fused
+
+    from distwar_kernels.fused import room
+
+    emulated_fused.pretend_cuda(monkeypatch)
+    monkeypatch.setattr(room, "_GRAIN", 64)
+    monkeypatch.setattr(room, "_ROOMS", {})
+    return torch.device("cpu")

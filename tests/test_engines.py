@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import emulated_fused
 import pytest
 import torch
 from demo_runs import demo_config
@@ -24,17 +23,6 @@ from distwar_kernels.fused import room
 
 WIDTH, HEIGHT = 40, 33
 CONFIG = Config()
-
-
-@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request, monkeypatch):
-    """Where the fused engine's kernels run."""
-    if request.param == "cuda":
-        return torch.device("cuda")
-    request.getfixturevalue("emulated_fused_ops")
-    emulated_fused.pretend_cuda(monkeypatch)
-    monkeypatch.setattr(room, "_GRAIN", 64)
-    return torch.device("cpu")
 
 
 class Training:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import replace
 
-import emulated_fused
 import pytest
 import torch
 from fused_scenes import random_params, random_view, render_and_differentiate, weights
@@ -27,18 +26,6 @@ VIEWS = {
     "one-pixel": {"width": 1, "height": 1},
     "one-row": {"width": 50, "height": 2},
 }
-
-
-@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request, monkeypatch):
-    """Where the kernels run; emulated, buffers are small, since every place in them has a thread."""
-    if request.param == "cuda":
-        return torch.device("cuda")
-    request.getfixturevalue("emulated_fused_ops")
-    emulated_fused.pretend_cuda(monkeypatch)
-    monkeypatch.setattr(room, "_GRAIN", 64)
-    monkeypatch.setattr(room, "_ROOMS", {})
-    return torch.device("cpu")
 
 
 def moved(view: View, device: torch.device) -> View:

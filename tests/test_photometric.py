@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distwar_gs import losses
 from distwar_kernels import photometric_loss
-from distwar_kernels.photometric.photometric_reference import photometric_reference
+from distwar_kernels.photometric.photometric_reference import composite, photometric_reference
 
 BOUND = 1e-5  # rounding gives 1e-7
 PLAIN_BOUND = 2e-5  # without contrast variances are small differences: 8e-6 (PyTorch's float32 convolutions: 1e-4)
@@ -31,14 +31,9 @@ def pictures(height: int, width: int, channels: int = 3, seed: int = 0) -> tuple
     target = torch.randint(0, 256, (height, width, channels), generator=g).to(torch.uint8)
     image = target[..., :3] / 255.0 + 0.2 * torch.randn(height, width, 3, generator=g)
     background = torch.rand(3, generator=g)
-    photo = on_background(target.double() / 255.0, background.double())
+    photo = composite(target, torch.float64, background)
     tied = (image - photo).abs() < 1e-5  # where rounding would decide the sign of L1's gradient
     return torch.where(tied, image + 1e-4, image), target, background
-
-
-def on_background(photo: Tensor, background: Tensor) -> Tensor:
-    alpha = photo[..., 3:] if photo.shape[-1] == 4 else torch.ones_like(photo[..., :1])
-    return photo[..., :3] * alpha + background * (1.0 - alpha)
 
 
 def any_pictures(seed: int) -> tuple[Tensor, Tensor, Tensor]:

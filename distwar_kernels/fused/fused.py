@@ -87,11 +87,12 @@ def rasterize(
     room = room_of(parameters[0].device)
     wants_gradients = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
     while True:
+        sizes = room.sizes(len(parameters[0]))
         image, state = torch.ops.distwar.fused_forward(
-            parameters, *view.arguments(), wants_gradients, *room.sizes(len(parameters[0])), absgrad,
-            reduction.strategy, reduction.balance_threshold,
+            parameters, *view.arguments(), wants_gradients, *sizes, absgrad, reduction.strategy,
+            reduction.balance_threshold,
         )  # fmt: skip
-        if room.fits(state[0], len(parameters[0])):
+        if room.fits(state[0], len(parameters[0]), sizes):
             return image, 1.0 - state[6][..., None]
 
 
@@ -134,6 +135,11 @@ class Rendered:
         return self.state[0]
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """Visible Gaussians and list entries that there was room for."""
+        return self.state[1].numel(), self.state[5].numel()
+
+    @property
     def transmittances(self) -> Tensor:
         """[H, W] what is left of the light behind the last Gaussian."""
         return self.state[6]
@@ -144,7 +150,7 @@ def render_what_fits(parameters: Sequence[Tensor], view: View, room: Room) -> Re
     """Renders without waiting. If the room was too small the image is cut short; then `step` changes nothing, and the
     room grows when it hears of it."""
     rendered = _forward(parameters, view, room)
-    room.watch(rendered.counts, len(parameters[0]))
+    room.watch(rendered.counts, len(parameters[0]), rendered.sizes)
     return rendered
 
 
@@ -153,7 +159,7 @@ def render_whole(parameters: Sequence[Tensor], view: View, room: Room) -> Render
     """Renders again in a larger room if need be; waits for the GPU."""
     while True:
         rendered = _forward(parameters, view, room)
-        if room.fits(rendered.counts, len(parameters[0])):
+        if room.fits(rendered.counts, len(parameters[0]), rendered.sizes):
             return rendered
 
 

@@ -32,14 +32,13 @@ class Room:
         visible, entries = (_SLACK * share * gaussians for share in shares)
         return _grains(min(visible, gaussians)), _grains(entries)
 
-    def fits(self, counts: Tensor, gaussians: int) -> bool:
-        """Waits for a view's counts; whether it was whole. If not, the next one has room for it."""
-        sizes = self.sizes(gaussians)
+    def fits(self, counts: Tensor, gaussians: int, sizes: tuple[int, int]) -> bool:
+        """Waits for the counts of a view that had these sizes; whether it was whole. If not, the next one will be."""
         return self._learn(counts.tolist(), gaussians, sizes)
 
-    def watch(self, counts: Tensor, gaussians: int) -> None:
-        """Hears of a view that was just launched, and of earlier ones that are done by now. Waits for nothing."""
-        sizes = self.sizes(gaussians)
+    def watch(self, counts: Tensor, gaussians: int, sizes: tuple[int, int]) -> None:
+        """Hears of a view that was just launched with these sizes, and of earlier ones that are done by now. Waits for
+        nothing."""
         on_host = self._free.pop() if self._free else torch.empty(2, dtype=torch.int32, pin_memory=counts.is_cuda)
         on_host.copy_(counts, non_blocking=True)
         done = None
