@@ -166,9 +166,10 @@ class OptimConfig:
     """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
     adam: str = setting("visible", one_of("visible", "lazy", "dense"))
     """visible: a step updates only the Gaussians that contribute to its image; the others neither move by old momentum
-    nor do their moments decay. lazy: the same, but what dense Adam would have done in the missed steps is made up for
-    when a Gaussian contributes again (its gradient is taken before that). dense: torch's Adam, every Gaussian at every
-    step, some 0.7 ms a million slower. Without the fused rasteriser it is always dense."""
+    nor do their moments decay. lazy: dense Adam at nearly the price of visible: the same Gaussians are updated, and
+    what dense Adam would have done in the steps they missed is added in closed form whenever they are looked at.
+    dense: torch's Adam, every Gaussian at every step, some 0.7 ms a million slower. Without the fused rasteriser it is
+    always dense."""
     adam_eps: float = setting(1e-15, above(0))
     """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
     lambda_dssim: float = setting(0.2, between(0, 1))

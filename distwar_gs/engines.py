@@ -38,8 +38,8 @@ class TrainingView:
 class Engine(Protocol):
     """Renders a training view, then makes of dL/d(image) a step."""
 
-    def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
-        """The image [H, W, 3]."""
+    def forward(self, step: int, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
+        """The image [H, W, 3] for a step (from 1) whose learning rates are set."""
 
     def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates."""
@@ -69,7 +69,7 @@ class ComposedEngine:
         self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
         self._rendering: Rendering | None = None
 
-    def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
+    def forward(self, step: int, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
         """See Engine."""
         self._rendering = render(
             self.params, view.viewmat[None], view.K[None], view.width, view.height, self.settings,
@@ -124,16 +124,19 @@ class FusedEngine:
         self._adam, self._deterministic = adam, deterministic
         self._rendered: fused.Rendered | None = None
         self._knows_room = False
+        self._adam_step: fused.AdamStep | None = None
         self._last_steps: Tensor | None = None  # of lazy Adam; None: all Gaussians are up to the last step
 
-    def forward(self, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
+    def forward(self, step: int, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
         """See Engine. Waits for the device the first time only, to know what room a view takes; a deterministic one
         always, since when it hears of a view that did not fit depends on time."""
         camera = fused_view(view.viewmat, view.K, view.width, view.height, self.settings, sh_degree, background)
+        if self._adam != "dense":
+            self._adam_step = self._step_of_adam(step, self._missing_since(step) if self._adam == "lazy" else None)
         if self._knows_room and not self._deterministic:
-            self._rendered = fused.render_what_fits(self._parameters(), camera, self.room)
+            self._rendered = fused.render_what_fits(self._parameters(), camera, self.room, self._adam_step)
         else:
-            self._rendered = fused.render_whole(fused.checked(self.params, camera), camera, self.room)
+            self._rendered = fused.render_whole(fused.checked(self.params, camera), camera, self.room, self._adam_step)
             self._knows_room = True
         return self._rendered.image
 
@@ -149,16 +152,7 @@ class FusedEngine:
             timer.mark("backward")
             step_all(self.optimizers)
         else:
-            last_steps = self._missing_since(step) if self._adam == "lazy" else None
-            fused.step(
-                self._rendered,
-                records,
-                self.settings.absgrad,
-                statistics,
-                *self._moments_and_rates(step),
-                last_steps,
-                step,
-            )
+            fused.step(self._rendered, records, self.settings.absgrad, statistics, self._adam_step)
         self._rendered = None  # or it would keep Gaussians that are replaced before the next step
         timer.mark("optimizer")
 
@@ -176,7 +170,7 @@ class FusedEngine:
         if self._adam == "dense" or step == 0:
             return
         if self._last_steps is not None:
-            fused.catch_up(self._parameters(), *self._moments_and_rates(step), self._last_steps, step)
+            fused.catch_up(self._parameters(), self._step_of_adam(step, self._last_steps))
             self._last_steps = None
         set_steps(self.optimizers, step)
 
@@ -198,10 +192,10 @@ class FusedEngine:
             )
         return fused.blend_backward(rendered, v_image, absgrad, reduction, self._deterministic)
 
-    def _moments_and_rates(self, step: int) -> tuple[list[Tensor], list[float]]:
+    def _step_of_adam(self, step: int, last_steps: Tensor | None) -> fused.AdamStep:
         groups = [self.optimizers[name].param_groups[0] for name in fused.PARAMETERS]
         rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step)
-        return moments_of(self.optimizers, fused.PARAMETERS), rates
+        return fused.AdamStep(moments_of(self.optimizers, fused.PARAMETERS), rates, last_steps, step)
 
 
 def make_engine(

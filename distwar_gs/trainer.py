@@ -114,12 +114,12 @@ class Trainer:
         photo, background = self.images[index], self._background()
         self.images.prefetch(self.sampler.upcoming())
         timer.mark("data")
+        rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
         image = self._render_training_view(index, step, background)
         timer.mark("forward")
         kept = self.images.mask(index)
         v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
         timer.mark("loss")
-        rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
         self.engine.update(step, v_image, timer)
         self.step = step
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
@@ -135,7 +135,7 @@ class Trainer:
     def _render_training_view(self, index: int, step: int, background: Tensor) -> Tensor:
         view = self.scene.train[index]
         camera = TrainingView(self.cameras.viewmats[index], self.cameras.Ks[index], view.width, view.height)
-        image = self.engine.forward(camera, active_sh_degree(step, self.config.model), background)
+        image = self.engine.forward(step, camera, active_sh_degree(step, self.config.model), background)
         if step == self._first_step:
             _check_coverage(view, self.engine.coverage())
         return image

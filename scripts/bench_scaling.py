@@ -208,11 +208,11 @@ class Training:
     def step(self, step: int, timer: StepTimer) -> None:
         """One step, counted from 1, as Trainer.train_step makes it."""
         view, photo = self.views[step % VIEWS], self.photos[step % VIEWS]
-        image = self.engine.forward(view, SH_DEGREE, self.background)
+        set_learning_rates(self.optimizers, step, self.config.optim, _EXTENT)
+        image = self.engine.forward(step, view, SH_DEGREE, self.background)
         timer.mark("forward")
         v_image, _ = photometric_gradient(image, photo, self.config.optim.lambda_dssim, self.background)
         timer.mark("loss")
-        set_learning_rates(self.optimizers, step, self.config.optim, _EXTENT)
         self.engine.update(step, v_image, timer)
 
     def complaint(self) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distwar_kernels import Reduction
 from distwar_kernels.fused import fused, room
-from distwar_kernels.fused.fused import PARAMETERS, View
+from distwar_kernels.fused.fused import PARAMETERS, AdamStep, View
 from distwar_kernels.fused.fused_reference import rasterize_reference
 from distwar_kernels.fused.room import Room
 
@@ -163,7 +163,7 @@ def step_once(params: dict[str, Tensor], view: View, device: torch.device, its_r
     moments = moments_like(before)
     old_moments = [m.clone() for m in moments]
     rates = fused.adam_rates(LEARNING_RATES, BETAS, EPS, STEP)
-    fused.step(rendered, records, False, statistics, moments, rates)
+    fused.step(rendered, records, False, statistics, AdamStep(moments, rates))
     return {"gradients": gradients, "statistics": statistics, "before": [*before, *old_moments],
             "after": [*parameters, *moments]}  # fmt: skip
 
@@ -292,7 +292,8 @@ def test_a_training_step_never_waits():
     try:
         rendered = fused.render_what_fits(parameters, view, its_room)
         records = fused.blend_backward(rendered, torch.ones_like(rendered.image), False, Reduction())
-        fused.step(rendered, records, False, None, moments, fused.adam_rates(LEARNING_RATES, BETAS, EPS, 1))
+        rates = fused.adam_rates(LEARNING_RATES, BETAS, EPS, 1)
+        fused.step(rendered, records, False, None, AdamStep(moments, rates))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

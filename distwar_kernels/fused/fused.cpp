@@ -40,7 +40,7 @@ struct View {
         TORCH_CHECK(0 <= sh_degree && (sh_degree + 1) * (sh_degree + 1) - 1 <= sh_rows && sh_degree <= 3,
                     message("shN has ", sh_rows, " rows, too few for degree ", sh_degree));
         gaussians = {data(0), data(1), data(2), data(3), data(4), data(5), static_cast<int>(means.size(0)), sh_rows,
-                     static_cast<int>(sh_degree)};
+                     static_cast<int>(sh_degree), Adam{}};
         camera = {viewmat.const_data_ptr<float>(), K.const_data_ptr<float>(), static_cast<int>(width),
                   static_cast<int>(height), static_cast<float>(planes[0]), static_cast<float>(planes[1]), antialiased,
                   with_depth};
@@ -109,14 +109,42 @@ struct State {
     }
 };
 
+// moments: exp_avg of the six parameters, then exp_avg_sq. rates: their step sizes, beta1, beta2, eps, 1 / sqrt(1 - beta2^t).
+Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
+             int64_t t) {
+    TORCH_CHECK(moments.size() == 12 && rates.size() == 10, "twelve moments and ten rates are needed");
+    Adam adam;
+    for (int i = 0; i < Adam::kParameters; ++i) {
+        for (const Tensor& moment : {moments[i], moments[i + Adam::kParameters]}) {
+            check(moment, "a moment", at::kFloat, -1, parameters[i]);
+            TORCH_CHECK(moment.numel() == parameters[i].numel(), "a moment is not of its parameter's size");
+        }
+        adam.parameters[i] = parameters[i].mutable_data_ptr<float>();
+        adam.exp_avg[i] = moments[i].mutable_data_ptr<float>();
+        adam.exp_avg_sq[i] = moments[i + Adam::kParameters].mutable_data_ptr<float>();
+        adam.step_sizes[i] = rates[i];
+    }
+    adam.beta1 = rates[6], adam.beta2 = rates[7], adam.eps = rates[8], adam.root_correction = rates[9];
+    adam.step = t;
+    adam.last_steps = nullptr;
+    if (last_steps) {
+        check(*last_steps, "last_steps", at::kInt, parameters[0].size(0), parameters[0]);
+        adam.last_steps = last_steps->mutable_data_ptr<int>();
+    }
+    return adam;
+}
+
 std::tuple<Tensor, std::vector<Tensor>> forward(TensorList parameters, const Tensor& viewmat, const Tensor& K,
                                                 const OptionalTensor& background, int64_t width, int64_t height,
                                                 at::ArrayRef<double> planes, bool antialiased, bool with_depth,
                                                 int64_t sh_degree, bool with_slopes, int64_t capacity,
                                                 int64_t list_capacity, bool /*absgrad*/,
-                                                c10::string_view /*strategy*/, int64_t /*threshold*/) {
+                                                c10::string_view /*strategy*/, int64_t /*threshold*/,
+                                                TensorList moments, at::ArrayRef<double> rates,
+                                                const OptionalTensor& last_steps, int64_t t) {
     const DeviceGuard guard(parameters[0].device());
-    const View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
+    View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
+    if (last_steps) view.gaussians.adam = adam_of(parameters, moments, rates, last_steps, t);
     const auto floats = parameters[0].options().requires_grad(false);
     const State state(view, capacity, list_capacity, with_slopes, floats);
     const Visible visible = state.visible();
@@ -196,42 +224,17 @@ std::vector<Tensor> gradients(TensorList parameters, const Tensor& viewmat, cons
     return arrays;
 }
 
-// moments: exp_avg of the six parameters, then exp_avg_sq. rates: their step sizes, beta1, beta2, eps, 1 / sqrt(1 - beta2^t).
-Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
-             int64_t t) {
-    TORCH_CHECK(moments.size() == 12 && rates.size() == 10, "twelve moments and ten rates are needed");
-    Adam adam;
-    for (int i = 0; i < Adam::kParameters; ++i) {
-        for (const Tensor& moment : {moments[i], moments[i + Adam::kParameters]}) {
-            check(moment, "a moment", at::kFloat, -1, parameters[i]);
-            TORCH_CHECK(moment.numel() == parameters[i].numel(), "a moment is not of its parameter's size");
-        }
-        adam.parameters[i] = parameters[i].mutable_data_ptr<float>();
-        adam.exp_avg[i] = moments[i].mutable_data_ptr<float>();
-        adam.exp_avg_sq[i] = moments[i + Adam::kParameters].mutable_data_ptr<float>();
-        adam.step_sizes[i] = rates[i];
-    }
-    adam.beta1 = rates[6], adam.beta2 = rates[7], adam.eps = rates[8], adam.root_correction = rates[9];
-    adam.step = t;
-    adam.last_steps = nullptr;
-    if (last_steps) {
-        check(*last_steps, "last_steps", at::kInt, parameters[0].size(0), parameters[0]);
-        adam.last_steps = last_steps->mutable_data_ptr<int>();
-    }
-    return adam;
-}
-
 void step(TensorList parameters, const Tensor& viewmat, const Tensor& K, const OptionalTensor& background, int64_t width,
           int64_t height, at::ArrayRef<double> planes, bool antialiased, bool with_depth, int64_t sh_degree,
           TensorList saved, const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
           TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps, int64_t t) {
     const DeviceGuard guard(parameters[0].device());
-    const View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
+    View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
+    view.gaussians.adam = adam_of(parameters, moments, rates, last_steps, t);
     const State state(saved);
     check(records, "records", at::kFloat, kSplatFloats, state.splats);
     project_backward_and_step(view.gaussians, view.camera, state.visible(), records.const_data_ptr<float>(),
-                              statistics_of(grad2d, count, absgrad, view.gaussians),
-                              adam_of(parameters, moments, rates, last_steps, t), current_stream());
+                              statistics_of(grad2d, count, absgrad, view.gaussians), current_stream());
     check_launch("fused_step");
 }
 

@@ -16,6 +16,24 @@ namespace distwar::cuda {
 
 constexpr int kMostTiles = 65535;  // of an image: tiles are sorted as 16-bit keys, and one key is no tile's
 
+enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN };
+
+// Adam (Kingma and Ba 2015) over the Gaussians that contribute to the view.
+//
+// With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps it missed is made up for
+// (lazy_adam.cuh).
+struct Adam {
+    static constexpr int kParameters = 6;  // in the order of Gaussians
+    float* parameters[kParameters];
+    float* exp_avg[kParameters];
+    float* exp_avg_sq[kParameters];
+    float step_sizes[kParameters];  // learning rate / (1 - beta1^t)
+    float beta1, beta2, eps;
+    float root_correction;  // 1 / sqrt(1 - beta2^t)
+    int* last_steps;        // [N] the step up to which a Gaussian's parameters and moments are, or null
+    int step;               // t
+};
+
 // As trained: log scales, logit opacities, quaternions wxyz of any length.
 struct Gaussians {
     const float* means;      // [N, 3]
@@ -26,6 +44,12 @@ struct Gaussians {
     const float* shN;        // [N, sh_rows, 3]
     int count, sh_rows;
     int sh_degree;  // in use, at most what sh_rows holds
+    Adam adam;      // with last_steps: the arrays are as old as those say
+
+    DISTWAR_ON_BOTH const float* of(Parameter parameter) const {
+        const float* const arrays[] = {means, quats, scales, opacities, sh0, shN};
+        return arrays[parameter];
+    }
 };
 
 struct Camera {
@@ -74,29 +98,13 @@ struct Gradients {
     float *means, *quats, *scales, *opacities, *sh0, *shN;
 };
 
-// Adam (Kingma and Ba 2015) over the Gaussians that contribute to the view.
-//
-// With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps it missed (its gradient was
-// zero: moments decay, and the old momentum moves it on) is made up for when it contributes again, in closed form.
-struct Adam {
-    static constexpr int kParameters = 6;  // in the order of Gaussians
-    float* parameters[kParameters];
-    float* exp_avg[kParameters];
-    float* exp_avg_sq[kParameters];
-    float step_sizes[kParameters];  // learning rate / (1 - beta1^t)
-    float beta1, beta2, eps;
-    float root_correction;  // 1 / sqrt(1 - beta2^t)
-    int* last_steps;        // [N] the step up to which a Gaussian's parameters and moments are, or null
-    int step;               // t
-};
-
 // From the blend's packed gradients [capacity, 12] (blend_transposed.cu says in which order) to the parameters'.
 void project_backward(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
            const Statistics& statistics, const Gradients& gradients, void* stream);
 
-// The same, and Adam right away.
-void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
-                    const Statistics& statistics, const Adam& adam, void* stream);
+// The same, and Gaussians::adam right away.
+void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible,
+                               const float* packed, const Statistics& statistics, void* stream);
 
 // Makes up for what all of `count` Gaussians have missed up to step t.
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream);

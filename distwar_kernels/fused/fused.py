@@ -25,6 +25,7 @@ from distwar_kernels.tuner import resolve
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")
 CHANNELS = 3
+_NO_ADAM = ([], [], None, 0)
 _DEFAULT = Reduction()
 
 
@@ -90,7 +91,7 @@ def rasterize(
         sizes = room.sizes(len(parameters[0]))
         image, state = torch.ops.distwar.fused_forward(
             parameters, *view.arguments(), wants_gradients, *sizes, absgrad, reduction.strategy,
-            reduction.balance_threshold,
+            reduction.balance_threshold, *_NO_ADAM,
         )  # fmt: skip
         if room.fits(state[0], len(parameters[0]), sizes):
             return image, 1.0 - state[6][..., None]
@@ -145,28 +146,48 @@ class Rendered:
         return self.state[6]
 
 
+@dataclass(frozen=True)
+class AdamStep:
+    """A step of Adam as the kernels make it."""
+
+    moments: Sequence[Tensor]
+    """exp_avg of the six parameters, then exp_avg_sq."""
+    rates: Sequence[float]
+    """A step size for each, beta1, beta2, eps, 1 / sqrt(1 - beta2^t); see `adam_rates`."""
+    last_steps: Tensor | None = None
+    """[N] int32, the step up to which each Gaussian is. With it Adam is lazy: Gaussians that do not contribute are left
+    as they are, and what dense Adam would have done to them in the steps they missed (zero gradients: their moments
+    decay, and their old momentum moves them on) is added, in closed form, whenever they are looked at."""
+    t: int = 0
+    """The step, from 1."""
+
+    def arguments(self) -> tuple:
+        """As the ops take them."""
+        return self.moments, self.rates, self.last_steps, self.t
+
+
 @torch.no_grad()
-def render_what_fits(parameters: Sequence[Tensor], view: View, room: Room) -> Rendered:
+def render_what_fits(parameters: Sequence[Tensor], view: View, room: Room, adam: AdamStep | None = None) -> Rendered:
     """Renders without waiting. If the room was too small the image is cut short; then `step` changes nothing, and the
-    room grows when it hears of it."""
-    rendered = _forward(parameters, view, room)
+    room grows when it hears of it. With a lazy Adam's step to come, Gaussians are drawn where dense Adam had them."""
+    rendered = _forward(parameters, view, room, adam)
     room.watch(rendered.counts, len(parameters[0]), rendered.sizes)
     return rendered
 
 
 @torch.no_grad()
-def render_whole(parameters: Sequence[Tensor], view: View, room: Room) -> Rendered:
+def render_whole(parameters: Sequence[Tensor], view: View, room: Room, adam: AdamStep | None = None) -> Rendered:
     """Renders again in a larger room if need be; waits for the GPU."""
     while True:
-        rendered = _forward(parameters, view, room)
+        rendered = _forward(parameters, view, room, adam)
         if room.fits(rendered.counts, len(parameters[0]), rendered.sizes):
             return rendered
 
 
-def _forward(parameters: Sequence[Tensor], view: View, room: Room) -> Rendered:
-    arguments = view.arguments()
-    sizes = room.sizes(len(parameters[0]))
-    image, state = torch.ops.distwar.fused_forward(parameters, *arguments, True, *sizes, False, "sw_t", 1)
+def _forward(parameters: Sequence[Tensor], view: View, room: Room, adam: AdamStep | None) -> Rendered:
+    arguments, sizes = view.arguments(), room.sizes(len(parameters[0]))
+    lazy = adam.arguments() if adam is not None and adam.last_steps is not None else _NO_ADAM
+    image, state = torch.ops.distwar.fused_forward(parameters, *arguments, True, *sizes, False, "sw_t", 1, *lazy)
     return Rendered(image, list(parameters), arguments, state)
 
 
@@ -208,38 +229,31 @@ def step(
     records: Tensor,
     absgrad: bool,
     statistics: Mapping[str, Tensor] | None,
-    moments: Sequence[Tensor],
-    rates: Sequence[float],
-    last_steps: Tensor | None = None,
-    t: int = 0,
+    adam: AdamStep,
 ) -> None:
-    """Updates the parameters of the Gaussians that contributed to the image, by Adam; the others stay as they are.
-
-    With `last_steps` it is lazy Adam: what dense Adam would have done to a Gaussian in the steps it missed (zero
-    gradients: its moments decay, and its old momentum moves it on) is made up for now, in closed form. The one
-    difference left is that this step's gradient was taken before.
+    """Updates the parameters of the Gaussians that contributed to the image; the others stay as they are.
 
     Args:
-        rendered: of the parameters as they still are.
+        rendered: of the parameters as they still are, with the same `adam`.
         records: from `blend_backward`. absgrad: as it was given there.
         statistics: as for `gradients`.
-        moments: exp_avg of the six parameters, then exp_avg_sq.
-        rates: a step size for each, beta1, beta2, eps, 1 / sqrt(1 - beta2^t); see `adam_rates`.
-        last_steps: [N] int32, the step up to which each Gaussian is; written.
-        t: this step.
+        adam: moments, written.
     """
     torch.ops.distwar.fused_step(
-        rendered.parameters, *rendered.arguments, rendered.state, records, absgrad, *_pair(statistics), moments, rates,
-        last_steps, t,
-    )  # fmt: skip
+        rendered.parameters,
+        *rendered.arguments,
+        rendered.state,
+        records,
+        absgrad,
+        *_pair(statistics),
+        *adam.arguments(),
+    )
 
 
 @torch.no_grad()
-def catch_up(
-    parameters: Sequence[Tensor], moments: Sequence[Tensor], rates: Sequence[float], last_steps: Tensor, t: int
-) -> None:
-    """Makes up for what all Gaussians have missed under lazy Adam, up to step t; arguments as for `step`."""
-    torch.ops.distwar.fused_catch_up(parameters, moments, rates, last_steps, t)
+def catch_up(parameters: Sequence[Tensor], adam: AdamStep) -> None:
+    """Makes up for what all Gaussians have missed under lazy Adam, up to step t."""
+    torch.ops.distwar.fused_catch_up(parameters, *adam.arguments())
 
 
 def adam_rates(learning_rates: Sequence[float], betas: tuple[float, float], eps: float, t: int) -> list[float]:
@@ -260,7 +274,8 @@ _VIEW = (
 )
 LIBRARY.define(
     f"fused_forward(Tensor[] parameters,{_VIEW} bool with_slopes, int capacity, int list_capacity, bool absgrad,"
-    " str strategy, int threshold) -> (Tensor image, Tensor[] state)"
+    " str strategy, int threshold, Tensor[] moments, float[] rates, Tensor? last_steps, int t)"
+    " -> (Tensor image, Tensor[] state)"
 )
 LIBRARY.define(
     f"fused_blend_backward(Tensor[] parameters,{_VIEW} Tensor[] state, Tensor v_image, Tensor? v_transmittances,"
@@ -283,7 +298,7 @@ LIBRARY.define(
 @torch.library.register_fake("distwar::fused_forward", lib=LIBRARY)
 def _forward_fake(
     parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree, with_slopes,
-    capacity, list_capacity, absgrad, strategy, threshold,
+    capacity, list_capacity, absgrad, strategy, threshold, moments, rates, last_steps, t,
 ):  # fmt: skip
     like, tiles = parameters[0], tile_grid(width, height)
     tiles = tiles[0] * tiles[1]
@@ -316,7 +331,7 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     parameters, viewmat, K, background, *numbers = inputs
     state = output[1]
     ctx.save_for_backward(*parameters, viewmat, K, background, *state)
-    ctx.view, (*_, ctx.absgrad, ctx.strategy, ctx.threshold) = numbers[:6], numbers
+    ctx.view, (ctx.absgrad, ctx.strategy, ctx.threshold) = numbers[:6], numbers[9:12]
     ctx.set_materialize_grads(False)
 
 
@@ -342,7 +357,7 @@ def _backward(ctx: Any, v_image: Tensor | None, v_state: Sequence[Tensor | None]
     v_parameters = torch.ops.distwar.fused_gradients(parameters, *view, state, records, ctx.absgrad, None, None)
     wants_background = background is not None and ctx.needs_input_grad[3]
     v_background = (v_image * transmittances[..., None]).sum(dim=(0, 1)) if wants_background else None
-    return (v_parameters, None, None, v_background, *[None] * 12)
+    return (v_parameters, None, None, v_background, *[None] * 12, [], [], None, None)  # as the empty lists that came
 
 
 torch.library.register_autograd("distwar::fused_forward", _backward, setup_context=_save_for_backward, lib=LIBRARY)

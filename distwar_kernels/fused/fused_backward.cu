@@ -6,57 +6,26 @@
 // block's rows of shN together, whole lines at a time: three quarters of all bytes are there.
 //
 // A Gaussian whose record is zero has contributed to no pixel. It is left as it is. (Its view counts in the statistics all
-// the same, as in the reference.) Lazy Adam makes up for that when it contributes again, or in catch_up_kernel: dense Adam
-// with n zero gradients takes m to beta1^n m and v to beta2^n v, and moves the parameter by the sum of lr m' / sqrt(v'), a
-// geometric series of ratio beta1 / sqrt(beta2); learning rate and bias corrections are taken as they are now.
+// the same, as in the reference.) Lazy Adam makes up for that later: lazy_adam.cuh.
 //
 // It stores nothing. Floor with Adam, K contributors: (59 * 6 + 9 + 12 + 1) * 4 K bytes read and written, over the
 // memory's bandwidth.
 #include "../launch.cuh"
 #include "harmonics.cuh"
+#include "lazy_adam.cuh"
 
 namespace distwar::cuda {
 namespace {
 
 constexpr int kBackwardThreads = 128;
-enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN };
-
-// What the zero gradients of n steps do to a number under Adam: factors of its moments, and how many times the step that
-// its old moments make it goes on.
-struct Missed {
-    float mean, square, steps;
-
-    __device__ static Missed nothing() { return {1.0f, 1.0f, 0.0f}; }
-    __device__ static Missed steps_of(const Adam& adam, int n) {
-        const float log_mean = log2f(adam.beta1), log_square = log2f(adam.beta2);
-        const float log_ratio = log_mean - 0.5f * log_square, ratio = exp2f(log_ratio);
-        return {exp2f(n * log_mean), exp2f(n * log_square), ratio * (1.0f - exp2f(n * log_ratio)) / (1.0f - ratio)};
-    }
-};
-
-// One number and its moments.
-struct AdamState {
-    float value, mean, square;
-
-    __device__ void make_up(const Adam& adam, float step_size, const Missed& missed) {
-        value -= missed.steps * step_size * mean / (sqrtf(square) * adam.root_correction + adam.eps);
-        mean *= missed.mean, square *= missed.square;
-    }
-    // As torch.optim.Adam, without weight decay.
-    __device__ void step(const Adam& adam, float step_size, float gradient) {
-        mean = adam.beta1 * mean + (1.0f - adam.beta1) * gradient;
-        square = adam.beta2 * square + (1.0f - adam.beta2) * gradient * gradient;
-        value -= step_size * mean / (sqrtf(square) * adam.root_correction + adam.eps);
-    }
-};
-
 // Sinks take several numbers of one parameter at once, at indices that may be negative for none: all are fetched before
 // any is stored, or each would wait for the one before.
 struct StoreGradients {
     float* arrays[Adam::kParameters];
     explicit StoreGradients(const Gradients& g) : arrays{g.means, g.quats, g.scales, g.opacities, g.sh0, g.shN} {}
 
-    __device__ Missed missed(int) const { return Missed::nothing(); }
+    static constexpr bool kIsLazy = false;
+    __device__ void mark(int) const {}
 
     template <int N>
     __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
@@ -71,12 +40,9 @@ template <bool kLazy>
 struct StepAdam {
     Adam adam;
 
-    // What a Gaussian has missed before this step.
-    __device__ Missed missed(int row) const {
-        if (!kLazy) return Missed::nothing();
-        const int n = adam.step - 1 - adam.last_steps[row];
-        adam.last_steps[row] = adam.step;
-        return Missed::steps_of(adam, n);
+    static constexpr bool kIsLazy = kLazy;
+    __device__ void mark(int row) const {
+        if (kLazy) adam.last_steps[row] = adam.step;
     }
 
     template <int N>
@@ -165,13 +131,16 @@ __global__ void __launch_bounds__(kBackwardThreads)
         count(statistics, camera, flat_gradient, row);
         if (!flat_gradient.is_zero()) {
             const Lens lens(camera);
-            const Vec3 mean = load3(g.means, row), v_color = color_gradient(flat_gradient, visible.splats, slot);
-            ShapeGradient shape = Flat(g, camera, lens, row, lens.to_camera(mean)).gradient(flat_gradient, camera, lens);
-            const Missed missed = sink.missed(row);
+            const UpToDate<Sink::kIsLazy> parameters(g, row);
+            const Missed& missed = parameters.missed;
+            const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(flat_gradient, visible.splats, slot);
+            const Flat flat(parameters.shape(row), camera, lens, lens.to_camera(mean));
+            ShapeGradient shape = flat.gradient(flat_gradient, camera, lens);
             if constexpr (kDegree > 0) {
                 shape.mean = shape.mean + through_direction(visible, slot, v_color);
                 factors.template put<kDegree>(thread, row, missed, Direction(mean, lens.center()).unit, v_color);
             }
+            sink.mark(row);
             take_row(sink, kMeans, row, missed, {shape.mean.x, shape.mean.y, shape.mean.z});
             take_row(sink, kQuats, row, missed, {shape.quat.x, shape.quat.y, shape.quat.z, shape.quat.w});
             take_row(sink, kScales, row, missed, {shape.log_scale.x, shape.log_scale.y, shape.log_scale.z});
@@ -235,11 +204,10 @@ void project_backward(const Gaussians& g, const Camera& camera, const Visible& v
 }
 
 void project_backward_and_step(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
-                               const Statistics& statistics, const Adam& adam, void* stream) {
-    if (adam.last_steps)
-        launch_backward(g, camera, visible, packed, statistics, StepAdam<true>{adam}, stream);
-    else
-        launch_backward(g, camera, visible, packed, statistics, StepAdam<false>{adam}, stream);
+                               const Statistics& statistics, void* stream) {
+    for_laziness(g, [&](auto lazy) {
+        launch_backward(g, camera, visible, packed, statistics, StepAdam<lazy>{g.adam}, stream);
+    });
 }
 
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream) {

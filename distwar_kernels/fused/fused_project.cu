@@ -14,6 +14,7 @@
 #include "footprint.cuh"
 #include "fused_scratch.h"
 #include "harmonics.cuh"
+#include "lazy_adam.cuh"
 
 namespace distwar::cuda {
 namespace {
@@ -24,11 +25,12 @@ struct Seen {
     float depth;
     int tiles = 0;
 
-    __device__ Seen(const Gaussians& g, const Camera& camera, int row) {
+    template <bool kLazy>
+    __device__ Seen(const UpToDate<kLazy>& parameters, const Camera& camera, int row) {
         const Lens lens(camera);
-        const Vec3 at = lens.to_camera(load3(g.means, row));
+        const Vec3 at = lens.to_camera(parameters.vector(kMeans, row));
         if (!(at.z >= camera.near_plane && at.z <= camera.far_plane)) return;
-        const Flat flat(g, camera, lens, row, at);
+        const Flat flat(parameters.shape(row), camera, lens, at);
         if (!flat.is_sound() || !(flat.opacity() >= kAlphaCut)) return;
         splat = flat.splat();
         depth = at.z;
@@ -36,6 +38,7 @@ struct Seen {
     }
 };
 
+template <bool kLazy>
 __global__ void __launch_bounds__(kScanThreads)
     project_kernel(Gaussians g, Camera camera, Visible visible, Scratch scratch) {
     __shared__ ChainedScan scan;
@@ -44,7 +47,7 @@ __global__ void __launch_bounds__(kScanThreads)
     float depth = 0.0f;
     int tiles = 0;
     if (row < g.count) {
-        const Seen seen(g, camera, row);
+        const Seen seen(UpToDate<kLazy>(g, row), camera, row);
         splat = seen.splat, depth = seen.depth, tiles = seen.tiles;
     }
     const int slot = scan.exclusive(scratch.project_words, tiles > 0);
@@ -59,15 +62,19 @@ __global__ void __launch_bounds__(kScanThreads)
 
 constexpr int kColorThreads = 128;
 
-template <int kDegree>
+template <int kDegree, bool kLazy>
 __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camera camera, Visible visible) {
     constexpr int kFloats = 3 * sh_rows_of(kDegree);
     __shared__ float harmonics[kColorThreads * (kFloats > 0 ? kFloats : 1)];
     __shared__ int ids[kColorThreads];
+    __shared__ Missed missed[kLazy ? kColorThreads : 1];
     const int first = blockIdx.x * kColorThreads, count = min(visible.held() - first, kColorThreads);
     const int thread = threadIdx.x, slot = first + thread;
     if (count <= 0) return;
-    if (thread < count) ids[thread] = visible.gaussian_ids[slot];
+    if (thread < count) {
+        ids[thread] = visible.gaussian_ids[slot];
+        if (kLazy) missed[thread] = UpToDate<kLazy>(g, ids[thread]).missed;
+    }
     __syncthreads();
     if constexpr (kFloats > 0) {
         // Several are under way at once.
@@ -78,7 +85,8 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 const int flat = min(first + i * kColorThreads, count * kFloats - 1), row = flat / kFloats;
-                fetched[i] = __ldg(g.shN + 3ll * g.sh_rows * ids[row] + flat - row * kFloats);
+                const UpToDate<kLazy> parameters(g, kLazy ? missed[row] : Missed::nothing());
+                fetched[i] = parameters.value(kShN, 3ll * g.sh_rows * ids[row] + flat - row * kFloats);
             }
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i)
@@ -89,9 +97,10 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
     if (thread >= count) return;
 
     const Lens lens(camera);
-    const Vec3 mean = load3(g.means, ids[thread]);
+    const UpToDate<kLazy> parameters(g, kLazy ? missed[thread] : Missed::nothing());
+    const Vec3 mean = parameters.vector(kMeans, ids[thread]);
     const Direction direction(mean, lens.center());
-    Vec3 color = Vec3{0.5f, 0.5f, 0.5f} + kHarmonic0 * load3(g.sh0, ids[thread]);
+    Vec3 color = Vec3{0.5f, 0.5f, 0.5f} + kHarmonic0 * parameters.vector(kSh0, ids[thread]);
     Vec3 slopes[3] = {};
     for_harmonics<kDegree>(direction.unit, [&](int k, float value, Vec3 slope) {
         const float* row = harmonics + thread * kFloats + 3 * k;
@@ -120,10 +129,12 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
 
 void project_and_color(const Gaussians& g, const Camera& camera, const Visible& visible, const Scratch& scratch,
                        void* stream) {
-    launch(project_kernel, blocks_for(g.count), kScanThreads, stream, g, camera, visible, scratch);
     const int blocks = (visible.capacity + kColorThreads - 1) / kColorThreads;
-    for_degree(g.sh_degree, [&](auto degree) {
-        launch(color_kernel<degree>, blocks, kColorThreads, stream, g, camera, visible);
+    for_laziness(g, [&](auto lazy) {
+        launch(project_kernel<lazy>, blocks_for(g.count), kScanThreads, stream, g, camera, visible, scratch);
+        for_degree(g.sh_degree, [&](auto degree) {
+            launch(color_kernel<degree, lazy>, blocks, kColorThreads, stream, g, camera, visible);
+        });
     });
 }
 

@@ -18,10 +18,6 @@ struct Vec3 {
 __device__ inline Vec3 operator+(Vec3 a, Vec3 b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
 __device__ inline Vec3 operator*(float s, Vec3 a) { return {s * a.x, s * a.y, s * a.z}; }
 __device__ inline float dot(Vec3 a, Vec3 b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
-__device__ inline Vec3 load3(const float* array, int row) {
-    const float* at = array + 3ll * row;
-    return {at[0], at[1], at[2]};
-}
 
 // Rows of a 3x3 matrix.
 struct Mat3 {
@@ -57,8 +53,7 @@ struct Clamped {
 struct Rotation {
     float w, x, y, z, inverse_length;
 
-    __device__ Rotation(const float* quats, int row) {
-        const float4 q = reinterpret_cast<const float4*>(quats)[row];
+    __device__ explicit Rotation(float4 q) {
         const float length = sqrtf(q.x * q.x + q.y * q.y + q.z * q.z + q.w * q.w);
         inverse_length = 1.0f / fmaxf(length, 1e-12f);
         w = q.x * inverse_length, x = q.y * inverse_length, y = q.z * inverse_length, z = q.w * inverse_length;
@@ -109,6 +104,13 @@ struct ShapeGradient {
     float logit;
 };
 
+// Parameters of a Gaussian beside its mean and colour.
+struct Shape {
+    float4 quat;
+    Vec3 log_scale;
+    float logit;
+};
+
 // A Gaussian in front of the camera and on its image plane.
 struct Flat {
     Vec3 at;  // in camera axes
@@ -125,12 +127,12 @@ struct Flat {
     float exact_determinant, ratio;  // before the blur, and to the one after it
     float compensation;
 
-    __device__ Flat(const Gaussians& g, const Camera& camera, const Lens& lens, int row, Vec3 at)
+    __device__ Flat(const Shape& shape, const Camera& camera, const Lens& lens, Vec3 at)
         : at(at),
-          rotation(g.quats, row),
+          rotation(shape.quat),
           axes(rotation.matrix()),
-          scale({expf(g.scales[3ll * row]), expf(g.scales[3ll * row + 1]), expf(g.scales[3ll * row + 2])}),
-          own_opacity(1.0f / (1.0f + expf(-g.opacities[row]))),
+          scale({expf(shape.log_scale.x), expf(shape.log_scale.y), expf(shape.log_scale.z)}),
+          own_opacity(1.0f / (1.0f + expf(-shape.logit))),
           mean(make_float2(lens.fx * at.x / at.z + lens.cx, lens.fy * at.y / at.z + lens.cy)),
           tx(bounded(at.x / at.z, lens.fx, lens.cx, camera.width)),
           ty(bounded(at.y / at.z, lens.fy, lens.cy, camera.height)) {

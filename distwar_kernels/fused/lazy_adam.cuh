@@ -1,0 +1,78 @@
+// Lazy Adam: what dense Adam would have done to a Gaussian while it was not seen, in closed form.
+//
+// With n zero gradients dense Adam takes m to beta1^n m and v to beta2^n v, and moves the parameter by the sum of lr m' /
+// sqrt(v'), a geometric series of ratio beta1 / sqrt(beta2); learning rate and bias corrections are taken as they are now.
+// Whoever reads a parameter adds that (UpToDate); it is written when the Gaussian contributes again, or by catch_up.
+#pragma once
+
+#include "gaussian.cuh"
+
+namespace distwar::cuda {
+
+// What the zero gradients of n steps do to a number under Adam: factors of its moments, and how many times the step that
+// its old moments make it goes on.
+struct Missed {
+    float mean, square, steps;
+
+    __device__ static Missed nothing() { return {1.0f, 1.0f, 0.0f}; }
+    __device__ static Missed steps_of(const Adam& adam, int n) {
+        const float log_mean = log2f(adam.beta1), log_square = log2f(adam.beta2);
+        const float log_ratio = log_mean - 0.5f * log_square, ratio = exp2f(log_ratio);
+        return {exp2f(n * log_mean), exp2f(n * log_square), ratio * (1.0f - exp2f(n * log_ratio)) / (1.0f - ratio)};
+    }
+};
+
+// One number and its moments.
+struct AdamState {
+    float value, mean, square;
+
+    __device__ void make_up(const Adam& adam, float step_size, const Missed& missed) {
+        value -= missed.steps * step_size * mean / (sqrtf(square) * adam.root_correction + adam.eps);
+        mean *= missed.mean, square *= missed.square;
+    }
+    // As torch.optim.Adam, without weight decay.
+    __device__ void step(const Adam& adam, float step_size, float gradient) {
+        mean = adam.beta1 * mean + (1.0f - adam.beta1) * gradient;
+        square = adam.beta2 * square + (1.0f - adam.beta2) * gradient * gradient;
+        value -= step_size * mean / (sqrtf(square) * adam.root_correction + adam.eps);
+    }
+};
+
+// A Gaussian's parameters as dense Adam would have them before step t.
+template <bool kLazy>
+struct UpToDate {
+    const Gaussians& g;
+    Missed missed;
+
+    __device__ UpToDate(const Gaussians& g, int row) : g(g), missed(Missed::nothing()) {
+        if (kLazy) missed = Missed::steps_of(g.adam, g.adam.step - 1 - g.adam.last_steps[row]);
+    }
+    __device__ UpToDate(const Gaussians& g, const Missed& missed) : g(g), missed(missed) {}
+
+    __device__ float value(Parameter parameter, long long index) const {
+        const float value = __ldg(g.of(parameter) + index);
+        if (!kLazy) return value;
+        AdamState state = {value, __ldg(g.adam.exp_avg[parameter] + index), __ldg(g.adam.exp_avg_sq[parameter] + index)};
+        state.make_up(g.adam, g.adam.step_sizes[parameter], missed);
+        return state.value;
+    }
+    __device__ Vec3 vector(Parameter parameter, int row) const {
+        return {value(parameter, 3ll * row), value(parameter, 3ll * row + 1), value(parameter, 3ll * row + 2)};
+    }
+    __device__ float4 quat(int row) const {
+        if (!kLazy) return __ldg(reinterpret_cast<const float4*>(g.quats) + row);
+        const long long first = 4ll * row;
+        return make_float4(value(kQuats, first), value(kQuats, first + 1), value(kQuats, first + 2), value(kQuats, first + 3));
+    }
+    __device__ Shape shape(int row) const {
+        return {quat(row), vector(kScales, row), value(kOpacities, row)};
+    }
+};
+
+// Calls f with whether Adam is lazy as a compile-time constant.
+template <class F>
+void for_laziness(const Gaussians& g, F f) {
+    g.adam.last_steps ? f(std::true_type()) : f(std::false_type());
+}
+
+}  // namespace distwar::cuda
