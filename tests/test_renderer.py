@@ -7,7 +7,7 @@ import torch
 from random_scenes import relative_l2
 from torch import Tensor
 
-from distwar_gs.config import Config, with_values
+from distwar_gs.config import Config, ConfigError, with_values
 from distwar_gs.renderer import Rendering, RenderSettings, render, render_settings, view_colors
 from distwar_kernels import Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
@@ -245,3 +245,35 @@ def test_settings_of_a_configuration():
     expected = RenderSettings(1.0, 18.0, antialiased=True, absgrad=True, reduction=Reduction("sw_s", 3))
     assert render_settings(with_values(Config(), changes), 2.0, CPU) == expected
     assert render_settings(Config(), 1.0, CPU) == RenderSettings(0.03, 1e10)
+
+
+CUDA = torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "chosen"),
+    [
+        ({}, CPU, "composed"),
+        ({}, CUDA, "fused"),
+        ({"train.rasterizer": "gsplat"}, CUDA, "composed"),
+        ({"reduction.strategy": "gsplat"}, CUDA, "composed"),
+        ({"train.deterministic": True}, CUDA, "fused"),
+        ({"train.deterministic": True, "reduction.strategy": "sw_b"}, CPU, "composed"),
+    ],
+)
+def test_which_rasterizer(changes, device, chosen):
+    assert render_settings(with_values(Config(), changes), 1.0, device).rasterizer == chosen
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "message"),
+    [
+        ({"train.rasterizer": "fused"}, CPU, "needs a CUDA GPU; use auto"),
+        ({"train.rasterizer": "fused", "reduction.strategy": "gsplat"}, CUDA, "use train.rasterizer=gsplat"),
+        ({"train.deterministic": True, "reduction.strategy": "sw_b"}, CUDA, "reduction.strategy sw_t"),
+        ({"train.deterministic": True, "train.rasterizer": "gsplat"}, CUDA, "train.rasterizer fused"),
+    ],
+)
+def test_rasterizers_that_cannot_be_had(changes, device, message):
+    with pytest.raises(ConfigError, match=message):
+        render_settings(with_values(Config(), changes), 1.0, device)
