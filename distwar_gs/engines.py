@@ -153,7 +153,7 @@ class FusedEngine:
             step_all(self.optimizers)
         else:
             fused.step(self._rendered, records, self.settings.absgrad, statistics, self._adam_step)
-        self._rendered = None  # or it would keep Gaussians that are replaced before the next step
+        self._rendered = self._adam_step = None  # or they would keep what is replaced before the next step
         timer.mark("optimizer")
 
     def coverage(self) -> float:
