@@ -115,7 +115,7 @@ class FusedEngine:
         densifier: Densifier,
         settings: RenderSettings,
         *,
-        adam: str = "visible",
+        adam: str = "lazy",
         deterministic: bool = False,
     ) -> None:
         """Work on these; they stay the trainer's."""
