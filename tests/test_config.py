@@ -11,10 +11,10 @@ from distwar_gs.config import (
     Config,
     ConfigError,
     ModelConfig,
-    apply_override,
     as_values,
     field_docs,
     load_config,
+    override,
     save_config,
     validate,
     with_values,
@@ -102,7 +102,7 @@ def test_with_values_leaves_the_original_alone():
     ],
 )
 def test_override(assignment, key, value):
-    assert as_values(apply_override(Config(), assignment)) == as_values(Config()) | {key: value}
+    assert as_values(with_values(Config(), override(assignment))) == as_values(Config()) | {key: value}
 
 
 OVERRIDE_MISTAKES = [
@@ -136,7 +136,7 @@ OVERRIDE_MISTAKES = [
 @pytest.mark.parametrize(("assignment", "message"), OVERRIDE_MISTAKES)
 def test_override_mistakes(assignment, message):
     with pytest.raises(ConfigError) as caught:
-        apply_override(Config(), assignment)
+        override(assignment)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
