@@ -446,8 +446,8 @@ def validate(config: Config) -> Config:
         )
     if density.strategy == "mcmc" and config.optim.adam != "dense":
         raise ConfigError(
-            f"optim.adam is {config.optim.adam}: densification.strategy mcmc moves every Gaussian at every step and "
-            "needs optim.adam=dense"
+            f"optim.adam is {config.optim.adam}: densification.strategy mcmc changes every Gaussian at every step and "
+            "needs dense; leave out what configs/strategies/mcmc.yaml sets, or set it as there"
         )
     return config
 
@@ -476,20 +476,28 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a YAML file sets, keyed "section.name", over what the file its `base:` key names (relative to it) sets, ...
 
-    A file that sets every key to its default, as configs/default.yaml does, is taken to set none: or its values would
-    be explicit ones, and win over those that a strategy brings, in all files that have it for a base.
-
     Raises ConfigError as `load_config` does.
     """
     values: dict[str, Any] = {}
     for file, tree in _inheritance(Path(path)):
         try:
-            stated = _flatten(tree)
-            complete = as_values(with_values(Config(), stated)) == as_values(Config()) and len(stated) == len(FIELDS)
+            values |= _flatten(tree)
+            config = with_values(Config(), values)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
-        values = {} if complete else values | stated
+        if len(values) == len(FIELDS):
+            values = _chosen(config)
     return values
+
+
+def _chosen(config: Config) -> dict[str, Any]:
+    """Of values for every key those that are a choice. configs/default.yaml, and what is made from it, repeats the
+    defaults; taken for choices, they would win over what a strategy brings. Beside another strategy's name, as in the
+    config.yaml of such a run, they are choices."""
+    values, defaults = as_values(config), as_values(Config())
+    if config.densification.strategy != "default":
+        return values
+    return {key: value for key, value in values.items() if value != defaults[key]}
 
 
 def save_config(config: Config, path: str | os.PathLike[str]) -> None:
