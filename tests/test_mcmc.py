@@ -415,6 +415,15 @@ def test_200_steps_are_100_and_100_more(trained):
         assert all(torch.equal(one[key], two[key]) for key in one), name
 
 
+@pytest.mark.gpu
+def test_deterministic_trainings_on_the_gpu_are_bit_equal(trained):
+    changes = {**SCHEDULE, "train.device": "cuda", "train.deterministic": True, "train.iterations": 60}
+    first, second = trained("first", changes), trained("second", changes)
+    assert len(first.params["means"]) == 3300
+    for name, param in first.params.items():
+        assert torch.equal(param, second.params[name]), name
+
+
 def test_the_count_never_passes_the_cap_and_steps_move_what_is_faint(demo_scene, tmp_path, in_process):
     run = Trainer(demo_config(demo_scene, tmp_path, {**SCHEDULE, "densification.cap_max": 2000}))
     run.monitor = run.make_monitor()
