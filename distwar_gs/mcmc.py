@@ -218,7 +218,7 @@ def share(logits: Tensor, copies: Tensor, faintest: float) -> tuple[Tensor, Tens
 
     The opacity o' leaves as much light through N times as o did once: (1 - o')^N = 1 - o. The scales are multiplied by
     o / (sum over i = 1..N, k = 0..i-1 of C(i-1, k) (-1)^k o'^(k+1) / sqrt(k+1)). Summed over i first, the binomials
-    telescope: C(N, k) (-1)^(k-1) o'^k / sqrt(k), k = 1..N, is left. Its terms are up to 1e3 times the sum: in float64
+    telescope: C(N, k) (-1)^(k-1) o'^k / sqrt(k), k = 1..N, is left. Its terms are up to 5e3 times the sum: in float64
     that costs nothing, and the signs are made by parity (pow(-1, k) is NaN under fast math, gsplat PR 953).
 
     Args:
