@@ -159,6 +159,12 @@ def order_spatially(params: dict[str, Parameter], optimizers: dict[str, Adam], s
     state.update({name: values[order] for name, values in state.items()})
 
 
+def not_finite(params: dict[str, Parameter]) -> Tensor:
+    """[N] bool: some parameter of the Gaussian is NaN or infinite."""
+    sums = [param[:, None].flatten(1).sum(dim=1) for param in params.values()]  # one NaN or Inf shows in a row's sum
+    return ~torch.stack(sums).isfinite().all(dim=0)
+
+
 @torch.no_grad()
 def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], value: float) -> None:
     """Cap every opacity at `value` and forget its Adam moments, so that only Gaussians the images need come back."""
@@ -175,9 +181,7 @@ def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], val
 def _unfit(params: dict[str, Parameter], prune_opacity: float) -> Tensor:
     """[N] bool: transparent or not finite. Neither cloning nor splitting changes that, so these need not grow first
     to be pruned after, as they do in the reference."""
-    transparent = torch.sigmoid(params["opacities"]) < prune_opacity
-    sums = [param[:, None].flatten(1).sum(dim=1) for param in params.values()]  # one NaN or Inf shows in a row's sum
-    return transparent | ~torch.stack(sums).isfinite().all(dim=0)
+    return (torch.sigmoid(params["opacities"]) < prune_opacity) | not_finite(params)
 
 
 def _largest_scale(scales: Tensor) -> Tensor:
@@ -238,7 +242,7 @@ def _oversized(scales: Tensor, step: int, extent: float, config: DensificationCo
 
 
 class Densifier:
-    """Statistics and schedule in one hand: what the training loop holds."""
+    """Statistics and schedule in one hand: a `distwar_gs.strategies.Strategy`."""
 
     def __init__(
         self, count: int, device: torch.device | str, extent: float, config: DensificationConfig, white_background: bool
@@ -257,6 +261,12 @@ class Densifier:
     def statistics(self, step: int) -> dict[str, Tensor] | None:
         """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
         return self.state if is_accumulated(step, self.config) else None
+
+    def regularise(self, params: dict[str, Parameter]) -> None:
+        """Nothing: the loss is the image's alone."""
+
+    def perturb(self, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+        """Nothing: only the optimisers move Gaussians."""
 
     def is_due(self, step: int) -> bool:
         """Whether `step` will change anything after this step."""
