@@ -163,7 +163,7 @@ def test_features_change_nothing_else(device):
     beside = results(params, view, device, torch.zeros(60, 7))
     assert torch.equal(beside["image"], alone["image"]) and torch.equal(beside["alpha"], alone["alpha"])
     assert beside["features"].abs().max() == 0
-    assert_close(beside, alone, 1e-6)  # atomics add in any order
+    assert_close(beside, alone, BOUND)  # atomics add in any order
 
 
 def from_features_alone(
@@ -232,7 +232,20 @@ def test_features_need_not_be_contiguous(device):
     across = features.T.contiguous().T
     plain, other = (results(params, view, device, f) for f in (features, across))
     assert not across.is_contiguous() and torch.equal(plain["features"], other["features"])
-    assert_close(other, plain, 1e-6)
+    assert_close(other, plain, BOUND)
+
+
+def test_records_of_features_hold_geometry_only(device):
+    params, view = random_params(60, 3), random_view(1)
+    rendered = fused.render_whole([params[name].to(device) for name in PARAMETERS], moved(view, device), Room())
+    features, held = random_features(60, 6).to(device), int(rendered.counts[0])
+    v_image = weights(torch.empty(33, 40, 6)).to(device)
+    backward = partial(torch.ops.distwar.fused_features_backward, features, rendered.state, v_image)
+    (_, plain), (_, absolute) = (backward(absgrad, "sw_t", 1) for absgrad in (False, True))
+    assert plain[:held, :6].abs().max() > 0 and plain[:, 6:].abs().max() == 0
+    assert relative_l2(absolute[:, :6], plain[:, :6]) < BOUND and absolute[:, 8:].abs().max() == 0
+    lengths, bounds = absolute[:, :2].abs(), absolute[:, 6:8]
+    assert (bounds >= lengths - 1e-4 * bounds.max()).all() and bounds.sum() > 1.2 * lengths.sum()
 
 
 def test_opcheck_of_features(device):

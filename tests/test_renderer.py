@@ -191,7 +191,7 @@ def test_both_rasterizers_blend_features_alike(device, channels, with_depth, abs
     assert composed.features.shape == (2, HEIGHT, WIDTH, channels)
     errors = {name: relative_l2(getattr(fused, name), getattr(composed, name)) for name in names}
     errors |= {f"v_{name}": relative_l2(leaves[1][name].grad, leaves[0][name].grad) for name in leaves[0]}
-    assert all(error < 1e-4 for error in errors.values()), errors
+    assert all(error < 2e-4 for error in errors.values()), errors
 
 
 @pytest.mark.parametrize("shape", [(59, 2), (60, 0), (60,), (2, 60, 3)])
