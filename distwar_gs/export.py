@@ -81,9 +81,7 @@ def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None =
     rest = _rest_columns(path, vertices.dtype.names)
     means, quats, scales = (_stack(path, vertices, names) for names in (_POSITION, _QUATERNION, _SCALE))
     sh0, opacities = (_stack(path, vertices, names) for names in (_SH0, ("opacity",)))
-    if normalisation is not None:
-        means = normalisation.apply_points(means.astype(np.float64)).astype(np.float32)
-        scales = scales + np.float32(math.log(normalisation.scale))
+    means, scales = _to_training_frame(means, scales, normalisation)
     channel_major = _stack(path, vertices, rest).reshape(len(vertices), 3, len(rest) // 3)
     arrays = {
         "means": means,
@@ -94,6 +92,24 @@ def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None =
         "shN": channel_major.transpose(0, 2, 1),
     }
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+
+
+def as_reloaded(params: Mapping[str, Tensor], normalisation: Normalisation) -> dict[str, Tensor]:
+    """The Gaussians to the last bit as `load_ply` gives them from the file that `save_ply` writes.
+
+    What is measured should be what the file holds: positions and scales are rounded on the way to the frame of the
+    input and back, so numbers of the parameters themselves could not be had again from the file.
+
+    Args:
+        params: as for `save_ply`.
+        normalisation: the transform of the training frame.
+
+    Returns: the same tensors, but means and scales, which are new, on the same device.
+    """
+    arrays = (_as_array(params[name]) for name in ("means", "scales"))
+    rounded = _to_training_frame(*_to_file_frame(*arrays, normalisation), normalisation)
+    means, scales = (torch.from_numpy(array).to(params["means"].device) for array in rounded)
+    return {**params, "means": means, "scales": scales}
 
 
 def read_render_mode(path: str | os.PathLike[str]) -> str | None:
@@ -123,17 +139,38 @@ def find_ply(model: str | os.PathLike[str], iteration: int | None = None) -> Pat
 
 def _table(params: Mapping[str, Tensor], normalisation: Normalisation | None) -> np.ndarray:
     """All columns side by side, float32 [N, 17 + 3 K]."""
-    arrays = {name: tensor.detach().to("cpu", torch.float32).numpy() for name, tensor in params.items()}
-    means, scales = arrays["means"], arrays["scales"]
-    if normalisation is not None:
-        means = normalisation.undo_points(means.astype(np.float64)).astype(np.float32)
-        scales = (scales.astype(np.float64) - math.log(normalisation.scale)).astype(np.float32)
+    arrays = {name: _as_array(tensor) for name, tensor in params.items()}
+    means, scales = _to_file_frame(arrays["means"], arrays["scales"], normalisation)
     count = len(means)
     sh0 = arrays["sh0"].reshape(count, 3)
     rest = arrays["shN"].transpose(0, 2, 1).reshape(count, 3 * arrays["shN"].shape[1])
     opacities = arrays["opacities"].reshape(count, 1)
     parts = (means, np.zeros_like(means), sh0, rest, opacities, scales, arrays["quats"])
     return np.concatenate(parts, axis=1, dtype="<f4")
+
+
+def _as_array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().to("cpu", torch.float32).numpy()
+
+
+def _to_file_frame(
+    means: np.ndarray, scales: np.ndarray, normalisation: Normalisation | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and log scales of the training frame in the frame of the input, float32."""
+    if normalisation is None:
+        return means, scales
+    means = normalisation.undo_points(means.astype(np.float64)).astype(np.float32)
+    return means, (scales.astype(np.float64) - math.log(normalisation.scale)).astype(np.float32)
+
+
+def _to_training_frame(
+    means: np.ndarray, scales: np.ndarray, normalisation: Normalisation | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The way back; it gives other last digits than the numbers had, as float32 rounds."""
+    if normalisation is None:
+        return means, scales
+    means = normalisation.apply_points(means.astype(np.float64)).astype(np.float32)
+    return means, scales + np.float32(math.log(normalisation.scale))
 
 
 def _columns(count: int) -> list[str]:
