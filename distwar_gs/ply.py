@@ -7,7 +7,6 @@ says what is wrong with it, before memory is taken for what it promises.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,6 @@ _BYTES = {
     "char": 1, "int8": 1, "uchar": 1, "uint8": 1, "short": 2, "int16": 2, "ushort": 2, "uint16": 2,
     "int": 4, "int32": 4, "uint": 4, "uint32": 4, "float": 4, "float32": 4, "double": 8, "float64": 8,
 }  # fmt: skip
-_END = re.compile(rb"(\r\n|\n|\r)end_header(\r\n|\n|\r)")
 
 
 class ModelFileError(ValueError):
@@ -94,13 +92,14 @@ def _check_header(path: str | os.PathLike[str]) -> None:
     """ValueError where the header is broken, or promises more than the file holds."""
     with Path(path).open("rb") as file:
         start, size = file.read(LONGEST_HEADER), os.fstat(file.fileno()).st_size
-    end = _END.search(start)
-    if start[:3] != b"ply" or end is None:
+    newline = b"\r\n" if start[3:5] == b"\r\n" else start[3:4]
+    header, end, _ = start.partition(newline + b"end_header" + newline)
+    if not header.startswith((b"ply\r", b"ply\n")) or not end:
         raise ValueError("no header from `ply` to `end_header` at its beginning")
-    lines = [line.split() for line in start[: end.start()].decode("ascii").splitlines()]
+    lines = [line.split() for line in header.decode("ascii").splitlines()]
     text = ["format", "ascii"] in (line[:2] for line in lines)
     elements = _elements(lines)
-    promised, held = sum(element.least_bytes(text) for element in elements), size - end.end()
+    promised, held = sum(element.least_bytes(text) for element in elements), size - len(header) - len(end)
     # The separator after the last number of a text file may be missing.
     if promised > held + text:
         counts = ", ".join(f"{element.count} rows of `{element.name}`" for element in elements)
