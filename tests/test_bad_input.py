@@ -191,7 +191,7 @@ def ply_of_a_million_million_gaussians(bench):
 
 
 @bad(
-    RENDERING, "mesh.ply: not a readable PLY file (`property list uchar int vertex_indices`", "export or copy it again"
+    RENDERING, "mesh.ply: not a readable PLY file (`property list uchar int vertex_ind", "export or copy it again"
 )
 def ply_of_a_mesh(bench):
     faces = b"element face 1\nproperty list uchar int vertex_indices\nend_header"
