@@ -50,10 +50,12 @@ def _contents(params: Mapping[str, Tensor]) -> str:
 
 
 def _result(target: Path, params: Mapping[str, Tensor], rub: bool) -> str:
-    """The file, its size beside that of the numbers it was made from, and what the format leaves out or turns."""
+    """The file, its size, also beside that of a PLY, and what the format leaves out or turns."""
     notes = {".splat": ", without harmonics", ".spz": ", turned to x right, y up, z back" if rub else ""}
-    size, whole = target.stat().st_size, 4 * parameter_count(params)
-    return f"{target}: {size / 1e6:.2f} MB, {whole / size:.1f} times smaller{notes.get(target.suffix.lower(), '')}"
+    size = target.stat().st_size
+    ply = 4 * (parameter_count(params) + 3 * len(params["means"]))  # which has normals, too
+    smaller = f", {ply / size:.1f} times smaller than a PLY" if size < 0.9 * ply else ""
+    return f"{target}: {size / 1e6:.2f} MB{smaller}{notes.get(target.suffix.lower(), '')}"
 
 
 if __name__ == "__main__":

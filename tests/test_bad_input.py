@@ -190,9 +190,7 @@ def ply_of_a_million_million_gaussians(bench):
     return [bench.file("huge.ply", content), "-s", bench.scene]
 
 
-@bad(
-    RENDERING, "mesh.ply: not a readable PLY file (`property list uchar int vertex_ind", "export or copy it again"
-)
+@bad(RENDERING, "mesh.ply: not a readable PLY file (`property list uchar int vertex_ind", "export or copy it again")
 def ply_of_a_mesh(bench):
     faces = b"element face 1\nproperty list uchar int vertex_indices\nend_header"
     return [bench.file("mesh.ply", bench.ply.replace(b"end_header", faces)), "-s", bench.scene]

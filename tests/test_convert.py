@@ -32,10 +32,11 @@ def test_every_format_is_told_in_one_line(converted, demo_run):
     first, *lines = result.stdout.splitlines()
     assert first.endswith("point_cloud.ply: 3,008 Gaussians, harmonics of degree 2") and result.stderr == ""
     assert [line.partition(": ")[0] for line in lines] == [str(folder / name) for name in NAMES]
-    assert lines[2].endswith(" times smaller, without harmonics")
-    assert lines[3].endswith(" times smaller, turned to x right, y up, z back")
+    assert lines[0].endswith(" MB") and lines[1].endswith(" times smaller than a PLY")
+    assert lines[2].endswith(" times smaller than a PLY, without harmonics")
+    assert lines[3].endswith(" times smaller than a PLY, turned to x right, y up, z back")
     for line, name in zip(lines, NAMES, strict=True):
-        assert f": {(folder / name).stat().st_size / 1e6:.2f} MB, " in line
+        assert f": {(folder / name).stat().st_size / 1e6:.2f} MB" in line
     assert (folder / "a.ply").read_bytes() == find_ply(demo_run.folder).read_bytes()
 
 
