@@ -169,12 +169,7 @@ def render_parser() -> argparse.ArgumentParser:
     """The parser of render.py. A flag's destination is the field of RenderArgs it sets."""
     parser = _Parser("render.py", "Render the test views of a trained model, or a video along a camera path.")
     parser.add_argument(
-        "model",
-        nargs="?",
-        type=Path,
-        default=None,
-        metavar="MODEL",
-        help="a run folder, or a .ply, .splat, .spz file",
+        "model", nargs="?", type=Path, default=None, metavar="MODEL", help="a run folder or a .ply, .splat, .spz file"
     )
     parser.add_argument("-m", "--model_path", type=Path, metavar="DIR", help="the same, as a flag")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings instead of the run's config.yaml")

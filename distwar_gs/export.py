@@ -43,7 +43,6 @@ _QUATERNION = ("rot_0", "rot_1", "rot_2", "rot_3")
 _REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(4))  # 0, 9, 24, 45
 _RENDER_MODE = "SplatRenderMode: "  # the comment by which exporters and viewers tell antialiased models apart
 
-
 LIMIT = 80.0
 """Infinite opacities (logit), which converters write for bytes of 0 and 255, and scales (log) of flat Gaussians become
 this or its negative: no float32 shows the difference."""
@@ -75,9 +74,11 @@ def save_ply(
     table = _table(params, normalisation)
     names = _names(table.shape[1])
     vertices = table.view([(name, "<f4") for name in names]).reshape(len(table))
-    element = plyfile.PlyElement.describe(vertices, "vertex")
+    ply = plyfile.PlyData(
+        [plyfile.PlyElement.describe(vertices, "vertex")], byte_order="<", comments=_comments(antialiased)
+    )
     with replacing(path) as temporary:
-        plyfile.PlyData([element], byte_order="<", comments=_comments(antialiased)).write(str(temporary))
+        ply.write(str(temporary))
 
 
 def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None = None) -> dict[str, Tensor]:
@@ -145,7 +146,7 @@ def as_reloaded(params: Mapping[str, Tensor], normalisation: Normalisation) -> d
     input and back, so numbers of the parameters themselves could not be had again from the file.
 
     Args:
-        params: as for `save_ply`.
+        params: as for `save_ply`; finite (of others `load_ply` leaves some out).
         normalisation: the transform of the training frame.
 
     Returns: the same tensors, but means and scales, which are new, on the same device.

@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of a run (default: newest)")
     parser.add_argument("--spz_frame", choices=("rub", "input"), default="rub",
                         help="axes of SPZ files: x right, y up, z back, as the format prescribes, or those of the PLY, "
-                        "as SuperSplat and splat-transform take them (default: %(default)s)")  # fmt: skip
+                        "as splat-transform 3.2 takes them (default: %(default)s)")  # fmt: skip
     return parser
 
 
