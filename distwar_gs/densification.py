@@ -14,7 +14,7 @@ asks for `step > start`) and the last at 14900 (`step < stop`); the last opacity
 import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,9 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
+from distwar_gs.memory import Cap
 from distwar_gs.morton import morton_order
-from distwar_gs.optimizer import edit
+from distwar_gs.optimizer import Rows, all_moments, edit
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class RefineReport:
     split: int
     pruned: int
     total: int
+    out_of_memory: bool = False
+    """Whether memory ran out half way, so that none were cloned or split after all."""
 
 
 # ------------------------------------------------------------------------------------------------------ when
@@ -116,14 +119,76 @@ def refine(
     Gaussians start with none. The order of the rows is the reference's: what stays, clones, then the two halves of
     every split. Not finite Gaussians are removed and never grow; a refinement that would leave nothing is skipped.
 
+    If memory runs out while planning, nothing is changed; if later, Gaussians are pruned but not grown.
+
     Args:
         params, optimizers, state: changed in place.
         step: counted from 1; decides whether oversized Gaussians are pruned.
         extent: of the scene, in the frame of the means.
         config: the section `densification`.
         generator: all randomness, on the device of the parameters.
+
+    Raises:
+        torch.OutOfMemoryError: while planning.
     """
     count = len(params["means"])
+    plan = _plan(params, state, step, extent, config, generator)
+    if plan is None:
+        log.warning("step %d: all %d Gaussians would be pruned; nothing is changed", step, count)
+        state.update(new_state(count, params["means"].device))
+        return RefineReport(0, 0, 0, count)
+    statistics = new_state(len(plan.rows), params["means"].device)  # now: what comes after the edit must not fail
+    edited = edit(params, optimizers, list(params), plan.values, _moments_of(plan.rows, plan.stays), plan.spared())
+    total = len(params["means"])
+    if not edited:
+        plan.join_halves(params)
+        state.update({name: zeros[:total] for name, zeros in statistics.items()})
+        return RefineReport(0, 0, count - total, total, out_of_memory=True)
+    state.update(statistics)
+    return RefineReport(plan.cloned, plan.split, count + plan.cloned + plan.split - total, total)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A refinement to come."""
+
+    rows: Tensor
+    """[M] of which Gaussian each row will be: those that stay, clones, then first halves, then second ones."""
+    stays: int
+    halves: int
+    """How many stay, and how many splits have halves among the rows (those of oversized ones do not)."""
+    cloned: int
+    split: int
+    """How many are cloned and split, what is pruned at once included."""
+    planned: dict[str, Tensor]
+    """The values [M, 3] of means and scales; the rest is copied."""
+    originals: dict[str, Tensor]
+    """Means and scales [halves, 3] of the Gaussians that are split."""
+
+    def values(self, name: str, old: Tensor) -> Tensor:
+        """The new values of a parameter."""
+        return self.planned[name] if name in self.planned else old[self.rows]
+
+    def spared(self) -> Rows:
+        """What is left when memory runs out: those that stay, and of each split the first half, for `join_halves`."""
+        first = len(self.rows) - 2 * self.halves
+        return Rows(self.rows, torch.cat((torch.arange(self.stays), torch.arange(first, first + self.halves))))
+
+    def join_halves(self, params: dict[str, Parameter]) -> None:
+        """Makes the last Gaussians, first halves, what they were before they were split."""
+        for name, values in self.originals.items():
+            params[name].detach()[self.stays :] = values
+
+
+def _plan(
+    params: dict[str, Parameter],
+    state: dict[str, Tensor],
+    step: int,
+    extent: float,
+    config: DensificationConfig,
+    generator: torch.Generator,
+) -> _Plan | None:
+    """What `refine` will do; None: nothing, since nothing would be left."""
     unfit = _unfit(params, config.prune_opacity)
     large = _largest_scale(params["scales"]) > config.clone_scale * extent
     grown = _wants_growth(state, unfit, config)
@@ -133,36 +198,46 @@ def refine(
     scales = _shrunk(params["scales"].detach()[rows], kept + cloned)
     alive = ~_oversized(scales, step, extent, config)
     if not alive.any():
-        log.warning("step %d: all %d Gaussians would be pruned; nothing is changed", step, count)
-        state.update(new_state(count, unfit.device))
-        return RefineReport(0, 0, 0, count)
-
+        return None
     means = _scattered(params, rows, kept + cloned, generator)
-    rows, stays = rows[alive], int(alive[:kept].sum())
-    planned = {"means": means[alive], "scales": scales[alive]}
-    edit(params, optimizers, params, lambda name, old: planned.get(name, old[rows]), _moments_of(rows, stays))
-    state.update(new_state(len(rows), unfit.device))
-    halves = int(split.sum())
-    return RefineReport(cloned, halves, count + cloned + halves - len(rows), len(rows))
+    halves = int(alive[kept + cloned :].sum()) // SPLIT_SAMPLES  # those of one Gaussian are of one size
+    rows = rows[alive]
+    sources = rows[len(rows) - halves :]
+    return _Plan(
+        rows, stays=int(alive[:kept].sum()), halves=halves, cloned=cloned, split=int(split.sum()),
+        planned={"means": means[alive], "scales": scales[alive]},
+        originals={name: params[name].detach()[sources] for name in ("means", "scales")},
+    )  # fmt: skip
 
 
 def order_spatially(params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor]) -> None:
-    """Bring the Gaussians, their moments and statistics into Morton order; nothing else changes."""
-    order = morton_order(params["means"].detach())
-    edit(params, optimizers, params, lambda name, old: old[order], lambda key, moments: moments[order])
-    state.update({name: values[order] for name, values in state.items()})
+    """Bring the Gaussians, their moments and statistics into Morton order; nothing else changes.
+
+    Raises:
+        torch.OutOfMemoryError: there is no memory to find the order; nothing is changed.
+    """
+    take_rows(params, optimizers, state, morton_order(params["means"].detach()))
+
+
+@torch.no_grad()
+def take_rows(
+    params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor], rows: Tensor
+) -> None:
+    """Make `rows` [M] (int64, each at most once) all Gaussians there are, with their moments and statistics.
+
+    Raises:
+        torch.OutOfMemoryError: before anything is changed. If memory runs out later, the host's helps out.
+    """
+    statistics = {name: values[rows] for name, values in state.items()}
+    edit(params, optimizers, list(params), lambda name, old: old[rows], lambda key, old: old[rows], Rows(rows))
+    state.update(statistics)
 
 
 def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], value: float) -> None:
     """Cap every opacity at `value` and forget its Adam moments, so that only Gaussians the images need come back."""
     cap = math.log(value / (1.0 - value))
-    edit(
-        params,
-        optimizers,
-        ["opacities"],
-        lambda name, logits: logits.clamp_max(cap),
-        lambda key, moments: torch.zeros_like(moments),
-    )
+    # In place: it takes no memory.
+    edit(params, optimizers, ["opacities"], lambda name, logits: logits.clamp_max_(cap), lambda key, old: old.zero_())
 
 
 def _unfit(params: dict[str, Parameter], prune_opacity: float) -> Tensor:
@@ -182,9 +257,11 @@ def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: Densification
     """[N] bool: mean gradient at or above the threshold; under a cap, the largest of those that there is room for."""
     gradient = (state["grad2d"] / state["count"].clamp_min(1.0)).nan_to_num(nan=0.0, posinf=0.0)
     grown = (gradient >= config.grad_threshold) & ~unfit
-    if config.cap_max == 0:
+    if not config.cap_max:
         return grown
     room = max(config.cap_max - int((~unfit).sum()), 0)  # a clone and a split both add one
+    if int(grown.sum()) <= room:
+        return grown
     ranked = torch.where(grown, gradient, -1.0).argsort(descending=True, stable=True)
     return torch.zeros_like(grown).index_fill_(0, ranked[:room], True) & grown
 
@@ -245,10 +322,18 @@ class Densifier:
     """Statistics and schedule in one hand: what the training loop holds."""
 
     def __init__(
-        self, count: int, device: torch.device | str, extent: float, config: DensificationConfig, white_background: bool
+        self,
+        count: int,
+        device: torch.device | str,
+        extent: float,
+        config: DensificationConfig,
+        white_background: bool,
+        cap: Cap | None = None,
     ) -> None:
-        """Start with empty statistics for `count` Gaussians; `extent` in the frame of the means."""
+        """Start with empty statistics for `count` Gaussians; `extent` in the frame of the means; `cap` if it depends on
+        memory."""
         self.config = config
+        self.cap = cap or Cap(config.cap_max)
         self.extent = extent
         self.white_background = white_background
         self.state = new_state(count, device)
@@ -277,12 +362,34 @@ class Densifier:
         """
         report = None
         if is_refined(step, self.config):
-            report = refine(params, optimizers, self.state, step, self.extent, self.config, generator)
+            report = self._refine(step, params, optimizers, generator)
         if is_reset(step, self.config, self.white_background):
             reset_opacity(params, optimizers, self.config.opacity_reset_value)
         if is_ordered(step, self.config):
-            order_spatially(params, optimizers, self.state)
+            self._order(step, params, optimizers)
         return report
+
+    def _refine(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+    ) -> RefineReport:
+        """Refines under the cap; where memory runs out, that becomes the cap."""
+        cap = self.cap.now([*params.values(), *all_moments(optimizers)])
+        config = replace(self.config, cap_max=cap)
+        try:
+            report = refine(params, optimizers, self.state, step, self.extent, config, generator)
+        except torch.OutOfMemoryError:
+            report = RefineReport(0, 0, 0, len(params["means"]), out_of_memory=True)
+        if report.out_of_memory:
+            self.cap.ran_out(step, report.total)
+        elif report.total == cap:
+            self.cap.reached(step, report.total)
+        return report
+
+    def _order(self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
+        try:
+            order_spatially(params, optimizers, self.state)
+        except torch.OutOfMemoryError:
+            log.warning("step %d: no memory to bring the Gaussians into spatial order; they keep theirs", step)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The statistics, for a checkpoint."""

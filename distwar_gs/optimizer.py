@@ -1,7 +1,8 @@
 """Adam over the dict of parameters: one optimiser each, the learning-rate schedule, and the only optimiser surgery."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,6 +65,12 @@ def moments_of(optimizers: Mapping[str, Adam], names: Sequence[str]) -> list[Ten
     return [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
 
 
+def all_moments(optimizers: Mapping[str, Adam]) -> list[Tensor]:
+    """Those moments that there are."""
+    states = [state for optimizer in optimizers.values() for state in optimizer.state.values()]
+    return [state[key] for state in states for key in _moment_keys(state)]
+
+
 def set_steps(optimizers: Mapping[str, Adam], step: int) -> None:
     """Tell optimisers whose moments are updated elsewhere how many steps they have made."""
     for optimizer in optimizers.values():
@@ -71,14 +78,25 @@ def set_steps(optimizers: Mapping[str, Adam], step: int) -> None:
             state["step"].fill_(step)
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows of an edit come from, so that it can be ended without memory (see `edit`)."""
+
+    sources: Tensor
+    """[M] int64, of which old row each new one is made."""
+    spared: Tensor | None = None
+    """[B] int64 on the host, which new rows are left if memory runs out: each from another old row. None: all."""
+
+
 @torch.no_grad()
 def edit(
     params: dict[str, Parameter],
     optimizers: Mapping[str, Adam],
-    names: Iterable[str],
+    names: Sequence[str],
     edit_param: Callable[[str, Tensor], Tensor],
     edit_state: Callable[[str, Tensor], Tensor],
-) -> None:
+    rows: Rows | None = None,
+) -> bool:
     """Replace parameters and their Adam moments together: the one place where optimisers are operated on.
 
     Each new parameter takes its old one's place in `params` and in its optimiser, without a gradient (so that a step of
@@ -86,29 +104,96 @@ def edit(
     `exp_avg_sq` go through `edit_state`; the step count stays. Before the first step there are no moments to edit.
     The idea of two callbacks is gsplat's (gsplat/strategy/ops.py).
 
+    What was there goes piece by piece: kept to the end it would be three times the memory. So there is no way back when
+    memory runs out half way, but with `rows` there is a way on: what is replaced already is cut down to
+    `rows.spared`, the rest is gathered to the same rows, through the host and in place.
+
     Args:
         params: the Gaussians; changed in place.
         optimizers: one for each parameter; changed in place.
         names: which parameters to replace.
         edit_param: (name, values) -> the new values.
         edit_state: (state key, moments) -> the new moments, of the new values' shape.
+        rows: what to be content with if memory runs out.
+
+    Returns:
+        Whether all was done; False: memory ran out, and only the rows `rows.spared` are there.
 
     Raises:
         ValueError: `edit_state` returned moments of another shape than `edit_param`'s values.
+        torch.OutOfMemoryError: memory ran out and there were no `rows`; the tensors may differ in length.
     """
+    replaced: set[tuple[str, str]] = set()
+    try:
+        for name in names:
+            _replace(params, optimizers[name], name, edit_param(name, params[name].detach()))
+            replaced.add((name, "values"))
+            state = optimizers[name].state.get(params[name], {})
+            for key in _moment_keys(state):
+                state[key] = edit_state(key, state[key])
+                replaced.add((name, key))
+    except torch.OutOfMemoryError:
+        if rows is None:
+            raise
+    else:
+        for name in names:
+            _check_moments(name, params[name], optimizers[name])
+        return True
+    _cut_down(params, optimizers, names, rows, replaced)
+    return False
+
+
+def _replace(params: dict[str, Parameter], optimizer: Adam, name: str, values: Tensor) -> None:
+    """Puts values in a parameter's place; its optimiser's state becomes theirs."""
+    state = optimizer.state.pop(params[name], {})
+    params[name] = Parameter(values)
+    optimizer.param_groups[0]["params"] = [params[name]]
+    if state:
+        optimizer.state[params[name]] = state
+
+
+def _moment_keys(state: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in state if key != "step"]
+
+
+def _check_moments(name: str, param: Parameter, optimizer: Adam) -> None:
+    state = optimizer.state.get(param, {})
+    for key in _moment_keys(state):
+        if state[key].shape != param.shape:
+            raise ValueError(f"{name}: {key} became {[*state[key].shape]} while the values became {[*param.shape]}")
+
+
+def _cut_down(
+    params: dict[str, Parameter],
+    optimizers: Mapping[str, Adam],
+    names: Sequence[str],
+    rows: Rows,
+    replaced: set[tuple[str, str]],
+) -> None:
+    """Ends an edit that ran out of memory."""
+    sources = rows.sources.cpu()
+    of_new = torch.arange(len(sources)) if rows.spared is None else rows.spared
+    of_old = sources[of_new]
+
+    def cut(name: str, key: str, tensor: Tensor) -> Tensor:
+        return _gathered_in_place(tensor, of_new if (name, key) in replaced else of_old)
+
     for name in names:
-        old, optimizer = params[name], optimizers[name]
-        new = Parameter(edit_param(name, old.detach()))
-        state = optimizer.state.pop(old, {})
-        # What was there goes now, piece by piece: kept to the end it would be three times the memory.
-        params[name] = old = new
-        optimizer.param_groups[0]["params"] = [new]
-        for key in [key for key in state if key != "step"]:
-            state[key] = edit_state(key, state[key])
-            if state[key].shape != new.shape:
-                raise ValueError(f"{name}: {key} became {[*state[key].shape]} while the values became {[*new.shape]}")
-        if state:
-            optimizer.state[new] = state
+        _replace(params, optimizers[name], name, cut(name, "values", params[name].detach()))
+        state = optimizers[name].state.get(params[name], {})
+        state.update({key: cut(name, key, state[key]) for key in _moment_keys(state)})
+
+
+def _gathered_in_place(tensor: Tensor, index: Tensor) -> Tensor:
+    """Rows of a tensor, not more than it has, in its own memory: takes none on the device, but the host's."""
+    gathered = tensor.cpu()[index]
+    cut = tensor[: len(gathered)].copy_(gathered)
+    if len(cut) == len(tensor):
+        return cut
+    try:
+        return cut.clone()  # what was cut off is free only when nothing looks into this memory any more
+    except torch.OutOfMemoryError:
+        return cut
 
 
 def state_dicts(optimizers: Mapping[str, Adam]) -> dict[str, dict[str, Any]]:
