@@ -6,7 +6,7 @@ no more. A loss that is not finite, though, makes gradients that are not finite 
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,8 +88,7 @@ def find(
     rows = torch.zeros(len(params["means"]), dtype=torch.bool, device=params["means"].device)
     for more in broken.values():
         rows |= more
-    names = dict.fromkeys(_shown(name) for name in broken)
-    return Findings(since, step, tuple(names), rows, int(rows.sum()), tuple(losses))
+    return Findings(since, step, _shown(broken), rows, int(rows.sum()), tuple(losses))
 
 
 def _named_tensors(params: Mapping[str, Tensor], optimizers: Mapping[str, Adam]) -> dict[str, Tensor]:
@@ -101,9 +100,11 @@ def _named_tensors(params: Mapping[str, Tensor], optimizers: Mapping[str, Adam])
     return tensors
 
 
-def _shown(name: str) -> str:
-    parameter, dot, _ = name.partition(".")
-    return f"gradients of {parameter}" if dot else parameter
+def _shown(names: Iterable[str]) -> tuple[str, ...]:
+    """Parameters, and gradients where the moments alone tell."""
+    parameters = [name for name in names if "." not in name]
+    others = dict.fromkeys(name.partition(".")[0] for name in names)
+    return (*parameters, *(f"gradients of {name}" for name in others if name not in parameters))
 
 
 def _broken_rows(tensor: Tensor) -> Tensor:
