@@ -132,10 +132,8 @@ def test_a_few_broken_gaussians_are_dropped_and_training_goes_on(make, after_ste
     run = make()
     after_step(7, lambda run: (poison(run, slice(10, 22)), poison(run, slice(12, 15), "quats", math.inf)))
     assert run.run() == 0 and run.step == 20
-    assert "WARNING step 10: 12 Gaussians are not finite (quats, gradients of" not in log_of(
-        run
-    ) and "step 10: 12 Gaussians are not finite (quats, scales" in log_of(run)
-    assert "since step 6 at the earliest); dropped, 2,996 are left" in log_of(run)
+    told = "step 10: 12 Gaussians are not finite (quats, scales, since step 6 at the earliest); dropped, 2,996 are left"
+    assert log_of(run).count(told) == 1
     assert len(run.params["means"]) == len(run.densifier.state["count"]) == 2996
     assert_finite(run.params)
     assert checkpoint.load_checkpoint(run.last_checkpoint, "cpu").params["means"].shape == (2996, 3)
@@ -165,12 +163,9 @@ def test_growth_does_not_hide_what_is_broken(make, after_step):
 
 def test_many_broken_gaussians_send_the_run_back_to_its_checkpoint(make, after_step):
     run = make(train__checkpoint_iterations=[6])
-    saved = {}
-    after_step(12, lambda run: (saved.update(step=run.step), poison(run, slice(0, 2000))))
+    after_step(12, lambda run: poison(run, slice(0, 2000)))
     assert run.run() == 0 and run.step == 20
-    assert re.search(
-        r"step 15: 2,\d{3} Gaussians are not finite \(scales.*\); back to .*step_6\.pt", log_of(run)
-    ) or re.search(r"step 15: 2,000 Gaussians are not finite \(.*\); back to .*step_6\.pt", log_of(run))
+    assert re.search(r"step 15: 2,000 Gaussians are not finite \(scales, .*\); back to .*step_6\.pt", log_of(run))
     assert len(run.params["means"]) == 3008
     assert_finite(run.params)
     for name, optimizer in run.optimizers.items():
@@ -239,13 +234,13 @@ def test_going_back_is_bounded(make, after_step):
 # ------------------------------------------------------------------------------------------------------- the loss
 
 
-def broken_photos(monkeypatch, run: Trainer, index: int | None, value: float, from_step: int = 1) -> None:
-    """The loss of a training view (None: of any), or its gradient, is not finite."""
+def break_photo(monkeypatch, run: Trainer, index: int, value: float, from_step: int) -> None:
+    """Makes loss and gradient of a training view not finite."""
     real = trainer.photometric_gradient
 
     def loss(image, photo, *rest):
         v_image, losses = real(image, photo, *rest)
-        if run.step + 1 >= from_step and (index is None or torch.equal(photo, run.images[index])):
+        if run.step + 1 >= from_step and torch.equal(photo, run.images[index]):
             return v_image * value, {**losses, "loss": losses["loss"] * value}
         return v_image, losses
 
@@ -254,7 +249,7 @@ def broken_photos(monkeypatch, run: Trainer, index: int | None, value: float, fr
 
 def test_a_photo_without_a_finite_loss_is_named(make, monkeypatch):
     run = make(train__iterations=40, train__checkpoint_iterations=[2])
-    broken_photos(monkeypatch, run, 3, math.nan, from_step=3)
+    break_photo(monkeypatch, run, 3, math.nan, from_step=3)
     name = run.scene.train[3].name
     with pytest.raises(TrainingError, match=rf"step \d+: the loss of {name} is nan, .*look at this photo") as e:
         run.run()
@@ -280,9 +275,8 @@ def test_a_loss_that_is_not_finite_once_is_overcome(make, monkeypatch):
     assert run.step == 20
 
 
-def test_a_progress_line_recovers_from_a_loss_that_was_not_finite(make, monkeypatch):
+def test_the_progress_line_recovers_from_an_image_that_was_not_finite(make):
     run = make()
-    broken_photos(monkeypatch, run, None, math.nan, from_step=30)
     run.monitor = run.make_monitor()
     for psnr in (math.nan, 20.0, 30.0):
         run.monitor._show(5, 0.1, psnr, 7, {"memory/resident_mib": 1.0})
