@@ -155,11 +155,14 @@ class Health:
 
     def keep_for_saving(self) -> None:
         """Drops Gaussians that are not finite, however many; TrainingError if there are no others."""
-        found = self._look()
-        if found is not None:
-            if found.are_all:
+        try:
+            found = self._look()
+            if found is not None and found.are_all:
                 raise TrainingError(f"{found}: that is all of them, so nothing is saved. {self._way_on()}")
-            self._drop(found)
+            if found is not None:
+                self._drop(found)
+        except torch.OutOfMemoryError:  # saved unseen is better than lost
+            log.warning("step %d: no memory to look for what is not finite before saving", self._run.step)
 
     def _look(self) -> Findings | None:
         run, losses = self._run, self._losses
