@@ -334,6 +334,7 @@ class Densifier:
         memory."""
         self.config = config
         self.cap = cap or Cap(config.cap_max)
+        self._ordered = True
         self.extent = extent
         self.white_background = white_background
         self.state = new_state(count, device)
@@ -389,7 +390,9 @@ class Densifier:
         try:
             order_spatially(params, optimizers, self.state)
         except torch.OutOfMemoryError:
-            log.warning("step %d: no memory to bring the Gaussians into spatial order; they keep theirs", step)
+            level = logging.WARNING if self._ordered else logging.DEBUG  # said once
+            log.log(level, "step %d: no memory to bring the Gaussians into spatial order; they keep theirs", step)
+            self._ordered = False
 
     def state_dict(self) -> dict[str, Tensor]:
         """The statistics, for a checkpoint."""

@@ -82,10 +82,10 @@ class Cap:
     def __init__(self, configured: int | None, budget: Budget | None = None) -> None:
         """`configured` is densification.cap_max; None leaves it to the budget, and without one there is no cap."""
         self._configured, self._budget = configured, budget if configured is None else None
-        self._told = False
+        self._told, self._told_of_memory = False, False
 
-    def begin(self, tensors: Iterable[Tensor]) -> None:
-        """Fixes a cap that depends on memory, and says it. `tensors`: what is kept of the Gaussians there are."""
+    def begin(self, count: int, tensors: Iterable[Tensor]) -> None:
+        """Fixes a cap that depends on memory, and says it; `tensors` are what is kept of `count` Gaussians."""
         if self._budget is None:
             return
         self._configured = self._budget.gaussians(_size(tensors))
@@ -93,6 +93,8 @@ class Cap:
             "at most %s Gaussians fit into the %.1f GiB that are free (densification.cap_max null; %d bytes each)",
             f"{self._configured:,}", free_memory(self._budget.device) / 2**30, self._budget.kept + self._budget.working,
         )  # fmt: skip
+        if count > self._configured:
+            log.warning("there are %s Gaussians already: memory may run out", f"{count:,}")
 
     def now(self, tensors: Iterable[Tensor]) -> int:
         """The cap for a refinement, 0: none. One that depends on memory is lower while others use that memory."""
@@ -109,13 +111,14 @@ class Cap:
         self._told = True
 
     def ran_out(self, step: int, count: int) -> None:
-        """No more than these `count` from now on: for one more there was no memory."""
-        log.warning(
+        """No more than these `count` from now on: for one more there was no memory. Said once."""
+        log.log(
+            logging.DEBUG if self._told_of_memory else logging.WARNING,
             "step %d: out of memory while Gaussians were added; growth is skipped, training goes on with at most the "
-            "%s there are (less memory: a larger -r, a lower --sh_degree, --set data.image_budget_gib=0)",
+            "%s there are (a larger -r, a lower --sh_degree or --set data.image_budget_gib=0 leave more memory)",
             step, f"{count:,}",
         )  # fmt: skip
-        self._configured, self._told = count, True
+        self._configured, self._told, self._told_of_memory = count, True, True
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

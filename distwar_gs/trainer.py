@@ -73,7 +73,7 @@ class Trainer:
         kept finite.
         """
         self._open_run_folder()
-        self.cap.begin([*self.params.values(), *all_moments(self.optimizers)])
+        self.cap.begin(len(self.params["means"]), [*self.params.values(), *all_moments(self.optimizers)])
         train, last = self.config.train, self.config.train.iterations
         if self.step >= last:
             log.warning("all %d steps are done already; train on with more --iterations", last)

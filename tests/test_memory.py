@@ -70,7 +70,7 @@ def test_a_cap_of_null_is_fixed_when_training_begins_and_said_once(free, caplog)
     cap = Cap(None, Budget(CPU, kept=720, working=280, pixels=0))
     free["bytes"] = 2_000_000
     with caplog.at_level(logging.INFO):
-        cap.begin([torch.zeros(100)])
+        cap.begin(25, [torch.zeros(100)])
     assert cap.now([]) == 1000 and caplog.text.count("at most 1,000 Gaussians fit into the 0.0 GiB that are free") == 1
     free["bytes"] = 9_000_000
     assert cap.now([]) == 1000, "it does not rise"
@@ -84,16 +84,25 @@ def test_a_number_does_not_depend_on_memory(free, configured, caplog):
     cap = Cap(configured, Budget(CPU, kept=720, working=280, pixels=0))
     free["bytes"] = 1
     with caplog.at_level(logging.INFO):
-        cap.begin([])
+        cap.begin(0, [])
     assert cap.now([]) == configured and not caplog.records
 
 
 @pytest.mark.parametrize("configured", [None, 0, 77])
-def test_where_memory_ran_out_is_the_cap(free, configured):
+def test_where_memory_ran_out_is_the_cap_and_said_once(free, configured, caplog):
     cap = Cap(configured, Budget(CPU, kept=720, working=280, pixels=0))
-    cap.begin([])
-    cap.ran_out(600, 50)
-    assert cap.now([]) == 50
+    cap.begin(0, [])
+    with caplog.at_level(logging.WARNING):
+        cap.ran_out(600, 50)
+        cap.ran_out(700, 49)
+    assert cap.now([]) == 49 and caplog.text.count("growth is skipped") == 1
+
+
+def test_more_to_begin_with_than_fit_is_said(free, caplog):
+    free["bytes"] = 2_000_000
+    with caplog.at_level(logging.WARNING):
+        Cap(None, Budget(CPU, kept=720, working=280, pixels=0)).begin(1001, [])
+    assert "there are 1,001 Gaussians already: memory may run out" in caplog.text
 
 
 def test_the_default_leaves_it_to_memory():
