@@ -192,6 +192,7 @@ class Health:
             self._drop(found)
             self._run.save_checkpoint()
         tried = f"dropped {self._drops} times and gone back {self._returns} times (train.max_repairs)"
+        tried = "that is all of them" if found.are_all and not self._returns else tried
         return TrainingError(f"{found}; {tried}. {self._way_on()}; lower learning rates (optim) may help")
 
     def _way_on(self) -> str:
