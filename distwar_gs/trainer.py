@@ -1,6 +1,7 @@
 """Training: the loop, and what happens around it. Reads top to bottom."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 
@@ -15,18 +16,22 @@ from distwar_gs.densification import Densifier
 from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
 from distwar_gs.export import save_cameras_json, save_ply
-from distwar_gs.interruption import Interruption
+from distwar_gs.files import WriteError, remove_leftovers
+from distwar_gs.interruption import Interruption, StoppedError
 from distwar_gs.losses import as_floats, photometric_gradient
-from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
+from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.renderer import render, render_settings, view_traffic
+from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
 
 log = logging.getLogger(__name__)
+
+METRICS = "metrics.json"
 
 
 class TrainingError(RuntimeError):
@@ -56,9 +61,12 @@ class Trainer:
         self.sampler = ViewSampler(len(self.scene.train), self.generators["host"])
         self.background = torch.tensor(evaluation_background(config), device=self.device)
         self.step, self._elapsed = 0, 0.0
+        self.interruption = Interruption()
+        self._unwritten: str | None = None  # why a file of the last step is not there
         self._make_model(saved)
         if saved:
             self._continue_from(saved)
+        self._saved_step: int | None = None  # of this session's newest checkpoint
         self._first_step = self.step + 1
 
     # ------------------------------------------------------------------------------------------------- the loop
@@ -66,40 +74,86 @@ class Trainer:
     def run(self) -> int:
         """Trains to the last step; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
 
-        Raises TrainingError when the GPU's memory is used up, with a checkpoint saved.
+        Raises TrainingError when the GPU's memory is used up, with a checkpoint saved; and when what is due after the
+        last step could not be written.
         """
         self._open_run_folder()
-        train, last = self.config.train, self.config.train.iterations
+        last = self.config.train.iterations
         if self.step >= last:
             log.warning("all %d steps are done already; train on with more --iterations", last)
-        with Interruption() as interruption:
+        code = 0
+        with self.interruption:
             try:
-                for step in range(self.step + 1, last + 1):
-                    self.train_step(step)
-                    if step in train.test_iterations or step == last:
-                        self.evaluate()
-                    if step in train.checkpoint_iterations or step == last or interruption.requested:
-                        self.save_checkpoint()
-                    if step in train.save_iterations or step == last:
-                        self.save_model()
-                    if interruption.requested:
-                        break
+                self._train(last)
+            except StoppedError:
+                code = self._stop(last)
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory() from error
             except DataError:  # an image that is decoded only now
-                self.save_checkpoint()
+                self._write(self.save_checkpoint)
                 raise
             finally:
                 self.monitor.close()
+        self._report()
+        if self._unwritten and code == 0:
+            raise TrainingError(f"{self._unwritten}. All steps are done: --resume auto makes what is missing")
+        return code
+
+    def _train(self, last: int) -> None:
+        """The steps that are left, and what is due after them. Raises StoppedError where a signal asks for it.
+
+        A checkpoint comes before the results of the same step, so that nothing that befalls these costs steps; a run
+        that was stopped between the two makes them when it goes on.
+        """
+        if self.step:
+            self._make_results(again=False)
+        for step in range(self.step + 1, last + 1):
+            self.train_step(step)
+            self._unwritten = None
+            if self._is_checkpointed(step):
+                self._write(self.save_checkpoint)
+            self._make_results()
+            if step < last:
+                self.interruption.check()
+
+    def _is_checkpointed(self, step: int) -> bool:
+        train = self.config.train
+        periodic = train.checkpoint_every > 0 and step % train.checkpoint_every == 0
+        return periodic or step in train.checkpoint_iterations or step == train.iterations
+
+    def _make_results(self, again: bool = True) -> None:
+        """Measures and exports, where that is due after this step; unless `again`, only what is not there yet."""
+        train, ended = self.config.train, self.step >= self.config.train.iterations
+        measured = not again and is_measured(self.folder / METRICS, self.step, "test")
+        if (ended or self.step in train.test_iterations) and not measured:
+            self.interruption.check()
+            self._write(self.evaluate)
+        exported = not again and self._ply().is_file()
+        if (ended or self.step in train.save_iterations) and not exported:
+            self.interruption.check()
+            self._write(self.save_model)
+
+    def _write(self, save: Callable[[], object]) -> None:
+        """`save`, whose failure (a full disk) costs the file, not the run."""
+        try:
+            save()
+        except (WriteError, checkpoints.CheckpointError) as error:
+            self._unwritten = str(error)
+            log.warning("%s; the run goes on without it", error)
+
+    def _stop(self, last: int) -> int:
+        """Leaves a checkpoint of this step, unless there is one; returns the exit code."""
+        if self._saved_step != self.step:
+            self.save_checkpoint()
+        log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
+        return self.interruption.exit_code
+
+    def _report(self) -> None:
         self._report_tuning()
         if self.engine.skipped:
             log.info(
                 "%d of %d steps changed nothing: their views outgrew their buffers", self.engine.skipped, self.step
             )
-        if self.step >= last:
-            return 0
-        log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
-        return interruption.exit_code
 
     def train_step(self, step: int) -> None:
         """One image: render, compare, differentiate, update.
@@ -181,6 +235,7 @@ class Trainer:
             shown: dict[str, Tensor] = {}
 
             def observe(view: View, render8: Tensor, photo: Tensor) -> None:
+                self.interruption.check()
                 if len(shown) < self.config.log.images:
                     shown[f"test/{view.name}"] = _side_by_side(render8, photo)
 
@@ -188,7 +243,7 @@ class Trainer:
             evaluation = evaluate(self.render_view, images, views, protocol, observe, images.mask)
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
-            append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)
+            append_metrics(self.folder / METRICS, self.step, "test", evaluation, extra)
             measured = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": evaluation.lpips}
             scalars = {f"eval/{name}": value for name, value in measured.items() if value is not None}
             scalars |= self._atomics()
@@ -222,14 +277,17 @@ class Trainer:
 
     def save_model(self) -> None:
         """Writes the Gaussians as PLY in the frame of the input."""
-        path = self.folder / "point_cloud" / f"iteration_{self.step}" / "point_cloud.ply"
+        path = self._ply()
         self.engine.settle(self.step)
         with self.monitor.paused():
             save_ply(path, self.params, self.scene.normalisation, antialiased=self.settings.antialiased)
         log.info("saved %s", path)
 
+    def _ply(self) -> Path:
+        return self.folder / "point_cloud" / f"iteration_{self.step}" / "point_cloud.ply"
+
     def save_checkpoint(self) -> Path:
-        """Writes all that --resume needs."""
+        """Writes all that --resume needs, then deletes what train.keep_checkpoints does not keep."""
         self.engine.settle(self.step)
         with self.monitor.paused():
             state = checkpoints.Checkpoint(
@@ -239,7 +297,10 @@ class Trainer:
                 scene=checkpoints.scene_fingerprint(self.scene), elapsed_seconds=self.monitor.elapsed(),
             )  # fmt: skip
             path = checkpoints.save_checkpoint(self.folder, state)
+        self._saved_step = self.step
         log.info("saved %s", path)
+        train = self.config.train
+        checkpoints.remove_old(self.folder, self.step, train.keep_checkpoints, train.checkpoint_iterations)
         return path
 
     def _out_of_memory(self) -> TrainingError:
@@ -247,7 +308,7 @@ class Trainer:
         path = self.save_checkpoint()
         return TrainingError(
             f"out of GPU memory after step {self.step} with {len(self.params['means']):,} Gaussians; saved {path}. "
-            "Continue with --resume auto and --cap_max, a larger -r, or --set data.image_budget_gib=0"
+            "Continue with --resume auto and --cap_max, or --set data.image_budget_gib=0"
         )
 
     # ------------------------------------------------------------------------------------------------ to begin with
@@ -255,14 +316,15 @@ class Trainer:
     def _checkpoint(self) -> checkpoints.Checkpoint | None:
         """The checkpoint to continue from, if one is asked for and there is one."""
         resume = self.config.train.resume
-        if not resume and checkpoints.find_checkpoint(self.folder, "auto"):
+        if not resume and find_checkpoint(self.folder, "auto"):
             log.warning("%s holds an earlier run: --resume auto continues it, another -m keeps it", self.folder)
-        path = checkpoints.find_checkpoint(self.folder, resume) if resume else None
-        if path is None:
+        found = open_checkpoint(self.folder, resume, self.device) if resume else None
+        if found is None:
             return None
-        saved = checkpoints.load_checkpoint(path, self.device)
+        path, saved = found
         checkpoints.check_scene(path, saved, self.scene)
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
+        check_config(path, saved, self.config)
         log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
         return saved
 
@@ -280,13 +342,19 @@ class Trainer:
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
 
     def _continue_from(self, saved: checkpoints.Checkpoint) -> None:
-        load_state_dicts(self.optimizers, saved.optimizers)
-        self.densifier.load_state_dict(saved.densification)
-        checkpoints.restore_rng(saved.rng, self.generators)
-        self.sampler.load_state_dict(saved.sampler)
+        try:
+            load_state_dicts(self.optimizers, saved.optimizers)
+            self.densifier.load_state_dict(saved.densification)
+            checkpoints.restore_rng(saved.rng, self.generators)
+            self.sampler.load_state_dict(saved.sampler)
+        except (ValueError, KeyError) as error:
+            raise checkpoints.CheckpointError(f"the checkpoint to resume from does not fit itself: {error}") from error
         self.step, self._elapsed = saved.step, saved.elapsed_seconds
 
     def _open_run_folder(self) -> None:
+        places = (self.folder, self.folder / checkpoints.FOLDER, *(self.folder / "point_cloud").glob("*"))
+        for path in remove_leftovers(places):
+            log.info("removed %s, unfinished since an earlier session was killed", path)
         save_config(self.config, self.folder / "config.yaml")
         views = (*self.scene.train, *self.scene.test)
         save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation)

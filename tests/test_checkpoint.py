@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,13 +17,20 @@ from distwar_gs.model import initialise
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 
 
-def scene(**changes):
-    views = [SimpleNamespace(name=f"{i}.png", width=40, height=30) for i in range(5)]
+def views(moved: float = 0.0, photo: str = __file__):
+    poses = [np.eye(4) + 0.1 * i for i in range(5)]
+    poses[3][0, 3] += moved
+    common = {"width": 40, "height": 30, "image_path": Path(photo), "K": np.diag([50.0, 50.0, 1.0])}
+    return [SimpleNamespace(name=f"{i}.png", viewmat=pose, **common) for i, pose in enumerate(poses)]
+
+
+def scene(moved: float = 0.0, photo: str = __file__, **changes):
+    seen = views(moved, photo)
     values = {
         "source": "demo",
         "kind": "colmap",
-        "train": tuple(views[1:]),
-        "test": tuple(views[:1]),
+        "train": tuple(seen[1:]),
+        "test": tuple(seen[:1]),
         "split_rule": "every 8th",
         "image_source": "images",
         "normalisation": SimpleNamespace(shift=np.array([1.0, 2.0, 1 / 3]), scale=np.float64(0.5)),
@@ -107,26 +115,6 @@ def test_random_numbers_of_another_device_start_anew(caplog):
     assert "'train'" in caplog.text and "'other'" in caplog.text
 
 
-def test_auto_finds_the_latest(tmp_path):
-    assert cp.find_checkpoint(tmp_path, "auto") is None
-    for step in (900, 7000, 1000):  # the last one written is the latest, whatever its number
-        cp.save_checkpoint(tmp_path, checkpoint(step))
-    folder = tmp_path / "checkpoints"
-    assert cp.find_checkpoint(tmp_path, "auto") == folder / "step_1000.pt"
-    (folder / "step_1000.pt").unlink()
-    assert cp.find_checkpoint(tmp_path, "auto") == folder / "step_7000.pt"
-    (folder / "latest").write_bytes(b"\xff\xfe")
-    assert cp.find_checkpoint(tmp_path, "auto") == folder / "step_7000.pt"
-
-
-def test_a_path_may_be_file_run_or_folder(tmp_path):
-    path = cp.save_checkpoint(tmp_path / "run", checkpoint())
-    for given in (path, str(path), path.parent, path.parent.parent):
-        assert cp.find_checkpoint(tmp_path / "new", given) == path
-    with pytest.raises(cp.CheckpointError, match="nothing_here: no checkpoint there; .*--resume"):
-        cp.find_checkpoint(tmp_path / "run", tmp_path / "nothing_here")
-
-
 def test_missing_file_names_the_others(tmp_path):
     path = cp.save_checkpoint(tmp_path, checkpoint())
     with pytest.raises(cp.CheckpointError, match=r"step_8.pt: no such checkpoint; .*--resume .*step_7.pt"):
@@ -196,11 +184,22 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         ({"image_source": "images_4"}, "image source"),
         ({"train": scene().train[::-1]}, "names and sizes"),
         ({"test": ()}, "test views"),
+        ({"moved": 1e-3}, "the poses and intrinsics of the views differ"),
         ({"normalisation": SimpleNamespace(shift=np.zeros(3), scale=1.0)}, "training frame"),
     ],
 )
 def test_another_scene_is_refused(tmp_path, changes, word):
     saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
     cp.check_scene(tmp_path, saved, scene())
+    cp.check_scene(tmp_path, saved, scene(moved=1e-8))  # another machine's rounding
     with pytest.raises(cp.CheckpointError, match=word):
         cp.check_scene(tmp_path, saved, scene(**changes))
+
+
+def test_other_image_files_are_warned_of(tmp_path, caplog):
+    saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
+    cp.check_scene(tmp_path, saved, scene())
+    assert not caplog.text
+    (tmp_path / "retouched.png").write_bytes(b"12")
+    cp.check_scene(tmp_path, saved, scene(photo=str(tmp_path / "retouched.png")))
+    assert "have 10: are they the same photos?" in caplog.text
