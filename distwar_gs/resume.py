@@ -114,4 +114,6 @@ def _plain(value: object) -> object:
 
 def _shown(value: object) -> str:
     """As --set takes it."""
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

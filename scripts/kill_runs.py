@@ -378,8 +378,8 @@ def report(tally: Tally, plan: Plan) -> str:
         f"\n\n{tally.runs} runs of {plan.steps} steps, a checkpoint every {plan.every}, in {tally.sessions} sessions, "
         f"{tally.cold} of them with a Python of their own.\nThe uninterrupted run took {plan.length:.1f} s, "
         f"{plan.beginning:.1f} s of them before its first step; the kills came {moments[0]:.2f} to {moments[-1]:.1f} s "
-        "after a session's begin.\nAfter every kill all files could be read. Every run ended with exit code 0 and, to the "
-        "last bit, with the\nparameters, moments, random numbers, metrics and PLYs of the uninterrupted one.\n"
+        "after a session's begin.\nAfter every kill all files could be read. Every run ended with exit code 0 and, to "
+        "the last bit, with the\nparameters, moments, random numbers, metrics and PLYs of the uninterrupted one.\n"
     )
 
 

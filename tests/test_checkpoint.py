@@ -130,6 +130,17 @@ def test_cut_off_file(tmp_path, share):
         cp.load_checkpoint(path, "cpu")
 
 
+def test_a_flipped_bit(tmp_path):
+    """torch.load does not look at the checksums it writes."""
+    path = cp.save_checkpoint(tmp_path, checkpoint())
+    content, means = bytearray(path.read_bytes()), checkpoint().params["means"].detach().numpy().tobytes()
+    content[content.index(means) + 5] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["params"]["means"], checkpoint().params["means"])
+    with pytest.raises(cp.DamagedCheckpointError, match="step_7.pt: cut off, or no .*has changed since it was written"):
+        cp.load_checkpoint(path, "cpu")
+
+
 def test_foreign_files(tmp_path):
     path = tmp_path / "chkpnt30000.pth"
     torch.save(({"means": torch.zeros(3)}, 30_000), path)
@@ -159,7 +170,10 @@ def test_other_versions_and_missing_parts(tmp_path):
         cp.load_checkpoint(path, "cpu")
     del content["sampler"]
     torch.save(content, path)
-    with pytest.raises(cp.CheckpointError, match="lacks sampler"):
+    with pytest.raises(cp.DamagedCheckpointError, match="lacks sampler"):
+        cp.load_checkpoint(path, "cpu")
+    torch.save(content | {"sampler": [1, 2]}, path)
+    with pytest.raises(cp.DamagedCheckpointError, match="sampler in it is no distwar-gs checkpoint's"):
         cp.load_checkpoint(path, "cpu")
 
 
@@ -175,6 +189,58 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(cp.CheckpointError, match="step_7.pt: could not be written .No space left"):
         cp.save_checkpoint(tmp_path, checkpoint())
     assert path.read_bytes() == before and sorted(os.listdir(path.parent)) == ["latest", "step_7.pt"]
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, file_limit):
+    """A limit on the size of files is met as a full disk is: by a write that the system refuses."""
+    path = cp.save_checkpoint(tmp_path, checkpoint())
+    before = path.read_bytes()
+    file_limit(2000)
+    with pytest.raises(
+        cp.CheckpointError, match="step_8.pt: could not be written .File too large.; check free"
+    ) as error:
+        cp.save_checkpoint(tmp_path, checkpoint(8))
+    assert "\n" not in str(error.value)
+    file_limit(None)
+    assert path.read_bytes() == before and sorted(os.listdir(path.parent)) == ["latest", "step_7.pt"]
+    assert (path.parent / "latest").read_text() == "step_7.pt\n"
+
+
+def test_an_interrupt_while_writing_is_one(tmp_path, monkeypatch):
+    """torch.save closes its file, which raises an error of its own."""
+    real = torch.save
+
+    def interrupted(content, file):
+        class File:
+            def write(self, data):
+                raise KeyboardInterrupt
+
+            flush = close = lambda self: None
+
+        real(content, File())
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cp.save_checkpoint(tmp_path, checkpoint())
+    assert os.listdir(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "named", "left"),
+    [
+        (2, (), [30, 40, 900]),
+        (1, (), [40, 900]),
+        (3, (), [20, 30, 40, 900]),
+        (0, (), [10, 20, 30, 40, 900]),
+        (2, (10, 30), [10, 20, 30, 40, 900]),
+        (1, (40,), [30, 40, 900]),
+    ],
+)
+def test_the_newest_are_kept(tmp_path, keep, named, left):
+    for step in (900, 10, 20, 30, 40):  # 900 is an earlier run's
+        cp.save_checkpoint(tmp_path, checkpoint(step))
+    cp.remove_old(tmp_path, 40, keep, named)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == sorted(["latest", *(f"step_{step}.pt" for step in left)])
 
 
 @pytest.mark.parametrize(
