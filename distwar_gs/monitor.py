@@ -1,8 +1,10 @@
 """What a run tells while it runs: TensorBoard, the progress bar, train.log. Silent steps cost no host sync."""
 
+import contextlib
 import logging
 import resource
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +33,13 @@ def setup_logging(folder: Path, quiet: bool) -> None:
     file = _RunLog(folder / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[terminal, file], format="%(message)s", force=True)
+    threading.excepthook = _without_write_errors
+
+
+def _without_write_errors(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread ends with the error of a full disk, and raises it again in `Monitor._tell`: told there."""
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)
 
 
 class _AboveProgressBar(logging.Handler):
@@ -47,6 +56,10 @@ class _RunLog(logging.FileHandler):
         if not self.told:
             self.told = True
             tqdm.write(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]}); lines are lost", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written is still to be
+            super().close()
 
 
 class Monitor:

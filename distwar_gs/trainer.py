@@ -63,6 +63,7 @@ class Trainer:
         self.step, self._elapsed = 0, 0.0
         self.interruption = Interruption()
         self._unwritten: str | None = None  # why a file of the last step is not there
+        self._shown: int | None = None  # the view of the step that is being made
         self._make_model(saved)
         if saved:
             self._continue_from(saved)
@@ -90,6 +91,7 @@ class Trainer:
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory() from error
             except DataError:  # an image that is decoded only now
+                self._give_up_step()
                 self._write(self.save_checkpoint)
                 raise
             finally:
@@ -164,7 +166,7 @@ class Trainer:
         timer = self.monitor.timer(step)
         self._refine(step - 1)
         timer.mark("densify")
-        index = self.sampler.next()
+        index = self._shown = self.sampler.next()
         photo, background = self.images[index], self._background()
         self.images.prefetch(self.sampler.upcoming())
         timer.mark("data")
@@ -175,7 +177,7 @@ class Trainer:
         v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
         timer.mark("loss")
         self.engine.update(step, v_image, timer)
-        self.step = step
+        self.step, self._shown = step, None
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
             self._publish(step, timer, psnr(image.detach(), as_floats(photo, background), kept), rates)
@@ -303,8 +305,15 @@ class Trainer:
         checkpoints.remove_old(self.folder, self.step, train.keep_checkpoints, train.checkpoint_iterations)
         return path
 
+    def _give_up_step(self) -> None:
+        """The step that failed has not happened: a resumed run begins with its view."""
+        if self._shown is not None:
+            self.sampler.put_back(self._shown)
+            self._shown = None
+
     def _out_of_memory(self) -> TrainingError:
         torch.cuda.empty_cache()
+        self._give_up_step()
         path = self.save_checkpoint()
         return TrainingError(
             f"out of GPU memory after step {self.step} with {len(self.params['means']):,} Gaussians; saved {path}. "

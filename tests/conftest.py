@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,11 +56,12 @@ def demo_run(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
 @pytest.fixture
 def in_process() -> Iterator[None]:
     """For tests that train in this process: gives the root logger back, and keeps to one thread (see demo_runs)."""
-    root, threads = logging.getLogger(), torch.get_num_threads()
+    root, threads, hook = logging.getLogger(), torch.get_num_threads(), threading.excepthook
     handlers, level = root.handlers[:], root.level
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    threading.excepthook = hook
     for handler in set(root.handlers) - set(handlers):
         handler.close()
     root.handlers[:] = handlers

@@ -388,11 +388,19 @@ def test_ignored_pixels_do_not_touch_the_model(demo_scene, tmp_path):
 def test_an_image_that_breaks_during_training_costs_no_step(demo_scene, tmp_path):
     scene = shutil.copytree(demo_scene, tmp_path / "scene")
     run = Trainer(demo_config(scene, tmp_path / "run", TINY_BUDGET))
-    (scene / "images/view_015.png").write_bytes(b"")
+    photo = scene / "images/view_015.png"
+    content = photo.read_bytes()
+    photo.write_bytes(b"")
     with pytest.raises(DataError, match=r"view_015\.png: cannot be read as an image"):
         run.run()
     saved = (run.folder / "checkpoints/latest").read_text().strip()
     assert saved == f"step_{run.step}.pt"
+    photo.write_bytes(content)
+    resumed = Trainer(demo_config(scene, tmp_path / "run", {**TINY_BUDGET, "train.resume": "auto"}))
+    assert resumed.run() == 0
+    whole = Trainer(demo_config(scene, tmp_path / "whole", TINY_BUDGET))
+    whole.run()
+    assert_same_state(whole, resumed)
 
 
 def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):
