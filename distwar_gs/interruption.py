@@ -29,6 +29,24 @@ def terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """While entered, SIGINT and SIGTERM wait; afterwards their handlers are Python's again. For imports.
+
+    An interrupt in the middle of loading a C++ module comes out as advice to install it, and pycolmap's logging (glog)
+    takes SIGTERM over when it is imported, to answer it with a stack trace.
+    """
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # outside the main thread
+            for number in numbers:
+                signal.signal(number, signal.getsignal(number) or signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def exit_code_of(interrupt: KeyboardInterrupt) -> int:
     """What the shell expects of a program that the signal behind this exception ended."""
     return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)

@@ -299,7 +299,7 @@ class Plan:
     length: float = 0.0
     """Seconds of the uninterrupted run."""
 
-    def session(self, run: str) -> Session:
+    def session(self, run: str, cold: bool) -> Session:
         """One more of a run."""
         third = self.steps // 3
         numbers = {
@@ -309,12 +309,12 @@ class Plan:
         settings = ("--set", f"train.checkpoint_every={self.every}", *SETTINGS)
         places = ("-s", str(self.folder / "scene"), "-m", str(self.folder / run))
         arguments = [*places, "--device", "cpu", "--resume", "auto", *flags, *settings]
-        return Session(arguments, cold=self.random.random() < COLD_SHARE)
+        return Session(arguments, cold)
 
 
 def uninterrupted(plan: Plan) -> Plan:
     """Trains once, as a reference; returns the plan with its times."""
-    session = plan.session("uninterrupted")
+    session = plan.session("uninterrupted", cold=False)
     while session.running and session.step is None:
         time.sleep(0.001)
     beginning = session.seconds
@@ -339,7 +339,7 @@ def kill_all(plan: Plan, count: int) -> Tally:
 def _one_session(plan: Plan, run: Path, tally: Tally, count: int) -> bool:
     """One session, to its kill or its end; whether it ended by itself."""
     before = check_whole(run)
-    session = plan.session(run.name)
+    session = plan.session(run.name, cold=plan.random.random() < COLD_SHARE)
     tally.sessions += 1
     tally.cold += session.cold
     kind = plan.random.choices(KINDS, WEIGHTS)[0]
