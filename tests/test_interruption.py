@@ -17,7 +17,7 @@ from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 from distwar_gs import trainer
 from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.cli import run_cli
-from distwar_gs.interruption import Interruption, StoppedError
+from distwar_gs.interruption import Interruption, StoppedError, terminable, undisturbed
 from distwar_gs.trainer import Trainer
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -67,6 +67,34 @@ def test_signals_outside_the_training_loop_end_the_program(number, code, capsys)
     assert stopped.value.code == code
     assert capsys.readouterr().err == f"error: {'terminated' if code == 143 else 'interrupted'}\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_wait_while_packages_are_imported():
+    seen = []
+    with pytest.raises(KeyboardInterrupt), terminable():
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("not yet")
+        pytest.fail("the signal is lost")
+    assert seen == ["not yet"]
+
+
+def test_sigterm_after_pycolmap_is_imported():
+    """Its logging library would abort the program with a stack trace."""
+    code = """if True:
+        import os, signal
+        from distwar_gs.cli import run_cli
+        from distwar_gs.interruption import undisturbed
+
+        def main(arguments):
+            with undisturbed():
+                import pycolmap
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        run_cli(main, [])
+    """
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stderr) == (143, "error: terminated\n")
 
 
 def test_signals_are_given_back_after_an_error():
