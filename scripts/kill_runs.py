@@ -67,7 +67,7 @@ COLD_SHARE = 0.15
 KINDS = ("anywhere", "beginning", "writing")
 WEIGHTS = (2, 1, 1)
 BAR = re.compile(rb"\| (\d+)/\d+ \[")
-AFTER_TEMPORARY_S = 0.03
+AFTER_TEMPORARY_S = 0.02
 """Writing a checkpoint of this scene and pointing `latest` at it takes about as long."""
 
 
@@ -188,7 +188,7 @@ def _become_training(arguments: list[str], cold: bool) -> NoReturn:
 def kill_somewhere(session: Session, kind: str, folder: Path, plan: "Plan") -> bool:
     """Kill it as `kind` says; False if it ended before."""
     if kind == "writing":
-        _wait(session, plan.random.uniform(0.0, plan.length))
+        _wait(session, plan.random.uniform(0.0, plan.length / 3))
         while session.running and not _temporaries(folder / FOLDER):
             pass  # no pause: the file is there for some hundredths of a second
         _wait(session, session.seconds + plan.random.uniform(0.0, AFTER_TEMPORARY_S))
