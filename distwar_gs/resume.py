@@ -19,9 +19,10 @@ from distwar_gs.config import FIELDS, Config, as_values
 
 log = logging.getLogger(__name__)
 
+STRATEGY = "densification.strategy"
 FIXED = (
     "data.background", "data.masks", "data.invert_masks", "model.antialiased", "model.init", "model.init_points",
-    "model.init_opacity", "model.init_scale", "densification.strategy", "train.seed",
+    "model.init_opacity", "model.init_scale", STRATEGY, "train.seed",
 )  # fmt: skip
 """Settings that a run keeps: what its parameters and statistics mean, or what only its beginning could use. So it does
 `model.sh_degree`, and the options of section data as far as another scene comes of them: those have checks of their own
@@ -97,6 +98,8 @@ def check_config(path: Path, saved: Checkpoint, config: Config) -> None:
     now = as_values(config)
     changed = [key for key in FIELDS if key in saved.config and _plain(saved.config[key]) != _plain(now[key])]
     fixed = [key for key in changed if key in FIXED]
+    if STRATEGY in fixed:
+        fixed = [STRATEGY]  # the defaults of others come with it
     if fixed:
         was = ", ".join(f"{key} {_shown(saved.config[key])} (now {_shown(now[key])})" for key in fixed)
         flags = " ".join(f"{key}={_shown(saved.config[key])}" for key in fixed)

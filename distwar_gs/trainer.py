@@ -1,7 +1,7 @@
 """Training: the loop, and what happens around it. Reads top to bottom."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -12,10 +12,9 @@ import distwar_kernels as kernels
 from datasets import DataError, View
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
-from distwar_gs.densification import Densifier
 from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
-from distwar_gs.export import save_cameras_json, save_ply
+from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
 from distwar_gs.files import WriteError, remove_leftovers
 from distwar_gs.interruption import Interruption, StoppedError
 from distwar_gs.losses import as_floats, photometric_gradient
@@ -26,6 +25,7 @@ from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning
 from distwar_gs.renderer import render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
 from distwar_gs.sampler import ViewSampler
+from distwar_gs.strategies import make_strategy
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
 
@@ -177,6 +177,8 @@ class Trainer:
         v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
         timer.mark("loss")
         self.engine.update(step, v_image, timer)
+        self.densifier.perturb(self.params, rates["means"], self.generators["device"])
+        timer.mark("optimizer")
         self.step, self._shown = step, None
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
@@ -228,7 +230,10 @@ class Trainer:
     # ------------------------------------------------------------------------------------- now and then: look, save
 
     def evaluate(self) -> Evaluation | None:
-        """Measures the held-out views; metrics.json and TensorBoard get the numbers. None if no view is held out."""
+        """Measures the held-out views; metrics.json and TensorBoard get the numbers. None if no view is held out.
+
+        What is measured is what a PLY of this step holds, so that render.py finds the same numbers to the last bit.
+        """
         views = self.scene.test
         if not views:
             return None
@@ -241,8 +246,11 @@ class Trainer:
                 if len(shown) < self.config.log.images:
                     shown[f"test/{view.name}"] = _side_by_side(render8, photo)
 
-            images, protocol = self.test_images, data_protocol(self.scene)
-            evaluation = evaluate(self.render_view, images, views, protocol, observe, images.mask)
+            images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
+            saved = as_reloaded(self.params, self.scene.normalisation)
+            evaluation = evaluate(
+                lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask
+            )
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / METRICS, self.step, "test", evaluation, extra)
@@ -268,12 +276,12 @@ class Trainer:
         cameras = Cameras.of((view,), self.device)
         return view_traffic(self.params, cameras.viewmats[0], cameras.Ks[0], view.width, view.height, self.settings)
 
-    def render_view(self, view: View) -> Tensor:
-        """The model as a view sees it: [H, W, 3]."""
-        cameras = Cameras.of((view,), self.device)
+    def render_view(self, view: View, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The model as a view sees it, with all its harmonics: [H, W, 3]. `params`: others than those in training."""
+        params, cameras = params or self.params, Cameras.of((view,), self.device)
         rendering = render(
-            self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
-            sh_degree=active_sh_degree(self.step, self.config.model), background=self.background,
+            params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
+            sh_degree=sh_degree_of(params), background=self.background,
         )  # fmt: skip
         return rendering.colors[0]
 
@@ -346,8 +354,7 @@ class Trainer:
             points = starting_points(self.scene, config.model, self.generators["host"])
             self.params = initialise(*points, config.model, self.device)
         self.optimizers = make_optimizers(self.params, config.optim, extent)
-        white = config.data.background == "white"
-        self.densifier = Densifier(len(self.params["means"]), self.device, extent, config.densification, white)
+        self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent)
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
 
     def _continue_from(self, saved: checkpoints.Checkpoint) -> None:
@@ -395,7 +402,7 @@ def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
 
 
 def _generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
-    """All of a run's randomness: view order and backgrounds on the host, splitting on the device."""
+    """All of a run's randomness: view order and backgrounds on the host, that of the strategy on the device."""
     torch.manual_seed(seed)
     return {"host": torch.Generator().manual_seed(seed), "device": torch.Generator(device).manual_seed(seed)}
 
