@@ -153,11 +153,11 @@ def test_a_signal_while_measuring(demo_scene, tmp_path, monkeypatch):
     changes = {"train.test_iterations": [3], "train.save_iterations": [3]}
     run, seen, real = Trainer(demo_config(demo_scene, tmp_path, changes)), [], Trainer.render_view
 
-    def rendering(self, view):
+    def rendering(self, view, *others):
         seen.append(view.name)
         if len(seen) == 1:
             signal.raise_signal(signal.SIGTERM)
-        return real(self, view)
+        return real(self, view, *others)
 
     monkeypatch.setattr(Trainer, "render_view", rendering)
     assert run.run() == 143 and run.step == 3 and len(seen) == 1
