@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 import tempfile
 import time
@@ -20,6 +23,9 @@ logger = logging.getLogger(__name__)
 FOLDER_NAME = ".distwar_cache"
 FORMAT = 1
 """Part of every key; raise it when the way of making derived images changes."""
+
+_TEMPORARY = re.compile(r"\.making-(\d+)-(.*)-\w+")
+_DAY_S = 86400
 
 
 def cached_folder(
@@ -71,9 +77,33 @@ def _temporary_beside(folder: Path) -> Path | None:
     """A fresh folder on the same file system, or None where nothing can be written."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=".making-"))
+        _remove_leftovers(folder.parent)
+        return Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".making-{os.getpid()}-{platform.node()}-"))
     except OSError:
         return None
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in folder.glob(".making-*"):
+        with contextlib.suppress(OSError):  # it may have been finished meanwhile
+            if _is_left_over(path):
+                logger.info("removing %s, unfinished since its process was killed", path)
+                shutil.rmtree(path)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether nobody works in a temporary folder any more: its process is gone from this machine, or a day is over
+    (another machine that shares the data, and a container of another name, cannot be asked)."""
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or match[2] != platform.node():
+        return time.time() - path.stat().st_mtime > _DAY_S
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return int(match[1]) == os.getpid()  # made before us, by one that had our number: we make one at a time
 
 
 def _build(folder: Path, temporary: Path, count: int, build: Callable[[Path], None]) -> Path:

@@ -2,14 +2,18 @@
 
 A checkpoint is one plain dict of tensors, numbers and strings in `checkpoints/step_N.pt` of the run folder, so that
 `torch.load(weights_only=True)` reads it: opening a stranger's checkpoint runs none of their code. Files appear under
-their name only when they are complete and on the disk; `checkpoints/latest` names the newest and is written last.
+their name only when they are complete and on the disk; `checkpoints/latest` names the newest and is written last. When
+they are read, their checksums are compared (torch writes them, but does not look at them).
+
+Which of them `--resume` means, and with which settings a run may go on: `distwar_gs.resume`.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,9 +34,23 @@ FORMAT_VERSION = 1
 FOLDER = "checkpoints"
 LATEST = "latest"
 
+CAMERAS = "poses and intrinsics of the views"
+"""Key of the scene's fingerprint: float32 [views, 16 + 9], world-to-camera matrices in the training frame, and Ks."""
+IMAGE_BYTES = "bytes of the image files"
+"""Key of the scene's fingerprint."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A file that is none of our checkpoints, or no longer whole. The one before it may be."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        """The message adds which other checkpoints there are to `reason`."""
+        super().__init__(f"{path}: {reason}; {remedy(path)}")
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,10 @@ class Checkpoint:
 
 
 FIELDS = {field.name for field in dataclasses.fields(Checkpoint)}
+_NUMBERS = {"step": int, "elapsed_seconds": float}
+"""Of what type a field is that is no dict."""
+
+# ------------------------------------------------------------------------------------------------ writing
 
 
 def save_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> Path:
@@ -75,81 +97,117 @@ def save_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> Path:
             torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)
         with durable_write(path.parent / LATEST) as file:
             file.write(f"{path.name}\n".encode())
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        raise CheckpointError(f"{path}: could not be written ({error}); check free space and permissions") from error
+    except (OSError, RuntimeError) as error:
+        reason = _reason(error)
+        raise CheckpointError(
+            f"{path}: could not be written ({reason}); check free space and permissions. Older ones are untouched"
+        ) from error
     return path
+
+
+def _reason(error: BaseException) -> str:
+    """Why writing failed, in the system's words. torch.save closes its file on any failure, and hides it behind the
+    RuntimeError that this raises; an interrupt that is hidden so goes on its way."""
+    causes = list(_chain(error))
+    for cause in causes:
+        if isinstance(cause, KeyboardInterrupt):
+            raise cause
+    return next((cause.strerror for cause in causes if isinstance(cause, OSError) and cause.strerror), str(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__context__
+
+
+def remove_old(run_folder: Path, step: int, keep: int, named: Collection[int]) -> None:
+    """Delete all but the newest `keep` checkpoints up to `step`, that of the one just written; 0 deletes none.
+
+    Those of the steps in `named` are neither counted nor deleted: the user asked for them. Nor are those of later
+    steps: another run wrote them, or this one before it was sent back. What cannot be deleted stays, with a warning.
+    """
+    old = [path for path in _all(run_folder / FOLDER) if _step_of(path) <= step and _step_of(path) not in named]
+    for path in old[:-keep] if keep else []:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s: cannot be deleted (%s)", path, error.strerror)
+
+
+# ------------------------------------------------------------------------------------------------ reading
 
 
 def load_checkpoint(path: Path, device: torch.device | str) -> Checkpoint:
     """Read a checkpoint with its tensors on `device`.
 
     Raises:
-        CheckpointError: the file is missing, cut off, not one of ours, or of a newer version.
+        DamagedCheckpointError: the file is cut off, changed, or not one of ours.
+        CheckpointError: the file is missing, or of a newer version.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; {_others(path)}")
+        raise CheckpointError(f"{path}: no such checkpoint; {remedy(path)}")
     try:
+        _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # what torch raises for a broken file changes between versions
         reason = f"{type(error).__name__} {error}".partition("\n")[0].partition(". ")[0]
-        raise CheckpointError(f"{path}: cut off, or no checkpoint at all ({reason}); {_others(path)}") from error
+        raise DamagedCheckpointError(path, f"cut off, or no checkpoint at all ({reason})") from error
     _check_content(path, content)
     return Checkpoint(**{name: content[name] for name in FIELDS})
 
 
-def find_checkpoint(run_folder: Path, resume: str | Path) -> Path | None:
-    """The checkpoint that `--resume` means.
+def candidates(folder: Path) -> list[Path]:
+    """The checkpoints of a folder that "auto" may continue from, the best first: the newest, then those of fewer steps.
 
-    Args:
-        run_folder: of the run to continue.
-        resume: "auto" for the newest one of the run folder; or a file; or a folder of another run.
-
-    Returns:
-        The file, or None: "auto" in a run folder without checkpoints, where the run starts from the beginning.
-
-    Raises:
-        CheckpointError: the path does not exist, or is a folder without checkpoints.
+    Those of more steps are left out: a run that began anew in the folder, or was sent back, has not made them.
     """
-    if str(resume) == "auto":
-        return _newest(run_folder / FOLDER)
-    path = Path(resume)
-    if path.is_file():
-        return path
-    found = _newest(path / FOLDER) or _newest(path)
-    if found is None:
-        raise CheckpointError(f"{path}: no checkpoint there; {_others(run_folder / FOLDER / LATEST)}")
-    return found
+    newest = _newest(folder)
+    earlier = [path for path in _all(folder) if newest and _step_of(path) < _step_of(newest)]
+    return [newest, *reversed(earlier)] if newest else []
 
 
-def _newest(folder: Path) -> Path | None:
-    """What `latest` names; if it is missing or names a file that is gone, the one with the most steps."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        named = folder / (folder / LATEST).read_text().strip()
-        if named.suffix == ".pt" and named.is_file():
-            return named
-    return max(_all(folder), key=lambda path: int(path.stem[5:]), default=None)
-
-
-def _all(folder: Path) -> list[Path]:
-    """The complete checkpoints in a folder, by steps."""
-    files = (path for path in folder.glob("step_*.pt") if path.stem[5:].isdecimal())
-    return sorted(files, key=lambda path: int(path.stem[5:]))
-
-
-def _others(path: Path) -> str:
-    """The remedy for a checkpoint that cannot be used: which others lie beside it."""
+def remedy(path: Path) -> str:
+    """What to do about a checkpoint that cannot be used: which others lie beside it."""
     others = [other for other in _all(path.parent) if other != path]
     if not others:
         return "there is no other one beside it: start without --resume"
     return "resume from another one: " + ", ".join(f"--resume {other}" for other in others[-3:])
 
 
+def _newest(folder: Path) -> Path | None:
+    """What `latest` names; if it is missing or names a file that is gone, the one with the most steps."""
+    everything = _all(folder)
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        named = folder / (folder / LATEST).read_text().strip()
+        if named in everything:
+            return named
+    return max(everything, key=_step_of, default=None)
+
+
+def _all(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, by steps."""
+    return sorted((path for path in folder.glob("step_*.pt") if path.stem[5:].isdecimal()), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))
+
+
+def _check_sums(path: Path) -> None:
+    """ValueError if a part of the file is not what was written: torch.load would take a flipped bit for a number."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    if broken:
+        raise ValueError(f"{broken} has changed since it was written")
+
+
 def _check_content(path: Path, content: object) -> None:
     """Refuse files that load but are not our checkpoints."""
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a checkpoint of distwar-gs (a model of another trainer?); {_others(path)}")
+        raise DamagedCheckpointError(path, "not a checkpoint of distwar-gs (a model of another trainer?)")
     version = content.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
@@ -158,14 +216,20 @@ def _check_content(path: Path, content: object) -> None:
         )
     missing = sorted(FIELDS - content.keys())
     if missing:
-        raise CheckpointError(f"{path}: lacks {', '.join(missing)}; {_others(path)}")
+        raise DamagedCheckpointError(path, f"lacks {', '.join(missing)}")
+    strange = sorted(name for name in FIELDS if not isinstance(content[name], _NUMBERS.get(name, dict)))
+    if strange:
+        raise DamagedCheckpointError(path, f"{', '.join(strange)} in it is no {FORMAT}'s")
 
 
 # ------------------------------------------------------------------------------------------------ randomness
 
 
 def capture_rng(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
-    """The state of PyTorch's own random numbers and of the run's generators."""
+    """The state of PyTorch's own random numbers, on the CPU and on every GPU, and of the run's generators.
+
+    NumPy's and Python's are not in it, because no part of a run draws from them.
+    """
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
@@ -196,11 +260,11 @@ def restore_rng(rng: Mapping[str, Any], generators: Mapping[str, torch.Generator
 
 
 def scene_fingerprint(scene: "Scene") -> dict[str, Any]:
-    """What must not change between the sessions of a run: the views, their split and sizes, the frame."""
+    """What must not change between the sessions of a run: the views, their split, sizes and cameras, the frame."""
     digest = hashlib.sha256()
     for view in (*scene.train, None, *scene.test):
         digest.update(f"{view.name} {view.width}x{view.height}\n".encode() if view else b"--\n")
-    frame = (*scene.normalisation.shift, scene.normalisation.scale)
+    views, frame = (*scene.train, *scene.test), (*scene.normalisation.shift, scene.normalisation.scale)
     return {
         "kind": scene.kind,
         "training views": len(scene.train),
@@ -211,19 +275,31 @@ def scene_fingerprint(scene: "Scene") -> dict[str, Any]:
         "training frame (shift, scale)": [
             float(f"{value:.6g}") for value in frame
         ],  # the last digits are the machine's
+        CAMERAS: torch.tensor([[*view.viewmat.ravel(), *view.K.ravel()] for view in views], dtype=torch.float32),
+        IMAGE_BYTES: sum(view.image_path.stat().st_size for view in views),
     }
 
 
 def check_scene(path: Path, checkpoint: Checkpoint, scene: "Scene") -> None:
-    """Refuse to continue on other data than the run began with.
+    """Refuse to continue on other data than the run began with; image files of another size are only warned of.
 
     Raises:
         CheckpointError: naming what differs.
     """
     for key, value in scene_fingerprint(scene).items():
         saved = checkpoint.scene.get(key)
-        if saved != value:
-            raise CheckpointError(
-                f"{path}: made on another scene: {key} was {saved} and is {value} in {scene.source}; "
-                "give the data and the options of section data that the run began with, or start without --resume"
-            )
+        if key == IMAGE_BYTES:
+            if saved not in (None, value):
+                log.warning(
+                    "%s: the image files had %s bytes and have %s: are they the same photos?", path, saved, value
+                )
+        elif isinstance(value, Tensor):
+            if saved is not None and not torch.allclose(saved.to(value), value, rtol=1e-5, atol=1e-6):
+                raise _other_scene(path, f"the {key} differ from those of {scene.source}")
+        elif saved != value:
+            raise _other_scene(path, f"{key} was {saved} and is {value} in {scene.source}")
+
+
+def _other_scene(path: Path, difference: str) -> CheckpointError:
+    remedy = "give the data and the options of section data that the run began with, or start without --resume"
+    return CheckpointError(f"{path}: made on another scene: {difference}; {remedy}")

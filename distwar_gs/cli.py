@@ -27,6 +27,7 @@ from distwar_gs.config import (
     with_values,
 )
 from distwar_gs.files import MODEL_SUFFIXES
+from distwar_gs.interruption import Terminated, exit_code_of, terminable
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes; the first two are functions of distwar_gs.camera_paths."""
@@ -233,13 +234,15 @@ def _config_of_file(model: Path) -> Config:
 def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
     """Run `main` on the arguments and exit with its code (None: 0).
 
-    An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130.
-    Anything else is a bug and keeps its traceback.
+    An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
+    SIGTERM 143. Anything else is a bug and keeps its traceback.
     """
     try:
-        code = main(list(sys.argv[1:] if argv is None else argv)) or 0
-    except KeyboardInterrupt:
-        code = _complain("interrupted", code=130)
+        with terminable():
+            code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+    except KeyboardInterrupt as interrupt:
+        words = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
+        code = _complain(words, exit_code_of(interrupt))
     except _user_errors() as error:
         code = _complain(_message(error), code=1)
     sys.exit(code)

@@ -260,8 +260,14 @@ class TrainConfig:
     """Steps after which the test images are rendered and measured; the last step always is one."""
     save_iterations: tuple[int, ...] = setting((7000, 30_000), STEPS)
     """Steps after which the Gaussians are written as PLY; the last step always is one."""
-    checkpoint_iterations: tuple[int, ...] = setting((30_000,), STEPS)
-    """Steps after which a checkpoint to resume from is written; the last step always is one."""
+    checkpoint_every: int = setting(10_000, at_least(0))
+    """Steps between two checkpoints to resume from; 0: none but the others. One is also written after the last step, on
+    Ctrl-C and on SIGTERM."""
+    keep_checkpoints: int = setting(2, at_least(0))
+    """How many of the newest checkpoints are kept; older ones are deleted. 0: all. Those of train.checkpoint_iterations
+    are not counted and never deleted."""
+    checkpoint_iterations: tuple[int, ...] = setting((), STEPS)
+    """Steps after which a checkpoint is written as well, and kept."""
     max_repairs: int = setting(10, at_least(0))
     """Times that Gaussians with values that are not finite are dropped, and times that the run goes back to its last
     checkpoint where they are many, before it stops. 0: it stops at once."""

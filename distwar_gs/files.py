@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -10,21 +11,36 @@ from typing import BinaryIO
 MODEL_SUFFIXES = (".ply", ".splat", ".spz")
 """How the names of files with Gaussians end; .compressed.ply is among them."""
 
+_TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+
+
+class WriteError(OSError):
+    """A file that could not be written; the message names it and the reason. What was there before is untouched."""
+
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write; on success it is renamed over `path`, on failure removed.
 
-    So a reader sees the old file or the new one, never half of one. Missing folders are made.
+    So a reader sees the old file or the new one, never half of one, not even after a power cut: what was written is on
+    the disk before it is renamed. Missing folders are made. Raises WriteError where the system refuses (disk full, no
+    permission); other errors of the block pass.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # not every file system lets folders be synchronised
+            _sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise WriteError(f"{path}: could not be written ({reason}); check free space and permissions") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -32,16 +48,39 @@ def durable_write(path: Path) -> Iterator[BinaryIO]:
     """A file to write to that appears as `path`, whole and on the disk, when the block ends; not at all if it fails."""
     with replacing(path) as temporary, temporary.open("wb") as file:
         yield file
-        file.flush()
-        os.fsync(file.fileno())
-    _sync_folder(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system lets folders be opened (Windows does not)."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
+    """Delete the temporary files of `replacing` whose process is gone without having removed them; returns them."""
+    found = [path for folder in folders for path in folder.glob(".*.tmp") if _is_left_over(path)]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return found
+
+
+def _is_left_over(path: Path) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    return match is not None and not _is_another_process(int(match.group(1)))
+
+
+def _is_another_process(number: int) -> bool:
+    """Whether a process other than this one has the number now. A container's first process always has the same, so
+    what bears our own number may be of one before us."""
+    if number == os.getpid():
+        return False
+    try:
+        os.kill(number, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

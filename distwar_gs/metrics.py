@@ -198,6 +198,11 @@ def append_metrics(
         temporary.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
 
 
+def is_measured(path: Path, step: int, split: str) -> bool:
+    """Whether `metrics.json` has a record of this step and split, under any protocol."""
+    return any((record.get("step"), record.get("split")) == (step, split) for record in _read_records(path))
+
+
 def _read_records(path: Path) -> list[dict[str, Any]]:
     """The records of an earlier session; none if there is no file, or not one of ours."""
     if not path.exists():

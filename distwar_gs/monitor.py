@@ -1,11 +1,13 @@
 """What a run tells while it runs: TensorBoard, the progress bar, train.log. Silent steps cost no host sync."""
 
+import contextlib
 import logging
 import math
 import resource
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,14 +31,36 @@ def setup_logging(folder: Path, quiet: bool) -> None:
     """Messages go to the terminal (above the progress bar; warnings only if quiet) and, with times, to train.log."""
     terminal = _AboveProgressBar()
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
-    file = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    file = _RunLog(folder / "train.log", encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[terminal, file], format="%(message)s", force=True)
+    threading.excepthook = _without_write_errors
+
+
+def _without_write_errors(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread ends with the error of a full disk, and raises it again in `Monitor._tell`: told there."""
+    if not issubclass(args.exc_type, OSError):
+        threading.__excepthook__(args)
 
 
 class _AboveProgressBar(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _RunLog(logging.FileHandler):
+    """A log whose failure (a full disk) is told once, not with a traceback for every line."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        if not self.told:
+            self.told = True
+            tqdm.write(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]}); lines are lost", file=sys.stderr)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written is still to be
+            super().close()
 
 
 class Monitor:
@@ -105,16 +129,14 @@ class Monitor:
         for outcome in rounds[self._rounds :]:
             times = {f"reduction/auto_{reduction}_ms": ms for reduction, ms in outcome.milliseconds.items()}
             self._write(step, times | {"reduction/auto_cost_ms": outcome.cost_ms})
-            if self._writer:
-                self._writer.add_text("reduction", str(outcome), step)
+            self._tell(lambda writer, text=str(outcome): writer.add_text("reduction", text, step))
         self._rounds = len(rounds)
 
     def evaluation(self, step: int, scalars: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
         """Writes the numbers and pictures ([H, W, 3] in [0, 1]) of an evaluation."""
         self._write(step, scalars)
-        if self._writer:
-            for name, image in images.items():
-                self._writer.add_image(name, image, step, dataformats="HWC")
+        for name, image in images.items():
+            self._tell(lambda writer, tag=name, image=image: writer.add_image(tag, image, step, dataformats="HWC"))
 
     def elapsed(self) -> float:
         """Seconds spent training, all earlier parts of a resumed run included; pauses are not."""
@@ -134,22 +156,29 @@ class Monitor:
     def close(self) -> None:
         """Ends the bar and flushes the event file."""
         self._bar.close()
-        if self._writer:
-            self._writer.close()
+        self._tell(SummaryWriter.close)
 
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _write_config(self, config: Config) -> None:
-        if not self._writer:
-            return
         text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
-        self._writer.add_text("config", "    " + text.replace("\n", "\n    "))  # indented: shown as it is
-        self._writer.add_text("reduction", str(Reduction(**vars(config.reduction))))
+        text = "    " + text.replace("\n", "\n    ")  # indented: shown as it is
+        self._tell(lambda writer: writer.add_text("config", text))
+        self._tell(lambda writer: writer.add_text("reduction", str(Reduction(**vars(config.reduction)))))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
-        if self._writer:
-            for name, value in scalars.items():
-                self._writer.add_scalar(name, value, step)
+        for name, value in scalars.items():
+            self._tell(lambda writer, tag=name, value=value: writer.add_scalar(tag, value, step))
+
+    def _tell(self, write: Callable[[SummaryWriter], object]) -> None:
+        """To TensorBoard, if the run has it. If its file cannot be written (a full disk), the run goes on without."""
+        if not self._writer:
+            return
+        try:
+            write(self._writer)
+        except OSError as error:
+            self._writer = None
+            log.warning("TensorBoard's file cannot be written (%s); the run goes on without it", error)
 
     def _show(self, step: int, loss: float, psnr: float, count: int, memory: Mapping[str, float]) -> None:
         """In the progress bar; where there is none, as a line now and then."""

@@ -18,6 +18,10 @@ class ViewSampler:
             self._order = torch.randperm(self._count, generator=self._generator).tolist()
         return self._order.pop()
 
+    def put_back(self, index: int) -> None:
+        """`next` will return this index again, which it returned last: the step it was for did not happen."""
+        self._order.append(index)
+
     def upcoming(self) -> list[int]:
         """What `next` will return, as far as it is decided: to the end of this round."""
         return self._order[::-1]

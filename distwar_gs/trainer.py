@@ -2,7 +2,7 @@
 
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -17,21 +17,25 @@ from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
 from distwar_gs.errors import TrainingError
 from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
+from distwar_gs.files import WriteError, remove_leftovers
 from distwar_gs.health import Health
-from distwar_gs.interruption import Interruption
+from distwar_gs.interruption import Interruption, StoppedError
 from distwar_gs.losses import as_floats, photometric_gradient
 from distwar_gs.memory import cap_of
-from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
+from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.renderer import render, render_settings, view_traffic
+from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.strategies import make_strategy
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
 
 log = logging.getLogger(__name__)
+
+METRICS = "metrics.json"
 
 
 class Trainer:
@@ -59,9 +63,13 @@ class Trainer:
         self.background = torch.tensor(evaluation_background(config), device=self.device)
         self.step, self._elapsed = 0, 0.0
         self.cap = cap_of(config, self.settings.rasterizer, self.scene.train, self.device)
+        self.interruption = Interruption()
+        self._unwritten: str | None = None  # why a file of the last step is not there
+        self._shown: int | None = None  # the view of the step that is being made
         self._make_model(saved)
         if saved:
             self._continue_from(saved)
+        self._saved_step: int | None = None  # of this session's newest checkpoint
         self._first_step = self.step + 1
         self.health = Health(self, config.train.max_repairs)
 
@@ -70,45 +78,90 @@ class Trainer:
     def run(self) -> int:
         """Trains to the last step; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
 
-        Raises TrainingError when the GPU's memory is used up, with a checkpoint saved, and when the model cannot be
-        kept finite.
+        Raises TrainingError when the GPU's memory is used up, with a checkpoint saved; when the model cannot be kept
+        finite; and when what is due after the last step could not be written.
         """
         self._open_run_folder()
         self.cap.begin(len(self.params["means"]), [*self.params.values(), *all_moments(self.optimizers)])
-        train, last = self.config.train, self.config.train.iterations
+        last = self.config.train.iterations
         if self.step >= last:
             log.warning("all %d steps are done already; train on with more --iterations", last)
-        with Interruption() as interruption:
+        code = 0
+        with self.interruption:
             try:
-                while self.step < last:
-                    step = self.step + 1
-                    self.train_step(step)
-                    if self._is_looked_at(step) and not self.health.keep():
-                        continue  # from the last checkpoint
-                    if step in train.test_iterations or step == last:
-                        self.evaluate()
-                    if step in train.checkpoint_iterations or step == last or interruption.requested:
-                        self.save_checkpoint()
-                    if step in train.save_iterations or step == last:
-                        self.save_model()
-                    if interruption.requested:
-                        break
+                self._train(last)
+            except StoppedError:
+                code = self._stop(last)
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory(error) from error
             except DataError:  # an image that is decoded only now
-                self.save_checkpoint()
+                self._give_up_step()
+                self._write(self.save_checkpoint)
                 raise
             finally:
                 self.monitor.close()
+        self._report()
+        if self._unwritten and code == 0:
+            raise TrainingError(f"{self._unwritten}. All steps are done: --resume auto makes what is missing")
+        return code
+
+    def _train(self, last: int) -> None:
+        """The steps that are left, and what is due after them. Raises StoppedError where a signal asks for it.
+
+        A checkpoint comes before the results of the same step, so that nothing that befalls these costs steps; a run
+        that was stopped between the two makes them when it goes on.
+        """
+        if self.step:
+            self._make_results(again=False)
+        while self.step < last:
+            self.train_step(self.step + 1)
+            if self._is_looked_at() and not self.health.keep():
+                continue  # from the last checkpoint
+            self._unwritten = None
+            if self._is_checkpointed(self.step):
+                self._write(self.save_checkpoint)
+            self._make_results()
+            if self.step < last:
+                self.interruption.check()
+
+    def _is_checkpointed(self, step: int) -> bool:
+        train = self.config.train
+        periodic = train.checkpoint_every > 0 and step % train.checkpoint_every == 0
+        return periodic or step in train.checkpoint_iterations or step == train.iterations
+
+    def _make_results(self, again: bool = True) -> None:
+        """Measures and exports, where that is due after this step; unless `again`, only what is not there yet."""
+        train, ended = self.config.train, self.step >= self.config.train.iterations
+        measured = not again and is_measured(self.folder / METRICS, self.step, "test")
+        if (ended or self.step in train.test_iterations) and not measured:
+            self.interruption.check()
+            self._write(self.evaluate)
+        exported = not again and self._ply().is_file()
+        if (ended or self.step in train.save_iterations) and not exported:
+            self.interruption.check()
+            self._write(self.save_model)
+
+    def _write(self, save: Callable[[], object]) -> None:
+        """`save`, whose failure (a full disk) costs the file, not the run."""
+        try:
+            save()
+        except (WriteError, checkpoints.CheckpointError) as error:
+            self._unwritten = str(error)
+            log.warning("%s; the run goes on without it", error)
+
+    def _stop(self, last: int) -> int:
+        """Leaves a checkpoint of this step, unless there is one; returns the exit code."""
+        if self._saved_step != self.step:
+            self.save_checkpoint()
+        log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
+        return self.interruption.exit_code
+
+    def _report(self) -> None:
         self._report_tuning()
         if self.engine.skipped:
             log.info(
                 "%d of %d steps changed nothing: their views outgrew their buffers", self.engine.skipped, self.step
             )
-        if self.step >= last:
-            return 0
-        log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
-        return interruption.exit_code
 
     def train_step(self, step: int) -> None:
         """One image: render, compare, differentiate, update.
@@ -119,7 +172,7 @@ class Trainer:
         timer = self.monitor.timer(step)
         self._refine(step - 1)
         timer.mark("densify")
-        index = self.sampler.next()
+        index = self._shown = self.sampler.next()
         photo, background = self.images[index], self._background()
         self.images.prefetch(self.sampler.upcoming())
         timer.mark("data")
@@ -132,7 +185,7 @@ class Trainer:
         self.engine.update(step, v_image, timer)
         self.densifier.perturb(self.params, rates["means"], self.generators["device"])
         timer.mark("optimizer")
-        self.step = step
+        self.step, self._shown = step, None
         self.health.record(step, index, losses["loss"])
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
@@ -196,6 +249,7 @@ class Trainer:
             shown: dict[str, Tensor] = {}
 
             def observe(view: View, render8: Tensor, photo: Tensor) -> None:
+                self.interruption.check()
                 if len(shown) < self.config.log.images:
                     shown[f"test/{view.name}"] = _side_by_side(render8, photo)
 
@@ -206,7 +260,7 @@ class Trainer:
             )
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
-            append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)
+            append_metrics(self.folder / METRICS, self.step, "test", evaluation, extra)
             measured = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": evaluation.lpips}
             scalars = {f"eval/{name}": value for name, value in measured.items() if value is not None}
             scalars |= self._atomics()
@@ -240,16 +294,20 @@ class Trainer:
 
     def save_model(self) -> None:
         """Writes the Gaussians as PLY in the frame of the input."""
-        path = self.folder / "point_cloud" / f"iteration_{self.step}" / "point_cloud.ply"
+        path = self._ply()
         self.engine.settle(self.step)
         with self.monitor.paused():
             save_ply(path, self.params, self.scene.normalisation, antialiased=self.settings.antialiased)
         log.info("saved %s", path)
 
-    def save_checkpoint(self) -> Path:
-        """Writes all that --resume needs; Gaussians that are not finite are dropped first.
+    def _ply(self) -> Path:
+        return self.folder / "point_cloud" / f"iteration_{self.step}" / "point_cloud.ply"
 
-        Raises TrainingError, and leaves the checkpoints there are alone, if no others are left.
+    def save_checkpoint(self) -> Path:
+        """Writes all that --resume needs, then deletes what train.keep_checkpoints does not keep.
+
+        Gaussians that are not finite are dropped first. Raises TrainingError, and leaves the checkpoints there are
+        alone, if no others are left.
         """
         self.engine.settle(self.step)
         self.health.keep_for_saving()
@@ -261,28 +319,38 @@ class Trainer:
                 scene=checkpoints.scene_fingerprint(self.scene), elapsed_seconds=self.monitor.elapsed(),
             )  # fmt: skip
             path = checkpoints.save_checkpoint(self.folder, state)
+        self._saved_step = self.step
         log.info("saved %s", path)
         self.last_checkpoint = path
+        train = self.config.train
+        checkpoints.remove_old(self.folder, self.step, train.keep_checkpoints, train.checkpoint_iterations)
         return path
+
+    def _give_up_step(self) -> None:
+        """The step that failed has not happened: a resumed run begins with its view."""
+        if self._shown is not None:
+            self.sampler.put_back(self._shown)
+            self._shown = None
 
     def _out_of_memory(self, error: torch.OutOfMemoryError) -> TrainingError:
         traceback.clear_frames(error.__traceback__)  # else what the failed step had made stays until the run has ended
         self.engine.release()
         torch.cuda.empty_cache()
+        self._give_up_step()
         path = self.save_checkpoint()
         return TrainingError(
             f"out of GPU memory after step {self.step} with {len(self.params['means']):,} Gaussians; saved {path}. "
-            "Continue with --resume auto and --cap_max, a larger -r, or --set data.image_budget_gib=0"
+            "Continue with --resume auto and --cap_max, or --set data.image_budget_gib=0"
         )
 
     # ------------------------------------------------------------------------------------- what keeping it finite takes
 
-    def _is_looked_at(self, step: int) -> bool:
-        """Whether a step is one to look for what is not finite after: the model is measured, saved or grown, or the
-        host waits anyway."""
-        train = self.config.train
-        steps = (*train.test_iterations, *train.checkpoint_iterations, *train.save_iterations, train.iterations)
-        return step in steps or self.monitor.is_published(step) or self.densifier.is_due(step)
+    def _is_looked_at(self) -> bool:
+        """Whether to look for what is not finite after this step: the model is measured, saved or grown, or the host
+        waits anyway."""
+        step, train = self.step, self.config.train
+        due = self._is_checkpointed(step) or step in (*train.test_iterations, *train.save_iterations)
+        return due or self.monitor.is_published(step) or self.densifier.is_due(step)
 
     def loss_of(self, index: int) -> float:
         """The loss of a training view as the model is now."""
@@ -304,15 +372,15 @@ class Trainer:
     def _checkpoint(self) -> checkpoints.Checkpoint | None:
         """The checkpoint to continue from, if one is asked for and there is one."""
         resume = self.config.train.resume
-        if not resume and checkpoints.find_checkpoint(self.folder, "auto"):
+        if not resume and find_checkpoint(self.folder, "auto"):
             log.warning("%s holds an earlier run: --resume auto continues it, another -m keeps it", self.folder)
-        path = checkpoints.find_checkpoint(self.folder, resume) if resume else None
-        if path is None:
+        found = open_checkpoint(self.folder, resume, self.device) if resume else None
+        if found is None:
             return None
-        saved = checkpoints.load_checkpoint(path, self.device)
+        path, saved = found
         checkpoints.check_scene(path, saved, self.scene)
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
-        _check_strategy(path, saved.config["densification.strategy"], self.config.densification.strategy)
+        check_config(path, saved, self.config)
         log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
         self.last_checkpoint = path
         return saved
@@ -330,9 +398,12 @@ class Trainer:
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
 
     def _continue_from(self, saved: checkpoints.Checkpoint) -> None:
-        self._take_state(saved)
-        checkpoints.restore_rng(saved.rng, self.generators)
-        self.sampler.load_state_dict(saved.sampler)
+        try:
+            self._take_state(saved)
+            checkpoints.restore_rng(saved.rng, self.generators)
+            self.sampler.load_state_dict(saved.sampler)
+        except (ValueError, KeyError) as error:
+            raise checkpoints.CheckpointError(f"the checkpoint to resume from does not fit itself: {error}") from error
         self._elapsed = saved.elapsed_seconds
 
     def _take_state(self, saved: checkpoints.Checkpoint) -> None:
@@ -341,6 +412,9 @@ class Trainer:
         self.step = saved.step
 
     def _open_run_folder(self) -> None:
+        places = (self.folder, self.folder / checkpoints.FOLDER, *(self.folder / "point_cloud").glob("*"))
+        for path in remove_leftovers(places):
+            log.info("removed %s, unfinished since an earlier session was killed", path)
         save_config(self.config, self.folder / "config.yaml")
         views = (*self.scene.train, *self.scene.test)
         save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation)
@@ -368,14 +442,6 @@ def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
     if saved != wanted:
         raise checkpoints.CheckpointError(
             f"{path}: its harmonics are of degree {saved}, model.sh_degree is {wanted}; resume with --sh_degree {saved}"
-        )
-
-
-def _check_strategy(path: Path, saved: str, wanted: str) -> None:
-    """MCMC leaves no statistics to go on with, and what is tuned for one does not suit the other."""
-    if saved != wanted and "mcmc" in (saved, wanted):
-        raise checkpoints.CheckpointError(
-            f"{path}: trained with densification.strategy {saved}, now it is {wanted}; resume with --strategy {saved}"
         )
 
 

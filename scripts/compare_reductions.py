@@ -68,6 +68,7 @@ def _config(base: Config, args: argparse.Namespace, strategy: str, folder: Path)
         "data.source_path": args.source_path,
         "train.result_dir": str(folder),
         "train.iterations": args.iterations,
+        "train.checkpoint_every": 0,
         "train.checkpoint_iterations": [],
         "reduction.strategy": strategy,
         "reduction.balance_threshold": args.balance_threshold,

@@ -38,7 +38,8 @@ SHIPPED = {
 
 _NO_PART_OF_THE_RESULT = (
     "data.source_path", "data.image_budget_gib", "data.loader_threads", "train.result_dir", "train.resume",
-    "train.test_iterations", "train.save_iterations", "train.checkpoint_iterations", "log.",
+    "train.test_iterations", "train.save_iterations", "train.checkpoint_iterations",
+    "train.checkpoint_every", "train.keep_checkpoints", "log.",
 )  # fmt: skip
 
 
@@ -171,7 +172,8 @@ def _run(job: Job, program: str, *arguments: str) -> None:
         process = subprocess.Popen([sys.executable, str(ROOT / program), *arguments], stdout=log, stderr=log)
         try:
             code = process.wait()
-        except KeyboardInterrupt:  # it has got the signal too, and is saving a checkpoint
+        except KeyboardInterrupt:  # of Ctrl-C it has heard too, and is saving a checkpoint; of SIGTERM it has not
+            process.terminate()
             process.wait()
             raise
     if code == 0:

@@ -1,7 +1,9 @@
 """Skips the tests marked `gpu` (pyproject.toml) where there is no GPU; a demo scene and a run on it, made once."""
 
 import logging
-from collections.abc import Iterator
+import resource
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,15 +56,28 @@ def demo_run(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
 @pytest.fixture
 def in_process() -> Iterator[None]:
     """For tests that train in this process: gives the root logger back, and keeps to one thread (see demo_runs)."""
-    root, threads = logging.getLogger(), torch.get_num_threads()
+    root, threads, hook = logging.getLogger(), torch.get_num_threads(), threading.excepthook
     handlers, level = root.handlers[:], root.level
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+    threading.excepthook = hook
     for handler in set(root.handlers) - set(handlers):
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture
+def file_limit() -> Iterator[Callable[[int | None], None]]:
+    """Sets how many bytes a file may have (None: as before): what exceeds it fails as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(size: int | None) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
+
+    yield limit
+    limit(None)
 
 
 @pytest.fixture(scope="session")

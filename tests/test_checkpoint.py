@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,13 +17,20 @@ from distwar_gs.model import initialise
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 
 
-def scene(**changes):
-    views = [SimpleNamespace(name=f"{i}.png", width=40, height=30) for i in range(5)]
+def views(moved: float = 0.0, photo: str = __file__):
+    poses = [np.eye(4) + 0.1 * i for i in range(5)]
+    poses[3][0, 3] += moved
+    common = {"width": 40, "height": 30, "image_path": Path(photo), "K": np.diag([50.0, 50.0, 1.0])}
+    return [SimpleNamespace(name=f"{i}.png", viewmat=pose, **common) for i, pose in enumerate(poses)]
+
+
+def scene(moved: float = 0.0, photo: str = __file__, **changes):
+    seen = views(moved, photo)
     values = {
         "source": "demo",
         "kind": "colmap",
-        "train": tuple(views[1:]),
-        "test": tuple(views[:1]),
+        "train": tuple(seen[1:]),
+        "test": tuple(seen[:1]),
         "split_rule": "every 8th",
         "image_source": "images",
         "normalisation": SimpleNamespace(shift=np.array([1.0, 2.0, 1 / 3]), scale=np.float64(0.5)),
@@ -107,26 +115,6 @@ def test_random_numbers_of_another_device_start_anew(caplog):
     assert "'train'" in caplog.text and "'other'" in caplog.text
 
 
-def test_auto_finds_the_latest(tmp_path):
-    assert cp.find_checkpoint(tmp_path, "auto") is None
-    for step in (900, 7000, 1000):  # the last one written is the latest, whatever its number
-        cp.save_checkpoint(tmp_path, checkpoint(step))
-    folder = tmp_path / "checkpoints"
-    assert cp.find_checkpoint(tmp_path, "auto") == folder / "step_1000.pt"
-    (folder / "step_1000.pt").unlink()
-    assert cp.find_checkpoint(tmp_path, "auto") == folder / "step_7000.pt"
-    (folder / "latest").write_bytes(b"\xff\xfe")
-    assert cp.find_checkpoint(tmp_path, "auto") == folder / "step_7000.pt"
-
-
-def test_a_path_may_be_file_run_or_folder(tmp_path):
-    path = cp.save_checkpoint(tmp_path / "run", checkpoint())
-    for given in (path, str(path), path.parent, path.parent.parent):
-        assert cp.find_checkpoint(tmp_path / "new", given) == path
-    with pytest.raises(cp.CheckpointError, match="nothing_here: no checkpoint there; .*--resume"):
-        cp.find_checkpoint(tmp_path / "run", tmp_path / "nothing_here")
-
-
 def test_missing_file_names_the_others(tmp_path):
     path = cp.save_checkpoint(tmp_path, checkpoint())
     with pytest.raises(cp.CheckpointError, match=r"step_8.pt: no such checkpoint; .*--resume .*step_7.pt"):
@@ -139,6 +127,17 @@ def test_cut_off_file(tmp_path, share):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(cp.CheckpointError, match="step_7.pt: cut off"):
+        cp.load_checkpoint(path, "cpu")
+
+
+def test_a_flipped_bit(tmp_path):
+    """torch.load does not look at the checksums it writes."""
+    path = cp.save_checkpoint(tmp_path, checkpoint())
+    content, means = bytearray(path.read_bytes()), checkpoint().params["means"].detach().numpy().tobytes()
+    content[content.index(means) + 5] ^= 1
+    path.write_bytes(content)
+    assert not torch.equal(torch.load(path, weights_only=True)["params"]["means"], checkpoint().params["means"])
+    with pytest.raises(cp.DamagedCheckpointError, match="step_7.pt: cut off, or no .*has changed since it was written"):
         cp.load_checkpoint(path, "cpu")
 
 
@@ -171,7 +170,10 @@ def test_other_versions_and_missing_parts(tmp_path):
         cp.load_checkpoint(path, "cpu")
     del content["sampler"]
     torch.save(content, path)
-    with pytest.raises(cp.CheckpointError, match="lacks sampler"):
+    with pytest.raises(cp.DamagedCheckpointError, match="lacks sampler"):
+        cp.load_checkpoint(path, "cpu")
+    torch.save(content | {"sampler": [1, 2]}, path)
+    with pytest.raises(cp.DamagedCheckpointError, match="sampler in it is no distwar-gs checkpoint's"):
         cp.load_checkpoint(path, "cpu")
 
 
@@ -189,6 +191,58 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     assert path.read_bytes() == before and sorted(os.listdir(path.parent)) == ["latest", "step_7.pt"]
 
 
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, file_limit):
+    """A limit on the size of files is met as a full disk is: by a write that the system refuses."""
+    path = cp.save_checkpoint(tmp_path, checkpoint())
+    before = path.read_bytes()
+    file_limit(2000)
+    with pytest.raises(
+        cp.CheckpointError, match="step_8.pt: could not be written .File too large.; check free"
+    ) as error:
+        cp.save_checkpoint(tmp_path, checkpoint(8))
+    assert "\n" not in str(error.value)
+    file_limit(None)
+    assert path.read_bytes() == before and sorted(os.listdir(path.parent)) == ["latest", "step_7.pt"]
+    assert (path.parent / "latest").read_text() == "step_7.pt\n"
+
+
+def test_an_interrupt_while_writing_is_one(tmp_path, monkeypatch):
+    """torch.save closes its file, which raises an error of its own."""
+    real = torch.save
+
+    def interrupted(content, file):
+        class File:
+            def write(self, data):
+                raise KeyboardInterrupt
+
+            flush = close = lambda self: None
+
+        real(content, File())
+
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cp.save_checkpoint(tmp_path, checkpoint())
+    assert os.listdir(tmp_path / "checkpoints") == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "named", "left"),
+    [
+        (2, (), [30, 40, 900]),
+        (1, (), [40, 900]),
+        (3, (), [20, 30, 40, 900]),
+        (0, (), [10, 20, 30, 40, 900]),
+        (2, (10, 30), [10, 20, 30, 40, 900]),
+        (1, (40,), [30, 40, 900]),
+    ],
+)
+def test_the_newest_are_kept(tmp_path, keep, named, left):
+    for step in (900, 10, 20, 30, 40):  # 900 is an earlier run's
+        cp.save_checkpoint(tmp_path, checkpoint(step))
+    cp.remove_old(tmp_path, 40, keep, named)
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == sorted(["latest", *(f"step_{step}.pt" for step in left)])
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -196,11 +250,22 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         ({"image_source": "images_4"}, "image source"),
         ({"train": scene().train[::-1]}, "names and sizes"),
         ({"test": ()}, "test views"),
+        ({"moved": 1e-3}, "the poses and intrinsics of the views differ"),
         ({"normalisation": SimpleNamespace(shift=np.zeros(3), scale=1.0)}, "training frame"),
     ],
 )
 def test_another_scene_is_refused(tmp_path, changes, word):
     saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
     cp.check_scene(tmp_path, saved, scene())
+    cp.check_scene(tmp_path, saved, scene(moved=1e-8))  # another machine's rounding
     with pytest.raises(cp.CheckpointError, match=word):
         cp.check_scene(tmp_path, saved, scene(**changes))
+
+
+def test_other_image_files_are_warned_of(tmp_path, caplog):
+    saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
+    cp.check_scene(tmp_path, saved, scene())
+    assert not caplog.text
+    (tmp_path / "retouched.png").write_bytes(b"12")
+    cp.check_scene(tmp_path, saved, scene(photo=str(tmp_path / "retouched.png")))
+    assert "have 10: are they the same photos?" in caplog.text

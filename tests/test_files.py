@@ -1,6 +1,10 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
-from distwar_gs.files import durable_write, replacing
+from distwar_gs.files import WriteError, durable_write, remove_leftovers, replacing
 
 
 def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):
@@ -20,3 +24,35 @@ def test_durable_write_makes_folders_and_replaces(tmp_path):
             stream.write(content)
     assert file.read_bytes() == b"new"
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_a_full_disk_is_told_in_one_line(tmp_path, file_limit):
+    file = tmp_path / "file"
+    file.write_text("old")
+    file_limit(10)
+    message = r"file: could not be written .File too large.; check free space"
+    with pytest.raises(WriteError, match=message) as error, durable_write(file) as stream:
+        stream.write(bytes(100))
+    assert "\n" not in str(error.value)
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    message = r"file/inside: could not be written .(File exists|Not a directory)."
+    with pytest.raises(WriteError, match=message), replacing(tmp_path / "file" / "inside"):
+        pytest.fail("there is no place to write to")
+
+
+def test_leftovers_of_processes_that_are_gone(tmp_path):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    there = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        names = [f".step_9.pt.{number}.tmp" for number in (int(gone.stdout), os.getpid(), there.pid, 10**30)]
+        for name in (*names, ".hidden.tmp", "step_9.pt", "a.7.tmp"):
+            (tmp_path / name).write_text("")
+        removed = remove_leftovers([tmp_path, tmp_path / "nowhere"])
+    finally:
+        there.communicate()
+    assert sorted(path.name for path in removed) == sorted([*names[:2], names[3]])
+    assert sorted(os.listdir(tmp_path)) == sorted([names[2], ".hidden.tmp", "step_9.pt", "a.7.tmp"])

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: finish the step, save, leave; and go on from there."""
 
+import json
 import os
 import re
 import signal
@@ -10,10 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 
+from distwar_gs import trainer
+from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.cli import run_cli
-from distwar_gs.interruption import Interruption
+from distwar_gs.interruption import Interruption, StoppedError, terminable, undisturbed
 from distwar_gs.trainer import Trainer
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -37,6 +41,60 @@ def test_the_second_signal_interrupts_at_once():
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("still running")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_sigterm_changes_nothing():
+    """Batch systems send several; the save that the first one asked for goes on."""
+    with Interruption() as interruption:
+        for number in (signal.SIGTERM, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert interruption.exit_code == 143
+
+
+def test_work_that_can_be_done_later_stops_at_a_check():
+    with Interruption() as interruption:
+        interruption.check()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(StoppedError):
+            interruption.check()
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_signals_outside_the_training_loop_end_the_program(number, code, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(lambda _: signal.raise_signal(number), [])
+    assert stopped.value.code == code
+    assert capsys.readouterr().err == f"error: {'terminated' if code == 143 else 'interrupted'}\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_signals_wait_while_packages_are_imported():
+    seen = []
+    with pytest.raises(KeyboardInterrupt), terminable():
+        with undisturbed():
+            signal.raise_signal(signal.SIGINT)
+            seen.append("not yet")
+        pytest.fail("the signal is lost")
+    assert seen == ["not yet"]
+
+
+def test_sigterm_after_pycolmap_is_imported():
+    """Its logging library would abort the program with a stack trace."""
+    code = """if True:
+        import os, signal
+        from distwar_gs.cli import run_cli
+        from distwar_gs.interruption import undisturbed
+
+        def main(arguments):
+            with undisturbed():
+                import pycolmap
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        run_cli(main, [])
+    """
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
+    assert (result.returncode, result.stderr) == (143, "error: terminated\n")
 
 
 def test_signals_are_given_back_after_an_error():
@@ -76,6 +134,54 @@ def test_a_second_ctrl_c_in_training_ends_with_130_and_without_a_traceback(demo_
     assert stopped.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
     assert run.step == 3 and not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_while_the_scene_is_read(demo_scene, tmp_path, monkeypatch, capsys, number, code):
+    real = trainer.open_scene
+    monkeypatch.setattr(trainer, "open_scene", lambda config: signal.raise_signal(number) or real(config))
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(lambda _: Trainer(demo_config(demo_scene, tmp_path)).run(), [])
+    assert stopped.value.code == code and "Traceback" not in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["train.log"]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_signal_while_measuring(demo_scene, tmp_path, monkeypatch):
+    """The rest of the measurement can wait: the state is saved at once, and the resumed run measures."""
+    changes = {"train.test_iterations": [3], "train.save_iterations": [3]}
+    run, seen, real = Trainer(demo_config(demo_scene, tmp_path, changes)), [], Trainer.render_view
+
+    def rendering(self, view, *others):
+        seen.append(view.name)
+        if len(seen) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return real(self, view, *others)
+
+    monkeypatch.setattr(Trainer, "render_view", rendering)
+    assert run.run() == 143 and run.step == 3 and len(seen) == 1
+    assert saved_step(tmp_path) == 3
+    assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "point_cloud").exists()
+    resumed = Trainer(demo_config(demo_scene, tmp_path, {**changes, "train.resume": "auto"}))
+    assert resumed.run() == 0
+    assert [record["step"] for record in json.loads((tmp_path / "metrics.json").read_text())] == [3, 10]
+    assert (tmp_path / "point_cloud/iteration_3/point_cloud.ply").is_file()
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_signal_while_saving(demo_scene, tmp_path, monkeypatch):
+    run, real, saves = Trainer(demo_config(demo_scene, tmp_path, {"train.checkpoint_every": 4})), torch.save, []
+
+    def saving(content, file):
+        saves.append(content["step"])
+        signal.raise_signal(signal.SIGINT)
+        real(content, file)
+
+    monkeypatch.setattr(torch, "save", saving)
+    assert run.run() == 130
+    assert saves == [4] and saved_step(tmp_path) == 4
+    assert load_checkpoint(tmp_path / "checkpoints/step_4.pt", "cpu").step == 4
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)

@@ -212,3 +212,21 @@ def test_without_a_terminal_a_line_now_and_then_tells_how_it_goes(make, clock, c
 
 def test_no_progress_bar_in_a_file(demo_run):
     assert "step/s" not in demo_run.result.stderr
+
+
+def test_a_full_disk_costs_the_curves_not_the_run(make, tmp_path, file_limit, capsys, in_process):
+    setup_logging(tmp_path, quiet=True)
+    watch = make()
+    watch._writer.flush()
+    (written,) = (tmp_path / "tensorboard").iterdir()
+    file_limit(written.stat().st_size)
+    logging.info("x" * written.stat().st_size)
+    logging.info("more")
+    for step in range(1, 2000):
+        watch._write(step, {"train/loss": 1.0})
+    watch.close()
+    assert watch._writer is None
+    error = capsys.readouterr().err
+    assert error.count("train.log: cannot be written ([Errno 27] File too large); lines are lost") == 1
+    assert error.count("TensorBoard's file cannot be written ([Errno 27] File too large); the run goes on") == 1
+    assert "Traceback" not in error

@@ -58,3 +58,13 @@ def test_what_is_upcoming_comes():
     sampler.next()
     upcoming = sampler.upcoming()
     assert len(upcoming) == 4 and [sampler.next() for _ in range(4)] == upcoming
+
+
+def test_a_view_that_is_put_back_is_the_next():
+    whole, broken = (ViewSampler(5, torch.Generator().manual_seed(3)) for _ in range(2))
+    expected = [whole.next() for _ in range(11)]
+    given = []
+    while len(given) < 11:
+        broken.put_back(broken.next())
+        given.append(broken.next())
+    assert given == expected

@@ -1,7 +1,11 @@
 """Training runs on the demo scene."""
 
 import json
+import random
 import shutil
+import signal
+import subprocess
+import sys
 import weakref
 
 import numpy as np
@@ -15,8 +19,10 @@ from scene_files import write_blender
 
 from datasets import DataError
 from distwar_gs import densification, monitor, trainer
+from distwar_gs.checkpoint import CheckpointError, load_checkpoint
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import load_config
+from distwar_gs.densification import Densifier, is_ordered, is_refined, is_reset
 from distwar_gs.losses import as_floats
 from distwar_gs.timing import PartTimer
 from distwar_gs.trained import TrainedModel
@@ -119,6 +125,57 @@ def test_40_steps_are_20_and_20_more(make):
     assert counts[0] > 3008 and counts[0] != counts[1], "nothing was densified"
     assert whole.params["opacities"].sigmoid().median() < 0.05, "no opacity reset: they start at 0.1"
     assert metrics_of(second)[1]["train_seconds"] > metrics_of(second)[0]["train_seconds"]
+
+
+LONG_SCHEDULE = {
+    **FEW_POINTS, "model.init": "random", "data.background": "random", "model.sh_degree_interval": 30,
+    "densification.start": 5, "densification.every": 20, "densification.stop": 190, "densification.cap_max": 1500,
+    "densification.grad_threshold": 1e-4, "densification.opacity_reset_every": 70, "densification.order_every": 50,
+    "train.checkpoint_every": 100,
+}  # fmt: skip
+"""Refinements, an opacity reset and spatial orders in the first 100 steps, and in the next."""
+
+
+def test_200_steps_are_100_and_100_more(make, monkeypatch):
+    happened: list[tuple[str, int]] = []
+    real = Densifier.step
+
+    def noting(self, step, *others):
+        config, white = self.config, self.white_background
+        happened.extend(
+            (what, step)
+            for what, is_due in {
+                "refined": is_refined(step, config),
+                "reset": is_reset(step, config, white),
+                "ordered": is_ordered(step, config),
+            }.items()
+            if is_due
+        )
+        return real(self, step, *others)
+
+    monkeypatch.setattr(Densifier, "step", noting)
+    whole = make("whole", {**LONG_SCHEDULE, "train.iterations": 200})
+    whole.run()
+    first = make("parts", {**LONG_SCHEDULE, "train.iterations": 100})
+    first.run()
+    happened.clear()
+    second = make("parts", {**LONG_SCHEDULE, "train.iterations": 200, "train.resume": "auto"})
+    assert second.step == 100
+    second.run()
+    assert {("refined", 100), ("refined", 180), ("reset", 140), ("ordered", 100), ("ordered", 150)} <= set(happened)
+    assert 1000 != len(first.params["means"]) != len(second.params["means"])
+    assert_same_state(whole, second)
+    one, two = (load_checkpoint(run.folder / "checkpoints/step_200.pt", "cpu") for run in (whole, second))
+    for name in ("densification", "rng", "sampler", "scene"):
+        assert str(getattr(one, name)) == str(getattr(two, name)), name
+    assert metrics_of(whole)[-1]["per_view"] == metrics_of(second)[-1]["per_view"]
+
+
+def test_no_part_of_a_run_draws_from_numpy_or_python(make):
+    """Or a checkpoint would have to hold the state of these generators too."""
+    before = str(np.random.get_state()), random.getstate()
+    make(changes={**LONG_SCHEDULE, "train.iterations": 30}).run()
+    assert (str(np.random.get_state()), random.getstate()) == before
 
 
 def test_a_finished_run_says_so(make, caplog):
@@ -232,6 +289,53 @@ def test_what_is_saved_when(make):
     assert load_config(run.folder / "config.yaml") == run.config
 
 
+def checkpoints_of(run: Trainer) -> list[str]:
+    return sorted(path.name for path in (run.folder / "checkpoints").iterdir())
+
+
+def test_checkpoints_now_and_then(make):
+    changes = {"train.checkpoint_every": 2, "train.checkpoint_iterations": [3], "train.iterations": 9}
+    run = make(changes=changes)
+    run.run()
+    assert checkpoints_of(run) == ["latest", "step_3.pt", "step_8.pt", "step_9.pt"]
+    everything = make("all", {**changes, "train.keep_checkpoints": 0})
+    everything.run()
+    assert checkpoints_of(everything) == ["latest", *(f"step_{step}.pt" for step in (2, 3, 4, 6, 8, 9))]
+    none = make("none", {"train.checkpoint_every": 0, "train.iterations": 3})
+    none.run()
+    assert checkpoints_of(none) == ["latest", "step_3.pt"]
+
+
+def test_a_resumed_run_makes_the_results_it_finds_missing(make):
+    """As after a kill between the last checkpoint and what comes after it."""
+    changes = {"train.iterations": 3, "train.resume": "auto"}
+    first = make(changes=changes)
+    first.run()
+    ply, metrics = first.folder / "point_cloud/iteration_3/point_cloud.ply", first.folder / "metrics.json"
+    model, record = ply.read_bytes(), metrics_of(first)[-1]
+    ply.unlink()
+    metrics.unlink()
+    second = make(changes=changes)
+    assert second.run() == 0
+    assert ply.read_bytes() == model and metrics_of(second)[-1]["per_view"] == record["per_view"]
+    times = ply.stat().st_mtime_ns, metrics.stat().st_mtime_ns
+    assert make(changes=changes).run() == 0
+    assert (ply.stat().st_mtime_ns, metrics.stat().st_mtime_ns) == times, "made again although it was there"
+
+
+def test_what_a_killed_session_left_unfinished_is_removed(make):
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    run = make()
+    names = ("checkpoints/.step_7.pt", ".metrics.json", "point_cloud/iteration_7/.point_cloud.ply")
+    left = [run.folder / f"{name}.{gone.stdout.strip()}.tmp" for name in names]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    run.run()
+    assert not any(path.exists() for path in left)
+    assert (run.folder / "train.log").read_text().count("unfinished since an earlier session was killed") == 3
+
+
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_the_saved_model_renders_the_same_image(make, antialiased):
     run = make(changes={**DENSE_SCHEDULE, "train.iterations": 25, "model.antialiased": antialiased})
@@ -286,11 +390,19 @@ def test_ignored_pixels_do_not_touch_the_model(demo_scene, tmp_path):
 def test_an_image_that_breaks_during_training_costs_no_step(demo_scene, tmp_path):
     scene = shutil.copytree(demo_scene, tmp_path / "scene")
     run = Trainer(demo_config(scene, tmp_path / "run", TINY_BUDGET))
-    (scene / "images/view_015.png").write_bytes(b"")
+    photo = scene / "images/view_015.png"
+    content = photo.read_bytes()
+    photo.write_bytes(b"")
     with pytest.raises(DataError, match=r"view_015\.png: cannot be read as an image"):
         run.run()
     saved = (run.folder / "checkpoints/latest").read_text().strip()
     assert saved == f"step_{run.step}.pt"
+    photo.write_bytes(content)
+    resumed = Trainer(demo_config(scene, tmp_path / "run", {**TINY_BUDGET, "train.resume": "auto"}))
+    assert resumed.run() == 0
+    whole = Trainer(demo_config(scene, tmp_path / "whole", TINY_BUDGET))
+    whole.run()
+    assert_same_state(whole, resumed)
 
 
 def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):
@@ -413,3 +525,68 @@ def test_growth_that_a_gpu_has_no_memory_for_is_skipped_in_a_run(make, monkeypat
     text = (run.folder / "train.log").read_text()
     assert text.count("step 10: out of memory while Gaussians were added; growth is skipped") == 1
     assert len(run.params["means"]) <= 400_000
+
+
+# ------------------------------------------------------------------------------------------------- a full disk
+
+
+SMALL = 50_000
+"""Bytes: less than a checkpoint or a PLY of the demo, more than its log."""
+
+
+def with_a_full_disk(monkeypatch, file_limit, first: int, last: int) -> None:
+    """The disk is full before step `first`, and has room again before step `last`."""
+    step = Trainer.train_step
+
+    def stepping(self, number):
+        if number in (first, last):
+            file_limit(SMALL if number == first else None)
+        step(self, number)
+
+    monkeypatch.setattr(Trainer, "train_step", stepping)
+
+
+def test_a_full_disk_costs_a_checkpoint_not_the_run(make, monkeypatch, file_limit):
+    whole = make("whole")
+    whole.run()
+    with_a_full_disk(monkeypatch, file_limit, 4, 7)
+    run = make(changes={"train.checkpoint_every": 3, "train.save_iterations": [5]})
+    assert run.run() == 0
+    assert checkpoints_of(run) == ["latest", "step_10.pt", "step_9.pt"]
+    assert sorted(path.name for path in (run.folder / "point_cloud").iterdir()) == ["iteration_10", "iteration_5"]
+    assert not list((run.folder / "point_cloud/iteration_5").iterdir())
+    log = (run.folder / "train.log").read_text()
+    for name in ("step_6.pt", "iteration_5/point_cloud.ply"):
+        assert f"{name}: could not be written (" in log
+    assert log.count("the run goes on without it") == 2
+    assert_same_state(whole, run)
+
+
+def test_a_disk_that_stays_full_fails_the_run_at_its_end(make, monkeypatch, file_limit):
+    with_a_full_disk(monkeypatch, file_limit, 7, 99)
+    run = make(changes={"train.checkpoint_every": 3})
+    with pytest.raises(TrainingError, match=r"could not be written .*All steps are done: --resume auto makes what is"):
+        run.run()
+    assert run.step == 10 and checkpoints_of(run) == ["latest", "step_3.pt", "step_6.pt"]
+    file_limit(None)
+    monkeypatch.undo()
+    resumed = make(changes={"train.resume": "auto"})
+    assert resumed.step == 6 and resumed.run() == 0
+    assert_same_state(run, resumed)
+
+
+def test_a_full_disk_when_a_signal_comes(make, monkeypatch, file_limit):
+    """What was asked for cannot be done: the newest checkpoint is an earlier one, and the exit code says so."""
+    with_a_full_disk(monkeypatch, file_limit, 5, 99)
+    step = Trainer.train_step
+
+    def signalled(self, number):
+        step(self, number)
+        if number == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "train_step", signalled)
+    run = make(changes={"train.checkpoint_every": 4})
+    with pytest.raises(CheckpointError, match=r"step_5.pt: could not be written .*Older ones are untouched"):
+        run.run()
+    assert checkpoints_of(run) == ["latest", "step_4.pt"]

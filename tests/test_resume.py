@@ -1,0 +1,145 @@
+"""Which checkpoint `--resume` means, and with which settings a run goes on."""
+
+import pytest
+import torch
+from demo_runs import demo_config
+from test_checkpoint import checkpoint
+
+from distwar_gs import checkpoint as cp
+from distwar_gs.config import Config, as_values, with_values
+from distwar_gs.resume import FIXED, FREE, check_config, find_checkpoint, open_checkpoint
+from distwar_gs.trainer import Trainer
+
+CPU = torch.device("cpu")
+
+
+def test_auto_finds_the_latest(tmp_path):
+    assert find_checkpoint(tmp_path, "auto") is None
+    for step in (900, 7000, 1000):  # the last one written is the latest, whatever its number
+        cp.save_checkpoint(tmp_path, checkpoint(step))
+    folder = tmp_path / "checkpoints"
+    assert find_checkpoint(tmp_path, "auto") == folder / "step_1000.pt"
+    (folder / "step_1000.pt").unlink()
+    assert find_checkpoint(tmp_path, "auto") == folder / "step_7000.pt"
+    (folder / "latest").write_bytes(b"\xff\xfe")
+    assert find_checkpoint(tmp_path, "auto") == folder / "step_7000.pt"
+
+
+def test_a_path_may_be_file_run_or_folder(tmp_path):
+    path = cp.save_checkpoint(tmp_path / "run", checkpoint())
+    for given in (path, str(path), path.parent, path.parent.parent):
+        assert find_checkpoint(tmp_path / "new", given) == path
+    with pytest.raises(cp.CheckpointError, match="nothing_here: no checkpoint there; .*--resume"):
+        find_checkpoint(tmp_path / "run", tmp_path / "nothing_here")
+
+
+def saved_steps(folder, *steps: int):
+    """The checkpoints of a run, by step."""
+    return {step: cp.save_checkpoint(folder, checkpoint(step)) for step in steps}
+
+
+def test_auto_goes_back_to_the_one_before(tmp_path, caplog):
+    paths = saved_steps(tmp_path, 10, 20, 30, 40)
+    paths[40].write_bytes(paths[40].read_bytes()[:1000])
+    paths[30].write_text("hello")
+    path, found = open_checkpoint(tmp_path, "auto", CPU)
+    assert path == paths[20] and found.step == 20
+    assert caplog.text.count("going back to the one before") == 2 and "step_40.pt: cut off" in caplog.text
+    names = sorted(path.name for path in paths[20].parent.iterdir())
+    assert names == ["latest", "step_10.pt", "step_20.pt", "step_30.pt.damaged", "step_40.pt.damaged"]
+
+
+def test_auto_does_not_go_to_what_another_run_has_left(tmp_path):
+    paths = saved_steps(tmp_path, 900, 10)  # an earlier run, then a new one in the same folder
+    paths[10].write_text("hello")
+    with pytest.raises(cp.CheckpointError, match="checkpoints: all its checkpoints are damaged; start without"):
+        open_checkpoint(tmp_path, "auto", CPU)
+    assert paths[10].is_file(), "set aside although nothing took its place"
+
+
+def test_a_path_means_that_file(tmp_path):
+    paths = saved_steps(tmp_path, 10, 20)
+    paths[20].write_bytes(paths[20].read_bytes()[:-1])
+    with pytest.raises(cp.CheckpointError, match=r"step_20.pt: cut off.*--resume \S*step_10.pt"):
+        open_checkpoint(tmp_path, str(paths[20]), CPU)
+    assert open_checkpoint(tmp_path, str(paths[10]), CPU)[1].step == 10
+
+
+def test_auto_does_not_go_back_before_a_newer_program(tmp_path):
+    paths = saved_steps(tmp_path, 10, 20)
+    torch.save(torch.load(paths[20], weights_only=True) | {"format_version": 99}, paths[20])
+    with pytest.raises(cp.CheckpointError, match="step_20.pt: checkpoint format 99"):
+        open_checkpoint(tmp_path, "auto", CPU)
+
+
+def test_auto_in_an_empty_folder_begins(tmp_path):
+    assert open_checkpoint(tmp_path, "auto", CPU) is None
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+def check(changes: dict) -> None:
+    """What `check_config` says of a run that began with the defaults and goes on with these."""
+    saved = checkpoint()
+    saved.config.clear()
+    saved.config.update(as_values(Config()))
+    check_config("step_7.pt", saved, with_values(Config(), changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"train.iterations": 60_000, "train.checkpoint_iterations": [5], "train.device": "cpu"},
+        {"data.source_path": "elsewhere", "data.loader_threads": 3, "log.every": 7},
+        {"reduction.strategy": "sw_s", "reduction.balance_threshold": 8, "train.rasterizer": "gsplat"},
+    ],
+)
+def test_settings_that_may_change(changes, caplog):
+    check(changes)
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"densification.strategy": "absgrad"}, "densification.strategy default .now absgrad., which a run keeps"),
+        ({"train.seed": 5}, "resume with --set train.seed=0, or start without --resume"),
+        ({"data.masks": None, "data.invert_masks": True}, "--set data.masks=masks data.invert_masks=false, or"),
+    ],
+)
+def test_settings_that_a_run_keeps(changes, message):
+    with pytest.raises(cp.CheckpointError, match=rf"step_7.pt: trained with .*{message}") as refused:
+        check(changes)
+    assert "\n" not in str(refused.value)
+
+
+def test_settings_that_change_the_result_are_told(caplog):
+    check({"optim.lambda_dssim": 0.5, "densification.cap_max": 1000, "train.iterations": 9})
+    assert [record.message for record in caplog.records] == [
+        "from step 8 on optim.lambda_dssim is 0.5; before, it was 0.2",
+        "from step 8 on densification.cap_max is 1000; before, it was 0",
+    ]
+
+
+def test_settings_of_an_older_program_are_not_compared(caplog):
+    saved = checkpoint()
+    saved.config.clear()
+    check_config("step_7.pt", saved, Config())
+    assert not caplog.text
+
+
+def test_the_rules_name_settings_that_there_are():
+    keys = as_values(Config())
+    assert set(FIXED) <= keys.keys()
+    assert all(any(key.startswith(prefix) for key in keys) for prefix in FREE)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_training_with_another_strategy_is_refused(demo_scene, tmp_path):
+    Trainer(demo_config(demo_scene, tmp_path, {"train.iterations": 2})).run()
+    changes = {"train.iterations": 4, "train.resume": "auto"}
+    with pytest.raises(cp.CheckpointError, match="densification.strategy default .now absgrad., which a run keeps"):
+        Trainer(demo_config(demo_scene, tmp_path, {**changes, "densification.strategy": "absgrad"}))
+    assert Trainer(demo_config(demo_scene, tmp_path, changes)).run() == 0
