@@ -3,12 +3,14 @@
 import logging
 import resource
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from demo_runs import FinishedRun, run_program
+
+_FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,15 +71,23 @@ def in_process() -> Iterator[None]:
 
 
 @pytest.fixture
-def file_limit() -> Iterator[Callable[[int | None], None]]:
+def file_limit() -> Callable[[int | None], None]:
     """Sets how many bytes a file may have (None: as before): what exceeds it fails as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def limit(size: int | None) -> None:
+        soft, hard = _FILE_SIZE
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
 
-    yield limit
-    limit(None)
+    return limit
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Lifts a `file_limit` before pytest tells what came of the test: its own output may be a file."""
+    try:
+        return (yield)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, _FILE_SIZE)
 
 
 @pytest.fixture(scope="session")
