@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from distwar_gs.checkpoint_parts import damaged_part
 from distwar_gs.files import durable_write
 
 if TYPE_CHECKING:  # rendering from a checkpoint needs no dataset readers
@@ -147,10 +148,10 @@ def _others(path: Path) -> str:
 
 def _check_content(path: Path, content: object) -> None:
     """Refuse files that load but are not our checkpoints."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or not _equal(content.get("format"), FORMAT):
         raise CheckpointError(f"{path}: not a checkpoint of distwar-gs (a model of another trainer?); {_others(path)}")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if not _equal(version, FORMAT_VERSION):
         raise CheckpointError(
             f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}; "
             "use the version of distwar-gs it was made with"
@@ -158,6 +159,14 @@ def _check_content(path: Path, content: object) -> None:
     missing = sorted(FIELDS - content.keys())
     if missing:
         raise CheckpointError(f"{path}: lacks {', '.join(missing)}; {_others(path)}")
+    damaged = damaged_part(content)
+    if damaged:
+        raise CheckpointError(f"{path}: {damaged} is damaged, or does not fit the rest of the file; {_others(path)}")
+
+
+def _equal(value: object, expected: str | int) -> bool:
+    """Equality that a tensor in the wrong place does not turn into a tensor."""
+    return type(value) is type(expected) and value == expected
 
 
 # ------------------------------------------------------------------------------------------------ randomness

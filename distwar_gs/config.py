@@ -14,6 +14,7 @@ import functools
 import inspect
 import math
 import os
+import reprlib
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -353,7 +354,16 @@ def _checked(key: str, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return str(list(value)) if isinstance(value, tuple) else repr(value)
+    """A value as messages quote it. Aliases let a file of a few lines name a list without end, so it is abridged."""
+    try:
+        return _ABRIDGED.repr(list(value) if isinstance(value, tuple) else value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+_ABRIDGED = reprlib.Repr()
+_ABRIDGED.maxstring = _ABRIDGED.maxother = 100
+_ABRIDGED.maxlist = _ABRIDGED.maxdict = 12
 
 
 def _did_you_mean(word: str, candidates: Iterable[str]) -> str:
@@ -456,8 +466,8 @@ def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         chain.insert(0, (path, tree))
         if base is None:
             return chain
-        if not isinstance(base, str):
-            raise ConfigError(f"{path}: base is {base!r}: expected the path of a YAML file")
+        if not isinstance(base, str) or "\0" in base:
+            raise ConfigError(f"{path}: base is {_shown(base)}: expected the path of a YAML file")
         path = Path(os.path.normpath(path.parent / base))
 
 
@@ -484,7 +494,7 @@ def _flatten(tree: dict[Any, Any]) -> dict[str, Any]:
                 _known(str(section))
             raise ConfigError(f"unknown section {section}{_did_you_mean(str(section), SECTIONS)}")
         if not isinstance(entries, dict | None):
-            raise ConfigError(f"section {section} is {entries!r}: expected `key: value` lines")
+            raise ConfigError(f"section {section} is {_shown(entries)}: expected `key: value` lines")
         values |= {f"{section}.{name}": value for name, value in (entries or {}).items()}
     return values
 
@@ -500,6 +510,14 @@ class _StrictLoader(yaml.SafeLoader):
             seen.append(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """What is no number, date or truth value raises many kinds of errors, none of which has a line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            problem = f"{_shown(node.value)} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
+
 
 def _parse_yaml(text: str | bytes, origin: str) -> Any:
     try:
@@ -509,6 +527,8 @@ def _parse_yaml(text: str | bytes, origin: str) -> Any:
         line = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         raise ConfigError(f"{origin}: not readable as YAML{line}: {problem}; correct it there") from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: not readable as YAML: nested too deeply; correct it there") from None
 
 
 def _plain(section: Any) -> dict[str, Any]:

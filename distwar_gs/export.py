@@ -18,6 +18,7 @@ import plyfile
 import torch
 from torch import Tensor
 
+from datasets.plyheader import check_ply_header
 from distwar_gs.files import replacing
 
 if TYPE_CHECKING:
@@ -143,10 +144,11 @@ def _columns(count: int) -> list[str]:
 
 def _read(path: str | os.PathLike[str]) -> plyfile.PlyData:
     try:
+        check_ply_header(path)
         ply = plyfile.PlyData.read(os.fspath(path))
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a .ply file") from None
-    except (plyfile.PlyParseError, UnicodeDecodeError) as error:
+    except (plyfile.PlyParseError, ValueError) as error:  # ValueError: no text, or names and counts that cannot be
         raise ModelFileError(f"{path}: not a readable PLY file ({error}); export or copy it again") from None
     if "vertex" not in ply:
         raise ModelFileError(f"{path}: has no `vertex` element, so it holds no 3D Gaussians")

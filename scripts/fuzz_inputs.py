@@ -165,7 +165,7 @@ def odd_trees(draw: Draw, whole: Any, odd: Sequence[Any] = ODD_VALUES) -> Any:
 
 def _with_odd_node(draw: Draw, tree: Any, odd: Sequence[Any]) -> Any:
     if not (isinstance(tree, dict | list) and tree) or draw(st.integers(0, 9)) == 0:
-        return copy.copy(draw(st.sampled_from(odd)))
+        return copy.deepcopy(draw(st.sampled_from(odd)))
     key = draw(st.sampled_from(list(tree) if isinstance(tree, dict) else range(len(tree))))
     if draw(st.integers(0, 9)) == 0:
         del tree[key]
@@ -233,7 +233,7 @@ def _encoded(image: Image.Image, format: str) -> bytes:
     file = io.BytesIO()
     try:
         image.save(file, format)
-    except OSError:  # a format that does not know this mode
+    except (OSError, ValueError):  # a format that does not know this mode
         image.convert("RGB").save(file, format)
     return file.getvalue()
 
@@ -327,18 +327,13 @@ def _transforms(folder: Path) -> list[Path]:
     lists = {"train_filenames": ["images/a.png", "images/b.png"], "test_filenames": ["images/c.png"]}
     meta = {**intrinsics, **lists, "ply_file_path": "points.ply", "frames": frames}
     (folder / "transforms.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    table = np.zeros(4, [*((axis, "f4") for axis in "xyz"), *((c, "u1") for c in ("red", "green", "blue"))])
+    plyfile.PlyData([plyfile.PlyElement.describe(table, "vertex")]).write(str(folder / "points.ply"))
     return [folder / "transforms.json"]
 
 
 def _cloud(folder: Path) -> list[Path]:
-    _transforms(folder)
-    return [_write_points(folder / "points.ply")]
-
-
-def _write_points(path: Path, text: bool = False) -> Path:
-    table = np.zeros(4, [*((axis, "f4") for axis in "xyz"), *((c, "u1") for c in ("red", "green", "blue"))])
-    plyfile.PlyData([plyfile.PlyElement.describe(table, "vertex")], text=text).write(str(path))
-    return path
+    return [_transforms(folder)[0].with_name("points.ply")]
 
 
 def _gaussians(count: int = 4) -> dict[str, torch.nn.Parameter]:
