@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distwar_gs.densification import new_state
 from distwar_gs.model import PARAMETER_NAMES
 
 _SHAPES = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
@@ -46,8 +47,8 @@ def _optimizers_hold(content: Mapping[str, Any]) -> bool:
 
 
 def _densification_holds(content: Mapping[str, Any]) -> bool:
-    count = len(content["params"]["means"])
-    return all(_is_tensor(value, (count, *value.shape[1:])) for value in content["densification"].values())
+    count, statistics = len(content["params"]["means"]), content["densification"]
+    return all(_is_tensor(statistics[name], (count,)) for name in new_state(0, "cpu"))
 
 
 def _rng_holds(content: Mapping[str, Any]) -> bool:
@@ -66,10 +67,10 @@ def _sampler_holds(content: Mapping[str, Any]) -> bool:
 
 
 def _is_tensor(value: Any, shape: tuple[int, ...]) -> bool:
-    """A plain tensor of that shape; a contiguous one cannot claim more numbers than the file held."""
-    return (
-        isinstance(value, Tensor) and value.layout == torch.strided and value.is_contiguous() and value.shape == shape
-    )
+    """A plain tensor of that shape that does not, by strides of 0, claim more numbers than the file held."""
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.shape != shape:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 _RULES: dict[str, Callable[[Mapping[str, Any]], bool]] = {

@@ -29,7 +29,7 @@ from datasets.imagefile import decode_image, is_turned, read_size
 from datasets.masks import decode_mask
 from datasets.scene import Mask
 from distwar_gs import checkpoint as checkpoints
-from distwar_gs.config import Config, ConfigError, apply_override, as_values, load_config, save_config
+from distwar_gs.config import Config, ConfigError, apply_override, as_values, commented_defaults, load_config
 from distwar_gs.densification import Densifier
 from distwar_gs.export import ModelFileError, load_ply, read_render_mode, save_ply
 from distwar_gs.metrics import Evaluation, ViewMetrics, append_metrics
@@ -56,6 +56,16 @@ YAML_TEXTS = (
     "[&a [1,1,1,1,1,1,1,1,1],&b [*a,*a,*a,*a,*a,*a,*a,*a,*a],&c [*b,*b,*b,*b,*b,*b,*b,*b,*b],&d [*c,*c,*c,*c,*c,*c,*c],"
     "&e [*d,*d,*d,*d,*d,*d,*d,*d,*d],&f [*e,*e,*e,*e,*e,*e,*e,*e,*e],&g [*f,*f,*f,*f,*f,*f,*f,*f],[*g,*g,*g,*g,*g,*g]]",
 )  # fmt: skip
+
+_CONFIG = """base: base.yaml
+train:
+  iterations: 7
+  seed: 3
+data: {images: photos, background: white}
+optim:
+  means_lr: 1e-4
+reduction: {strategy: sw_b, balance_threshold: 8}
+"""
 
 
 @dataclass(frozen=True)
@@ -251,8 +261,10 @@ def _png(draw: Draw) -> bytes:
 
 
 _PLY_COUNTS = ("0", "1", "4", "-1", "4000000000", "99999999999999999999", "x", "", "1e3")
-_PLY_PROPERTIES = ("float x", "double y", "uchar z", "int x", "list uchar int x", "list int float y", "list float x",
-    "list uchar uchar red", "uchar red", "float", "list", "odd x", "float f_rest_0", "float x y", "uint opacity")  # fmt: skip
+_PLY_PROPERTIES = (
+    "float x", "double y", "uchar z", "int x", "list uchar int x", "list int float y", "list float x", "uchar red",
+    "list uchar uchar red", "float", "list", "odd x", "float f_rest_0", "float x y", "uint opacity",
+)  # fmt: skip
 
 
 @st.composite
@@ -351,8 +363,10 @@ def _gaussian_ply(folder: Path) -> list[Path]:
 
 
 def _configs(folder: Path) -> list[Path]:
-    save_config(Config(), folder / "base.yaml")
-    (folder / "config.yaml").write_text("base: base.yaml\ntrain:\n  iterations: 7\ndata: {images: photos}\n")
+    folder.mkdir(parents=True)
+    (folder / "base.yaml").write_text("base: all.yaml\ntrain: {test_iterations: [5, 10], resume: null}\n")
+    (folder / "all.yaml").write_text("\n".join(commented_defaults().splitlines()[:80]))
+    (folder / "config.yaml").write_text(_CONFIG)
     return [folder / "base.yaml", folder / "config.yaml"]
 
 
