@@ -1,6 +1,7 @@
 """Training: the loop, and what happens around it. Reads top to bottom."""
 
 import logging
+import tempfile
 from pathlib import Path
 from statistics import fmean
 
@@ -300,6 +301,7 @@ class Trainer:
 def _made_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # one that is there may be somebody else's
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be the run folder ({error.strerror}); choose another with -m") from error
     return folder
