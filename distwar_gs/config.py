@@ -128,7 +128,7 @@ class ModelConfig:
     init: str = setting("auto", one_of("auto", "sfm", "random"))
     """Where the first Gaussians come from: the scene's points (sfm) or random positions; auto: sfm when the scene has
     points."""
-    init_points: int = setting(100_000, at_least(1))
+    init_points: int = setting(100_000, between(1, 100_000_000))
     """Number of random Gaussians at the start. Only used when the start is random."""
     init_opacity: float = setting(0.1, inside(0, 1))
     """Opacity of every Gaussian at the start, from 0 to 1."""
@@ -234,7 +234,7 @@ class TrainConfig:
     """Folder of the run; null: output/<name of the scene folder>."""
     iterations: int = setting(30_000, at_least(1))
     """Training steps, one image each."""
-    seed: int = setting(0, at_least(0))
+    seed: int = setting(0, between(0, 2**63 - 1, "what a generator takes"))
     """Seed of every random choice."""
     deterministic: bool = setting(False)
     """The same run twice on the same GPU gives the same model to the last bit. Needs the fused rasteriser and
@@ -361,13 +361,15 @@ def _shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
+_LONGEST_KEY = 100  # difflib's time grows with the square
+
 _ABRIDGED = reprlib.Repr()
 _ABRIDGED.maxstring = _ABRIDGED.maxother = 100
 _ABRIDGED.maxlist = _ABRIDGED.maxdict = 12
 
 
 def _did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(word[:_LONGEST_KEY], list(candidates), n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
@@ -376,6 +378,7 @@ def _known(key: str) -> str:
     if key in FIELDS:
         return key
     name = key.rpartition(".")[2]
+    key = key[:_LONGEST_KEY]
     moved = [known for known in FIELDS if known.endswith(f".{name}")]  # right name, wrong or no section
     nearest = moved or difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.0)
     hints = " or ".join(f"{known} ({_TYPES[FIELDS[known].type][0]})" for known in nearest)
@@ -499,16 +502,25 @@ def _flatten(tree: dict[Any, Any]) -> dict[str, Any]:
     return values
 
 
+_DEEPEST = 50  # brackets within brackets
+
+
 class _StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader, except that a key given twice is an error instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key, _ in node.value:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-            seen.append(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """PyYAML's time grows with the square of the open brackets."""
+        if self.flow_level >= _DEEPEST:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(token)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """What is no number, date or truth value raises many kinds of errors, none of which has a line."""

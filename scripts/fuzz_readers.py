@@ -228,7 +228,7 @@ def _fault(reader: Reader, error: BaseException, folder: Path) -> str | None:
 
 def _general(message: str, folder: Path) -> str:
     """A message without what varies from input to input."""
-    message = message.replace(str(folder), "DIR")
+    message = one_line(message).replace(str(folder), "DIR")
     message = re.sub(r"'[^']*'|\"[^\"]*\"", "'...'", message)
     return re.sub(r"-?(\d[\d.,]*(e[-+]?\d+)?|\bnan\b|\binf\b)", "N", message)
 
