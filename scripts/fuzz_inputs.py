@@ -36,6 +36,7 @@ from distwar_gs.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.model import as_parameters, initialise, sh_degree_of
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.sampler import ViewSampler
+from scripts.evaluate_suite import read_records
 
 Draw = Callable[[st.SearchStrategy], Any]
 Structured = Callable[[bytes], st.SearchStrategy[bytes]]
@@ -460,5 +461,6 @@ READERS = {
         Reader("image", (DataError,), _pictures, _decode, lambda whole: _odd_pictures(whole), memory=3 * 2**30),
         Reader("mask", (DataError,), _pictures, _decode_mask, lambda whole: _odd_pictures(whole), memory=3 * 2**30),
         Reader("metrics", (), _metrics, _append, _odd_json),
+        Reader("results", (DataError,), _metrics, lambda folder, path: read_records(path), _odd_json),
     )
 }  # fmt: skip

@@ -90,6 +90,8 @@ FOUND = {
     "transforms: a width of -1": ("transforms.json", swap(b'"w": 24', b'"w": -1'), "`w` is -1, not a number of pixels"),
     "transforms: a width of 10^30": ("transforms.json", swap(b'"w": 24', b'"w": 1e30'), "not a number of pixels"),
     "transforms: brackets": ("transforms.json", content('{"frames": ' + "[" * 100_000), "not readable as JSON"),
+    "results: cut short": ("metrics.json", lambda data: data[:99], "is not a list of metrics; delete its folder"),
+    "results: a dictionary": ("metrics.json", content('{"step": 1}'), "is not a list of metrics"),
     "config: digits": ("config.yaml", content("train: {seed: " + "9" * 5000 + "}"), "is no int; correct it there"),
     "config: no date": ("config.yaml", content("train: {seed: 2001-99-99}"), "at line 1: '2001-99-99' is no timestamp"),
     "config: no truth": ("config.yaml", content("a: !!bool x"), "at line 1: 'x' is no bool"),
