@@ -177,7 +177,6 @@ def _run_batch(job: _Job, paths: list[Path], whole: list[bytes], number: int, co
         if time.monotonic() > job.deadline:
             return
         index, content = case
-        _reset(job.input, paths, whole)
         paths[index].write_bytes(content)
         faulthandler.dump_traceback_later(HANG_SECONDS, exit=True, file=stderr)
         crash = _read(job.reader, job.input, paths[index], tally)
@@ -187,15 +186,10 @@ def _run_batch(job: _Job, paths: list[Path], whole: list[bytes], number: int, co
             tally.crashes[crash] += 1
             if new:
                 job.keep_input(crash)
+        paths[index].write_bytes(whole[index])
+        shutil.rmtree(job.input / ".distwar_cache", ignore_errors=True)
 
     execute()
-
-
-def _reset(folder: Path, paths: list[Path], whole: list[bytes]) -> None:
-    """The whole input again, without what the last execution left."""
-    for path, content in zip(paths, whole, strict=True):
-        path.write_bytes(content)
-    shutil.rmtree(folder / ".distwar_cache", ignore_errors=True)
 
 
 def _read(reader: Reader, folder: Path, path: Path, tally: Tally) -> str | None:
