@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distwar_gs.checkpoint_parts import damaged_part
 from distwar_gs.files import durable_write
+from distwar_gs.rows import without_room
 
 if TYPE_CHECKING:  # rendering from a checkpoint needs no dataset readers
     from datasets.scene import Scene
@@ -69,7 +70,7 @@ def save_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> Path:
     """
     path = run_folder / FOLDER / f"step_{checkpoint.step}.pt"
     content = {name: getattr(checkpoint, name) for name in FIELDS}
-    content["params"] = {name: param.detach() for name, param in checkpoint.params.items()}
+    content["params"] = {name: without_room(param) for name, param in checkpoint.params.items()}
     try:
         with durable_write(path) as file:
             torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)

@@ -17,9 +17,11 @@ from typing import Any, NoReturn
 from distwar_gs.config import (
     Config,
     ConfigError,
-    apply_override,
+    config_of,
     field_docs,
     load_config,
+    override,
+    read_values,
     rule_of,
     validate,
     with_values,
@@ -47,16 +49,16 @@ _USER_ERRORS = (
 
 
 def train_config(argv: Sequence[str]) -> Config:
-    """The configuration for the arguments of train.py: defaults < --config file < flags < --set.
+    """The configuration for the arguments of train.py: defaults < the strategy's < --config file < flags < --set.
 
     Raises ConfigError for unusable values or when no scene is given; a mistyped flag ends the program with code 2.
     """
     typed = _parse(train_parser(), argv)
     file, overrides = typed.pop("config", None), typed.pop("set", [])
-    config = with_values(load_config(file) if file else Config(), typed)
+    values = (read_values(file) if file else {}) | typed
     for assignment in overrides:
-        config = apply_override(config, assignment)
-    return validate(_with_folders(config))
+        values |= override(assignment)
+    return validate(_with_folders(config_of(values)))
 
 
 def train_parser() -> argparse.ArgumentParser:

@@ -165,12 +165,13 @@ class OptimConfig:
     """Learning rate of the view-independent colour (spherical harmonics of degree 0)."""
     shN_lr: float = setting(1.25e-4, at_least(0))  # noqa: N815 (named after the parameter shN)
     """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
-    adam: str = setting("visible", one_of("visible", "lazy", "dense"))
-    """visible: a step updates only the Gaussians that contribute to its image; the others neither move by old momentum
-    nor do their moments decay. lazy: dense Adam at nearly the price of visible: the same Gaussians are updated, and
-    what dense Adam would have done in the steps they missed is added in closed form whenever they are looked at.
-    dense: torch's Adam, every Gaussian at every step, some 0.7 ms a million slower. Without the fused rasteriser it is
-    always dense."""
+    adam: str = setting("lazy", one_of("visible", "lazy", "dense"))
+    """dense: torch's Adam, every Gaussian at every step, some 0.7 ms a million slower. lazy: the same result at a
+    fraction of the price: a step updates the Gaussians that contribute to its image, and what dense Adam would have
+    done to them in the steps they missed is added in closed form whenever they are looked at. visible: a little faster
+    still, and not the same: what does not contribute neither moves by old momentum nor do its moments decay, so fewer
+    Gaussians grow. Without the fused rasteriser it is always dense, and
+    densification.strategy mcmc needs that."""
     adam_eps: float = setting(1e-15, above(0))
     """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
     lambda_dssim: float = setting(0.2, between(0, 1))
@@ -181,9 +182,11 @@ class OptimConfig:
 class DensificationConfig:
     """When and how Gaussians are added and removed."""
 
-    strategy: str = setting("default", one_of("default", "absgrad"))
-    """default: adaptive density control of 3DGS. absgrad: the same driven by sums of absolute gradients (AbsGS); it
-    needs a densification.grad_threshold about 4 times higher."""
+    strategy: str = setting("default", one_of("default", "absgrad", "mcmc"))
+    """default: adaptive density control of 3DGS. absgrad: the same driven by sums of absolute gradients (AbsGS). mcmc:
+    Gaussians wander and are relocated, never removed (3DGS as Markov Chain Monte Carlo); grows up to
+    densification.cap_max. absgrad and mcmc bring other defaults with them, which docs/strategies.md lists; what is set
+    explicitly wins."""
     start: int = setting(500, at_least(0))
     """Step after which Gaussians may be added or removed."""
     stop: int = setting(15_000, at_least(0))
@@ -192,22 +195,30 @@ class DensificationConfig:
     """Steps between two rounds of adding and removing."""
     grad_threshold: float = setting(2e-4, above(0))
     """Mean gradient of the projected centre, in normalised device coordinates, above which a Gaussian is cloned or
-    split."""
+    split. Not used by mcmc."""
     clone_scale: float = setting(0.01, above(0))
-    """Size in scene extents up to which a Gaussian is cloned; larger ones are split."""
+    """Size in scene extents up to which a Gaussian is cloned; larger ones are split. Not used by mcmc."""
     prune_opacity: float = setting(0.005, between(0, 1))
-    """Gaussians below this opacity are removed."""
+    """Gaussians below this opacity are removed; with mcmc those at or below it are relocated."""
     prune_scale: float = setting(0.1, above(0))
-    """Gaussians larger than this, in scene extents, are removed. Only used when the opacities have been reset once."""
+    """Gaussians larger than this, in scene extents, are removed. Only used when the opacities have been reset once;
+    not used by mcmc."""
     opacity_reset_every: int = setting(3000, at_least(1))
-    """Steps between resets of the opacities; never happens when it is larger than densification.stop."""
+    """Steps between resets of the opacities; never happens when it is larger than densification.stop, or with mcmc."""
     opacity_reset_value: float = setting(0.01, inside(0, 1))
     """Highest opacity right after a reset; above densification.prune_opacity."""
     order_every: int = setting(1000, at_least(0))
     """Steps between bringing the Gaussians into spatial (Morton) order, which makes memory faster and changes nothing
     else; 0: never. Only used up to densification.stop."""
     cap_max: int = setting(0, at_least(0))
-    """Largest number of Gaussians; 0: no cap."""
+    """Largest number of Gaussians; 0: no cap, except for mcmc, which always grows up to one: 1,000,000 then."""
+    noise_lr: float = setting(5e5, at_least(0))
+    """Strength of the noise on the positions, in multiples of their learning rate; lengths are in scene extents. Only
+    used by mcmc."""
+    opacity_reg: float = setting(0.01, at_least(0))
+    """Weight of the mean opacity in the loss. Only used by mcmc."""
+    scale_reg: float = setting(0.01, at_least(0))
+    """Weight of the mean size, in scene extents, in the loss. Only used by mcmc."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,7 +282,7 @@ class LogConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All settings of a run. Frozen: `with_values` and `apply_override` return a changed copy."""
+    """All settings of a run. Frozen: `with_values` returns a changed copy."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -287,6 +298,20 @@ FIELDS: dict[str, dataclasses.Field] = {
     f"{section}.{spec.name}": spec for section, cls in SECTIONS.items() for spec in dataclasses.fields(cls)
 }
 """Every key as "section.name", in the order of the dataclasses."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "absgrad": {"densification.grad_threshold": 8e-4},
+    "mcmc": {
+        "model.init_opacity": 0.5,
+        "model.init_scale": 0.1,
+        "optim.opacities_lr": 5e-2,
+        "optim.adam": "dense",
+        "densification.stop": 25_000,
+        "densification.cap_max": 1_000_000,
+    },
+}
+"""The defaults that a densification.strategy changes, as published; docs/strategies.md has the sources."""
 
 
 # ------------------------------------------------------------------------------------------- values and their types
@@ -398,12 +423,26 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
     return dataclasses.replace(config, **sections)
 
 
-def apply_override(config: Config, assignment: str) -> Config:
-    """A copy of `config` with one "section.name=value"; the value is read as YAML (`--set` of the command line)."""
+def config_of(values: Mapping[str, Any]) -> Config:
+    """The configuration with these values, keyed "section.name", over those that their strategy brings (`PRESETS`).
+
+    Raises ConfigError as `with_values` does.
+    """
+    strategy = with_values(Config(), values).densification.strategy
+    return with_values(Config(), PRESETS[strategy] | dict(values))
+
+
+def override(assignment: str) -> dict[str, Any]:
+    """{"section.name": value} of a "section.name=value"; the value is read as YAML (`--set` of the command line).
+
+    Raises ConfigError as `with_values` does.
+    """
     key, equals, text = assignment.partition("=")
     if not equals:
         raise ConfigError(f"--set {assignment}: expected section.key=value")
-    return with_values(config, {key.strip(): _parse_yaml(text, f"--set {assignment}")})
+    values = {key.strip(): _parse_yaml(text, f"--set {assignment}")}
+    with_values(Config(), values)
+    return values
 
 
 def validate(config: Config) -> Config:
@@ -419,6 +458,11 @@ def validate(config: Config) -> Config:
             f"densification.opacity_reset_value is {density.opacity_reset_value}: it must be above "
             f"densification.prune_opacity ({density.prune_opacity}), or a reset removes every Gaussian"
         )
+    if density.strategy == "mcmc" and config.optim.adam != "dense":
+        raise ConfigError(
+            f"optim.adam is {config.optim.adam}: densification.strategy mcmc changes every Gaussian at every step and "
+            "needs dense; leave out what configs/strategies/mcmc.yaml sets, or set it as there"
+        )
     return config
 
 
@@ -431,21 +475,43 @@ def as_values(config: Config) -> dict[str, Any]:
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
-    """Read a YAML file over the defaults, after the file its `base:` key names (relative to the file), and so on.
+    """The configuration of a YAML file: `config_of` the values that it and its bases set.
 
     Raises ConfigError naming the file for unreadable YAML, a cycle of bases, an unknown key or section, a wrong type or
     a value out of range.
     """
-    config = Config()
-    for file, tree in _inheritance(Path(path)):
-        try:
-            config = with_values(config, _flatten(tree))
-        except ConfigError as error:
-            raise ConfigError(f"{file}: {error}") from None
+    values = read_values(path)
     try:
-        return validate(config)
+        return validate(config_of(values))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a YAML file sets, keyed "section.name", over what the file its `base:` key names (relative to it) sets, ...
+
+    Raises ConfigError as `load_config` does.
+    """
+    values: dict[str, Any] = {}
+    for file, tree in _inheritance(Path(path)):
+        try:
+            values |= _flatten(tree)
+            config = with_values(Config(), values)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+        if len(values) == len(FIELDS):
+            values = _chosen(config)
+    return values
+
+
+def _chosen(config: Config) -> dict[str, Any]:
+    """Of values for every key those that are a choice. configs/default.yaml, and what is made from it, repeats the
+    defaults; taken for choices, they would win over what a strategy brings. Beside another strategy's name, as in the
+    config.yaml of such a run, they are choices."""
+    values, defaults = as_values(config), as_values(Config())
+    if config.densification.strategy != "default":
+        return values
+    return {key: value for key, value in values.items() if value != defaults[key]}
 
 
 def save_config(config: Config, path: str | os.PathLike[str]) -> None:

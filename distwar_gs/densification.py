@@ -13,7 +13,6 @@ asks for `step > start`) and the last at 14900 (`step < stop`); the last opacity
 
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +24,7 @@ from torch.optim import Adam
 from distwar_gs.config import DensificationConfig
 from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import edit
+from distwar_gs.rows import plan_rows, rearrange
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +112,9 @@ def refine(
 ) -> RefineReport:
     """Clone, split and prune once; afterwards the statistics start anew.
 
-    The whole change is planned first and then made in one pass over each tensor. What stays keeps its Adam moments, new
-    Gaussians start with none. The order of the rows is the reference's: what stays, clones, then the two halves of
-    every split. Not finite Gaussians are removed and never grow; a refinement that would leave nothing is skipped.
+    The whole change is planned first and then made in place (distwar_gs.rows). What stays keeps its Adam moments, new
+    Gaussians start with none. Not finite Gaussians are removed and never grow; a refinement that would leave nothing is
+    skipped.
 
     Args:
         params, optimizers, state: changed in place.
@@ -129,30 +129,43 @@ def refine(
     grown = _wants_growth(state, unfit, config)
     clone, split = grown & ~large, grown & large
 
-    rows, kept, cloned = _sources(~(unfit | split), clone, split)
-    scales = _shrunk(params["scales"].detach()[rows], kept + cloned)
+    gone = unfit | split | _oversized(params["scales"], step, extent, config)
+    sources, cloned = _sources(clone, split)
+    scales = _shrunk(params["scales"].detach()[sources], cloned)
     alive = ~_oversized(scales, step, extent, config)
-    if not alive.any():
+    if gone.all() and not alive.any():
         log.warning("step %d: all %d Gaussians would be pruned; nothing is changed", step, count)
         state.update(new_state(count, unfit.device))
         return RefineReport(0, 0, 0, count)
 
-    means = _scattered(params, rows, kept + cloned, generator)
-    rows, stays = rows[alive], int(alive[:kept].sum())
-    planned = {"means": means[alive], "scales": scales[alive]}
-    edit(params, optimizers, params, lambda name, old: planned.get(name, old[rows]), _moments_of(rows, stays))
-    state.update(new_state(len(rows), unfit.device))
-    halves = int(split.sum())
-    return RefineReport(cloned, halves, count + cloned + halves - len(rows), len(rows))
+    means = _scattered(params, sources, cloned, generator)
+    plan = plan_rows(gone, sources[alive])
+    made = {"means": means[alive], "scales": scales[alive]}
+
+    def next_values(name: str, values: Tensor) -> Tensor:
+        return rearrange(values, plan, made[name] if name in made else values[plan.sources])
+
+    edit(params, optimizers, params, next_values, lambda key, old: rearrange(old, plan, old.new_zeros(())))
+    state.update(new_state(plan.count, unfit.device))
+    halves = (len(sources) - cloned) // SPLIT_SAMPLES
+    return RefineReport(cloned, halves, count + cloned + halves - plan.count, plan.count)
 
 
+@torch.no_grad()
 def order_spatially(params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor]) -> None:
     """Bring the Gaussians, their moments and statistics into Morton order; nothing else changes."""
     order = morton_order(params["means"].detach())
-    edit(params, optimizers, params, lambda name, old: old[order], lambda key, moments: moments[order])
+    edit(params, optimizers, params, lambda name, old: old.copy_(old[order]), lambda key, old: old.copy_(old[order]))
     state.update({name: values[order] for name, values in state.items()})
 
 
+def not_finite(params: dict[str, Parameter]) -> Tensor:
+    """[N] bool: some parameter of the Gaussian is NaN or infinite."""
+    sums = [param[:, None].flatten(1).sum(dim=1) for param in params.values()]  # one NaN or Inf shows in a row's sum
+    return ~torch.stack(sums).isfinite().all(dim=0)
+
+
+@torch.no_grad()
 def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], value: float) -> None:
     """Cap every opacity at `value` and forget its Adam moments, so that only Gaussians the images need come back."""
     cap = math.log(value / (1.0 - value))
@@ -160,17 +173,15 @@ def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], val
         params,
         optimizers,
         ["opacities"],
-        lambda name, logits: logits.clamp_max(cap),
-        lambda key, moments: torch.zeros_like(moments),
+        lambda name, logits: logits.clamp_max_(cap),
+        lambda key, moments: moments.zero_(),
     )
 
 
 def _unfit(params: dict[str, Parameter], prune_opacity: float) -> Tensor:
     """[N] bool: transparent or not finite. Neither cloning nor splitting changes that, so these need not grow first
     to be pruned after, as they do in the reference."""
-    transparent = torch.sigmoid(params["opacities"]) < prune_opacity
-    sums = [param[:, None].flatten(1).sum(dim=1) for param in params.values()]  # one NaN or Inf shows in a row's sum
-    return transparent | ~torch.stack(sums).isfinite().all(dim=0)
+    return (torch.sigmoid(params["opacities"]) < prune_opacity) | not_finite(params)
 
 
 def _largest_scale(scales: Tensor) -> Tensor:
@@ -189,10 +200,10 @@ def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: Densification
     return torch.zeros_like(grown).index_fill_(0, ranked[:room], True) & grown
 
 
-def _sources(keep: Tensor, clone: Tensor, split: Tensor) -> tuple[Tensor, int, int]:
-    """Of which Gaussian [M] each new row is made, how many rows at the front stay as they are, how many are clones."""
-    kept, cloned, halved = (mask.nonzero().squeeze(1) for mask in (keep, clone, split))
-    return torch.cat((kept, cloned, halved.repeat(SPLIT_SAMPLES))), len(kept), len(cloned)
+def _sources(clone: Tensor, split: Tensor) -> tuple[Tensor, int]:
+    """Of which Gaussian [K] each new one is made, and how many at the front are clones; the halves follow."""
+    cloned, halved = (mask.nonzero().squeeze(1) for mask in (clone, split))
+    return torch.cat((cloned, halved.repeat(SPLIT_SAMPLES))), len(cloned)
 
 
 def _shrunk(scales: Tensor, first: int) -> Tensor:
@@ -227,22 +238,11 @@ def _oversized(scales: Tensor, step: int, extent: float, config: DensificationCo
     return _largest_scale(scales) > config.prune_scale * extent
 
 
-def _moments_of(rows: Tensor, stays: int) -> Callable[[str, Tensor], Tensor]:
-    """How Adam moments follow the rows: the first `stays` keep theirs, the others begin with zero."""
-
-    def take(key: str, moments: Tensor) -> Tensor:
-        taken = moments[rows]
-        taken[stays:] = 0.0
-        return taken
-
-    return take
-
-
 # ------------------------------------------------------------------------------------------------------ the whole
 
 
 class Densifier:
-    """Statistics and schedule in one hand: what the training loop holds."""
+    """Statistics and schedule in one hand: a `distwar_gs.strategies.Strategy`."""
 
     def __init__(
         self, count: int, device: torch.device | str, extent: float, config: DensificationConfig, white_background: bool
@@ -261,6 +261,12 @@ class Densifier:
     def statistics(self, step: int) -> dict[str, Tensor] | None:
         """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
         return self.state if is_accumulated(step, self.config) else None
+
+    def regularise(self, params: dict[str, Parameter]) -> None:
+        """Nothing: the loss is the image's alone."""
+
+    def perturb(self, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+        """Nothing: only the optimisers move Gaussians."""
 
     def is_due(self, step: int) -> bool:
         """Whether `step` will change anything after this step."""

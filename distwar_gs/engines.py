@@ -15,9 +15,9 @@ from torch.optim import Adam
 
 import distwar_kernels as kernels
 from distwar_gs.config import Config
-from distwar_gs.densification import Densifier
 from distwar_gs.optimizer import moments_of, set_steps, step_all
 from distwar_gs.renderer import Rendering, RenderSettings, fused_view, render
+from distwar_gs.strategies import Strategy
 from distwar_gs.timing import StepTimer
 from distwar_kernels.fused import fused
 from distwar_kernels.fused.room import Room
@@ -62,7 +62,7 @@ class ComposedEngine:
         self,
         params: dict[str, Parameter],
         optimizers: Mapping[str, Adam],
-        densifier: Densifier,
+        densifier: Strategy,
         settings: RenderSettings,
     ) -> None:
         """Work on these; they stay the trainer's."""
@@ -86,6 +86,7 @@ class ComposedEngine:
         gradient = rendering.means2d.absgrad if self.settings.absgrad else rendering.means2d.grad
         self.densifier.after_backward(step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
         timer.mark("densify")
+        self.densifier.regularise(self.params)
         step_all(self.optimizers)
         timer.mark("optimizer")
 
@@ -112,10 +113,10 @@ class FusedEngine:
         self,
         params: dict[str, Parameter],
         optimizers: Mapping[str, Adam],
-        densifier: Densifier,
+        densifier: Strategy,
         settings: RenderSettings,
         *,
-        adam: str = "visible",
+        adam: str = "lazy",
         deterministic: bool = False,
     ) -> None:
         """Work on these; they stay the trainer's."""
@@ -150,10 +151,11 @@ class FusedEngine:
             for name, gradient in zip(fused.PARAMETERS, gradients, strict=True):
                 self.params[name].grad = gradient
             timer.mark("backward")
+            self.densifier.regularise(self.params)
             step_all(self.optimizers)
         else:
             fused.step(self._rendered, records, self.settings.absgrad, statistics, self._adam_step)
-        self._rendered = None  # or it would keep Gaussians that are replaced before the next step
+        self._rendered = self._adam_step = None  # or they would keep what is replaced before the next step
         timer.mark("optimizer")
 
     def coverage(self) -> float:
@@ -202,7 +204,7 @@ def make_engine(
     config: Config,
     params: dict[str, Parameter],
     optimizers: Mapping[str, Adam],
-    densifier: Densifier,
+    densifier: Strategy,
     settings: RenderSettings,
 ) -> Engine:
     """The engine for these settings (whose rasteriser is decided already)."""

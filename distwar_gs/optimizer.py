@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam
+from torch.utils._pytree import tree_map_only
 
 from distwar_gs.config import OptimConfig
+from distwar_gs.rows import without_room
 
 
 def make_optimizers(params: Mapping[str, Parameter], config: OptimConfig, extent: float) -> dict[str, Adam]:
@@ -112,8 +114,8 @@ def edit(
 
 
 def state_dicts(optimizers: Mapping[str, Adam]) -> dict[str, dict[str, Any]]:
-    """The optimisers' state as plain dicts, for a checkpoint."""
-    return {name: optimizer.state_dict() for name, optimizer in optimizers.items()}
+    """The optimisers' state as plain dicts on the host, for a checkpoint."""
+    return {name: tree_map_only(Tensor, without_room, optimizer.state_dict()) for name, optimizer in optimizers.items()}
 
 
 def load_state_dicts(optimizers: Mapping[str, Adam], states: Mapping[str, dict[str, Any]]) -> None:

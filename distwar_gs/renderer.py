@@ -11,6 +11,7 @@ import distwar_kernels as kernels
 from distwar_gs.config import Config, ConfigError
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
+from distwar_kernels.shapes import check_features
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,13 @@ class Rendering:
     depths: Tensor | None
     """[C, H, W, 1] expected depth along the camera's z axis, 0 where nothing is seen; only if asked for."""
     means2d: Tensor | None = None
-    """[C, N, 2] projected centres, pixels; part of the graph. None from the fused rasteriser, as what follows."""
+    """[C, N, 2] projected centres, pixels; part of the graph. None from the fused rasteriser, as the next two."""
     radii: Tensor | None = None
     """[C, N, 2] int32, 0 where culled."""
     splat_colors: Tensor | None = None
     """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
+    features: Tensor | None = None
+    """[C, H, W, F] blended features, weighted by alpha: 0 where nothing is seen; only if given."""
 
 
 def render_settings(config: Config, extent: float, device: torch.device) -> RenderSettings:
@@ -115,8 +118,9 @@ def render(
     sh_degree: int,
     background: Tensor | None = None,  # [3]
     with_depth: bool = False,
+    features: Tensor | None = None,  # [N, F]
 ) -> Rendering:
-    """Renders views of the Gaussians; differentiable in all parameters.
+    """Renders views of the Gaussians; differentiable in all parameters, and in the features.
 
     Args:
         params: as in distwar_gs.model: log scales, logit opacities.
@@ -125,25 +129,41 @@ def render(
         sh_degree: degree of the spherical harmonics in use.
         background: colour behind the Gaussians; black if None.
         with_depth: blend depth as a fourth channel.
+        features: any numbers [N, F] of the Gaussians to be blended like the colours, before zeros; one that is not
+            finite counts as 0.
+
+    Raises ValueError for features that are not [N, F] with F at least 1.
     """
+    check_features(features, len(params["means"]))
     if settings.rasterizer == "fused":
         cameras = (
             fused_view(viewmat, K, width, height, settings, sh_degree, background, with_depth)
             for viewmat, K in zip(viewmats, Ks, strict=True)
         )
-        return _render_fused(params, list(cameras), settings)
+        return _render_fused(params, list(cameras), settings, features)
     splats = project(params, viewmats, Ks, width, height, settings)
     if splats.means2d.requires_grad:
         splats.means2d.retain_grad()
     colors = view_colors(params, viewmats, splats.radii, sh_degree)
     if with_depth:
         colors = torch.cat([colors, splats.depths[..., None]], dim=-1)
+    channels = colors if features is None else _with_features(colors, features)
     rendered, alphas = kernels.rasterize_to_pixels(
-        splats.means2d, splats.conics, colors, splats.opacities, width, height, TILE_SIZE, splats.isect_offsets,
-        splats.flatten_ids, backgrounds=_backgrounds(background, len(viewmats), with_depth), absgrad=settings.absgrad,
-        reduction=settings.reduction,
+        splats.means2d, splats.conics, channels, splats.opacities, width, height, TILE_SIZE, splats.isect_offsets,
+        splats.flatten_ids, backgrounds=_backgrounds(background, len(viewmats), channels.shape[-1]),
+        absgrad=settings.absgrad, reduction=settings.reduction,
     )  # fmt: skip
-    return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), splats.means2d, splats.radii, colors)
+    drawn = rendered[..., : colors.shape[-1]]
+    drawn_features = None if features is None else rendered[..., colors.shape[-1] :]
+    return Rendering(
+        drawn[..., :3], alphas, _depths(drawn, alphas), splats.means2d, splats.radii, colors, drawn_features
+    )
+
+
+def _with_features(colors: Tensor, features: Tensor) -> Tensor:
+    """What is blended, [C, N, channels + F]. One number that is not finite would put out its Gaussian."""
+    finite = features.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return torch.cat([colors, finite.expand(len(colors), -1, -1)], dim=-1)
 
 
 def _depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
@@ -167,12 +187,13 @@ def fused_view(
     )  # fmt: skip
 
 
-def _render_fused(params: Mapping[str, Tensor], cameras: list[fused.View], settings: RenderSettings) -> Rendering:
-    views = [
-        fused.rasterize(params, camera, absgrad=settings.absgrad, reduction=settings.reduction) for camera in cameras
-    ]
-    rendered, alphas = (torch.stack(parts) for parts in zip(*views, strict=True))
-    return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas))
+def _render_fused(
+    params: Mapping[str, Tensor], cameras: list[fused.View], settings: RenderSettings, features: Tensor | None
+) -> Rendering:
+    options = {"features": features, "absgrad": settings.absgrad, "reduction": settings.reduction}
+    views = [fused.rasterize(params, camera, **options) for camera in cameras]
+    rendered, alphas, *drawn = (torch.stack(parts) for parts in zip(*views, strict=True))
+    return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), features=drawn[0] if drawn else None)
 
 
 def project(
@@ -219,8 +240,8 @@ def view_colors(params: Mapping[str, Tensor], viewmats: Tensor, radii: Tensor, s
     return (harmonics + 0.5).clamp_min(0.0)
 
 
-def _backgrounds(background: Tensor | None, views: int, with_depth: bool) -> Tensor | None:
+def _backgrounds(background: Tensor | None, views: int, channels: int) -> Tensor | None:
+    """The colour, and 0 for all that is blended beside colours."""
     if background is None:
         return None
-    values = torch.cat([background, background.new_zeros(1)]) if with_depth else background
-    return values.expand(views, -1)
+    return torch.nn.functional.pad(background, (0, channels - len(background))).expand(views, -1)

@@ -12,7 +12,6 @@ import distwar_kernels as kernels
 from datasets import DataError, View
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
-from distwar_gs.densification import Densifier
 from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
 from distwar_gs.export import save_cameras_json, save_ply
@@ -24,6 +23,7 @@ from distwar_gs.monitor import Monitor, setup_logging
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.renderer import render, render_settings, view_traffic
 from distwar_gs.sampler import ViewSampler
+from distwar_gs.strategies import make_strategy
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
 
@@ -122,6 +122,8 @@ class Trainer:
         v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
         timer.mark("loss")
         self.engine.update(step, v_image, timer)
+        self.densifier.perturb(self.params, rates["means"], self.generators["device"])
+        timer.mark("optimizer")
         self.step = step
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
@@ -264,6 +266,7 @@ class Trainer:
         saved = checkpoints.load_checkpoint(path, self.device)
         checkpoints.check_scene(path, saved, self.scene)
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
+        _check_strategy(path, saved.config["densification.strategy"], self.config.densification.strategy)
         log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
         return saved
 
@@ -276,8 +279,7 @@ class Trainer:
             points = starting_points(self.scene, config.model, self.generators["host"])
             self.params = initialise(*points, config.model, self.device)
         self.optimizers = make_optimizers(self.params, config.optim, extent)
-        white = config.data.background == "white"
-        self.densifier = Densifier(len(self.params["means"]), self.device, extent, config.densification, white)
+        self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent)
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
 
     def _continue_from(self, saved: checkpoints.Checkpoint) -> None:
@@ -319,8 +321,16 @@ def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
         )
 
 
+def _check_strategy(path: Path, saved: str, wanted: str) -> None:
+    """MCMC leaves no statistics to go on with, and what is tuned for one does not suit the other."""
+    if saved != wanted and "mcmc" in (saved, wanted):
+        raise checkpoints.CheckpointError(
+            f"{path}: trained with densification.strategy {saved}, now it is {wanted}; resume with --strategy {saved}"
+        )
+
+
 def _generators(seed: int, device: torch.device) -> dict[str, torch.Generator]:
-    """All of a run's randomness: view order and backgrounds on the host, splitting on the device."""
+    """All of a run's randomness: view order and backgrounds on the host, that of the strategy on the device."""
     torch.manual_seed(seed)
     return {"host": torch.Generator().manual_seed(seed), "device": torch.Generator(device).manual_seed(seed)}
 

@@ -65,6 +65,7 @@ _BACKENDS = {
             "fused/fused_project.cu",
             "fused/fused_tiles.cu",
             "fused/fused_backward.cu",
+            "fused/fused_features.cu",
             "photometric/photometric.cpp",
             "photometric/photometric.cu",
             "spheres/spheres.cpp",

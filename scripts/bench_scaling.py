@@ -43,7 +43,7 @@ from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from scripts.measuring import STAGES, machine, markdown, peak_memory_mib, stages_of, write_csv
 
 ENGINES = {
-    "fused": {"train.rasterizer": "fused", "optim.adam": "visible"},
+    "fused": {"train.rasterizer": "fused", "optim.adam": "lazy"},
     "fused_dense": {"train.rasterizer": "fused", "optim.adam": "dense"},
     "composed": {"train.rasterizer": "gsplat", "reduction.strategy": "sw_t"},
     "gsplat": {"train.rasterizer": "gsplat", "reduction.strategy": "gsplat"},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distwar_gs.config import Config, validate, with_values
+from distwar_gs.config import Config, config_of, validate
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,4 +48,4 @@ def demo_config(scene: Path, folder: Path, changes: dict[str, Any] | None = None
         "data.source_path": str(scene), "train.result_dir": str(folder), "train.device": "cpu", "train.iterations": 10,
         "log.quiet": True, "log.tensorboard": False,
     }  # fmt: skip
-    return validate(with_values(Config(), values | (changes or {})))
+    return validate(config_of(values | (changes or {})))

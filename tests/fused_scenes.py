@@ -20,6 +20,11 @@ def random_params(n: int, seed: int, dtype: torch.dtype = torch.float32, sh_rows
     return {name: tensor.to(dtype) for name, tensor in tensors.items()}
 
 
+def random_features(n: int, channels: int, seed: int = 6) -> Tensor:
+    """Features of `n` Gaussians, of both signs."""
+    return torch.randn(n, channels, generator=torch.Generator().manual_seed(seed))
+
+
 def random_view(seed: int, width: int = 40, height: int = 33, **options: object) -> View:
     """An off-centre camera with two focal lengths, and a background."""
     K = torch.tensor([[1.1 * width, 0.0, 0.35 * width], [0.0, 1.4 * height, 0.6 * height], [0.0, 0.0, 1.0]])
@@ -33,11 +38,15 @@ def weights(like: Tensor) -> Tensor:
     return torch.randn(like.shape, generator=torch.Generator().manual_seed(WEIGHT_SEED)).to(like)
 
 
-def render_and_differentiate(params: dict[str, Tensor], view: View, rasterize) -> dict[str, Tensor]:
-    """Image, alpha and the gradients of a random loss of both, by `rasterize(params, view)`."""
+def render_and_differentiate(
+    params: dict[str, Tensor], view: View, rasterize, features: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Image, alpha and the gradients of a random loss of both, by `rasterize(params, view)`; with features, which are
+    handed on by name and whose image comes last, also theirs."""
     leaves = {name: params[name].clone().requires_grad_() for name in PARAMETERS}
-    image, alpha, *_ = rasterize(leaves, view)
-    loss = (image * weights(image)).sum() + (alpha * weights(alpha)).sum()
-    loss.backward()
-    gradients = {f"v_{name}": leaf.grad for name, leaf in leaves.items()}
-    return {"image": image.detach(), "alpha": alpha.detach()} | gradients
+    more = {} if features is None else {"features": features.clone().requires_grad_()}
+    image, alpha, *rest = rasterize(leaves, view, **more)
+    outputs = {"image": image, "alpha": alpha} | {name: rest[-1] for name in more}
+    sum((output * weights(output)).sum() for output in outputs.values()).backward()
+    gradients = {f"v_{name}": leaf.grad for name, leaf in (leaves | more).items()}
+    return {name: output.detach() for name, output in outputs.items()} | gradients

@@ -11,7 +11,7 @@ import torch
 
 from distwar_gs import cli
 from distwar_gs.cli import RenderArgs, render_args, render_config, run_cli, train_config
-from distwar_gs.config import Config, ConfigError, as_values, save_config, with_values
+from distwar_gs.config import PRESETS, Config, ConfigError, as_values, save_config, with_values
 from distwar_gs.devices import resolve_device
 from distwar_gs.export import save_ply
 
@@ -69,7 +69,10 @@ def test_the_flags_are_frozen():
         ("--random_background", {"data.background": "random"}),
         ("--sh_degree 1", {"model.sh_degree": 1}),
         ("--antialiased", {"model.antialiased": True}),
-        ("--strategy absgrad", {"densification.strategy": "absgrad"}),
+        ("--strategy absgrad", {"densification.strategy": "absgrad"} | PRESETS["absgrad"]),
+        ("--strategy mcmc", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
+        (f"--config {ROOT}/configs/strategies/mcmc.yaml", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
+        ("--strategy absgrad --set densification.grad_threshold=2e-4", {"densification.strategy": "absgrad"}),
         ("--cap_max 1000", {"densification.cap_max": 1000}),
         ("--reduction atomic", {"reduction.strategy": "atomic"}),
         ("--balance_threshold 16", {"reduction.balance_threshold": 16}),
@@ -114,6 +117,14 @@ def test_precedence_defaults_file_flags_set(tmp_path):
     assert train_config([*argv, "--eval"]).data.eval is True
 
 
+def test_a_scenes_config_with_a_strategy():
+    """configs/default.yaml, its base, repeats every default: a strategy's win over those, not over the scene's own."""
+    config = train_config(["--config", str(ROOT / "configs/mipnerf360/garden.yaml"), "--strategy", "mcmc"])
+    assert config.densification.stop == 25_000 and config.optim.adam == "dense" and config.data.images == "images_4"
+    config = train_config(["--config", str(ROOT / "configs/demo.yaml"), "--strategy", "mcmc", "--cap_max", "9"])
+    assert (config.densification.stop, config.densification.cap_max, config.model.init_opacity) == (900, 9, 0.5)
+
+
 def test_no_scene():
     with pytest.raises(ConfigError, match="give its folder with -s"):
         train_config([])
@@ -129,7 +140,7 @@ USAGE_MISTAKES = [
     (train_config, "-s x --iter 5", "unknown argument --iter"),
     (train_config, "garden.yaml", "unknown argument garden.yaml"),
     (train_config, "-s x --reduction swb", "argument --reduction: invalid choice: 'swb'"),
-    (train_config, "-s x --strategy mcmc", "argument --strategy: invalid choice: 'mcmc'"),
+    (train_config, "-s x --strategy adc", "argument --strategy: invalid choice: 'adc'"),
     (train_config, "-s x --iterations many", "invalid int value: 'many'"),
     (train_config, "-s", "expected one argument"),
     (train_config, "-s x -w --random_background", "not allowed with"),

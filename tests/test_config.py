@@ -8,13 +8,17 @@ import yaml
 
 from distwar_gs.config import (
     FIELDS,
+    PRESETS,
     Config,
     ConfigError,
     ModelConfig,
-    apply_override,
     as_values,
+    config_of,
     field_docs,
     load_config,
+    override,
+    read_values,
+    rule_of,
     save_config,
     validate,
     with_values,
@@ -102,7 +106,7 @@ def test_with_values_leaves_the_original_alone():
     ],
 )
 def test_override(assignment, key, value):
-    assert as_values(apply_override(Config(), assignment)) == as_values(Config()) | {key: value}
+    assert as_values(with_values(Config(), override(assignment))) == as_values(Config()) | {key: value}
 
 
 OVERRIDE_MISTAKES = [
@@ -136,7 +140,7 @@ OVERRIDE_MISTAKES = [
 @pytest.mark.parametrize(("assignment", "message"), OVERRIDE_MISTAKES)
 def test_override_mistakes(assignment, message):
     with pytest.raises(ConfigError) as caught:
-        apply_override(Config(), assignment)
+        override(assignment)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -201,3 +205,55 @@ def test_saved_files_are_plain_yaml(tmp_path):
     tree = yaml.safe_load((tmp_path / "c.yaml").read_text())
     assert tree["train"]["test_iterations"] == [7000, 30_000]
     assert {f"{section}.{name}" for section, entries in tree.items() for name in entries} == set(FIELDS)
+
+
+# ------------------------------------------------------------------------------------------------------- strategies
+
+MCMC = as_values(Config()) | {"densification.strategy": "mcmc"} | PRESETS["mcmc"]
+
+
+def test_every_strategy_has_its_defaults():
+    assert set(PRESETS) == set(rule_of("densification.strategy").choices)
+    for name, preset in PRESETS.items():
+        config = validate(config_of({"densification.strategy": name}))
+        assert as_values(config) == as_values(Config()) | {"densification.strategy": name} | preset
+        assert all(value != as_values(Config())[key] for key, value in preset.items()), "repeats a default"
+
+
+def test_mcmcs_are_the_published_ones():
+    density = config_of({"densification.strategy": "mcmc"}).densification
+    assert (density.start, density.stop, density.every, density.prune_opacity) == (500, 25_000, 100, 0.005)
+    assert (density.cap_max, density.noise_lr, density.opacity_reg, density.scale_reg) == (1_000_000, 5e5, 0.01, 0.01)
+
+
+def test_what_is_set_wins_over_what_the_strategy_brings():
+    """Even where it is the default of other strategies."""
+    chosen = {"densification.strategy": "mcmc", "densification.stop": 15_000, "model.init_opacity": 0.2}
+    assert as_values(config_of(chosen)) == MCMC | chosen
+
+
+def test_strategies_and_files(tmp_path):
+    """A file of all defaults chooses nothing; one that names some of them chooses those."""
+    save_config(Config(), tmp_path / "default.yaml")
+    scene = write(tmp_path / "scene.yaml", "base: default.yaml\ndata: {source_path: a}\ndensification: {start: 500}\n")
+    assert read_values(scene) == {"data.source_path": "a", "densification.start": 500}
+    own = load_config(write(tmp_path / "own.yaml", "base: scene.yaml\ndensification: {strategy: mcmc, cap_max: 7}\n"))
+    assert as_values(own) == MCMC | {"data.source_path": "a", "densification.cap_max": 7}
+
+
+def test_an_edited_copy_of_the_defaults_chooses_what_was_edited(tmp_path):
+    save_config(with_values(Config(), {"train.seed": 5}), tmp_path / "c.yaml")
+    assert read_values(tmp_path / "c.yaml") == {"train.seed": 5}
+    assert read_values(write(tmp_path / "d.yaml", "base: c.yaml\ntrain: {seed: 0}\n")) == {"train.seed": 0}
+
+
+def test_the_config_of_a_run_with_mcmc_is_read_back_whole(tmp_path):
+    config = config_of({"densification.strategy": "mcmc", "densification.stop": 15_000, "model.init_scale": 1.0})
+    save_config(config, tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml") == config
+
+
+def test_mcmc_needs_dense_adam(tmp_path):
+    file = write(tmp_path / "c.yaml", "densification: {strategy: mcmc}\noptim: {adam: lazy}\n")
+    with pytest.raises(ConfigError, match=r"c.yaml: optim.adam is lazy: .* needs dense; .*strategies/mcmc.yaml"):
+        load_config(file)

@@ -7,11 +7,23 @@ import pytest
 import yaml
 from scripts_as_modules import imported_script
 
-from distwar_gs.config import FIELDS, Config, as_values, commented_defaults, field_docs, load_config, rule_of
+from distwar_gs.config import (
+    FIELDS,
+    PRESETS,
+    Config,
+    as_values,
+    commented_defaults,
+    config_of,
+    field_docs,
+    load_config,
+    read_values,
+    rule_of,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DEFAULT = CONFIGS / "default.yaml"
-OTHERS = sorted(set(CONFIGS.rglob("*.yaml")) - {DEFAULT})
+STRATEGIES = CONFIGS / "strategies"
+OTHERS = sorted(set(CONFIGS.rglob("*.yaml")) - {DEFAULT} - set(STRATEGIES.iterdir()))
 MIPNERF360 = {name: 4 for name in ("bicycle", "flowers", "garden", "stump", "treehill")}
 MIPNERF360 |= {name: 2 for name in ("bonsai", "counter", "kitchen", "room")}
 NERF_SYNTHETIC = {"chair", "drums", "ficus", "hotdog", "lego", "materials", "mic", "ship"}
@@ -96,6 +108,18 @@ def test_nerf_synthetic_is_on_white_from_random_positions():
     for file in (CONFIGS / "nerf_synthetic").iterdir():
         config = load_config(file)
         assert (config.data.background, config.model.init, config.model.init_points) == ("white", "random", 100_000)
+
+
+@pytest.mark.parametrize("strategy", PRESETS)
+def test_a_strategys_config_spells_out_what_the_strategy_brings(strategy):
+    file = STRATEGIES / f"{strategy}.yaml"
+    assert load_config(file) == config_of({"densification.strategy": strategy})
+    assert set(PRESETS[strategy]) <= set(read_values(file))
+
+
+def test_antialiased_is_a_switch():
+    assert read_values(STRATEGIES / "antialiased.yaml") == {"model.antialiased": True}
+    assert {file.stem for file in STRATEGIES.iterdir()} == {*PRESETS, "antialiased"}
 
 
 def test_demo_is_short_and_needs_no_gpu():

@@ -36,7 +36,9 @@ def refined(step: int = 600, seed: int = 0, state=None, **settings):
     params, optimizers, own_state = gaussians()
     state = own_state if state is None else state
     before = {name: param.detach().clone() for name, param in params.items()}
-    moments = {name: dict(opt.state[params[name]]) for name, opt in optimizers.items()}
+    moments = {
+        name: {key: old.clone() for key, old in opt.state[params[name]].items()} for name, opt in optimizers.items()
+    }
     config = DensificationConfig(**settings)
     report = adc.refine(params, optimizers, state, step, 1.0, config, torch.Generator().manual_seed(seed))
     return params, optimizers, state, before, moments, report
@@ -83,26 +85,40 @@ def test_each_gaussian_meets_its_fate():
     BIG never seen (and not yet prunable), BROKEN not finite."""
     params, _, state, before, _, report = refined()
     assert report == adc.RefineReport(cloned=1, split=1, pruned=2, total=6)
-    sources = torch.tensor([KEPT, CLONED, BIG, CLONED, SPLIT, SPLIT])
+    sources = torch.tensor([KEPT, CLONED, CLONED, SPLIT, BIG, SPLIT])  # new ones where old ones went
     for name in ("quats", "opacities", "sh0", "shN"):
         assert torch.equal(params[name].detach(), before[name][sources]), name
-    assert torch.equal(params["means"].detach()[:4], before["means"][sources[:4]])
-    shrunk = before["scales"][sources] - math.log(1.6) * (torch.arange(6) >= 4)[:, None]
+    whole = sources != SPLIT
+    assert torch.equal(params["means"].detach()[whole], before["means"][sources[whole]])
+    shrunk = before["scales"][sources] - math.log(1.6) * ~whole[:, None]
     torch.testing.assert_close(params["scales"].detach(), shrunk)
     assert state["grad2d"].tolist() == [0.0] * 6 and state["count"].tolist() == [0.0] * 6
 
 
-@pytest.mark.parametrize(("step", "survivors"), [(600, [KEPT, CLONED, BIG]), (3100, [KEPT, CLONED])])
-def test_only_survivors_keep_their_moments(step, survivors):
+@pytest.mark.parametrize(
+    ("step", "stay", "new"), [(600, [KEPT, CLONED, BIG], [2, 3, 5]), (3100, [KEPT, CLONED], [2, 3, 4])]
+)
+def test_only_survivors_keep_their_moments(step, stay, new):
     params, optimizers, _, _, moments, _ = refined(step)
-    stay = len(survivors)
     for name, optimizer in optimizers.items():
         state = optimizer.state[params[name]]
         assert optimizer.param_groups[0]["params"][0] is params[name] and len(optimizer.state) == 1
         assert state["step"] == moments[name]["step"]
         for key in ("exp_avg", "exp_avg_sq"):
-            assert torch.equal(state[key][:stay], moments[name][key][survivors])
-            assert moments[name][key][[CLONED, SPLIT]].any() and not state[key][stay:].any()
+            assert torch.equal(state[key][stay], moments[name][key][stay])
+            assert moments[name][key][[CLONED, SPLIT]].any() and not state[key][new].any()
+
+
+def test_a_refinement_with_room_for_it_moves_nothing_but_what_changes():
+    params, optimizers, state = gaussians()
+    generator = torch.Generator().manual_seed(0)
+    adc.refine(params, optimizers, state, 600, 1.0, CONFIG, generator)
+    addresses = {name: param.data_ptr() for name, param in params.items()}
+    state["grad2d"][0], state["count"][0] = 1.0, 1.0
+    params["opacities"].data[1] = -9.0
+    report = adc.refine(params, optimizers, state, 700, 1.0, CONFIG, generator)
+    assert (report.cloned, report.pruned) == (1, 1)
+    assert {name: param.data_ptr() for name, param in params.items()} == addresses
 
 
 def test_splits_are_drawn_from_their_gaussian():

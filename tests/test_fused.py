@@ -2,10 +2,11 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from fused_scenes import random_params, random_view, render_and_differentiate, weights
+from fused_scenes import random_features, random_params, random_view, render_and_differentiate, weights
 from random_scenes import assert_below, assert_close, relative_l2
 from torch import Tensor
 
@@ -33,15 +34,19 @@ def moved(view: View, device: torch.device) -> View:
     return replace(view, viewmat=view.viewmat.to(device), K=view.K.to(device), background=background)
 
 
-def results(params: dict[str, Tensor], view: View, device: torch.device, **options: object) -> dict[str, Tensor]:
+def results(
+    params: dict[str, Tensor], view: View, device: torch.device, features: Tensor | None = None, **options: object
+) -> dict[str, Tensor]:
     params = {name: tensor.to(device) for name, tensor in params.items()}
-    rendered = render_and_differentiate(params, moved(view, device), lambda p, v: fused.rasterize(p, v, **options))
+    features = None if features is None else features.to(device)
+    rendered = render_and_differentiate(params, moved(view, device), partial(fused.rasterize, **options), features)
     return {name: tensor.cpu() for name, tensor in rendered.items()}
 
 
-def expected(params: dict[str, Tensor], view: View) -> dict[str, Tensor]:
+def expected(params: dict[str, Tensor], view: View, features: Tensor | None = None) -> dict[str, Tensor]:
     params = {name: tensor.double() for name, tensor in params.items()}
-    return render_and_differentiate(params, view, rasterize_reference)
+    features = None if features is None else features.double()
+    return render_and_differentiate(params, view, rasterize_reference, features)
 
 
 # ------------------------------------------------------------------------------------------------ image and gradients
@@ -123,6 +128,151 @@ def test_next_to_no_gaussians(device, n):
         assert torch.equal(result["image"], view.background.expand(33, 40, 3)) and result["alpha"].max() == 0
     else:
         assert_close(result, expected(params, view), 1e-4)  # of one small Gaussian, nothing averages out
+
+
+# ------------------------------------------------------------------------------------------------------ N-D features
+
+FEATURES = {
+    "one-black": (1, {"background": None}),
+    "three-antialiased": (3, {"antialiased": True}),
+    "four-with-depth": (4, {"with_depth": True}),
+    "five": (5, {"sh_degree": 0}),
+    "seventeen": (17, {"antialiased": True, "with_depth": True}),
+    "one-pixel": (2, {"width": 1, "height": 1}),
+}
+
+
+@pytest.mark.parametrize(("channels", "options"), FEATURES.values(), ids=FEATURES.keys())
+def test_features_against_the_reference(device, channels, options):
+    params, view, features = random_params(60, 3), random_view(1, **options), random_features(60, channels)
+    result = results(params, view, device, features)
+    assert result["features"].shape == (view.height, view.width, channels)
+    assert_close(result, expected(params, view, features), BOUND)
+
+
+@pytest.mark.parametrize("reduction", [Reduction("atomic"), Reduction("sw_s"), Reduction("sw_b"), Reduction("sw_t", 8)])
+def test_features_under_every_reduction(device, reduction):
+    params, view, features = random_params(40, 5), random_view(2, width=18, height=17), random_features(40, 6)
+    result = results(params, view, device, features, reduction=reduction, absgrad=True)
+    assert_close(result, expected(params, view, features), BOUND)
+
+
+def test_features_change_nothing_else(device):
+    params, view = random_params(60, 3), random_view(1, with_depth=True)
+    alone = results(params, view, device)
+    beside = results(params, view, device, torch.zeros(60, 7))
+    assert torch.equal(beside["image"], alone["image"]) and torch.equal(beside["alpha"], alone["alpha"])
+    assert beside["features"].abs().max() == 0
+    assert_close(beside, alone, BOUND)  # atomics add in any order
+
+
+def from_features_alone(
+    rasterize, params: dict[str, Tensor], view: View, features: Tensor, trained: list[str]
+) -> dict[str, Tensor]:
+    """Gradients, of what is trained, of a loss of the features' image only."""
+    leaves = {name: tensor.detach().clone() for name, tensor in (params | {"features": features}).items()}
+    wanted = [leaves[name].requires_grad_() for name in trained]
+    image = rasterize(leaves, view, features=leaves["features"])[-1]
+    gradients = torch.autograd.grad((image * weights(image)).sum(), wanted, materialize_grads=True)
+    return {name: gradient.cpu() for name, gradient in zip(trained, gradients, strict=True)}
+
+
+@pytest.mark.parametrize("trained", [["features"], [*PARAMETERS], [*PARAMETERS, "features"]], ids=len)
+def test_a_loss_of_features_alone(device, trained):
+    params, view, features = random_params(60, 3), random_view(1), random_features(60, 5)
+    there = {name: tensor.to(device) for name, tensor in params.items()}
+    actual = from_features_alone(fused.rasterize, there, moved(view, device), features.to(device), trained)
+    doubles = {name: tensor.double() for name, tensor in params.items()}
+    wanted = from_features_alone(rasterize_reference, doubles, view, features.double(), trained)
+    assert_close(actual, wanted, BOUND)  # colours have no part in it: sh0 and shN get zeros
+
+
+def test_what_is_not_seen_has_no_gradient_of_its_features(device):
+    params, view, features = random_params(60, 3), random_view(1), random_features(60, 5)
+    params["means"][:10, 2] = -2.0  # behind the camera
+    params["opacities"][10:20] = -20.0
+    params["shN"][20:25] = math.nan
+    result = results(params, view, device, features)
+    assert result["v_features"][:25].abs().max() == 0 and result["v_features"][25:].abs().max() > 0
+    keep = torch.arange(60) >= 25
+    wanted = expected({name: tensor[keep] for name, tensor in params.items()}, view, features[keep])
+    assert_close({name: t[keep] if name.startswith("v_") else t for name, t in result.items()}, wanted, BOUND)
+
+
+def test_features_that_are_not_finite_count_as_zero(device):
+    params, view, features = random_params(60, 3), random_view(1), random_features(60, 6)
+    features[::3, 1], features[1::3, 4], features[2::3, 5] = math.nan, math.inf, -math.inf
+    result = results(params, view, device, features)
+    assert result["v_features"][~features.isfinite()].abs().max() == 0
+    assert_close(result, expected(params, view, features), BOUND)
+    assert torch.equal(result["features"], results(params, view, device, features.nan_to_num(0, 0, 0))["features"])
+
+
+def test_features_of_no_gaussians_and_of_no_pixels(device):
+    result = results(random_params(0, 2), random_view(1), device, torch.zeros(0, 5))
+    assert result["features"].shape == (33, 40, 5) and result["features"].abs().max() == 0
+    assert result["v_features"].shape == (0, 5)
+    for size in ({"width": 0}, {"height": 0}, {"width": 0, "height": 0}):
+        view = replace(random_view(1), **size)
+        result = results(random_params(20, 2), view, device, random_features(20, 5))
+        assert result["features"].shape == (view.height, view.width, 5)
+        assert result["v_features"].shape == (20, 5) and result["v_features"].abs().max() == 0
+
+
+def test_features_of_a_view_that_does_not_fit_at_first(device, monkeypatch):
+    monkeypatch.setattr(room, "_GRAIN", 8)
+    monkeypatch.setattr(room, "_FIRST", (0.1, 0.2))
+    monkeypatch.setattr(room, "_ROOMS", {})
+    params, view, features = random_params(200, 17), random_view(6), random_features(200, 3)
+    assert_close(results(params, view, device, features), expected(params, view, features), BOUND)
+
+
+def test_features_need_not_be_contiguous(device):
+    params, view, features = random_params(40, 5), random_view(2), random_features(40, 6)
+    across = features.T.contiguous().T
+    plain, other = (results(params, view, device, f) for f in (features, across))
+    assert not across.is_contiguous() and torch.equal(plain["features"], other["features"])
+    assert_close(other, plain, BOUND)
+
+
+def test_records_of_features_hold_geometry_only(device):
+    params, view = random_params(60, 3), random_view(1)
+    rendered = fused.render_whole([params[name].to(device) for name in PARAMETERS], moved(view, device), Room())
+    features, held = random_features(60, 6).to(device), int(rendered.counts[0])
+    v_image = weights(torch.empty(33, 40, 6)).to(device)
+    backward = partial(torch.ops.distwar.fused_features_backward, features, rendered.state, v_image)
+    (_, plain), (_, absolute) = (backward(absgrad, "sw_t", 1) for absgrad in (False, True))
+    assert plain[:held, :6].abs().max() > 0 and plain[:, 6:].abs().max() == 0
+    assert relative_l2(absolute[:, :6], plain[:, :6]) < BOUND and absolute[:, 8:].abs().max() == 0
+    lengths, bounds = absolute[:, :2].abs(), absolute[:, 6:8]
+    assert (bounds >= lengths - 1e-4 * bounds.max()).all() and bounds.sum() > 1.2 * lengths.sum()
+
+
+def test_opcheck_of_features(device):
+    params, view = random_params(20, 3), moved(random_view(1, width=20, height=18), device)
+    parameters = [params[name].to(device) for name in PARAMETERS]
+    state = list(fused.render_whole(parameters, view, Room()).state)
+    state[2][int(state[0][0]) :] = 0.0  # splats nobody has written
+    features = random_features(20, 5).to(device)
+    v_image = torch.randn(18, 20, 5, generator=torch.Generator().manual_seed(1)).to(device)
+    splats = state[2].clone().requires_grad_()
+    forward = (features.clone().requires_grad_(), [*state[:2], splats, *state[3:]], True, "sw_t", 1)
+    tolerance = {"atol": 1e-4, "rtol": 1e-4}  # on the GPU atomics sum in any order
+    torch.library.opcheck(torch.ops.distwar.fused_features.default, forward, **tolerance)
+    backward = (features, state, v_image, True, "sw_t", 1)
+    torch.library.opcheck(torch.ops.distwar.fused_features_backward.default, backward, **tolerance)
+
+
+@pytest.mark.gpu
+def test_cuda_features_over_many_seeds(seeds):
+    errors = {}
+    for seed in seeds:
+        params, features = random_params(200, seed), random_features(200, 1 + seed % 9, seed)
+        view = random_view(seed, antialiased=seed % 2 == 1, with_depth=seed % 3 == 1)
+        actual = results(params, view, torch.device("cuda"), features)
+        wanted = expected(params, view, features)
+        errors[seed] = max(relative_l2(actual[name], wanted[name]) for name in wanted)
+    assert_below(errors, 1e-4)
 
 
 # ------------------------------------------------------------------------------------------------- training by hand
@@ -309,3 +459,9 @@ def test_what_it_cannot_do_is_named():
         fused.rasterize(params, view, reduction=Reduction("gsplat"))
     with pytest.raises(ValueError, match="quats"):
         fused.rasterize(params | {"quats": torch.zeros(3, 3)}, view)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (3, 0), (3,), (1, 3, 2)])
+def test_features_of_a_wrong_shape_are_named(shape):
+    with pytest.raises(ValueError, match=r"features has shape .*, expected \(3, F\) with F at least 1"):
+        fused.rasterize(random_params(3, 1), random_view(1), features=torch.zeros(shape))

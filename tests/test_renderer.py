@@ -60,8 +60,9 @@ def one_gaussian(depth: float = 3.0, opacity: float = 12.0, log_scale: float = -
 
 
 def reference_render(
-    params: dict[str, Tensor], viewmats: Tensor, Ks: Tensor, settings: RenderSettings, degree: int, background: Tensor
-) -> Rendering:
+    params: dict[str, Tensor], viewmats: Tensor, Ks: Tensor, settings: RenderSettings, degree: int, background: Tensor,
+    features: Tensor,
+) -> Rendering:  # fmt: skip
     """What `render` should give (depth included), composed anew of the references, in the precision of the inputs."""
     opacities = torch.sigmoid(params["opacities"])
     radii, means2d, depths, conics, compensations = project_reference(
@@ -77,10 +78,12 @@ def reference_render(
     visible = torch.stack([opacities] * len(viewmats))
     visible = visible * compensations if settings.antialiased else visible
     lists = intersect_tiles_reference(means2d, radii, depths, WIDTH, HEIGHT)
-    backgrounds = torch.stack([torch.cat([background, background.new_zeros(1)])] * len(viewmats))
-    flat = (tensor.flatten(0, 1) for tensor in (means2d, conics, colors, visible))
+    channels = torch.cat([colors, torch.stack([features] * len(viewmats))], -1)
+    backgrounds = torch.stack([torch.cat([background, background.new_zeros(1 + features.shape[1])])] * len(viewmats))
+    flat = (tensor.flatten(0, 1) for tensor in (means2d, conics, channels, visible))
     image, alphas = blend_reference(*flat, WIDTH, HEIGHT, *lists, backgrounds)
-    return Rendering(image[..., :3], alphas, image[..., 3:] / alphas.clamp_min(1e-10), means2d, radii, colors)
+    image, depths, drawn = image.split([3, 1, features.shape[1]], -1)
+    return Rendering(image, alphas, depths / alphas.clamp_min(1e-10), means2d, radii, colors, drawn)
 
 
 # Seeds at which float32 and float64 agree on which pixels every Gaussian reaches.
@@ -108,26 +111,49 @@ def test_off_centre_principal_points_and_non_square_pixels(centre, focal):
     assert_agrees_with_the_references(3, viewmats, Ks, 3, SETTINGS)
 
 
+def random_features(channels: int, n: int = 60) -> Tensor:
+    return torch.randn(n, channels, generator=torch.Generator().manual_seed(5)).requires_grad_()
+
+
+def pull_back(rendering: Rendering, weights: dict[str, Tensor]) -> None:
+    """Backward from a loss of these outputs."""
+    sum((getattr(rendering, name) * weight.to(rendering.colors)).sum() for name, weight in weights.items()).backward()
+
+
+def weights_of(rendering: Rendering, *names: str) -> dict[str, Tensor]:
+    """A random loss of these outputs."""
+    g = torch.Generator().manual_seed(7)
+    weights = {name: torch.randn(getattr(rendering, name).shape, generator=g).to(rendering.colors) for name in names}
+    if "depths" in weights:  # where little is seen, dividing by alpha magnifies rounding
+        weights["depths"] *= rendering.alphas.detach() > 0.5
+    return weights
+
+
+@pytest.mark.parametrize("channels", [1, 5, 40])
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_features_agree_with_the_reference(channels, antialiased):
+    settings = dataclasses.replace(SETTINGS, antialiased=antialiased)
+    assert_agrees_with_the_references(3, *cameras(2), 1, settings, random_features(channels))
+
+
 def assert_agrees_with_the_references(
-    seed: int, viewmats: Tensor, Ks: Tensor, degree: int, settings: RenderSettings
+    seed: int, viewmats: Tensor, Ks: Tensor, degree: int, settings: RenderSettings, features: Tensor | None = None
 ) -> None:
-    params = random_params(seed)
+    params = random_params(seed) | ({} if features is None else {"features": features})
     background = torch.tensor([0.2, 0.5, 0.9])
     doubles = {name: param.detach().double().requires_grad_() for name, param in params.items()}
-    actual = render(
-        params, viewmats, Ks, WIDTH, HEIGHT, settings, sh_degree=degree, background=background, with_depth=True
+    options = {"sh_degree": degree, "background": background, "with_depth": True, "features": features}
+    actual = render(params, viewmats, Ks, WIDTH, HEIGHT, settings, **options)
+    none = torch.zeros(60, 0, dtype=torch.float64)
+    expected = reference_render(
+        doubles, viewmats.double(), Ks.double(), settings, degree, background.double(), doubles.get("features", none)
     )
-    expected = reference_render(doubles, viewmats.double(), Ks.double(), settings, degree, background.double())
-    g = torch.Generator().manual_seed(7)
-    weights = {name: torch.randn(getattr(actual, name).shape, generator=g) for name in ("colors", "alphas", "depths")}
-    weights["depths"] *= actual.alphas.detach() > 0.5  # where little is seen, dividing by alpha magnifies rounding
+    weights = weights_of(actual, "colors", "alphas", "depths", *(["features"] if features is not None else []))
     for rendering in (actual, expected):
-        sum(
-            (getattr(rendering, name) * weight.to(rendering.colors)).sum() for name, weight in weights.items()
-        ).backward()
+        pull_back(rendering, weights)
     assert torch.equal(actual.radii, expected.radii) and (actual.radii > 0).any()
     errors = {name: relative_l2(getattr(actual, name), getattr(expected, name)) for name in weights}
-    errors |= {f"v_{name}": relative_l2(params[name].grad, doubles[name].grad) for name in NAMES}
+    errors |= {f"v_{name}": relative_l2(params[name].grad, doubles[name].grad) for name in params}
     assert all(error < 1e-4 for error in errors.values()), errors
     if degree:
         assert doubles["shN"].grad.abs().sum() > 0
@@ -140,6 +166,50 @@ def test_views_are_rendered_as_each_alone():
         alone = render(params, viewmats[[view]], Ks[[view]], WIDTH, HEIGHT, SETTINGS, sh_degree=2)
         torch.testing.assert_close(together.colors[view], alone.colors[0], rtol=0, atol=1e-6)
         assert torch.equal(together.radii[view], alone.radii[0])
+
+
+def random_values(channels: int, device: torch.device) -> dict[str, Tensor]:
+    """Parameters and features, some of them not finite."""
+    values = random_params(3) | {"features": random_features(channels)}
+    values = {name: value.detach().to(device) for name, value in values.items()}
+    values["features"][::7, 0], values["features"][3::7, -1] = torch.nan, torch.inf
+    return {name: value.requires_grad_() for name, value in values.items()}
+
+
+@pytest.mark.parametrize(("channels", "with_depth", "absgrad"), [(1, False, False), (6, True, True), (9, False, True)])
+def test_both_rasterizers_blend_features_alike(device, channels, with_depth, absgrad):
+    viewmats, Ks, background = (tensor.to(device) for tensor in (*cameras(2), torch.tensor([0.2, 0.5, 0.9])))
+    settings = dataclasses.replace(SETTINGS, antialiased=True, absgrad=absgrad)
+    options = {"sh_degree": 3, "with_depth": with_depth, "background": background}
+    names = ("colors", "alphas", "features", *(["depths"] if with_depth else []))
+    renderings, leaves = [], [random_values(channels, device) for _ in range(2)]
+    for values, rasterizer in zip(leaves, ("composed", "fused"), strict=True):
+        way = dataclasses.replace(settings, rasterizer=rasterizer)
+        renderings.append(render(values, viewmats, Ks, WIDTH, HEIGHT, way, **options, features=values["features"]))
+        pull_back(renderings[-1], weights_of(renderings[0], *names))
+    composed, fused = renderings
+    assert composed.features.shape == (2, HEIGHT, WIDTH, channels)
+    errors = {name: relative_l2(getattr(fused, name), getattr(composed, name)) for name in names}
+    errors |= {f"v_{name}": relative_l2(leaves[1][name].grad, leaves[0][name].grad) for name in leaves[0]}
+    assert all(error < 2e-4 for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("shape", [(59, 2), (60, 0), (60,), (2, 60, 3)])
+def test_features_of_a_wrong_shape_are_named(shape):
+    options = {"sh_degree": 0, "features": torch.zeros(shape)}
+    with pytest.raises(ValueError, match=r"features has shape .*, expected \(60, F\)"):
+        render(random_params(0), *cameras(1), WIDTH, HEIGHT, SETTINGS, **options)
+
+
+def test_features_of_ones_are_alpha_and_do_not_change_the_colours():
+    params, (viewmats, Ks) = random_params(0), cameras(1)
+    options = {"sh_degree": 3, "background": torch.ones(3), "with_depth": True}
+    plain = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, **options)
+    more = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, **options, features=torch.ones(60, 2))
+    assert plain.features is None
+    torch.testing.assert_close(more.colors, plain.colors, rtol=0, atol=1e-6)
+    torch.testing.assert_close(more.depths, plain.depths, rtol=0, atol=1e-5)
+    torch.testing.assert_close(more.features, more.alphas.expand(-1, -1, -1, 2), rtol=0, atol=1e-6)
 
 
 def test_an_opaque_gaussian_gives_its_depth_and_colour():

@@ -6,6 +6,8 @@
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "../binding.h"
 #include "../blend/blend.h"
 
@@ -89,16 +91,19 @@ struct State {
                 static_cast<int>(gaussian_ids.numel()), static_cast<int>(flatten_ids.numel())};
     }
 
-    BlendInputs blend_inputs(const View& view) const {
-        const Camera& camera = view.camera;
+    BlendInputs blend_inputs(const View& view) const { return blend_inputs(view.channels(), view.background); }
+
+    BlendInputs blend_inputs(int channels, const OptionalTensor& background) const {
+        Camera camera{};
+        camera.width = transmittances.size(1), camera.height = transmittances.size(0);
         BlendInputs in{};
         in.isect_offsets = isect_offsets.const_data_ptr<int>(), in.flatten_ids = flatten_ids.const_data_ptr<int>();
         in.with_end = true;
         in.images = 1, in.n_isects = flatten_ids.numel();
         in.width = camera.width, in.height = camera.height;
         in.tile_width = camera.tile_width(), in.tile_height = camera.tile_height();
-        in.backgrounds = data_or_null<float>(view.background);
-        in.n_gaussians = gaussian_ids.numel(), in.channels = view.channels();
+        in.backgrounds = data_or_null<float>(background);
+        in.n_gaussians = gaussian_ids.numel(), in.channels = channels;
         in.stream = current_stream();
         return in;
     }
@@ -170,6 +175,12 @@ Tensor traffic(TensorList parameters, const Tensor& viewmat, const Tensor& K, co
     return counts;
 }
 
+// Where the blend's sums go: zeroed records [capacity, 12].
+BlendGradients into_records(const Tensor& records, bool absgrad) {
+    float* first = records.mutable_data_ptr<float>();
+    return {first, first + 2, first + 8, first + 5, absgrad ? first + 6 : nullptr, first, true};
+}
+
 // The blend's gradients: [capacity, 12], a record for each visible Gaussian (blend_transposed.cu says in which order).
 Tensor blend_records(TensorList parameters, const Tensor& viewmat, const Tensor& K, const OptionalTensor& background,
                      int64_t width, int64_t height, at::ArrayRef<double> planes, bool antialiased, bool with_depth,
@@ -181,8 +192,7 @@ Tensor blend_records(TensorList parameters, const Tensor& viewmat, const Tensor&
     check(v_image, "v_image", at::kFloat, view.channels(), state.splats);
     if (v_transmittances) check(*v_transmittances, "v_transmittances", at::kFloat, view.camera.width, state.splats);
     auto records = at::zeros_like(state.splats);
-    float* first = records.mutable_data_ptr<float>();
-    BlendGradients grad = {first, first + 2, first + 8, first + 5, absgrad ? first + 6 : nullptr, first, true};
+    BlendGradients grad = into_records(records, absgrad);
     Tensor fixed, largest;
     if (deterministic) {
         TORCH_CHECK(strategy == "sw_t", "only the reduction strategy sw_t can be deterministic");
@@ -195,6 +205,59 @@ Tensor blend_records(TensorList parameters, const Tensor& viewmat, const Tensor&
     blend_backward(state.blend_inputs(view), state.blend_state(), upstream, grad, strategy_named(strategy), threshold);
     check_launch("fused_blend_backward");
     return records;
+}
+
+// Calls f with each pass over features [N, F], and with how many of them it has.
+template <class F>
+void for_passes(const Tensor& features, F f) {
+    const int channels = features.size(1);
+    for (int first = 0; first < channels; first += FeaturePass::kChannels)
+        f(FeaturePass{features.const_data_ptr<float>(), channels, first}, std::min(channels - first, FeaturePass::kChannels));
+}
+
+// Features [N, F] blended as the colours were, before zeros: [height, width, F].
+Tensor draw_features(const Tensor& features, TensorList saved, bool /*absgrad*/, c10::string_view /*strategy*/,
+                     int64_t /*threshold*/) {
+    State state(saved);
+    const DeviceGuard guard(state.splats.device());
+    check(features, "features", at::kFloat, -1, state.splats);
+    state.splats = state.splats.clone();
+    // These will be what they were: `saved` is not to be written all the same.
+    state.transmittances = at::empty_like(state.transmittances), state.last_ids = at::empty_like(state.last_ids);
+    state.visits = at::empty_like(state.visits);
+    std::vector<Tensor> images;
+    for_passes(features, [&](const FeaturePass& pass, int count) {
+        paint_features(pass, state.visible(), current_stream());
+        const auto& pixels = state.transmittances;
+        auto image = at::empty({pixels.size(0), pixels.size(1), FeaturePass::kChannels}, features.options());
+        blend_forward(state.blend_inputs(FeaturePass::kChannels, {}), state.blend_state(), image.mutable_data_ptr<float>());
+        images.push_back(image.narrow(2, 0, count));
+    });
+    check_launch("fused_features");
+    return at::cat(images, 2);
+}
+
+// dL/d(features), and what the features add to the records of the blend's gradients.
+std::tuple<Tensor, Tensor> differentiate_features(const Tensor& features, TensorList saved, const Tensor& v_image,
+                                                  bool absgrad, c10::string_view strategy, int64_t threshold) {
+    State state(saved);
+    const DeviceGuard guard(state.splats.device());
+    check(features, "features", at::kFloat, -1, state.splats);
+    check(v_image, "v_image", at::kFloat, features.size(1), state.splats);
+    state.splats = state.splats.clone();
+    auto v_features = at::zeros_like(features), records = at::zeros_like(state.splats);
+    for_passes(features, [&](const FeaturePass& pass, int count) {
+        paint_features(pass, state.visible(), current_stream());
+        const auto v_pass =
+            at::constant_pad_nd(v_image.narrow(2, pass.first, count), {0, FeaturePass::kChannels - count}).contiguous();
+        blend_backward(state.blend_inputs(FeaturePass::kChannels, {}), state.blend_state(),
+                       {v_pass.const_data_ptr<float>(), nullptr}, into_records(records, absgrad), strategy_named(strategy),
+                       threshold);
+        collect_features(pass, state.visible(), records.mutable_data_ptr<float>(), v_features.mutable_data_ptr<float>(),
+                         current_stream());
+    });
+    check_launch("fused_features_backward");
+    return {v_features, records};
 }
 
 Statistics statistics_of(const OptionalTensor& grad2d, const OptionalTensor& count, bool absgrad, const Gaussians& gaussians) {
@@ -248,6 +311,8 @@ void make_up(TensorList parameters, TensorList moments, at::ArrayRef<double> rat
 TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
     m.impl("fused_forward", forward);
     m.impl("fused_blend_backward", blend_records);
+    m.impl("fused_features", draw_features);
+    m.impl("fused_features_backward", differentiate_features);
     m.impl("fused_traffic", traffic);
     m.impl("fused_gradients", gradients);
     m.impl("fused_step", step);

@@ -106,6 +106,22 @@ void project_backward(const Gaussians& gaussians, const Camera& camera, const Vi
 void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible,
                                const float* packed, const Statistics& statistics, void* stream);
 
+// Some of each Gaussian's features, as many as a splat has colour words. One that is not finite counts as 0.
+struct FeaturePass {
+    static constexpr int kChannels = 4;
+    const float* features;  // [N, channels]
+    int channels, first;    // of all, and of this pass
+
+    DISTWAR_ON_BOTH bool has(int k) const { return first + k < channels; }
+    DISTWAR_ON_BOTH long long index(long long row, int k) const { return row * channels + first + k; }
+};
+
+// Writes a pass's features over the colours of the splats.
+void paint_features(const FeaturePass& pass, const Visible& visible, void* stream);
+
+// Moves the colour words of the blend's packed gradients to v_features [N, channels], and zeroes them.
+void collect_features(const FeaturePass& pass, const Visible& visible, float* packed, float* v_features, void* stream);
+
 // Makes up for what all of `count` Gaussians have missed up to step t.
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream);
 

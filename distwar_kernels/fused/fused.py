@@ -18,7 +18,7 @@ from distwar_kernels.constants import PATCHES_PER_TILE, SPLAT_FLOATS, WARP_SIZE
 from distwar_kernels.fused.room import Room, room_of
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
-from distwar_kernels.shapes import check_shapes
+from distwar_kernels.shapes import check_features, check_shapes
 from distwar_kernels.tiles.tiles import tile_grid
 from distwar_kernels.traffic import AtomicTraffic
 from distwar_kernels.tuner import resolve
@@ -65,24 +65,34 @@ class View:
 
 
 def rasterize(
-    params: Mapping[str, Tensor], view: View, *, absgrad: bool = False, reduction: Reduction = _DEFAULT
-) -> tuple[Tensor, Tensor]:
-    """Renders the Gaussians; differentiable in all six parameters.
+    params: Mapping[str, Tensor],
+    view: View,
+    *,
+    features: Tensor | None = None,  # [N, F]
+    absgrad: bool = False,
+    reduction: Reduction = _DEFAULT,
+) -> tuple[Tensor, ...]:
+    """Renders the Gaussians; differentiable in all six parameters, and in the features.
 
     Args:
         params: means [N, 3], quats [N, 4] (wxyz), scales [N, 3] (log), opacities [N] (logit), sh0 [N, 1, 3] and
             shN [N, K, 3]: as they are trained, float32 on one CUDA device.
         view: the camera.
-        absgrad: let the backward pass sum absolute gradients too (what it costs is all one sees of it here).
+        features: any numbers [N, F] of the Gaussians, blended as the colours are, four in a pass. One that is not
+            finite counts as 0 and has no gradient, so that it spoils no pixel.
+        absgrad: let the backward pass sum absolute gradients too (what it costs is all one sees of it here); with
+            features those of all passes, an upper bound.
         reduction: where the blend's gradients are summed; not "gsplat".
 
     Returns:
-        Colours [H, W, 3] (with depth [H, W, 4], weighted by alpha) and alphas [H, W, 1].
+        Colours [H, W, 3] (with depth [H, W, 4], weighted by alpha) and alphas [H, W, 1]; if there are features, a third
+        image [H, W, F] of them, weighted by alpha: 0 where nothing is seen.
 
     Raises:
-        ValueError: shapes disagree, tensors are not on CUDA, or the reduction is gsplat's.
+        ValueError: shapes disagree, features have no channels, tensors are not on CUDA, or the reduction is gsplat's.
         KernelError: the kernels cannot be built here.
     """
+    check_features(features, len(params["means"]))
     parameters = checked(params, view, reduction)
     reduction, _ = resolve(reduction, parameters[0].device)
     room = room_of(parameters[0].device)
@@ -94,7 +104,12 @@ def rasterize(
             reduction.balance_threshold, *_NO_ADAM,
         )  # fmt: skip
         if room.fits(state[0], len(parameters[0]), sizes):
-            return image, 1.0 - state[6][..., None]
+            break
+    outputs = (image, 1.0 - state[6][..., None])
+    if features is None:
+        return outputs
+    choices = (absgrad, reduction.strategy, reduction.balance_threshold)
+    return *outputs, torch.ops.distwar.fused_features(features.contiguous(), state, *choices)
 
 
 def checked(params: Mapping[str, Tensor], view: View, reduction: Reduction = _DEFAULT) -> list[Tensor]:
@@ -281,6 +296,15 @@ LIBRARY.define(
     f"fused_blend_backward(Tensor[] parameters,{_VIEW} Tensor[] state, Tensor v_image, Tensor? v_transmittances,"
     " bool absgrad, str strategy, int threshold, bool deterministic) -> Tensor records"
 )
+# What features add to the blend's gradients goes back through the state's splats, whose "gradient" is records: so all
+# of it is taken to the parameters at once.
+LIBRARY.define(
+    "fused_features(Tensor features, Tensor[] state, bool absgrad, str strategy, int threshold) -> Tensor image"
+)
+LIBRARY.define(
+    "fused_features_backward(Tensor features, Tensor[] state, Tensor v_image, bool absgrad, str strategy,"
+    " int threshold) -> (Tensor v_features, Tensor records)"
+)
 LIBRARY.define(f"fused_traffic(Tensor[] parameters,{_VIEW} Tensor[] state) -> Tensor")
 LIBRARY.define(
     f"fused_gradients(Tensor[] parameters,{_VIEW} Tensor[] state, Tensor records, bool absgrad, Tensor(a!)? grad2d,"
@@ -322,6 +346,16 @@ def _blend_backward_fake(parameters, *rest):
     return torch.empty_like(rest[9][2])
 
 
+@torch.library.register_fake("distwar::fused_features", lib=LIBRARY)
+def _features_fake(features, state, absgrad, strategy, threshold):
+    return features.new_empty(*state[6].shape, features.shape[1])
+
+
+@torch.library.register_fake("distwar::fused_features_backward", lib=LIBRARY)
+def _features_backward_fake(features, state, v_image, absgrad, strategy, threshold):
+    return torch.empty_like(features), torch.empty_like(state[2])
+
+
 @torch.library.register_fake("distwar::fused_gradients", lib=LIBRARY)
 def _gradients_fake(parameters, *rest):
     return [torch.empty_like(parameter) for parameter in parameters]
@@ -340,24 +374,39 @@ def _backward(ctx: Any, v_image: Tensor | None, v_state: Sequence[Tensor | None]
     parameters, (viewmat, K, background), state = list(saved[:6]), saved[6:9], list(saved[9:])
     view = (viewmat, K, background, *ctx.view)
     transmittances = state[6]
-    if v_image is None:
+    v_splats, v_transmittances = (v_state[2], v_state[6]) if v_state else (None, None)
+    if v_image is None and (v_splats is None or v_transmittances is not None):
         v_image = transmittances.new_zeros(*transmittances.shape, 4 if ctx.view[4] else 3)
-    v_transmittances = v_state[6].contiguous() if v_state and v_state[6] is not None else None
-    records = torch.ops.distwar.fused_blend_backward(
-        parameters,
-        *view,
-        state,
-        v_image.contiguous(),
-        v_transmittances,
-        ctx.absgrad,
-        ctx.strategy,
-        ctx.threshold,
-        False,
-    )
+    records = v_splats  # of the features, if any
+    if v_image is not None:
+        v_transmittances = None if v_transmittances is None else v_transmittances.contiguous()
+        records = torch.ops.distwar.fused_blend_backward(
+            parameters, *view, state, v_image.contiguous(), v_transmittances, ctx.absgrad, ctx.strategy, ctx.threshold,
+            False,
+        )  # fmt: skip
+        if v_splats is not None:
+            records += v_splats
     v_parameters = torch.ops.distwar.fused_gradients(parameters, *view, state, records, ctx.absgrad, None, None)
-    wants_background = background is not None and ctx.needs_input_grad[3]
+    wants_background = background is not None and v_image is not None and ctx.needs_input_grad[3]
     v_background = (v_image * transmittances[..., None]).sum(dim=(0, 1)) if wants_background else None
     return (v_parameters, None, None, v_background, *[None] * 12, [], [], None, None)  # as the empty lists that came
 
 
 torch.library.register_autograd("distwar::fused_forward", _backward, setup_context=_save_for_backward, lib=LIBRARY)
+
+
+def _save_features_for_backward(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    features, state, *ctx.choices = inputs
+    ctx.save_for_backward(features, *state)
+
+
+def _features_backward(ctx: Any, v_image: Tensor) -> tuple:
+    features, *state = ctx.saved_tensors
+    v_features, records = torch.ops.distwar.fused_features_backward(features, state, v_image.contiguous(), *ctx.choices)
+    v_state = [records if index == 2 else None for index in range(len(state))]
+    return (v_features, v_state, None, None, None)
+
+
+torch.library.register_autograd(
+    "distwar::fused_features", _features_backward, setup_context=_save_features_for_backward, lib=LIBRARY
+)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from distwar_kernels.blend.blend_reference import blend_reference
 from distwar_kernels.fused.fused import View
@@ -12,9 +13,9 @@ from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 
-def rasterize_reference(params: Mapping[str, Tensor], view: View) -> tuple[Tensor, Tensor, Tensor]:
+def rasterize_reference(params: Mapping[str, Tensor], view: View, features: Tensor | None = None) -> tuple[Tensor, ...]:
     """Colours [H, W, 3 or 4] and alphas [H, W, 1] as ``rasterize``, and the projected centres means2d [N, 2], through
-    which gradients flow."""
+    which gradients flow; with features a fourth, their image [H, W, F]."""
     viewmats, Ks = view.viewmat[None].to(params["means"]), view.K[None].to(params["means"])
     opacities = torch.sigmoid(params["opacities"])
     radii, means2d, depths, conics, compensations = project_reference(
@@ -29,12 +30,17 @@ def rasterize_reference(params: Mapping[str, Tensor], view: View) -> tuple[Tenso
     background = view.background
     if view.with_depth:
         colors = torch.cat([colors, depths[0][:, None]], dim=-1)
-        background = None if background is None else torch.cat([background, background.new_zeros(1)])
+        background = None if background is None else pad(background, (0, 1))
+    channels = colors.shape[1]
+    if features is not None:
+        colors = torch.cat([colors, features.nan_to_num(0.0, 0.0, 0.0)], dim=-1)
+        background = None if background is None else pad(background, (0, features.shape[1]))
     image, alphas = blend_reference(
         means2d, conics[0], colors, opacities, view.width, view.height, *lists,
         None if background is None else background[None].to(colors),
     )  # fmt: skip
-    return image[0], alphas[0], means2d
+    outputs = image[0, ..., :channels], alphas[0], means2d
+    return outputs if features is None else (*outputs, image[0, ..., channels:])
 
 
 def colors_reference(params: Mapping[str, Tensor], viewmat: Tensor, sh_degree: int) -> Tensor:

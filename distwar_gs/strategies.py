@@ -1,0 +1,54 @@
+"""How the number of Gaussians and their places are governed: what all strategies share, and which one a config gets.
+
+`default` and `absgrad` are adaptive density control (densification.py), `mcmc` is mcmc.py.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Adam
+
+from distwar_gs.config import Config
+from distwar_gs.densification import Densifier
+from distwar_gs.mcmc import Mcmc
+
+
+class Strategy(Protocol):
+    """What the training loop holds. A step calls, in this order: `statistics` or `after_backward`, `regularise`, (the
+    optimisers), `perturb`, and before the next view `step`."""
+
+    def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
+        """Counts the gradients [C, N, 2] of the projected centres, per pixel, where radii [C, N, 2] are positive."""
+
+    def statistics(self, step: int) -> dict[str, Tensor] | None:
+        """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
+
+    def regularise(self, params: dict[str, Parameter]) -> None:
+        """Adds to the gradients, before the optimisers' step. Only called where all Gaussians are updated
+        (`optim.adam: dense`, or autograd)."""
+
+    def perturb(self, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+        """Changes the parameters in place, after the optimisers' step with this learning rate of the means."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether `step` will change anything after this step."""
+
+    def step(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+    ) -> Any:
+        """Adds, moves and removes Gaussians where that is due; what it did, for the log, or None."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continues from a checkpoint. Raises ValueError if it is another model's."""
+
+
+def make_strategy(config: Config, count: int, device: torch.device | str, extent: float) -> Strategy:
+    """The strategy of a configuration, for `count` Gaussians in a frame where the scene has this extent."""
+    if config.densification.strategy == "mcmc":
+        return Mcmc(extent, config.densification)
+    return Densifier(count, device, extent, config.densification, config.data.background == "white")
