@@ -140,7 +140,7 @@ _SKIPS = {
 
 
 def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Shot]:
-    posed = {image.name.replace("\\", "/"): image for image in model.images.values() if image.has_pose}
+    posed = {_name(image, place): image for image in model.images.values() if image.has_pose}
     paths = pair_images(folder, posed)
     cameras: dict[tuple[int, int, int], pycolmap.Camera] = {}
     shots = []
@@ -151,6 +151,14 @@ def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Sho
             cameras[key] = camera_at_size(model.cameras[image.camera_id], size, place, paths[name])
         shots.append(Shot(_view(name, paths[name], image, cameras[key], place), cameras[key]))
     return shots
+
+
+def _name(image: pycolmap.Image, place: Path) -> str:
+    try:
+        return image.name.replace("\\", "/")
+    except UnicodeDecodeError:
+        remedy = "rename its file in ASCII, and run COLMAP again"
+        raise DataError(f"{place}: the name of image {image.image_id} is not UTF-8; {remedy}") from None
 
 
 def _view(name: str, path: Path, image: pycolmap.Image, camera: pycolmap.Camera, place: Path) -> View:

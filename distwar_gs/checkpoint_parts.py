@@ -47,6 +47,9 @@ def _optimizers_hold(content: Mapping[str, Any]) -> bool:
 
 
 def _densification_holds(content: Mapping[str, Any]) -> bool:
+    """The statistics that adaptive density control continues from; MCMC has none."""
+    if content["config"]["densification.strategy"] == "mcmc":
+        return content["densification"] == {}
     count, statistics = len(content["params"]["means"]), content["densification"]
     return all(_is_tensor(statistics[name], (count,)) for name in new_state(0, "cpu"))
 
@@ -76,7 +79,7 @@ def _is_tensor(value: Any, shape: tuple[int, ...]) -> bool:
 _RULES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "step": lambda content: type(content["step"]) is int and 0 <= content["step"] < 2**63,
     "elapsed_seconds": lambda content: math.isfinite(content["elapsed_seconds"] + 0.0),
-    "config": lambda content: isinstance(content["config"], dict),
+    "config": lambda content: isinstance(content["config"]["densification.strategy"], str),
     "scene": lambda content: type(content["scene"]["training views"]) is int,
     "params": _params_hold,
     "optimizers": _optimizers_hold,

@@ -29,7 +29,7 @@ from datasets.imagefile import decode_image, is_turned, read_size
 from datasets.masks import decode_mask
 from datasets.scene import Mask
 from distwar_gs import checkpoint as checkpoints
-from distwar_gs.config import Config, ConfigError, apply_override, as_values, commented_defaults, load_config
+from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
 from distwar_gs.densification import Densifier
 from distwar_gs.export import ModelFileError, load_ply, read_render_mode, save_ply
 from distwar_gs.metrics import Evaluation, ViewMetrics, append_metrics
@@ -401,6 +401,8 @@ def _densifier(count: int) -> Densifier:
 def _continue(folder: Path, path: Path) -> None:
     """What a resumed run does with a checkpoint."""
     saved = checkpoints.load_checkpoint(path, "cpu")
+    if saved.config["densification.strategy"] != "default":
+        return  # which such a run refuses
     params = as_parameters(saved.params, "cpu")
     sh_degree_of(params)
     optimizers = make_optimizers(params, Config().optim, 1.0)
@@ -455,7 +457,7 @@ READERS = {
             lambda folder, path: (load_ply(path), read_render_mode(path)), _odd_ply),
         Reader("config", (ConfigError,), _configs, lambda folder, path: load_config(folder / "config.yaml"), _odd_yaml),
         Reader("override", (ConfigError,), _override,
-            lambda folder, path: apply_override(Config(), path.read_bytes().decode("utf-8", "surrogateescape")),
+            lambda folder, path: override(path.read_bytes().decode("utf-8", "surrogateescape")),
             _odd_override, names_file=False),
         Reader("checkpoint", (checkpoints.CheckpointError,), _checkpoint, _continue, _odd_checkpoint),
         Reader("image", (DataError,), _pictures, _decode, lambda whole: _odd_pictures(whole), memory=3 * 2**30),

@@ -80,6 +80,9 @@ FOUND = {
     "colmap_binary: track of 2^63": ("points3D.bin", put(51, HUGE), "points3D.bin: is cut short"),
     "colmap_binary: cameras of 2^63": ("cameras.bin", put(0, HUGE), "cameras.bin: is cut short"),
     "colmap_binary: camera model 99": ("cameras.bin", put(12, b"\x63"), "cameras.bin: camera model 99 is unknown"),
+    "colmap_binary: a name in Latin-1": ("images.bin", swap(b"c.png", b"\xe9.png"), "name of image 3 is not UTF-8"),
+    "colmap_text: a name in Latin-1": ("images.txt", swap(b"c.png", b"\xe9.png"), "name of image 3 is not UTF-8"),
+    "colmap_text: no name": ("images.txt", swap(b"c.png", b"."), "1 of 4 images are missing: ."),
     # numpy divides by the bytes of a row: SIGFPE
     "point_cloud: no properties": ("points.ply", content(NO_PROPERTIES), "element vertex has no properties"),
     "gaussians: no properties": ("model.ply", content(NO_PROPERTIES), "element vertex has no properties"),
