@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
 
@@ -152,6 +152,8 @@ def _grey16_to_rgb(grey: np.ndarray) -> np.ndarray:
 
 def _undecodable(path: Path, error: Exception) -> DataError:
     reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = f"none of {', '.join(_FORMATS)}"
     return DataError(f"{path}: cannot be read as an image ({reason}); replace the file, or take it out of the dataset")
 
 

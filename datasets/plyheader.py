@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 _LONGEST = 2**20  # bytes of a header; that of Gaussians at degree 3 has 1600
@@ -18,7 +19,7 @@ def check_ply_header(path: str | os.PathLike[str]) -> None:
         header, end, _ = file.read(_LONGEST).partition(b"end_header")
     lines = [line.split() for line in header.decode("ascii", "replace").splitlines()] if end else []
     elements = [line for line in lines if line[:1] in (["element"], ["property"])]
-    for line, following in zip(elements, [*elements[1:], ["element"]], strict=True):
+    for line, following in pairwise([*elements, ["element"]]):
         if line[0] == "element" and following[0] == "element":
             raise ValueError(f"element {line[1] if line[1:] else ''} has no properties")
         if line[0] == "element" and len(line) == 3 and line[2].isdecimal():

@@ -472,7 +472,11 @@ def note(bench: Bench, table: dict, maker: Callable, message: str) -> None:
     name = next(name for name, row in table.items() if row[0] is maker)
     for folder in (bench.folder, bench.run.folder.parent, bench.scene.parent):
         message = message.replace(f"{folder}/", "")
+    message = message.replace(str(bench.folder), "folder")
     message = re.sub(r"-[0-9a-f]{12}\b", "-...", message)
+    message = re.sub(r"\[enforce fail at .*?(?=\); )", "...", message)  # torch's words, with places in its sources
+    if "invalid choice" in message:
+        message = message.replace("'", "")  # newer Pythons quote them otherwise
     MESSAGES[name] = message.replace("|", "\\|")
 
 

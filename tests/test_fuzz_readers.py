@@ -86,6 +86,7 @@ FOUND = {
     # numpy divides by the bytes of a row: SIGFPE
     "point_cloud: no properties": ("points.ply", content(NO_PROPERTIES), "element vertex has no properties"),
     "gaussians: no properties": ("model.ply", content(NO_PROPERTIES), "element vertex has no properties"),
+    "gaussians: no PLY": ("model.ply", content("404: not found"), "not a readable PLY file (line 1: expected 'ply'"),
     "gaussians: 4 G rows": ("model.ply", swap(b"vertex 4", b"vertex 4000000000"), "4000000000 rows in a file of"),
     "gaussians: two columns x": ("model.ply", swap(b"float y", b"float x"), "two properties with same name"),
     "gaussians: -1 rows": ("text.ply", swap(b"vertex 4", b"vertex -1"), "not a readable PLY"),
