@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -228,7 +229,7 @@ def _general(message: str, folder: Path) -> str:
 
 
 @contextlib.contextmanager
-def _limits(memory: int, stderr) -> Iterator[None]:
+def _limits(memory: int, stderr: TextIO) -> Iterator[None]:
     """Allocations beyond `memory` fail in this process, and a signal that kills it leaves a trace in `stderr`."""
     data = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (data + memory, resource.RLIM_INFINITY))

@@ -21,8 +21,8 @@ EXECUTIONS = 150
 def test_no_reader_crashes(name, tmp_path):
     tally = fuzz(READERS[name], 0, seconds=60, executions=EXECUTIONS, keep=tmp_path)
     assert not tally.crashes, f"{tally.crashes}; the inputs are in {tmp_path}"
-    assert tally.executions >= 20 and tally.read > 0
-    assert tally.refused > 0 or name == "metrics"
+    assert tally.executions >= 20  # all of them, but where the machine is busy
+    assert (tally.read if name == "metrics" else tally.refused) > 0
 
 
 @pytest.mark.parametrize("name", READERS)
