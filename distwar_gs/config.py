@@ -535,7 +535,7 @@ def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         chain.insert(0, (path, tree))
         if base is None:
             return chain
-        if not isinstance(base, str) or "\0" in base:
+        if not isinstance(base, str) or not base.isprintable():
             raise ConfigError(f"{path}: base is {_shown(base)}: expected the path of a YAML file")
         path = Path(os.path.normpath(path.parent / base))
 

@@ -100,6 +100,7 @@ FOUND = {
     "config: no date": ("config.yaml", content("train: {seed: 2001-99-99}"), "at line 1: '2001-99-99' is no timestamp"),
     "config: no truth": ("config.yaml", content("a: !!bool x"), "at line 1: 'x' is no bool"),
     "config: brackets": ("config.yaml", content("[" * 3000), "nested too deeply"),
+    "config: a surrogate": ("config.yaml", content('base: "\\ud800"'), "expected the path of a YAML file"),
     "config: NUL": ("config.yaml", content('base: "\\0"'), "expected the path of a YAML file"),
     "checkpoint: step": ("step_1.pt", part("step", "x"), "step is damaged, or does not fit"),
     "checkpoint: version": ("step_1.pt", part("format_version", torch.zeros(3)), "this program reads"),
