@@ -23,7 +23,7 @@ def damaged_part(content: Mapping[str, Any]) -> str | None:
         try:
             if not holds(content):
                 return name
-        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError):
+        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, OverflowError):
             return name
     return None
 

@@ -145,7 +145,6 @@ loader._ROOT = Path(sys.argv[1])
 loader._BACKENDS["cpu"] = loader._Backend(("toy.cpp",), ("-O1",), (), 3)
 print("starts", flush=True)
 loader.load("cpu")
-print(loader.library_path("cpu"))
 """
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
 
@@ -190,9 +189,8 @@ exec c++ "$@"
         """All end well with one whole library between them, and nothing else is left; what they said."""
         said = []
         for builder in builders:
-            out, err = builder.communicate(timeout=120)
-            assert builder.returncode == 0 and Path(out.splitlines()[-1]).is_file(), err
-            said.append(err)
+            said.append(builder.communicate(timeout=120)[1])
+            assert builder.returncode == 0, said[-1]
         (folder,) = self.builds.iterdir()
         assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cpu.so"]
         return said

@@ -103,6 +103,7 @@ FOUND = {
     "config: a surrogate": ("config.yaml", content('base: "\\ud800"'), "expected the path of a YAML file"),
     "config: NUL": ("config.yaml", content('base: "\\0"'), "expected the path of a YAML file"),
     "checkpoint: step": ("step_1.pt", part("step", "x"), "step is damaged, or does not fit"),
+    "checkpoint: 10^400 seconds": ("step_1.pt", part("elapsed_seconds", 10**400), "elapsed_seconds is damaged"),
     "checkpoint: version": ("step_1.pt", part("format_version", torch.zeros(3)), "this program reads"),
     "checkpoint: format": ("step_1.pt", part("format", torch.zeros(1).expand(2**40)), "not a checkpoint of distwar-gs"),
     "checkpoint: quats": ("step_1.pt", part("params.quats", torch.zeros(4, 3)), "params is damaged"),
