@@ -26,6 +26,7 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
+from distwar_gs.files import MODEL_SUFFIXES
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes; the first two are functions of distwar_gs.camera_paths."""
@@ -38,7 +39,7 @@ _USER_ERRORS = (
     ("distwar_gs.config", "ConfigError"),
     ("distwar_gs.model", "ModelError"),
     ("distwar_gs.checkpoint", "CheckpointError"),
-    ("distwar_gs.export", "ModelFileError"),
+    ("distwar_gs.ply", "ModelFileError"),
     ("distwar_gs.trainer", "TrainingError"),
     ("datasets.errors", "DataError"),
     ("distwar_kernels.errors", "KernelError"),
@@ -131,7 +132,7 @@ class RenderArgs:
     """The arguments of render.py. None: as the run was trained (`render_config`)."""
 
     model: Path
-    """A run folder, or a .ply file."""
+    """A run folder, or a file of Gaussians (MODEL_SUFFIXES)."""
     config: Path | None = None
     """Settings to use instead of the run's config.yaml."""
     source_path: str | None = None
@@ -160,11 +161,11 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
     typed = _parse(parser, argv)
     models = [model for model in (typed.pop("model"), typed.pop("model_path", None)) if model is not None]
     if len(models) != 1:
-        parser.error("give one model to render: a run folder or a .ply file")
+        parser.error("give one model to render: a run folder or a file of Gaussians (.ply, .splat, .spz)")
     if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
         parser.error("--frames and --fps must be positive")
-    if models[0].suffix == ".ply" and "iteration" in typed:
-        parser.error("--iteration picks a model of a run folder; it has no meaning with a .ply file")
+    if _is_file(models[0]) and "iteration" in typed:
+        parser.error(f"--iteration picks a model of a run folder; it has no meaning with a {models[0].suffix} file")
     return RenderArgs(model=models[0], **typed)
 
 
@@ -172,7 +173,7 @@ def render_parser() -> argparse.ArgumentParser:
     """The parser of render.py. A flag's destination is the field of RenderArgs it sets."""
     parser = _Parser("render.py", "Render the test views of a trained model, or a video along a camera path.")
     parser.add_argument(
-        "model", nargs="?", type=Path, default=None, metavar="MODEL", help="a run folder or a .ply file"
+        "model", nargs="?", type=Path, default=None, metavar="MODEL", help="a run folder or a .ply, .splat, .spz file"
     )
     parser.add_argument("-m", "--model_path", type=Path, metavar="DIR", help="the same, as a flag")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings instead of the run's config.yaml")
@@ -195,7 +196,7 @@ def render_parser() -> argparse.ArgumentParser:
 def render_config(args: RenderArgs) -> Config:
     """The configuration to render with: --config, else the run's config.yaml, else defaults; then the flags over it.
 
-    A .ply inside a run folder belongs to that run; one that stands alone tells only whether it is antialiased.
+    A file inside a run folder belongs to that run; one that stands alone tells only whether it is antialiased.
     """
     changes = {
         "data.source_path": args.source_path,
@@ -204,19 +205,24 @@ def render_config(args: RenderArgs) -> Config:
         "data.background": args.background,
         "train.device": args.device,
     }
-    config = load_config(file) if (file := args.config or _config_of_run(args.model)) else _config_of_ply(args.model)
+    config = load_config(file) if (file := args.config or _config_of_run(args.model)) else _config_of_file(args.model)
     return validate(with_values(config, {key: value for key, value in changes.items() if value is not None}))
 
 
 def _config_of_run(model: Path) -> Path | None:
     """config.yaml of the run that `model` is or, as point_cloud/iteration_N/point_cloud.ply, belongs to."""
-    folders = [model] if model.suffix != ".ply" else model.resolve().parents[2:3]
+    folders = model.resolve().parents[2:3] if _is_file(model) else [model]
     files = (folder / "config.yaml" for folder in folders)
     return next((file for file in files if file.is_file()), None)
 
 
-def _config_of_ply(model: Path) -> Config:
-    if model.suffix != ".ply":
+def _is_file(model: Path) -> bool:
+    """Whether the model is named by a file of Gaussians, not by a run folder."""
+    return model.suffix.lower() in MODEL_SUFFIXES
+
+
+def _config_of_file(model: Path) -> Config:
+    if not _is_file(model):
         raise ConfigError(f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config")
     from distwar_gs.export import read_render_mode
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and the names of those with Gaussians."""
 
 import contextlib
 import os
@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+MODEL_SUFFIXES = (".ply", ".splat", ".spz")
+"""How the names of files with Gaussians end; .compressed.ply is among them."""
 
 
 @contextmanager

@@ -90,9 +90,19 @@ def to_8bit(image: Tensor) -> Tensor:
     return image.nan_to_num(nan=0.0).clamp(0.0, 1.0).mul(255.0).add(0.5).to(torch.uint8)
 
 
-def data_protocol(scene: "Scene") -> dict[str, Any]:
-    """The part of the protocol that the data decide: where the images come from and which of them were held out."""
-    return {"image_source": scene.image_source, "split_rule": scene.split_rule}
+def data_protocol(scene: "Scene", background: str) -> dict[str, Any]:
+    """The part of the protocol that the data decide: where the images come from, what is behind them, the split.
+
+    Args:
+        scene: what was loaded.
+        background: the setting data.background; black is measured where training draws a new colour at every step.
+    """
+    behind = "white" if background == "white" else "black"
+    return {
+        "image_source": scene.image_source,
+        "background": f"{behind} behind the Gaussians and images with alpha",
+        "split_rule": scene.split_rule,
+    }
 
 
 @torch.no_grad()

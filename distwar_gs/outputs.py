@@ -47,7 +47,7 @@ class ModelPictures:
             bar.update()
 
         images = measured_images(views, self.model.config)
-        protocol = data_protocol(self.scene)
+        protocol = data_protocol(self.scene, self.model.config.data.background)
         evaluation = evaluate(
             lambda view: self._view(view, folder).colors[0], images, views, protocol, save, images.mask
         )

@@ -13,7 +13,7 @@ from datasets import Scene, View
 from distwar_gs.cli import RenderArgs, render_config
 from distwar_gs.config import Config
 from distwar_gs.devices import resolve_device
-from distwar_gs.export import find_ply, load_ply
+from distwar_gs.export import find_ply, load_model
 from distwar_gs.model import sh_degree_of
 from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.views import Cameras, evaluation_background, open_scene
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Gaussians from a PLY, in the training frame of the scene whose cameras look at them."""
+    """Gaussians from a file, in the training frame of the scene whose cameras look at them."""
 
     ply: Path
     """The file they were read from."""
@@ -46,7 +46,7 @@ class TrainedModel:
         device = resolve_device(config.train.device)
         ply = find_ply(args.model, args.iteration)
         scene = open_scene(config)
-        params = {name: tensor.to(device) for name, tensor in load_ply(ply, scene.normalisation).items()}
+        params = {name: tensor.to(device) for name, tensor in load_model(ply, scene.normalisation).items()}
         background = torch.tensor(evaluation_background(config), device=device)
         log.info("%s: %s Gaussians", ply, f"{len(params['means']):,}")
         settings = render_settings(config, scene.extent, device)

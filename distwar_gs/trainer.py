@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -14,7 +15,7 @@ from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
-from distwar_gs.export import save_cameras_json, save_ply
+from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
 from distwar_gs.interruption import Interruption
 from distwar_gs.losses import as_floats, photometric_gradient
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
@@ -175,7 +176,10 @@ class Trainer:
     # ------------------------------------------------------------------------------------- now and then: look, save
 
     def evaluate(self) -> Evaluation | None:
-        """Measures the held-out views; metrics.json and TensorBoard get the numbers. None if no view is held out."""
+        """Measures the held-out views; metrics.json and TensorBoard get the numbers. None if no view is held out.
+
+        What is measured is what a PLY of this step holds, so that render.py finds the same numbers to the last bit.
+        """
         views = self.scene.test
         if not views:
             return None
@@ -187,8 +191,11 @@ class Trainer:
                 if len(shown) < self.config.log.images:
                     shown[f"test/{view.name}"] = _side_by_side(render8, photo)
 
-            images, protocol = self.test_images, data_protocol(self.scene)
-            evaluation = evaluate(self.render_view, images, views, protocol, observe, images.mask)
+            images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
+            saved = as_reloaded(self.params, self.scene.normalisation)
+            evaluation = evaluate(
+                lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask
+            )
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / "metrics.json", self.step, "test", evaluation, extra)
@@ -214,12 +221,12 @@ class Trainer:
         cameras = Cameras.of((view,), self.device)
         return view_traffic(self.params, cameras.viewmats[0], cameras.Ks[0], view.width, view.height, self.settings)
 
-    def render_view(self, view: View) -> Tensor:
-        """The model as a view sees it: [H, W, 3]."""
-        cameras = Cameras.of((view,), self.device)
+    def render_view(self, view: View, params: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The model as a view sees it, with all its harmonics: [H, W, 3]. `params`: others than those in training."""
+        params, cameras = params or self.params, Cameras.of((view,), self.device)
         rendering = render(
-            self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
-            sh_degree=active_sh_degree(self.step, self.config.model), background=self.background,
+            params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
+            sh_degree=sh_degree_of(params), background=self.background,
         )  # fmt: skip
         return rendering.colors[0]
 

@@ -406,18 +406,18 @@ def ply_without_rotations(bench):
     return bench.changed_ply(b"float rot_3", b"float rot_4")
 
 
-@bad(RENDERING, "model.ply: not a readable PLY file (two properties with same name)", "export or copy it again")
+@bad(RENDERING, "model.ply: not a readable PLY file (column x comes twice)", "export or copy it again")
 def ply_with_a_column_twice(bench):
     return bench.changed_ply(b"float y", b"float x")
 
 
-@bad(RENDERING, "model.ply: not a readable PLY file (4000000000 rows in a file of", "export or copy it again")
+@bad(RENDERING, "model.ply: not a readable PLY file (its header promises 4000000000 rows", "export or copy it again")
 def ply_that_claims_too_many_rows(bench):
     rows = bench.ply.partition(b"element vertex ")[2].partition(b"\n")[0]
     return bench.changed_ply(b"vertex " + rows, b"vertex 4000000000")
 
 
-@bad(RENDERING, "model.ply: not a readable PLY file (element vertex has no properties)", "export or copy it again")
+@bad(RENDERING, "model.ply: not a readable PLY file (element vertex has no columns)", "export or copy it again")
 def ply_without_columns(bench):
     head = "ply\nformat binary_little_endian 1.0\nelement vertex 4\nend_header\n1234"
     return [bench.file("model.ply", head), "-s", bench.scene]
@@ -426,6 +426,40 @@ def ply_without_columns(bench):
 @bad(RENDERING, "cut.ply: not a readable PLY file", "export or copy it again")
 def truncated_ply(bench):
     return [bench.file("cut.ply", bench.ply[: len(bench.ply) // 2]), "-s", bench.scene]
+
+
+@bad(RENDERING, "huge.ply: not a readable PLY file (its header promises 1000000000000 rows", "export or copy it again")
+def ply_of_a_million_million_gaussians(bench):
+    content = bench.ply.replace(b"element vertex 3008", b"element vertex 1000000000000")
+    return [bench.file("huge.ply", content), "-s", bench.scene]
+
+
+@bad(RENDERING, "mesh.ply: not a readable PLY file (`property list uchar int vertex_ind", "export or copy it again")
+def ply_of_a_mesh(bench):
+    faces = b"element face 1\nproperty list uchar int vertex_indices\nend_header"
+    return [bench.file("mesh.ply", bench.ply.replace(b"end_header", faces)), "-s", bench.scene]
+
+
+@bad(RENDERING, "nan.ply: none of its 3008 Gaussians has sound means", "export it again")
+def ply_of_nan(bench):
+    header, end, body = bench.ply.partition(b"end_header\n")
+    return [bench.file("nan.ply", header + end + b"\xff" * len(body)), "-s", bench.scene]
+
+
+@bad(RENDERING, "empty.ply: its `vertex` element has no rows", "give another file")
+def ply_without_gaussians(bench):
+    header, end, _ = bench.ply.partition(b"end_header\n")
+    return [bench.file("empty.ply", header.replace(b"vertex 3008", b"vertex 0") + end), "-s", bench.scene]
+
+
+@bad(RENDERING, "new.spz: SPZ of version 4 is not read", "save it as version 3, or give the model as PLY")
+def spz_of_a_later_version(bench):
+    return [bench.file("new.spz", b"NGSP" + bytes(40)), "-s", bench.scene]
+
+
+@bad(RENDERING, "cut.splat: not a readable .splat file (31 bytes", "export or copy it again")
+def truncated_splat(bench):
+    return [bench.file("cut.splat", bytes(31)), "-s", bench.scene]
 
 
 @bad(RENDERING, "none.ply: no such file", "give a run folder of train.py or a .ply file")

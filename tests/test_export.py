@@ -38,7 +38,7 @@ def rewrite(path, columns: list[str], dtype: str = "<f4") -> None:
 
 @pytest.mark.parametrize("normalisation", [None, frame((0.0, 0.0, 0.0), 1.0)])
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-@pytest.mark.parametrize("count", [0, 1, 33])
+@pytest.mark.parametrize("count", [1, 33])
 def test_round_trip_is_bit_exact(tmp_path, count, degree, normalisation):
     params = gaussians(count, degree)
     save_ply(tmp_path / "new/folder/a.ply", params, normalisation)
@@ -48,6 +48,8 @@ def test_round_trip_is_bit_exact(tmp_path, count, degree, normalisation):
         assert loaded[key].dtype == torch.float32 and loaded[key].is_contiguous()
         assert torch.equal(loaded[key], params[key].detach()), key
     assert [file.name for file in (tmp_path / "new/folder").iterdir()] == ["a.ply"]
+    save_ply(tmp_path / "again.ply", loaded)
+    assert (tmp_path / "again.ply").read_bytes() == (tmp_path / "new/folder/a.ply").read_bytes()
 
 
 def test_layout_is_that_of_the_reference(tmp_path):

@@ -66,7 +66,8 @@ def test_masked_pixels_are_not_measured():
 def test_the_protocol_says_how_it_was_measured():
     scene = SimpleNamespace(image_source="images_4", split_rule="every 8th image")
     images = photos(1)
-    protocol = evaluate(lambda view: images[0] / 255, images, views(1), data_protocol(scene)).protocol
+    protocol = evaluate(lambda view: images[0] / 255, images, views(1), data_protocol(scene, "white")).protocol
+    assert protocol["background"].startswith("white ") and data_protocol(scene, "random")["background"][:6] == "black "
     assert protocol["image_source"] == "images_4" and protocol["split_rule"] == "every 8th image"
     assert "8 bits" in protocol["rounding"] and "11x11" in protocol["ssim"] and protocol["lpips"] == "not computed"
 

@@ -7,12 +7,14 @@ import imageio.v2 as imageio
 import numpy as np
 import pycolmap
 import pytest
-from demo_runs import run_program
+from demo_runs import DENSE_SCHEDULE, demo_config, run_program
 
 from datasets import load_scene
 from distwar_gs import camera_paths
 from distwar_gs.cli import render_args
+from distwar_gs.export import ModelFileError
 from distwar_gs.outputs import ModelPictures
+from distwar_gs.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 PICTURES = "renders/iteration_60"
@@ -48,14 +50,44 @@ def record(path, split: str = "test") -> dict:
 # --------------------------------------------------------------------------------------------------- from a run folder
 
 
+def assert_the_same_numbers(measured: dict, trained: dict) -> None:
+    """To the last bit, and by the same protocol."""
+    for key in ("step", "split", "views", "protocol", "psnr", "ssim", "lpips", "per_view"):
+        assert measured[key] == trained[key], key
+
+
 def test_the_numbers_are_those_of_the_training(rendered, demo_run):
-    trained, measured = record(demo_run.folder / "metrics.json"), record(rendered / PICTURES / "metrics.json")
-    for key in ("step", "split", "views", "protocol"):
-        assert measured[key] == trained[key]
-    for ours, theirs in zip(measured["per_view"], trained["per_view"], strict=True):
-        assert ours["name"] == theirs["name"]
-        assert ours["psnr"] == pytest.approx(theirs["psnr"], abs=2e-3)  # a pixel may round to the next of 256 levels
-        assert ours["ssim"] == pytest.approx(theirs["ssim"], abs=2e-5)
+    assert_the_same_numbers(record(rendered / PICTURES / "metrics.json"), record(demo_run.folder / "metrics.json"))
+
+
+SETTINGS = {
+    "its own frame": {},
+    "the frame of the input": {"data.normalise": False},
+    "antialiased": {"model.antialiased": True},
+    "white background": {"data.background": "white"},
+    "random background": {"data.background": "random"},
+    "degree 2 of 3 active": {"model.sh_degree_interval": 7},
+    "degree 0": {"model.sh_degree": 0},
+    "images resized": {"data.resolution": 50},
+}
+
+
+@pytest.mark.parametrize("changes", SETTINGS.values(), ids=SETTINGS)
+def test_rendering_measures_what_training_measured(demo_scene, tmp_path, changes):
+    """The last step is measured, and saved; so is step 8. Step 5 is only measured, step 11 only saved."""
+    events = {"train.iterations": 15, "train.test_iterations": [5, 8], "train.save_iterations": [8, 11]}
+    schedule = DENSE_SCHEDULE | {"densification.start": 2, "densification.every": 4}
+    run = Trainer(demo_config(demo_scene, tmp_path / "run", schedule | events | changes))
+    assert run.run() == 0
+    trained = json.loads((run.folder / "metrics.json").read_text())
+    assert [entry["step"] for entry in trained] == [5, 8, 15]
+    for entry in trained[1:]:
+        pictures = pictures_of(run.folder, "--iteration", entry["step"], "--out", tmp_path)
+        pictures.render_split("test")
+        assert_the_same_numbers(record(tmp_path / f"iteration_{entry['step']}/metrics.json"), entry)
+    with pytest.raises(ModelFileError, match="iteration 5; there are: iterations 8, 11, 15"):
+        pictures_of(run.folder, "--iteration", 5)
+    pictures_of(run.folder, "--iteration", 11, "--out", tmp_path).render_split("test")
 
 
 @pytest.mark.parametrize(("split", "count"), [("test", 2), ("train", 14)])
