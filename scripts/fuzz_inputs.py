@@ -6,6 +6,7 @@ end. Needs Hypothesis (tests/requirements.txt), which draws every choice.
 """
 
 import copy
+import gzip
 import io
 import json
 import re
@@ -31,7 +32,7 @@ from datasets.scene import Mask
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
 from distwar_gs.densification import Densifier
-from distwar_gs.export import ModelFileError, load_ply, read_render_mode, save_ply
+from distwar_gs.export import ModelFileError, load_model, load_ply, read_render_mode, save_model, save_ply
 from distwar_gs.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.model import as_parameters, initialise, sh_degree_of
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
@@ -363,6 +364,19 @@ def _gaussian_ply(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+def _formats(folder: Path) -> list[Path]:
+    for name in ("model.spz", "model.splat", "model.compressed.ply"):
+        save_model(folder / name, _gaussians())
+    return sorted(folder.iterdir())
+
+
+def _odd_format(whole: bytes) -> st.SearchStrategy[bytes]:
+    """What is packed, broken before it is packed; a PLY of another header."""
+    if whole.startswith(b"\x1f\x8b"):
+        return broken_bytes(gzip.decompress(whole)).map(gzip.compress)
+    return _odd_ply(whole) if whole.startswith(b"ply") else broken_bytes(whole)
+
+
 def _configs(folder: Path) -> list[Path]:
     folder.mkdir(parents=True)
     (folder / "base.yaml").write_text("base: all.yaml\ntrain: {test_iterations: [5, 10], resume: null}\n")
@@ -455,6 +469,7 @@ READERS = {
         Reader("point_cloud", (DataError,), _cloud, lambda folder, path: load_scene(folder), _odd_ply),
         Reader("gaussians", (ModelFileError,), _gaussian_ply,
             lambda folder, path: (load_ply(path), read_render_mode(path)), _odd_ply),
+        Reader("formats", (ModelFileError,), _formats, lambda folder, path: load_model(path), _odd_format),
         Reader("config", (ConfigError,), _configs, lambda folder, path: load_config(folder / "config.yaml"), _odd_yaml),
         Reader("override", (ConfigError,), _override,
             lambda folder, path: override(path.read_bytes().decode("utf-8", "surrogateescape")),

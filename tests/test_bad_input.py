@@ -257,7 +257,7 @@ typed(TRAINING, "a word for a count", ["--iterations", "many"], "--iterations/--
 typed(TRAINING, "a strategy there is not", ["--reduction", "sw-b"], "invalid choice: 'sw-b'", "choose from ")
 typed(TRAINING, "a flag without its value", ["--iterations"], "--iterations/--max_steps", "expected one argument")
 typed(TRAINING, "contradicting flags", ["--eval", "--no_eval"], "--no_eval: not allowed with", "--eval")
-typed(RENDERING, "two models", ["-m", "output/other"], "give one model to render", "a run folder or a .ply file")
+typed(RENDERING, "two models", ["-m", "output/other"], "give one model to render", "a run folder or a ")
 typed(RENDERING, "a path there is not", ["--path", "spiral"], "invalid choice: 'spiral'", "choose from ")
 typed(RENDERING, "a video without frames", ["--frames", "0"], "--frames and --fps must be", "positive")
 
