@@ -90,6 +90,7 @@ def load_checkpoint(path: Path, device: torch.device | str) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; {_others(path)}")
     try:
+        _check_archive(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
@@ -145,6 +146,13 @@ def _others(path: Path) -> str:
     if not others:
         return "there is no other one beside it: start without --resume"
     return "resume from another one: " + ", ".join(f"--resume {other}" for other in others[-3:])
+
+
+def _check_archive(path: Path) -> None:
+    """ValueError for what torch would take for its format of old, whose lengths it believes."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError("not an archive of torch.save")
 
 
 def _check_content(path: Path, content: object) -> None:

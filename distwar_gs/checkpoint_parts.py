@@ -40,10 +40,14 @@ def _optimizers_hold(content: Mapping[str, Any]) -> bool:
     """Moments of the parameter's shape, or none before the first step."""
     states = {name: optimizer["state"] for name, optimizer in content["optimizers"].items()}
     return set(states) == set(content["params"]) and all(
-        all(_is_tensor(value, shape) or _is_tensor(value, ()) for value in state.get(0, {}).values())
-        and set(state) <= {0}
-        for state, shape in ((state, content["params"][name].shape) for name, state in states.items())
+        state == {} or (set(state) == {0} and _moments_hold(state[0], content["params"][name].shape))
+        for name, state in states.items()
     )
+
+
+def _moments_hold(state: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    moments = (state[key] for key in ("exp_avg", "exp_avg_sq"))
+    return _is_tensor(state["step"], ()) and all(_is_tensor(moment, shape) for moment in moments)
 
 
 def _densification_holds(content: Mapping[str, Any]) -> bool:
