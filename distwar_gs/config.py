@@ -210,8 +210,9 @@ class DensificationConfig:
     order_every: int = setting(1000, at_least(0))
     """Steps between bringing the Gaussians into spatial (Morton) order, which makes memory faster and changes nothing
     else; 0: never. Only used up to densification.stop."""
-    cap_max: int = setting(0, at_least(0))
-    """Largest number of Gaussians; 0: no cap, except for mcmc, which always grows up to one: 1,000,000 then."""
+    cap_max: int | None = setting(None, at_least(0))
+    """Largest number of Gaussians. null: as many as fit into the memory, the GPU's or the host's, that is free when
+    training begins. 0: no cap. For mcmc, which always grows up to one, both are 1,000,000."""
     noise_lr: float = setting(5e5, at_least(0))
     """Strength of the noise on the positions, in multiples of their learning rate; lengths are in scene extents. Only
     used by mcmc."""
@@ -262,6 +263,9 @@ class TrainConfig:
     """Steps after which the Gaussians are written as PLY; the last step always is one."""
     checkpoint_iterations: tuple[int, ...] = setting((30_000,), STEPS)
     """Steps after which a checkpoint to resume from is written; the last step always is one."""
+    max_repairs: int = setting(10, at_least(0))
+    """Times that Gaussians with values that are not finite are dropped, and times that the run goes back to its last
+    checkpoint where they are many, before it stops. 0: it stops at once."""
     resume: str | None = setting(None)
     """Checkpoint to continue from: a path, or auto for the newest one of the run folder when it has any."""
 

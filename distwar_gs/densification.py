@@ -13,7 +13,7 @@ asks for `step > start`) and the last at 14900 (`step < stop`); the last opacity
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,10 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
+from distwar_gs.memory import Cap
 from distwar_gs.morton import morton_order
-from distwar_gs.optimizer import edit
-from distwar_gs.rows import plan_rows, rearrange
+from distwar_gs.optimizer import all_moments, edit, make_room
+from distwar_gs.rows import RowPlan, gather_rows, plan_rows, rearrange, scratch_for
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class RefineReport:
     split: int
     pruned: int
     total: int
+    out_of_memory: bool = False
+    """Whether there was no memory for it, so that nothing was done."""
 
 
 # ------------------------------------------------------------------------------------------------------ when
@@ -122,6 +125,9 @@ def refine(
         extent: of the scene, in the frame of the means.
         config: the section `densification`.
         generator: all randomness, on the device of the parameters.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then, but random numbers are drawn.
     """
     count = len(params["means"])
     unfit = _unfit(params, config.prune_opacity)
@@ -140,23 +146,65 @@ def refine(
 
     means = _scattered(params, sources, cloned, generator)
     plan = plan_rows(gone, sources[alive])
-    made = {"means": means[alive], "scales": scales[alive]}
-
-    def next_values(name: str, values: Tensor) -> Tensor:
-        return rearrange(values, plan, made[name] if name in made else values[plan.sources])
-
-    edit(params, optimizers, params, next_values, lambda key, old: rearrange(old, plan, old.new_zeros(())))
-    state.update(new_state(plan.count, unfit.device))
+    statistics = new_state(plan.count, unfit.device)
+    move_rows(params, optimizers, plan, {"means": means[alive], "scales": scales[alive]})
+    state.update(statistics)
     halves = (len(sources) - cloned) // SPLIT_SAMPLES
     return RefineReport(cloned, halves, count + cloned + halves - plan.count, plan.count)
 
 
 @torch.no_grad()
+def move_rows(
+    params: dict[str, Parameter], optimizers: dict[str, Adam], plan: RowPlan, made: dict[str, Tensor] | None = None
+) -> None:
+    """Carries out a plan on parameters and moments. New rows get the values `made`, where there are any, else those
+    they are made from; their moments are zero.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then.
+    """
+    made, nothing = made or {}, params["means"].new_zeros(())
+    scratch = scratch_for(params.values(), len(plan.taken))
+    make_room(params, optimizers, plan.count)
+    edit(
+        params, optimizers, list(params),
+        lambda name, old: rearrange(old, plan, scratch, made.get(name)),
+        lambda key, old: rearrange(old, plan, scratch, nothing),
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def drop_rows(
+    params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor], gone: Tensor
+) -> None:
+    """Takes Gaussians ([N] bool) out of parameters, moments and statistics.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then.
+    """
+    plan = plan_rows(gone, gone.new_zeros(0, dtype=torch.int64))
+    left = {
+        name: rearrange(values.clone(), plan, scratch_for([values], len(plan.taken))) for name, values in state.items()
+    }
+    move_rows(params, optimizers, plan)
+    state.update(left)
+
+
+@torch.no_grad()
 def order_spatially(params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor]) -> None:
-    """Bring the Gaussians, their moments and statistics into Morton order; nothing else changes."""
+    """Bring the Gaussians, their moments and statistics into Morton order; nothing else changes.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then.
+    """
     order = morton_order(params["means"].detach())
-    edit(params, optimizers, params, lambda name, old: old.copy_(old[order]), lambda key, old: old.copy_(old[order]))
-    state.update({name: values[order] for name, values in state.items()})
+    ordered = {name: values[order] for name, values in state.items()}
+    scratch = scratch_for(params.values(), len(order))
+    edit(
+        params, optimizers, list(params),
+        lambda name, old: gather_rows(old, order, scratch), lambda key, old: gather_rows(old, order, scratch),
+    )  # fmt: skip
+    state.update(ordered)
 
 
 def not_finite(params: dict[str, Parameter]) -> Tensor:
@@ -169,13 +217,8 @@ def not_finite(params: dict[str, Parameter]) -> Tensor:
 def reset_opacity(params: dict[str, Parameter], optimizers: dict[str, Adam], value: float) -> None:
     """Cap every opacity at `value` and forget its Adam moments, so that only Gaussians the images need come back."""
     cap = math.log(value / (1.0 - value))
-    edit(
-        params,
-        optimizers,
-        ["opacities"],
-        lambda name, logits: logits.clamp_max_(cap),
-        lambda key, moments: moments.zero_(),
-    )
+    # In place: it takes no memory.
+    edit(params, optimizers, ["opacities"], lambda name, logits: logits.clamp_max_(cap), lambda key, old: old.zero_())
 
 
 def _unfit(params: dict[str, Parameter], prune_opacity: float) -> Tensor:
@@ -193,9 +236,11 @@ def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: Densification
     """[N] bool: mean gradient at or above the threshold; under a cap, the largest of those that there is room for."""
     gradient = (state["grad2d"] / state["count"].clamp_min(1.0)).nan_to_num(nan=0.0, posinf=0.0)
     grown = (gradient >= config.grad_threshold) & ~unfit
-    if config.cap_max == 0:
+    if not config.cap_max:
         return grown
     room = max(config.cap_max - int((~unfit).sum()), 0)  # a clone and a split both add one
+    if int(grown.sum()) <= room:
+        return grown
     ranked = torch.where(grown, gradient, -1.0).argsort(descending=True, stable=True)
     return torch.zeros_like(grown).index_fill_(0, ranked[:room], True) & grown
 
@@ -245,10 +290,19 @@ class Densifier:
     """Statistics and schedule in one hand: a `distwar_gs.strategies.Strategy`."""
 
     def __init__(
-        self, count: int, device: torch.device | str, extent: float, config: DensificationConfig, white_background: bool
+        self,
+        count: int,
+        device: torch.device | str,
+        extent: float,
+        config: DensificationConfig,
+        white_background: bool,
+        cap: Cap | None = None,
     ) -> None:
-        """Start with empty statistics for `count` Gaussians; `extent` in the frame of the means."""
+        """Start with empty statistics for `count` Gaussians; `extent` in the frame of the means; `cap` if it depends on
+        memory."""
         self.config = config
+        self.cap = cap or Cap(config.cap_max)
+        self._ordered = True
         self.extent = extent
         self.white_background = white_background
         self.state = new_state(count, device)
@@ -283,12 +337,36 @@ class Densifier:
         """
         report = None
         if is_refined(step, self.config):
-            report = refine(params, optimizers, self.state, step, self.extent, self.config, generator)
+            report = self._refine(step, params, optimizers, generator)
         if is_reset(step, self.config, self.white_background):
             reset_opacity(params, optimizers, self.config.opacity_reset_value)
         if is_ordered(step, self.config):
-            order_spatially(params, optimizers, self.state)
+            self._order(step, params, optimizers)
         return report
+
+    def _refine(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+    ) -> RefineReport:
+        """Refines under the cap; where memory runs out, that becomes the cap."""
+        cap = self.cap.now([*params.values(), *all_moments(optimizers)])
+        config = replace(self.config, cap_max=cap)
+        try:
+            report = refine(params, optimizers, self.state, step, self.extent, config, generator)
+        except torch.OutOfMemoryError:
+            report = RefineReport(0, 0, 0, len(params["means"]), out_of_memory=True)
+        if report.out_of_memory:
+            self.cap.ran_out(step, report.total)
+        elif report.total == cap:
+            self.cap.reached(step, report.total)
+        return report
+
+    def _order(self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
+        try:
+            order_spatially(params, optimizers, self.state)
+        except torch.OutOfMemoryError:
+            level = logging.WARNING if self._ordered else logging.DEBUG  # said once
+            log.log(level, "step %d: no memory to bring the Gaussians into spatial order; they keep theirs", step)
+            self._ordered = False
 
     def state_dict(self) -> dict[str, Tensor]:
         """The statistics, for a checkpoint."""

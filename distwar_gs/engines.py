@@ -54,6 +54,9 @@ class Engine(Protocol):
     def settle(self, step: int) -> None:
         """Brings parameters and optimisers up to this step: before they are measured, saved, or their rows change."""
 
+    def release(self) -> None:
+        """Lets go of a step that was begun and cannot be ended."""
+
 
 class ComposedEngine:
     """The ops one after another, differentiated by autograd; dense Adam."""
@@ -101,6 +104,10 @@ class ComposedEngine:
 
     def settle(self, step: int) -> None:
         """Nothing to do: every step is whole."""
+
+    def release(self) -> None:
+        """See Engine."""
+        self._rendering = None
 
 
 class FusedEngine:
@@ -175,6 +182,10 @@ class FusedEngine:
             fused.catch_up(self._parameters(), self._step_of_adam(step, self._last_steps))
             self._last_steps = None
         set_steps(self.optimizers, step)
+
+    def release(self) -> None:
+        """See Engine."""
+        self._rendered = self._adam_step = None
 
     def _parameters(self) -> list[Tensor]:
         return [self.params[name] for name in fused.PARAMETERS]

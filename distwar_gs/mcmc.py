@@ -23,7 +23,7 @@ The schedule is that of densification.py, with stop = 25000: first at step 600, 
 import functools
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,9 @@ from torch.optim import Adam
 
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.densification import is_ordered, is_refined, not_finite, order_spatially
-from distwar_gs.optimizer import edit
+from distwar_gs.memory import Cap
+from distwar_gs.optimizer import edit, make_room
+from distwar_gs.rows import gather_rows, scratch_for
 
 log = logging.getLogger(__name__)
 
@@ -146,6 +148,9 @@ def refine(
         step: counted from 1, for the log.
         config: the section `densification`.
         generator: all randomness, on the device of the parameters.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then, but random numbers are drawn.
     """
     before = len(params["means"])
     dead = find_dead(params, config.prune_opacity)
@@ -257,17 +262,21 @@ def _integral_weights() -> Tensor:
 
 
 def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
+    logits, growth = (values.to(params["means"].dtype) for values in (plan.logits, plan.growth))
+    scratch = scratch_for(params.values(), len(plan.rows))
+    make_room(params, optimizers, len(plan.rows))
+
     def value(name: str, old: Tensor) -> Tensor:
+        values = gather_rows(old, plan.rows, scratch)
         if name == "opacities":
-            return plan.logits.to(old.dtype)
-        return old[plan.rows] + plan.growth.to(old.dtype)[:, None] if name == "scales" else old[plan.rows]
+            values.copy_(logits)
+        return values.add_(growth[:, None]) if name == "scales" else values
 
     def moments(key: str, old: Tensor) -> Tensor:
-        taken = old[plan.rows]
-        taken[plan.fresh] = 0.0
-        return taken
+        taken = gather_rows(old, plan.rows, scratch)
+        return taken.masked_fill_(plan.fresh.view(-1, *[1] * (taken.dim() - 1)), 0.0)
 
-    edit(params, optimizers, params, value, moments)
+    edit(params, optimizers, list(params), value, moments)
 
 
 # ------------------------------------------------------------------------------------------------------ the whole
@@ -279,6 +288,8 @@ class Mcmc:
     def __init__(self, extent: float, config: DensificationConfig) -> None:
         """For a scene of this extent, in the frame of the means."""
         self.extent, self.config = extent, config
+        self.cap = Cap(cap_of(config))
+        self.state: dict[str, Tensor] = {}
 
     def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
         """Nothing: gradients do not count."""
@@ -304,10 +315,21 @@ class Mcmc:
         """Refine and put in order where that is due; the report of a refinement, else None."""
         report = None
         if is_refined(step, self.config):
-            report = refine(params, optimizers, step, self.config, generator)
+            report = self._refine(step, params, optimizers, generator)
         if is_ordered(step, self.config):
             order_spatially(params, optimizers, {})
         return report
+
+    def _refine(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+    ) -> MoveReport:
+        """Refines; where there is no memory for that, there are no more Gaussians from then on."""
+        try:
+            return refine(params, optimizers, step, replace(self.config, cap_max=self.cap.now([])), generator)
+        except torch.OutOfMemoryError:
+            count = len(params["means"])
+            self.cap.ran_out(step, count)
+            return MoveReport(0, 0, 0, count)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Empty: all of its state is in the parameters and the generator."""

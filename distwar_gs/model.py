@@ -166,6 +166,10 @@ def _check_points(positions: np.ndarray, colors: Tensor) -> None:
             f"the model needs points and colours [P, 3] with P > 0, got {[*positions.shape]} and {[*colors.shape]}; "
             "use model.init=random if the scene has none"
         )
-    bad = int((~np.isfinite(positions)).any(axis=1).sum())
+    with np.errstate(over="ignore"):
+        bad = int((~np.isfinite(positions.astype(np.float32))).any(axis=1).sum())
     if bad:
-        raise ModelError(f"{bad} of {len(positions)} points are not finite; remove them, or use model.init=random")
+        raise ModelError(
+            f"{bad} of {len(positions)} points are not finite, or too far away for 32-bit numbers; remove them, or use "
+            "model.init=random"
+        )

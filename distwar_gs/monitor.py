@@ -1,6 +1,7 @@
 """What a run tells while it runs: TensorBoard, the progress bar, train.log. Silent steps cost no host sync."""
 
 import logging
+import math
 import resource
 import sys
 import time
@@ -80,6 +81,12 @@ class Monitor:
         self._steps += 1
         self._bar.update()
 
+    def rewind(self, step: int) -> None:
+        """The run is back at an earlier step: what was recorded since is forgotten."""
+        self._sums, self._steps, self._published = {}, 0, self.elapsed()
+        self._bar.n = step
+        self._bar.refresh()
+
     # --------------------------------------------------------------------------------------------- publishing steps
 
     def publish(self, step: int, timer: StepTimer, scalars: Mapping[str, float]) -> None:
@@ -146,7 +153,8 @@ class Monitor:
 
     def _show(self, step: int, loss: float, psnr: float, count: int, memory: Mapping[str, float]) -> None:
         """In the progress bar; where there is none, as a line now and then."""
-        self._psnr = psnr if self._psnr is None else _PSNR_SMOOTHING * self._psnr + (1 - _PSNR_SMOOTHING) * psnr
+        began = self._psnr is not None and math.isfinite(self._psnr)
+        self._psnr = psnr if not began else _PSNR_SMOOTHING * self._psnr + (1 - _PSNR_SMOOTHING) * psnr
         gib = next(iter(memory.values())) / 1024
         text = f"loss {loss:.4f}, PSNR {self._psnr:.2f}, {count:,} Gaussians, {gib:.2f} GiB"
         self._bar.set_postfix_str(text, refresh=False)

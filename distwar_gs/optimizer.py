@@ -11,7 +11,7 @@ from torch.optim import Adam
 from torch.utils._pytree import tree_map_only
 
 from distwar_gs.config import OptimConfig
-from distwar_gs.rows import without_room
+from distwar_gs.rows import with_room, without_room
 
 
 def make_optimizers(params: Mapping[str, Parameter], config: OptimConfig, extent: float) -> dict[str, Adam]:
@@ -66,6 +66,12 @@ def moments_of(optimizers: Mapping[str, Adam], names: Sequence[str]) -> list[Ten
     return [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
 
 
+def all_moments(optimizers: Mapping[str, Adam]) -> list[Tensor]:
+    """Those moments that there are."""
+    states = [state for optimizer in optimizers.values() for state in optimizer.state.values()]
+    return [state[key] for state in states for key in _moment_keys(state)]
+
+
 def set_steps(optimizers: Mapping[str, Adam], step: int) -> None:
     """Tell optimisers whose moments are updated elsewhere how many steps they have made."""
     for optimizer in optimizers.values():
@@ -97,20 +103,45 @@ def edit(
 
     Raises:
         ValueError: `edit_state` returned moments of another shape than `edit_param`'s values.
+        torch.OutOfMemoryError: from a callback; what was edited before stays so. Callbacks that change how many rows
+            there are must not take memory: let `make_room` take it first.
     """
     for name in names:
-        old, optimizer = params[name], optimizers[name]
-        new = Parameter(edit_param(name, old.detach()))
-        state = optimizer.state.pop(old, {})
-        # What was there goes now, piece by piece: kept to the end it would be three times the memory.
-        params[name] = old = new
-        optimizer.param_groups[0]["params"] = [new]
-        for key in [key for key in state if key != "step"]:
+        _replace(params, optimizers[name], name, edit_param(name, params[name].detach()))
+        state = optimizers[name].state.get(params[name], {})
+        for key in _moment_keys(state):
             state[key] = edit_state(key, state[key])
-            if state[key].shape != new.shape:
-                raise ValueError(f"{name}: {key} became {[*state[key].shape]} while the values became {[*new.shape]}")
-        if state:
-            optimizer.state[new] = state
+            if state[key].shape != params[name].shape:
+                raise ValueError(
+                    f"{name}: {key} became {[*state[key].shape]} while the values became {[*params[name].shape]}"
+                )
+
+
+def _replace(params: dict[str, Parameter], optimizer: Adam, name: str, values: Tensor) -> None:
+    """Puts values in a parameter's place; its optimiser's state becomes theirs."""
+    state = optimizer.state.pop(params[name], {})
+    params[name] = Parameter(values)
+    optimizer.param_groups[0]["params"] = [params[name]]
+    if state:
+        optimizer.state[params[name]] = state
+
+
+def _moment_keys(state: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in state if key != "step"]
+
+
+def make_room(params: dict[str, Parameter], optimizers: Mapping[str, Adam], count: int) -> None:
+    """Gives all parameters and moments memory for `count` rows (distwar_gs.rows); their values stay.
+
+    Raises torch.OutOfMemoryError: some may have got theirs, nothing else has changed.
+    """
+    edit(
+        params,
+        optimizers,
+        list(params),
+        lambda name, old: with_room(old, count),
+        lambda key, old: with_room(old, count),
+    )
 
 
 def state_dicts(optimizers: Mapping[str, Adam]) -> dict[str, dict[str, Any]]:

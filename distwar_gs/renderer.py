@@ -200,7 +200,7 @@ def project(
     params: Mapping[str, Tensor], viewmats: Tensor, Ks: Tensor, width: int, height: int, settings: RenderSettings
 ) -> Splats:
     """Projects the Gaussians and lists each tile's; arguments as for `render`."""
-    opacities = torch.sigmoid(params["opacities"])
+    opacities = _opacities(params)
     projection = kernels.project_gaussians(
         params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, width, height,
         near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
@@ -212,6 +212,12 @@ def project(
     return Splats(
         means2d, conics, opacities, depths, radii, *kernels.intersect_tiles(means2d, radii, depths, width, height)
     )
+
+
+def _opacities(params: Mapping[str, Tensor]) -> Tensor:
+    """Opacities [N]; 0, too little to be drawn, where exp and sigmoid would make numbers of infinities."""
+    finite = params["opacities"].isfinite() & params["scales"].isfinite().all(dim=-1)
+    return torch.where(finite, torch.sigmoid(params["opacities"]), 0.0)
 
 
 def view_traffic(
@@ -231,13 +237,14 @@ def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraf
 
 
 def view_colors(params: Mapping[str, Tensor], viewmats: Tensor, radii: Tensor, sh_degree: int) -> Tensor:
-    """Colours [C, N, 3] of the Gaussians as each camera sees them; negative ones are cut to 0 as in 3DGS."""
+    """Colours [C, N, 3] of the Gaussians as each camera sees them; negative ones are cut to 0 as in 3DGS, but minus
+    infinity is NaN, which is not drawn."""
     # R^T t by hand: a general inverse would make the host wait for the GPU.
     centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:])[..., 0]
     directions = params["means"][None] - centres[:, None]
     coefficients = torch.cat([params["sh0"], params["shN"]], dim=1).expand(len(viewmats), -1, -1, -1)
     harmonics = kernels.spherical_harmonics(sh_degree, directions, coefficients, masks=(radii > 0).all(-1))
-    return (harmonics + 0.5).clamp_min(0.0)
+    return torch.where(harmonics.isneginf(), torch.nan, (harmonics + 0.5).clamp_min(0.0))
 
 
 def _backgrounds(background: Tensor | None, views: int, channels: int) -> Tensor | None:

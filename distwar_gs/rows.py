@@ -4,9 +4,13 @@ A tensor's room is its storage: rows behind the last one that belong to nobody. 
 fill them, then the room at the end; where more go than come, rows from the end fill what is left. So a refinement costs
 what it changes, not what there is, and allocates only when the room is used up. Rows have no order that means anything:
 order_spatially (distwar_gs.densification) puts neighbours together again.
+
+What takes memory comes first: finding out what is to be done, scratch, room. Moving rows takes none, so memory that
+runs out never leaves tensors of different lengths behind.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +26,12 @@ class RowPlan:
 
     count: int
     """Rows afterwards."""
-    sources: Tensor
-    """[K] the rows that new ones are made from, as they are before."""
-    places: Tensor
-    """[K] where the new ones go."""
-    moved_from: Tensor
-    """[L] rows from the end that stay, elsewhere."""
-    moved_to: Tensor
-    """[L] where."""
+    new: int
+    """How many of these are new: K."""
+    taken: Tensor
+    """[K + L] the rows, as they are before, that new ones are made from, then L from the end that stay, elsewhere."""
+    put: Tensor
+    """[K + L] where they go."""
 
 
 def plan_rows(gone: Tensor, sources: Tensor) -> RowPlan:
@@ -37,22 +39,46 @@ def plan_rows(gone: Tensor, sources: Tensor) -> RowPlan:
     holes = gone.nonzero().squeeze(1)
     count = len(gone) - len(holes) + len(sources)
     added = torch.arange(len(gone), max(count, len(gone)), device=gone.device)
-    places = torch.cat((holes[: len(sources)], added))
     left = holes[len(sources) :]
     tail = torch.arange(min(count, len(gone)), len(gone), device=gone.device)
-    return RowPlan(count, sources, places, tail[~gone[tail]], left[left < count])
+    taken = torch.cat((sources, tail[~gone[tail]]))
+    return RowPlan(count, len(sources), taken, torch.cat((holes[: len(sources)], added, left[left < count])))
 
 
-def rearrange(tensor: Tensor, plan: RowPlan, made: Tensor) -> Tensor:
-    """The tensor [count, ...] after the plan, with the new rows `made` [K, ...].
+def scratch_for(tensors: Iterable[Tensor], rows: int) -> Tensor:
+    """Memory that `rearrange` and `gather_rows` need for so many rows of any of these tensors [N, ...], of one type."""
+    tensors = list(tensors)
+    return tensors[0].detach().new_empty(rows * max(tensor.shape[1:].numel() for tensor in tensors))
 
-    It is in the same memory if that has room, and what was there is overwritten.
+
+def rearrange(tensor: Tensor, plan: RowPlan, scratch: Tensor, made: Tensor | None = None) -> Tensor:
+    """The tensor [count, ...] after the plan, in its own memory, which must have room. Takes no other.
+
+    Args:
+        tensor: [N, ...], overwritten.
+        plan: from `plan_rows`.
+        scratch: from `scratch_for`, of at least `len(plan.taken)` rows.
+        made: the new rows [K, ...], or what to fill them with; None: what they are made from.
     """
-    moved = tensor[plan.moved_from]
-    rows = with_rows(tensor, plan.count)
-    rows[plan.places] = made
-    rows[plan.moved_to] = moved
-    return rows
+    values = _taken(tensor, plan.taken, scratch)
+    if made is not None:
+        values[: plan.new].copy_(made)
+    return with_rows(tensor, plan.count).index_copy_(0, plan.put, values)
+
+
+def gather_rows(tensor: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:
+    """Those rows [M] of a tensor, in its own memory, which must have room; scratch of M rows. Takes no other."""
+    return with_rows(tensor, len(rows)).copy_(_taken(tensor, rows, scratch))
+
+
+def _taken(tensor: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:
+    shape = (len(rows), *tensor.shape[1:])
+    return torch.index_select(tensor, 0, rows, out=scratch[: math.prod(shape)].view(shape))
+
+
+def with_room(tensor: Tensor, count: int) -> Tensor:
+    """The same rows in memory with room for `count`: its own if that will do."""
+    return with_rows(tensor, max(count, len(tensor)))[: len(tensor)]
 
 
 def with_rows(tensor: Tensor, count: int) -> Tensor:
@@ -60,7 +86,7 @@ def with_rows(tensor: Tensor, count: int) -> Tensor:
     if count <= room_of(tensor):
         return tensor.as_strided((count, *tensor.shape[1:]), tensor.stride())
     larger = tensor.new_empty(math.ceil(SLACK * count), *tensor.shape[1:])
-    larger[: len(tensor)] = tensor
+    larger[: len(tensor)].copy_(tensor)
     return larger[:count]
 
 

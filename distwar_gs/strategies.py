@@ -13,11 +13,15 @@ from torch.optim import Adam
 from distwar_gs.config import Config
 from distwar_gs.densification import Densifier
 from distwar_gs.mcmc import Mcmc
+from distwar_gs.memory import Cap
 
 
 class Strategy(Protocol):
     """What the training loop holds. A step calls, in this order: `statistics` or `after_backward`, `regularise`, (the
     optimisers), `perturb`, and before the next view `step`."""
+
+    state: dict[str, Tensor]
+    """Statistics by name, [N] each."""
 
     def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
         """Counts the gradients [C, N, 2] of the projected centres, per pixel, where radii [C, N, 2] are positive."""
@@ -47,8 +51,11 @@ class Strategy(Protocol):
         """Continues from a checkpoint. Raises ValueError if it is another model's."""
 
 
-def make_strategy(config: Config, count: int, device: torch.device | str, extent: float) -> Strategy:
-    """The strategy of a configuration, for `count` Gaussians in a frame where the scene has this extent."""
+def make_strategy(
+    config: Config, count: int, device: torch.device | str, extent: float, cap: Cap | None = None
+) -> Strategy:
+    """The strategy of a configuration, for `count` Gaussians in a frame where the scene has this extent; `cap` if it
+    depends on memory."""
     if config.densification.strategy == "mcmc":
         return Mcmc(extent, config.densification)
-    return Densifier(count, device, extent, config.densification, config.data.background == "white")
+    return Densifier(count, device, extent, config.densification, config.data.background == "white", cap)

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
@@ -15,13 +16,16 @@ from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
+from distwar_gs.errors import TrainingError
 from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
+from distwar_gs.health import Health
 from distwar_gs.interruption import Interruption
 from distwar_gs.losses import as_floats, photometric_gradient
+from distwar_gs.memory import cap_of
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
-from distwar_gs.optimizer import load_state_dicts, make_optimizers, set_learning_rates, state_dicts
+from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.renderer import render, render_settings, view_traffic
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.strategies import make_strategy
@@ -29,10 +33,6 @@ from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
 
 log = logging.getLogger(__name__)
-
-
-class TrainingError(RuntimeError):
-    """A run that could not go on; the message says what is saved and what to change."""
 
 
 class Trainer:
@@ -46,6 +46,7 @@ class Trainer:
         setup_logging(self.folder, config.log.quiet)
         _check_reduction(config, self.device)
         self.scene = open_scene(config)
+        self.last_checkpoint: Path | None = None
         saved = self._checkpoint()
         self.settings = render_settings(config, self.scene.extent, self.device)
         self.tuner = kernels.tuner_of(self.device)
@@ -58,26 +59,33 @@ class Trainer:
         self.sampler = ViewSampler(len(self.scene.train), self.generators["host"])
         self.background = torch.tensor(evaluation_background(config), device=self.device)
         self.step, self._elapsed = 0, 0.0
+        self.cap = cap_of(config, self.settings.rasterizer, self.scene.train, self.device)
         self._make_model(saved)
         if saved:
             self._continue_from(saved)
         self._first_step = self.step + 1
+        self.health = Health(self, config.train.max_repairs)
 
     # ------------------------------------------------------------------------------------------------- the loop
 
     def run(self) -> int:
         """Trains to the last step; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
 
-        Raises TrainingError when the GPU's memory is used up, with a checkpoint saved.
+        Raises TrainingError when the GPU's memory is used up, with a checkpoint saved, and when the model cannot be
+        kept finite.
         """
         self._open_run_folder()
+        self.cap.begin(len(self.params["means"]), [*self.params.values(), *all_moments(self.optimizers)])
         train, last = self.config.train, self.config.train.iterations
         if self.step >= last:
             log.warning("all %d steps are done already; train on with more --iterations", last)
         with Interruption() as interruption:
             try:
-                for step in range(self.step + 1, last + 1):
+                while self.step < last:
+                    step = self.step + 1
                     self.train_step(step)
+                    if self._is_looked_at(step) and not self.health.keep():
+                        continue  # from the last checkpoint
                     if step in train.test_iterations or step == last:
                         self.evaluate()
                     if step in train.checkpoint_iterations or step == last or interruption.requested:
@@ -87,7 +95,7 @@ class Trainer:
                     if interruption.requested:
                         break
             except torch.OutOfMemoryError as error:
-                raise self._out_of_memory() from error
+                raise self._out_of_memory(error) from error
             except DataError:  # an image that is decoded only now
                 self.save_checkpoint()
                 raise
@@ -126,6 +134,7 @@ class Trainer:
         self.densifier.perturb(self.params, rates["means"], self.generators["device"])
         timer.mark("optimizer")
         self.step = step
+        self.health.record(step, index, losses["loss"])
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
             self._publish(step, timer, psnr(image.detach(), as_floats(photo, background), kept), rates)
@@ -239,8 +248,12 @@ class Trainer:
         log.info("saved %s", path)
 
     def save_checkpoint(self) -> Path:
-        """Writes all that --resume needs."""
+        """Writes all that --resume needs; Gaussians that are not finite are dropped first.
+
+        Raises TrainingError, and leaves the checkpoints there are alone, if no others are left.
+        """
         self.engine.settle(self.step)
+        self.health.keep_for_saving()
         with self.monitor.paused():
             state = checkpoints.Checkpoint(
                 step=self.step, params=self.params, optimizers=state_dicts(self.optimizers),
@@ -250,15 +263,42 @@ class Trainer:
             )  # fmt: skip
             path = checkpoints.save_checkpoint(self.folder, state)
         log.info("saved %s", path)
+        self.last_checkpoint = path
         return path
 
-    def _out_of_memory(self) -> TrainingError:
+    def _out_of_memory(self, error: torch.OutOfMemoryError) -> TrainingError:
+        traceback.clear_frames(error.__traceback__)  # else what the failed step had made stays until the run has ended
+        self.engine.release()
         torch.cuda.empty_cache()
         path = self.save_checkpoint()
         return TrainingError(
             f"out of GPU memory after step {self.step} with {len(self.params['means']):,} Gaussians; saved {path}. "
             "Continue with --resume auto and --cap_max, a larger -r, or --set data.image_budget_gib=0"
         )
+
+    # ------------------------------------------------------------------------------------- what keeping it finite takes
+
+    def _is_looked_at(self, step: int) -> bool:
+        """Whether a step is one to look for what is not finite after: the model is measured, saved or grown, or the
+        host waits anyway."""
+        train = self.config.train
+        steps = (*train.test_iterations, *train.checkpoint_iterations, *train.save_iterations, train.iterations)
+        return step in steps or self.monitor.is_published(step) or self.densifier.is_due(step)
+
+    def loss_of(self, index: int) -> float:
+        """The loss of a training view as the model is now."""
+        photo, kept = self.images[index], self.images.mask(index)
+        with torch.no_grad():
+            image = self.render_view(self.scene.train[index])
+        weight = self.config.optim.lambda_dssim
+        return float(photometric_gradient(image, photo, weight, self.background, kept)[1]["loss"])
+
+    def go_back(self) -> None:
+        """To the last checkpoint's model, with another order of views: the same one might end the same way."""
+        saved = checkpoints.load_checkpoint(self.last_checkpoint, "cpu")
+        self._make_model(saved)
+        self._take_state(saved)
+        self.monitor.rewind(self.step)
 
     # ------------------------------------------------------------------------------------------------ to begin with
 
@@ -275,6 +315,7 @@ class Trainer:
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
         _check_strategy(path, saved.config["densification.strategy"], self.config.densification.strategy)
         log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
+        self.last_checkpoint = path
         return saved
 
     def _make_model(self, saved: checkpoints.Checkpoint | None) -> None:
@@ -286,15 +327,19 @@ class Trainer:
             points = starting_points(self.scene, config.model, self.generators["host"])
             self.params = initialise(*points, config.model, self.device)
         self.optimizers = make_optimizers(self.params, config.optim, extent)
-        self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent)
+        self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent, self.cap)
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
 
     def _continue_from(self, saved: checkpoints.Checkpoint) -> None:
-        load_state_dicts(self.optimizers, saved.optimizers)
-        self.densifier.load_state_dict(saved.densification)
+        self._take_state(saved)
         checkpoints.restore_rng(saved.rng, self.generators)
         self.sampler.load_state_dict(saved.sampler)
-        self.step, self._elapsed = saved.step, saved.elapsed_seconds
+        self._elapsed = saved.elapsed_seconds
+
+    def _take_state(self, saved: checkpoints.Checkpoint) -> None:
+        load_state_dicts(self.optimizers, saved.optimizers)
+        self.densifier.load_state_dict(saved.densification)
+        self.step = saved.step
 
     def _open_run_folder(self) -> None:
         save_config(self.config, self.folder / "config.yaml")

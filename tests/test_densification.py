@@ -1,15 +1,18 @@
 """Adaptive density control: schedule, statistics, and what a refinement does to every row and its Adam moments."""
 
+import contextlib
 import logging
 import math
 
 import pytest
 import torch
+from memory_pressure import RunsOutAt
 from torch.nn import Parameter
 
 from distwar_gs import densification as adc
 from distwar_gs.config import DensificationConfig, OptimConfig
 from distwar_gs.optimizer import make_optimizers, step_all
+from distwar_gs.rows import room_of
 
 CONFIG = DensificationConfig()
 KEPT, CLONED, SPLIT, FAINT, BIG, BROKEN = range(6)
@@ -195,6 +198,193 @@ def test_reset_caps_opacities_and_forgets_their_moments():
     state = optimizers["opacities"].state[params["opacities"]]
     assert not state["exp_avg"].any() and not state["exp_avg_sq"].any() and state["step"] == 1
     assert torch.equal(optimizers["scales"].state[params["scales"]]["exp_avg"], scales_state["exp_avg"])
+
+
+# ----------------------------------------------------------------------------------------------- out of memory
+
+
+def tensors_of(params, optimizers) -> dict[str, torch.Tensor]:
+    """Parameters and moments by name, with every optimiser seen to hold its parameter and nothing else."""
+    tensors = {name: param.detach() for name, param in params.items()}
+    for name, optimizer in optimizers.items():
+        assert optimizer.param_groups[0]["params"] == [params[name]] and list(optimizer.state) == [params[name]]
+        assert params[name].is_leaf and params[name].requires_grad
+        tensors |= {f"{name}.{key}": v for key, v in optimizer.state[params[name]].items() if key != "step"}
+    return tensors
+
+
+def copies(params, optimizers) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors_of(params, optimizers).items()}
+
+
+def assert_rows_of(tensors, before, sources) -> None:
+    """Every row is wholly that of its old Gaussian; moments may be zero instead."""
+    for name, tensor in tensors.items():
+        wanted = before[name][sources]
+        same = ((tensor == wanted) | (tensor.isnan() & wanted.isnan())).flatten(1 if tensor.dim() > 1 else 0)
+        rows = same.all(dim=1) if tensor.dim() > 1 else same
+        if "." in name:
+            rows |= (tensor == 0).reshape(len(tensor), -1).all(dim=1)
+        assert rows.all(), f"{name}: rows {(~rows).nonzero().squeeze(1).tolist()} are nobody's"
+
+
+def at_every_operation(work) -> None:
+    """Calls work(pressure) with memory that runs out at each of its operations in turn, then once with enough."""
+    for number in range(1000):
+        pressure = RunsOutAt(number)
+        work(pressure)
+        if not pressure.hit:
+            assert number > 50, "hardly an operation was seen"
+            return
+    raise AssertionError("it never ends")
+
+
+def test_memory_that_runs_out_in_a_refinement_changes_nothing():
+    """At every operation of it."""
+    outcomes = []
+
+    def refine(pressure):
+        params, optimizers, state = gaussians()
+        before = copies(params, optimizers)
+        report, generator = None, torch.Generator().manual_seed(0)
+        with pressure, contextlib.suppress(torch.OutOfMemoryError):
+            report = adc.refine(params, optimizers, state, 600, 1.0, CONFIG, generator)
+        after = tensors_of(params, optimizers)
+        assert {len(tensor) for tensor in after.values()} == {len(value) for value in state.values()}
+        if report is None:
+            assert_rows_of(after, before, torch.arange(6))
+            assert state["grad2d"].any()
+        else:
+            assert report == adc.RefineReport(cloned=1, split=1, pruned=2, total=6)
+        outcomes.append(report is None)
+
+    at_every_operation(refine)
+    assert outcomes.count(True) == len(outcomes) - 1 > 50
+
+
+def test_memory_that_runs_out_while_room_is_made_changes_nothing():
+    """Seven Gaussians do not fit into the memory of six."""
+    outcomes = []
+
+    def refine(pressure):
+        params, optimizers, state = gaussians()
+        params["opacities"].data[FAINT] = 0.0
+        before = copies(params, optimizers)
+        report = None
+        with pressure, contextlib.suppress(torch.OutOfMemoryError):
+            report = adc.refine(params, optimizers, state, 600, 1.0, CONFIG, torch.Generator().manual_seed(0))
+        after = tensors_of(params, optimizers)
+        outcomes.append((report is None, max(map(room_of, after.values()))))
+        if report is None:
+            assert_rows_of(after, before, torch.arange(6))
+        else:
+            assert report.total == 8 == len(state["count"])
+
+    at_every_operation(refine)
+    assert sum(room > 6 for failed, room in outcomes if failed) >= 17, "room that was made for some"
+
+
+def test_a_refinement_out_of_memory_goes_on_through_training():
+    params, optimizers, state = gaussians()
+    params["shN"].data[BROKEN] = 0.0
+    densifier = adc.Densifier(6, "cpu", 1.0, DensificationConfig(cap_max=0), white_background=False)
+    densifier.load_state_dict(state)
+    generator = torch.Generator().manual_seed(0)
+    with RunsOutAt(40) as pressure:
+        report = densifier.step(600, params, optimizers, generator)
+    assert (
+        pressure.hit and report.out_of_memory and report.total == len(params["means"]) == len(densifier.state["count"])
+    )
+    for param in params.values():
+        param.grad = torch.ones_like(param)
+    step_all(optimizers)
+    densifier.state["grad2d"].fill_(1.0)
+    densifier.state["count"].fill_(1.0)
+    assert densifier.step(700, params, optimizers, generator).total <= report.total, "growth stays off"
+    tensors_of(params, optimizers)
+
+
+def test_memory_that_runs_out_is_said_with_what_comes_of_it(caplog):
+    params, optimizers, state = gaussians()
+    densifier = adc.Densifier(6, "cpu", 1.0, CONFIG, white_background=False)
+    densifier.load_state_dict(state)
+    with RunsOutAt(0), caplog.at_level(logging.INFO):
+        report = densifier.step(600, params, optimizers, torch.Generator())
+    assert report == adc.RefineReport(0, 0, 0, 6, out_of_memory=True)
+    assert "step 600: out of memory while Gaussians were added; growth is skipped" in caplog.text
+    assert "at most the 6 there are" in caplog.text
+
+
+def test_memory_that_runs_out_while_they_are_ordered_changes_nothing_or_orders_them_all(caplog):
+    complete, _, _ = gaussians()
+    complete["means"].data[BROKEN] = math.nan
+    order = adc.morton_order(complete["means"].detach())
+
+    def put_in_order(pressure):
+        params, optimizers, _ = gaussians()
+        params["means"].data[BROKEN] = math.nan
+        before = copies(params, optimizers)
+        densifier = adc.Densifier(6, "cpu", 1.0, DensificationConfig(order_every=10), white_background=False)
+        densifier.state["count"] = torch.arange(6.0)
+        with pressure:
+            densifier.step(10, params, optimizers, torch.Generator())
+        sources = densifier.state["count"].long()
+        assert sources.tolist() in (list(range(6)), order.tolist())
+        assert_rows_of(tensors_of(params, optimizers), before, sources)
+        tellings.add(sources.tolist() == order.tolist())
+
+    tellings: set[bool] = set()
+    with caplog.at_level(logging.WARNING):
+        at_every_operation(put_in_order)
+    assert tellings == {True, False} and "no memory to bring the Gaussians into spatial order" in caplog.text
+
+
+def test_the_reset_takes_no_memory():
+    params, optimizers, _ = gaussians()
+    pointers = [t.data_ptr() for t in tensors_of(params, optimizers).values()]
+    adc.reset_opacity(params, optimizers, 0.01)
+    assert [t.data_ptr() for t in tensors_of(params, optimizers).values()] == pointers
+
+
+def test_dropping_rows_drops_moments_and_statistics():
+    params, optimizers, state = gaussians()
+    before = copies(params, optimizers)
+    adc.drop_rows(params, optimizers, state, torch.tensor([False, True, False, True, False, True]))
+    after = tensors_of(params, optimizers)
+    rows = torch.tensor([0, 4, 2])  # the last one that stays took the first place that was free
+    assert all(torch.equal(tensor, before[name][rows]) for name, tensor in after.items())
+    assert state["count"].tolist() == [2.0, 0.0, 4.0]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_growth_that_does_not_fit_a_gpu_is_skipped():
+    """With room for what there is and half of the largest parameter more, and for all but one of them."""
+    count, cuda = 400_000, torch.device("cuda")
+    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3), "shN": (15, 3)}
+    for spare in (0.5, 1.2, 1.8):
+        torch.cuda.empty_cache()
+        params = {name: Parameter(torch.rand(count, *shape, device=cuda)) for name, shape in shapes.items()}
+        params["scales"].data.fill_(-6.0)
+        optimizers = make_optimizers(params, OptimConfig(), 1.0)
+        for param in params.values():
+            param.grad = torch.ones_like(param)
+        step_all(optimizers)
+        densifier = adc.Densifier(count, cuda, 1.0, DensificationConfig(cap_max=0), white_background=False)
+        densifier.state["grad2d"] += 1.0
+        densifier.state["count"] += 1.0
+        torch.cuda.empty_cache()
+        limit = torch.cuda.memory_reserved() + spare * params["shN"].nbytes
+        torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
+        try:
+            report = densifier.step(600, params, optimizers, torch.Generator(cuda).manual_seed(0))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        assert report.out_of_memory and report.total == count
+        assert {len(tensor) for tensor in tensors_of(params, optimizers).values()} == {count}
+        for name, tensor in tensors_of(params, optimizers).items():
+            assert tensor.isfinite().all(), name
+        assert len(densifier.state["grad2d"]) == count
 
 
 # --------------------------------------------------------------------------------------------------- the whole

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.config import Config
-from distwar_gs.densification import Densifier
+from distwar_gs.densification import Densifier, drop_rows
 from distwar_gs.engines import ComposedEngine, Engine, FusedEngine, TrainingView
 from distwar_gs.losses import photometric_gradient
 from distwar_gs.model import as_parameters
@@ -89,6 +89,25 @@ def test_both_know_how_much_of_an_image_is_covered(device):
         training.engine.forward(1, training.view, 3, training.background)
         coverages.append(training.engine.coverage())
     assert coverages[0] == pytest.approx(coverages[1], abs=0.01) and 0.1 < coverages[0] < 1
+
+
+@pytest.mark.parametrize("adam", ["lazy", "visible", "dense"])
+def test_training_goes_on_with_fewer_gaussians(device, adam):
+    """As it would have without the others' light: what is dropped was not drawn."""
+    trainings = [Training("fused", device, adam=adam) for _ in range(2)]
+    for training, value in zip(trainings, (torch.nan, -30.0), strict=True):  # broken, or transparent
+        training.step(1)
+        training.engine.settle(1)
+        training.params["opacities"].data[:10] = value
+        training.step(2)
+        training.engine.settle(2)
+    gone = torch.arange(50, device=device) < 10
+    drop_rows(trainings[0].params, trainings[0].optimizers, trainings[0].densifier.state, gone)
+    images = [training.step(3) for training in trainings]
+    torch.testing.assert_close(images[0], images[1], rtol=1e-4, atol=1e-5)
+    fewer, all_of_them = (training.state() for training in trainings)
+    rows = [*range(40, 50), *range(10, 40)]  # the last ones fill the places of those dropped
+    assert_near(fewer, {name: tensor[rows] for name, tensor in all_of_them.items()})
 
 
 def test_steps_whose_views_do_not_fit_are_told(device, monkeypatch):

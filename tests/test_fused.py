@@ -101,6 +101,8 @@ BROKEN = {
     "infinite-scale": {"scales": 200.0},
     "nan-quaternion": {"quats": math.nan},
     "nan-opacity": {"opacities": math.nan},
+    "infinite-opacity": {"opacities": math.inf},
+    "infinitely-small": {"scales": -math.inf},
     "nan-harmonic": {"shN": math.nan},
     "behind": {"means": [0.0, 0.0, -3.0]},
     "at-the-camera": {"means": [0.0, 0.0, 0.0]},

@@ -1,14 +1,19 @@
 """How the Gaussians begin: sizes from neighbours, colours, random points, and points nobody can start from."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pycolmap
 import pytest
 import torch
+from demo_runs import DENSE_SCHEDULE, demo_config
+from scene_files import ring, write_colmap
 
 from datasets import View
 from distwar_gs import model
 from distwar_gs.config import ModelConfig
+from distwar_gs.trainer import Trainer
 
 CONFIG = ModelConfig()
 
@@ -96,6 +101,59 @@ def test_bad_points_are_refused():
         model.initialise(positions[:0], colors[:0], CONFIG, "cpu")
     with pytest.raises(model.ModelError, match=r"\[5, 3\] and \[4, 3\]"):
         model.initialise(positions, colors[:4], CONFIG, "cpu")
+
+
+def test_points_that_32_bits_cannot_hold_are_refused():
+    positions, colors = cloud(5)
+    positions[3, 0] = 1e39
+    with pytest.raises(model.ModelError, match="1 of 5 points are not finite, or too far away"):
+        model.initialise(positions, colors, CONFIG, "cpu")
+
+
+# ------------------------------------------------------------------------------------------- few and awkward points
+
+CAMERAS = [-pose[:3, :3].T @ pose[:3, 3] for pose in ring(4)]
+AWKWARD = {
+    "none": [],
+    "one": [[0.1, 0.2, 0.0]],
+    "two": [[0.5, 0.0, 0.0], [-0.5, 0.1, 0.0]],
+    "two in one place": [[0.1, 0.0, 0.0]] * 2,
+    "three in a row": [[0.1 * i, 0.0, 0.0] for i in range(3)],
+    "all in one place": [[0.1, 0.0, 0.2]] * 50,
+    "each one twice": [[np.sin(i), np.cos(2 * i), np.sin(3 * i)] for i in range(20)] * 2,
+    "some at the cameras": [*CAMERAS, *CAMERAS, *([np.sin(i), np.cos(2 * i), np.sin(3 * i)] for i in range(20))],
+    "all at the cameras": CAMERAS,
+    "next to nothing apart": [[0.1, 0.0, 0.0], [0.1 + 1e-12, 0.0, 0.0]],
+    "a stray": [[1e30, 0.0, 0.0], *([np.sin(i), np.cos(2 * i), np.sin(3 * i)] for i in range(20))],
+}
+
+
+def scene_with_points(folder: Path, points: list) -> Path:
+    """A COLMAP scene of four images in a ring and exactly these points."""
+    write_colmap(folder, points=0)
+    reconstruction = pycolmap.Reconstruction(folder / "sparse/0")
+    for index, point in enumerate(points):
+        color = np.array([200, 40 * index % 256, 90], np.uint8)
+        reconstruction.add_point3D(np.asarray(point, float), pycolmap.Track(), color)
+    reconstruction.write_binary(folder / "sparse/0")
+    return folder
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("points", AWKWARD.values(), ids=AWKWARD)
+def test_training_begins_from_any_points(tmp_path, points):
+    """Without points from random ones; growth, pruning and an opacity reset included."""
+    scene = scene_with_points(tmp_path / "scene", points)
+    changes = {**DENSE_SCHEDULE, "train.iterations": 30, "data.test_every": 4, "model.init_points": 500}
+    run = Trainer(demo_config(scene, tmp_path / "run", changes))
+    assert len(run.params["means"]) == (len(points) or 500)
+    begin = {name: param.detach().clone() for name, param in run.params.items()}
+    assert all(value.isfinite().all() for value in begin.values())
+    assert run.run() == 0 and run.step == 30
+    assert all(param.isfinite().all() for param in run.params.values())
+    text = (run.folder / "train.log").read_text()
+    assert "not finite" not in text and "nothing is visible" not in text
+    assert len(run.params["sh0"]) != len(begin["sh0"]) or not torch.equal(run.params["sh0"], begin["sh0"])
 
 
 def test_random_points_fill_the_bounds_and_repeat_with_the_seed():

@@ -292,6 +292,44 @@ def test_negative_colours_are_black():
     assert colors[0, 0, 0] == 0.0 and colors[0, 0, 1] == 0.5 and colors[0, 0, 2] > 1.0
 
 
+BROKEN = [
+    (name, column, value)
+    for name in NAMES
+    for column in (0, -1)
+    for value in (float("nan"), float("inf"), -float("inf"))
+    if name != "opacities" or column == 0
+]
+
+
+@pytest.mark.parametrize("antialiased", [False, True])
+@pytest.mark.parametrize(("name", "column", "value"), BROKEN)
+def test_a_gaussian_that_is_not_finite_is_as_if_it_were_not_there(name, column, value, antialiased):
+    """Neither the image nor the others' gradients know of it, and nothing of it is counted for densification."""
+    settings = dataclasses.replace(SETTINGS, antialiased=antialiased, absgrad=True)
+    viewmats, Ks = cameras(2)
+    params, index = random_params(4), 17
+    with torch.no_grad():
+        for key, unseen in (("means", (0.1, 0.1, 2.0)), ("opacities", 3.0)):  # it would be seen
+            params[key][index] = torch.tensor(unseen)
+    others = torch.arange(60) != index
+    alone = {key: param.detach()[others].requires_grad_() for key, param in params.items()}
+    with torch.no_grad():
+        params[name][index].reshape(-1)[column] = value
+    renderings = []
+    for given in (params, alone):
+        rendering = render(given, viewmats, Ks, WIDTH, HEIGHT, settings, sh_degree=3, with_depth=True)
+        weights = torch.randn(rendering.colors.shape, generator=torch.Generator().manual_seed(1))
+        (rendering.colors * weights).sum().backward()
+        renderings.append(rendering)
+    broken, healthy = renderings
+    assert torch.equal(broken.colors, healthy.colors) and torch.equal(broken.alphas, healthy.alphas)
+    assert torch.equal(broken.depths, healthy.depths)
+    for key in NAMES:
+        assert torch.equal(params[key].grad[others], alone[key].grad), key
+    gradient = broken.means2d.absgrad[:, index]
+    assert not torch.where(broken.radii[:, index] > 0, gradient, 0.0).any()
+
+
 @pytest.mark.parametrize("absgrad", [False, True])
 def test_what_densification_needs_is_there_after_the_backward_pass(absgrad):
     params, (viewmats, Ks) = random_params(0), cameras(2)

@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from distwar_gs.rows import SLACK, plan_rows, rearrange, room_of, with_rows, without_room
+from distwar_gs.rows import (
+    SLACK,
+    gather_rows,
+    plan_rows,
+    rearrange,
+    room_of,
+    scratch_for,
+    with_room,
+    with_rows,
+    without_room,
+)
 
 
 def numbered(count: int, *shape: int) -> Tensor:
@@ -20,7 +30,9 @@ def test_what_stays_is_there_once_and_what_comes_too(seed):
     sources = torch.randint(0, max(count, 1), (coming if count else 0,), generator=g)
     plan = plan_rows(gone, sources)
     old = numbered(count, 2, 3)
-    new = rearrange(old, plan, 100.0 + old[plan.sources])
+    assert plan.new == len(sources)
+    made = 100.0 + old[sources]
+    new = rearrange(with_room(old, plan.count), plan, scratch_for([old], len(plan.taken)), made)
     assert new.shape == (plan.count, 2, 3) and plan.count == int((~gone).sum()) + len(sources)
     assert (new == new[:, :1, :1]).all(), "rows stay whole"
     expected = torch.cat(((~gone).nonzero().squeeze(1), 100 + sources)).float()
@@ -31,9 +43,10 @@ def test_only_what_changes_moves():
     gone = torch.zeros(100, dtype=torch.bool)
     gone[[10, 50, 98, 99]] = True
     plan = plan_rows(gone, torch.tensor([3]))
-    assert plan.places.tolist() == [10] and plan.moved_from.tolist() == [97] and plan.moved_to.tolist() == [50]
+    assert plan.taken.tolist() == [3, 97] and plan.put.tolist() == [10, 50] and plan.new == 1
     rows = numbered(100)
-    assert rearrange(rows, plan, rows[plan.sources]).data_ptr() == rows.data_ptr()
+    new = rearrange(rows, plan, torch.empty(2))
+    assert new.data_ptr() == rows.data_ptr() and (new[10], new[50], len(new)) == (3, 97, 97)
 
 
 def test_memory_is_taken_when_there_is_no_room_and_kept_for_later():
@@ -53,8 +66,12 @@ def test_a_part_of_something_else_has_no_room():
 @pytest.mark.parametrize("shape", [(), (0, 3), (15, 3)])
 def test_any_row(shape):
     gone = torch.tensor([True, False, True])
-    rows = rearrange(numbered(3, *shape), plan_rows(gone, torch.tensor([1, 1, 1, 1])), torch.zeros(()))
-    assert rows.shape == (5, *shape)
+    plan, rows = plan_rows(gone, torch.tensor([1, 1, 1, 1])), with_room(numbered(3, *shape), 5)
+    assert len(rows) == 3
+    rows = rearrange(rows, plan, scratch_for([rows], 4), torch.zeros(()))
+    assert rows.shape == (5, *shape) and sorted(rows.reshape(5, -1).sum(1).tolist()) == sorted(
+        [1.0 * rows[0].numel(), 0, 0, 0, 0]
+    )
 
 
 def test_saved_rows_are_without_room(tmp_path):
@@ -62,3 +79,10 @@ def test_saved_rows_are_without_room(tmp_path):
     assert room_of(rows) > 10 and room_of(without_room(rows)) == 10 and torch.equal(without_room(rows), rows)
     step = torch.tensor(3.0)
     assert torch.equal(without_room(step), step)
+
+
+def test_rows_are_gathered_in_place():
+    rows, order = with_room(numbered(4, 2), 6), torch.tensor([3, 1, 1, 0, 2, 2])
+    address = rows.data_ptr()
+    rows = gather_rows(rows, order, scratch_for([rows], 6))
+    assert rows.data_ptr() == address and rows[:, 1].tolist() == [3, 1, 1, 0, 2, 2]

@@ -2,18 +2,20 @@
 
 import json
 import shutil
+import weakref
 
 import numpy as np
 import plyfile
 import pytest
 import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
+from memory_pressure import RunsOutAt
 from PIL import Image
 from scene_files import write_blender
 
 from datasets import DataError
-from distwar_gs import monitor, trainer
-from distwar_gs.cli import RenderArgs
+from distwar_gs import densification, monitor, trainer
+from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import load_config
 from distwar_gs.losses import as_floats
 from distwar_gs.timing import PartTimer
@@ -312,3 +314,102 @@ def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):
     whole = make("whole")
     whole.run()
     assert_same_state(whole, resumed)
+
+
+def test_what_a_failed_step_made_is_gone_before_it_is_saved(make, monkeypatch):
+    run, made, alive = make(), [], []
+
+    def out_of_memory(*_):
+        image = torch.zeros(10)
+        made.append(weakref.ref(image))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    save = Trainer.save_checkpoint
+    monkeypatch.setattr(Trainer, "save_checkpoint", lambda self: alive.append(made[0]() is not None) or save(self))
+    monkeypatch.setattr(trainer, "photometric_gradient", out_of_memory)
+    with pytest.raises(TrainingError, match="out of GPU memory after step 0"):
+        run.run()
+    assert alive == [False] and run.engine._rendering is None
+
+
+@pytest.mark.parametrize("number", [0, 15, 30, 45])
+def test_growth_without_memory_is_skipped_and_the_run_goes_on(make, monkeypatch, number):
+    """At the second of three refinements; the third may only replace what is pruned."""
+    real, totals = densification.refine, []
+
+    def refine(params, *rest):
+        try:
+            with RunsOutAt(number if len(totals) == 1 else 10**9):
+                return real(params, *rest)
+        finally:
+            totals.append(len(params["means"]))
+
+    monkeypatch.setattr(densification, "refine", refine)
+    run = make(changes={**DENSE_SCHEDULE, "train.iterations": 40, "densification.opacity_reset_every": 1000})
+    assert run.run() == 0 and run.step == 40
+    text = (run.folder / "train.log").read_text()
+    assert text.count("step 20: out of memory while Gaussians were added; growth is skipped") == 1
+    assert len(run.params["means"]) <= totals[0]
+    assert metrics_of(run)[-1]["psnr"] > 15
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("adam", ["visible", "lazy", "dense"])
+def test_a_gpu_without_memory_ends_in_a_checkpoint_to_resume_from(make, monkeypatch, capsys, adam):
+    """From step 6 on the process may take no more than it has."""
+    step = Trainer.train_step
+
+    def squeezed(self, number):
+        if number == 6:
+            torch.cuda.empty_cache()
+            share = torch.cuda.memory_reserved() / torch.cuda.mem_get_info()[1]
+            torch.cuda.set_per_process_memory_fraction(share)
+        step(self, number)
+
+    changes = {
+        "train.device": "cuda", "model.init": "random", "model.init_points": 1_000_000, "optim.adam": adam,
+        "train.checkpoint_iterations": [],
+    }  # fmt: skip
+    run = make(changes=changes)
+    monkeypatch.setattr(Trainer, "train_step", squeezed)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run_cli(lambda _: run.run(), [])
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        monkeypatch.undo()
+    assert stopped.value.code == 1
+    assert "error: out of GPU memory after step 5 with 1,000,000 Gaussians; saved" in capsys.readouterr().err
+    resumed = make(changes={**changes, "train.resume": "auto"})
+    assert resumed.step == 5 and resumed.run() == 0 and resumed.step == 10
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("spare", [0.6, 1.3])
+def test_growth_that_a_gpu_has_no_memory_for_is_skipped_in_a_run(make, monkeypatch, spare):
+    """The first refinement may take the largest parameter a bit more than half again, or once and a third."""
+    real, reports = densification.refine, []
+
+    def refine(params, *rest):
+        torch.cuda.empty_cache()
+        limit = torch.cuda.memory_reserved() + spare * params["shN"].nbytes
+        if not reports:
+            torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
+        try:
+            reports.append(None)
+            reports[-1] = real(params, *rest)
+            return reports[-1]
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+    monkeypatch.setattr(densification, "refine", refine)
+    changes = {
+        **DENSE_SCHEDULE, "train.device": "cuda", "model.init": "random", "model.init_points": 400_000,
+        "densification.cap_max": 0, "densification.grad_threshold": 1e-9, "train.iterations": 40,
+    }  # fmt: skip
+    run = make(changes=changes)
+    assert run.run() == 0 and len(reports) == 3
+    assert reports[0] is None or reports[0].out_of_memory
+    text = (run.folder / "train.log").read_text()
+    assert text.count("step 10: out of memory while Gaussians were added; growth is skipped") == 1
+    assert len(run.params["means"]) <= 400_000

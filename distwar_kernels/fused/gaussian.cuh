@@ -118,7 +118,8 @@ struct Flat {
     Mat3 axes;    // R(q)
     Vec3 scale;   // standard deviations
     float own_opacity;
-    float2 mean;  // pixels
+    float unbounded;  // not finite if a number is not that sigmoid and exp would bring into bounds
+    float2 mean;      // pixels
     Clamped tx, ty;
     Vec3 t0, t1;  // rows of J W
     Vec3 a0, a1;  // rows of J W M
@@ -133,6 +134,7 @@ struct Flat {
           axes(rotation.matrix()),
           scale({expf(shape.log_scale.x), expf(shape.log_scale.y), expf(shape.log_scale.z)}),
           own_opacity(1.0f / (1.0f + expf(-shape.logit))),
+          unbounded(shape.logit + shape.log_scale.x + shape.log_scale.y + shape.log_scale.z),
           mean(make_float2(lens.fx * at.x / at.z + lens.cx, lens.fy * at.y / at.z + lens.cy)),
           tx(bounded(at.x / at.z, lens.fx, lens.cx, camera.width)),
           ty(bounded(at.y / at.z, lens.fy, lens.cy, camera.height)) {
@@ -165,7 +167,7 @@ struct Flat {
     }
 
     __device__ bool is_sound() const {
-        const float probe = 0.0f * (mean.x + mean.y + scale.x + scale.y + scale.z + xx + yy + own_opacity +
+        const float probe = 0.0f * (mean.x + mean.y + scale.x + scale.y + scale.z + xx + yy + unbounded +
                                     rotation.inverse_length + rotation.w + rotation.x + rotation.y + rotation.z);
         return probe == 0.0f && determinant > 0.0f;
     }
