@@ -46,8 +46,7 @@ def cached_folder(
     for folder in places:
         temporary = _temporary_beside(folder)
         if temporary is not None:
-            shutil.rmtree(folder, ignore_errors=True)  # one that lost files
-            return _build(folder, temporary, len(sizes), build)
+            return _build(folder, temporary, sizes, build)
     raise DataError(f"{places[0]} and {places[1]}: neither can be written; make one of the folders writable")
 
 
@@ -106,24 +105,26 @@ def _is_left_over(path: Path) -> bool:
     return int(match[1]) == os.getpid()  # made before us, by one that had our number: we make one at a time
 
 
-def _build(folder: Path, temporary: Path, count: int, build: Callable[[Path], None]) -> Path:
-    logger.info("writing %d images to %s (once)", count, folder)
+def _build(folder: Path, temporary: Path, sizes: Mapping[str, tuple[int, int]], build: Callable[[Path], None]) -> Path:
+    logger.info("writing %d images to %s (once)", len(sizes), folder)
     start = time.perf_counter()
     try:
         build(temporary)
-        _publish(temporary, folder)
+        _publish(temporary, folder, sizes)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); free some disk space") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    logger.info("wrote %d images in %.1f s", count, time.perf_counter() - start)
+    logger.info("wrote %d images in %.1f s", len(sizes), time.perf_counter() - start)
     return folder
 
 
-def _publish(temporary: Path, folder: Path) -> None:
+def _publish(temporary: Path, folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
     temporary.chmod(0o755)  # mkdtemp makes it private, but a shared dataset has a shared cache
-    try:
+    with contextlib.suppress(OSError):
         temporary.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process finished the same work first
-            raise
+        return
+    # Another process finished the same work first, and reads it; or what is there has lost files.
+    if not _is_complete(folder, sizes):
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import struct
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
 from .errors import DataError
-from .imagefile import pair_images, read_size
+from .imagefile import name_parts, pair_images, read_size
 from .prepare import ImageOptions, image_folder, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
@@ -65,37 +66,42 @@ def _read_model(place: Path) -> pycolmap.Reconstruction:
         (model.read_binary if suffix == ".bin" else model.read_text)(place)
     except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
         raise DataError(f"{place}: not a readable COLMAP model ({error}); export it from COLMAP again") from error
-    if suffix == ".bin" and (place / "cameras.bin").stat().st_size < _cameras_length(model):
-        raise _cut_short(place / "cameras.bin")  # pycolmap makes the missing parameters up
     if not any(image.has_pose for image in model.images.values()):
         raise DataError(f"{place}: the model has no image with a pose; run COLMAP's mapper again")
     return model
 
 
 def _check_lengths(place: Path) -> None:
-    """Raise DataError when images.bin or points3D.bin ends within a record.
+    """Raise DataError when a binary file ends within a record.
 
-    pycolmap takes the missing bytes for counts, and may fill the memory before it fails. The layouts are those of
-    COLMAP's documentation, "Output Format".
+    pycolmap takes the missing bytes for counts, and may run for hours or fill the memory before it fails; missing
+    parameters of cameras it makes up. The layouts are those of COLMAP's documentation, "Output Format".
     """
-    for name, skip in (("images.bin", _skip_image), ("points3D.bin", _skip_point)):
-        data = (place / name).read_bytes()
+    for name, skip in _SKIPS.items():
+        path = place / name
+        data = path.read_bytes() if path.is_file() else _LENGTH.pack(0)  # COLMAP 3.x wrote no rigs and frames
         try:
             offset = _LENGTH.size
             for _ in range(_LENGTH.unpack_from(data)[0]):
                 offset = skip(data, offset)
-        except (struct.error, ValueError):
+        except KeyError as error:
+            raise DataError(f"{path}: camera model {error} is unknown; export the model from COLMAP again") from None
+        except (struct.error, ValueError, OverflowError):
             offset = len(data) + 1
         if offset > len(data):
-            raise _cut_short(place / name)
+            raise DataError(f"{path}: is cut short; copy it again, or export the model from COLMAP again")
 
 
-def _cut_short(path: Path) -> DataError:
-    return DataError(f"{path}: is cut short; copy it again, or export the model from COLMAP again")
+def _skip_camera(data: bytes, offset: int) -> int:
+    _, model = struct.unpack_from("<Ii", data, offset)
+    return offset + 24 + 8 * _parameter_counts()[model]  # after id, model, width, height
 
 
-def _cameras_length(model: pycolmap.Reconstruction) -> int:
-    return _LENGTH.size + sum(24 + 8 * len(camera.params) for camera in model.cameras.values())
+@cache
+def _parameter_counts() -> dict[int, int]:
+    """How many parameters each camera model has."""
+    models = (model for model in pycolmap.CameraModelId.__members__.values() if int(model) >= 0)
+    return {int(model): len(pycolmap.Camera.create_from_model_id(0, model, 1.0, 1, 1).params) for model in models}
 
 
 def _skip_image(data: bytes, offset: int) -> int:
@@ -108,8 +114,33 @@ def _skip_point(data: bytes, offset: int) -> int:
     return track + _LENGTH.size + 8 * _LENGTH.unpack_from(data, track)[0]
 
 
+def _skip_rig(data: bytes, offset: int) -> int:
+    _, sensors = struct.unpack_from("<II", data, offset)
+    offset += 8 + (8 if sensors else 0)  # type and id of the reference sensor
+    for _ in range(sensors - 1):
+        (posed,) = struct.unpack_from("<B", data, offset + 8)
+        offset += 9 + (56 if posed else 0)
+    return offset
+
+
+def _skip_frame(data: bytes, offset: int) -> int:
+    images = offset + 64  # after id, rig id, quaternion, translation
+    (count,) = struct.unpack_from("<I", data, images)
+    return images + 4 + 16 * count
+
+
+_SKIPS = {
+    "cameras.bin": _skip_camera,
+    "images.bin": _skip_image,
+    "points3D.bin": _skip_point,
+    "rigs.bin": _skip_rig,
+    "frames.bin": _skip_frame,
+}
+"""For each file how one record is passed over; each begins with the number of records."""
+
+
 def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Shot]:
-    posed = {image.name.replace("\\", "/"): image for image in model.images.values() if image.has_pose}
+    posed = {_name(image, place): image for image in model.images.values() if image.has_pose}
     paths = pair_images(folder, posed)
     cameras: dict[tuple[int, int, int], pycolmap.Camera] = {}
     shots = []
@@ -122,12 +153,20 @@ def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Sho
     return shots
 
 
+def _name(image: pycolmap.Image, place: Path) -> str:
+    try:
+        return image.name.replace("\\", "/")
+    except UnicodeDecodeError:
+        remedy = "rename its file in ASCII, and run COLMAP again"
+        raise DataError(f"{place}: the name of image {image.image_id} is not UTF-8; {remedy}") from None
+
+
 def _view(name: str, path: Path, image: pycolmap.Image, camera: pycolmap.Camera, place: Path) -> View:
     viewmat = np.vstack([image.cam_from_world().matrix(), [0.0, 0.0, 0.0, 1.0]])
     if not np.isfinite(viewmat).all():
         raise DataError(f"{place}: image {name} has a pose that is not finite; run COLMAP again")
     intrinsics = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
-    return View(name, path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
+    return View("/".join(name_parts(name)), path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
 
 
 def _points(model: pycolmap.Reconstruction, place: Path) -> PointCloud | None:

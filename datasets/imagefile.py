@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
 
@@ -22,16 +22,16 @@ Result = TypeVar("Result")
 
 _EXIF_ORIENTATION = 0x0112  # 5 to 8: turned by a quarter
 
-# What Pillow raises for a damaged or disguised file, by format: UnidentifiedImageError is an OSError.
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# Pillow knows formats that start other programs (EPS), and what it raises for a damaged file depends on the format.
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels from the header alone. Raises DataError for a file that is not an image."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             return image.size
-    except _DECODE_ERRORS as error:
+    except Exception as error:
         raise _undecodable(path, error) from error
 
 
@@ -42,34 +42,40 @@ def decode_image(path: Path) -> np.ndarray:
     leaves it: the poses belong to the pixels as stored. Raises DataError naming a file that cannot be decoded.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             image.load()
             if image.mode.startswith("I"):
                 return _grey16_to_rgb(np.asarray(image))
             if image.mode == "F":
                 raise ValueError("floating-point pixels are not supported, convert it to 8-bit PNG")
             return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
-    except _DECODE_ERRORS as error:
+    except Exception as error:
         raise _undecodable(path, error) from error
 
 
 def decode_grey(path: Path) -> np.ndarray:
     """Pixels as brightness [H, W], integers from 0; transparency is left out. Raises DataError as `decode_image`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             image.load()
             # Pillow's own conversion of 16-bit grey clips at 255.
             return np.array(image if image.mode.startswith("I") else image.convert("L")).astype(np.int64)
-    except _DECODE_ERRORS as error:
+    except Exception as error:
         raise _undecodable(path, error) from error
+
+
+def name_parts(name: str) -> list[str]:
+    """The parts of an image's name, none of which leads up or to a root: they are part of the paths of new files."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return [part for part in parts if part not in ("/", "..") and not part.endswith(":")] or [""]
 
 
 def is_turned(path: Path) -> bool:
     """Whether EXIF tells viewers to show the image turned by a quarter. Raises DataError as `read_size`."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             return image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
-    except _DECODE_ERRORS as error:
+    except Exception as error:
         raise _undecodable(path, error) from error
 
 
@@ -145,11 +151,15 @@ def _grey16_to_rgb(grey: np.ndarray) -> np.ndarray:
 
 
 def _undecodable(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: cannot be read as an image ({error}); replace the file, or take it out of the dataset")
+    reason = str(error) or type(error).__name__
+    if isinstance(error, UnidentifiedImageError):
+        reason = f"none of {', '.join(_FORMATS)}"
+    return DataError(f"{path}: cannot be read as an image ({reason}); replace the file, or take it out of the dataset")
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
+    path = PurePosixPath(name)
+    return path.with_suffix("").as_posix() if path.name else name
 
 
 def _files_by_stem(folder: Path) -> dict[str, list[Path]]:

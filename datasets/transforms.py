@@ -11,16 +11,18 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pycolmap
-from plyfile import PlyData, PlyParseError
+from plyfile import PlyData
 
 from .errors import DataError
-from .imagefile import check_present, find_image, read_size
+from .imagefile import check_present, find_image, name_parts, read_size
+from .plyheader import check_ply_header
 from .prepare import ImageOptions, prepare_views
 from .scene import Mask, PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
@@ -37,6 +39,7 @@ _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: y up, z back
 _PERSPECTIVE = ("PERSPECTIVE", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 _FISHEYE = ("FISHEYE", "OPENCV_FISHEYE")
 _PANORAMA = ("EQUIRECTANGULAR", "LATLONG")
+_MOST_PIXELS = 2**31 - 1  # in a row or a column, as COLMAP counts them
 
 
 def read_transforms(path: Path, options: ImageOptions) -> RawScene:
@@ -75,9 +78,16 @@ class _Values:
         value = self.values.get(key)
         if value is None:
             return default
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise DataError(f"{self.where}: `{key}` is {value!r}, not a number; export the file again")
         return float(value)
+
+    def pixels(self, key: str, default: int) -> int:
+        """A width or height. Raises DataError for what cannot be one."""
+        value = self.number(key, default)
+        if not 1 <= value <= _MOST_PIXELS:
+            raise DataError(f"{self.where}: `{key}` is {value:g}, not a number of pixels; export the file again")
+        return int(value)
 
 
 @dataclass
@@ -100,7 +110,7 @@ class _File:
         """The file's frames, checked as far as that goes without images."""
         try:
             meta = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: not readable as JSON ({error}); copy it again") from error
         listed = _get(meta, "frames", list, path, "the file")
         if not listed:
@@ -159,7 +169,7 @@ class _File:
 
     def _find_image(self, file_path: str) -> Path | None:
         """The file, whatever its extension, or without one."""
-        parts = _parts(file_path)
+        parts = name_parts(file_path)
         if self.downscaled and parts[0] == "images":
             return find_image(self.downscaled.joinpath(*parts[1:]))
         return find_image(self.path.parent / file_path.replace("\\", "/"))
@@ -167,13 +177,13 @@ class _File:
     def _shot(self, file_path: str, image: Path) -> Shot:
         frame, size = self.frames[file_path], read_size(image)
         camera = self._camera(frame, size, image)
-        name = "/".join([*_parts(file_path)[:-1], PurePosixPath(_parts(file_path)[-1]).stem]) + image.suffix
+        name = "/".join([*name_parts(file_path)[:-1], PurePosixPath(name_parts(file_path)[-1]).stem]) + image.suffix
         K = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
         mask = _mask(self.path.parent, frame, image)
         return Shot(View(name, image, *size, K, _viewmat(frame), camera.camera_id, mask), camera)
 
     def _camera(self, frame: _Values, size: tuple[int, int], image: Path) -> pycolmap.Camera:
-        full = (int(frame.number("w", size[0])), int(frame.number("h", size[1])))
+        full = (frame.pixels("w", size[0]), frame.pixels("h", size[1]))
         model, params = _model_and_params(frame, *full)
         key = (model, *params, *full, *size)
         if key not in self.cameras:
@@ -192,14 +202,8 @@ def _get(values: Any, key: str, kind: type | tuple[type, ...], path: Path, where
     return value
 
 
-def _parts(file_path: str) -> list[str]:
-    """The path's parts, none of which leads up or to a root (a view's name is part of cached files' paths)."""
-    parts = PurePosixPath(file_path.replace("\\", "/")).parts
-    return [part for part in parts if part not in ("/", "..") and not part.endswith(":")] or [""]
-
-
 def _stem(file_path: str) -> str:
-    *folders, last = _parts(file_path)
+    *folders, last = name_parts(file_path)
     return "/".join([*folders, PurePosixPath(last).stem])
 
 
@@ -273,14 +277,16 @@ def _points(source: Path, meta: dict[str, Any]) -> PointCloud | None:
         return None
     path = source / str(name)
     try:
+        check_ply_header(path)
         vertices = PlyData.read(str(path))["vertex"].data
         positions = np.stack([vertices[axis] for axis in "xyz"], axis=-1).astype(np.float64)
-    except (OSError, PlyParseError, KeyError, ValueError) as error:
+        colors = _colors(vertices)
+    except Exception as error:  # plyfile and numpy raise a dozen kinds for a file that is damaged
         raise DataError(
             f"{path}: the `ply_file_path` is not a readable point cloud ({error}); copy it there, or take the key out "
             "to start from random points"
         ) from error
-    return finite_points(PointCloud(positions, _colors(vertices)), path)
+    return finite_points(PointCloud(positions, colors), path)
 
 
 def _colors(vertices: np.ndarray) -> np.ndarray:

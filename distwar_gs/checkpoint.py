@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from distwar_gs.checkpoint_parts import damaged_part
 from distwar_gs.files import durable_write
 from distwar_gs.rows import without_room
 
@@ -77,8 +78,6 @@ class Checkpoint:
 
 
 FIELDS = {field.name for field in dataclasses.fields(Checkpoint)}
-_NUMBERS = {"step": int, "elapsed_seconds": float}
-"""Of what type a field is that is no dict."""
 
 # ------------------------------------------------------------------------------------------------ writing
 
@@ -148,6 +147,7 @@ def load_checkpoint(path: Path, device: torch.device | str) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; {remedy(path)}")
     try:
+        _check_archive(path)
         _check_sums(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
@@ -204,12 +204,19 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"{broken} has changed since it was written")
 
 
+def _check_archive(path: Path) -> None:
+    """ValueError for what torch would take for its format of old, whose lengths it believes."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise ValueError("not an archive of torch.save")
+
+
 def _check_content(path: Path, content: object) -> None:
     """Refuse files that load but are not our checkpoints."""
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or not _equal(content.get("format"), FORMAT):
         raise DamagedCheckpointError(path, "not a checkpoint of distwar-gs (a model of another trainer?)")
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if not _equal(version, FORMAT_VERSION):
         raise CheckpointError(
             f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}; "
             "use the version of distwar-gs it was made with"
@@ -217,9 +224,14 @@ def _check_content(path: Path, content: object) -> None:
     missing = sorted(FIELDS - content.keys())
     if missing:
         raise DamagedCheckpointError(path, f"lacks {', '.join(missing)}")
-    strange = sorted(name for name in FIELDS if not isinstance(content[name], _NUMBERS.get(name, dict)))
-    if strange:
-        raise DamagedCheckpointError(path, f"{', '.join(strange)} in it is no {FORMAT}'s")
+    damaged = damaged_part(content)
+    if damaged:
+        raise DamagedCheckpointError(path, f"{damaged} is damaged, or does not fit the rest of the file")
+
+
+def _equal(value: object, expected: str | int) -> bool:
+    """Equality that a tensor in the wrong place does not turn into a tensor."""
+    return type(value) is type(expected) and value == expected
 
 
 # ------------------------------------------------------------------------------------------------ randomness

@@ -32,6 +32,8 @@ from distwar_gs.interruption import Terminated, exit_code_of, terminable
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes; the first two are functions of distwar_gs.camera_paths."""
 
+_LONGEST = 2000  # characters of a message
+
 # The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
 # of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
 _USER_ERRORS = (
@@ -297,8 +299,15 @@ def _user_errors() -> tuple[type[Exception], ...]:
 def _message(error: BaseException) -> str:
     """The error's message; for the operating system's errors the file and the reason, without the number."""
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
+        return one_line(f"{error.filename}: {error.strerror}")
+    return one_line(str(error))
+
+
+def one_line(message: str) -> str:
+    """A message as one line of printable characters, without the middle of a very long one: it may quote a file."""
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _complain(message: str, code: int) -> int:

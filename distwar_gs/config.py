@@ -14,6 +14,7 @@ import functools
 import inspect
 import math
 import os
+import reprlib
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
@@ -127,7 +128,7 @@ class ModelConfig:
     init: str = setting("auto", one_of("auto", "sfm", "random"))
     """Where the first Gaussians come from: the scene's points (sfm) or random positions; auto: sfm when the scene has
     points."""
-    init_points: int = setting(100_000, at_least(1))
+    init_points: int = setting(100_000, between(1, 100_000_000))
     """Number of random Gaussians at the start. Only used when the start is random."""
     init_opacity: float = setting(0.1, inside(0, 1))
     """Opacity of every Gaussian at the start, from 0 to 1."""
@@ -245,7 +246,7 @@ class TrainConfig:
     """Folder of the run; null: output/<name of the scene folder>."""
     iterations: int = setting(30_000, at_least(1))
     """Training steps, one image each."""
-    seed: int = setting(0, at_least(0))
+    seed: int = setting(0, between(0, 2**63 - 1, "what a generator takes"))
     """Seed of every random choice."""
     deterministic: bool = setting(False)
     """The same run twice on the same GPU gives the same model to the last bit. Needs the fused rasteriser and
@@ -388,11 +389,22 @@ def _checked(key: str, value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return str(list(value)) if isinstance(value, tuple) else repr(value)
+    """A value as messages quote it. Aliases let a file of a few lines name a list without end, so it is abridged."""
+    try:
+        return _ABRIDGED.repr(list(value) if isinstance(value, tuple) else value)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+_LONGEST_KEY = 100  # difflib's time grows with the square
+
+_ABRIDGED = reprlib.Repr()
+_ABRIDGED.maxstring = _ABRIDGED.maxother = 100
+_ABRIDGED.maxlist = _ABRIDGED.maxdict = 12
 
 
 def _did_you_mean(word: str, candidates: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(word[:_LONGEST_KEY], list(candidates), n=1, cutoff=0.5)
     return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
@@ -401,6 +413,7 @@ def _known(key: str) -> str:
     if key in FIELDS:
         return key
     name = key.rpartition(".")[2]
+    key = key[:_LONGEST_KEY]
     moved = [known for known in FIELDS if known.endswith(f".{name}")]  # right name, wrong or no section
     nearest = moved or difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.0)
     hints = " or ".join(f"{known} ({_TYPES[FIELDS[known].type][0]})" for known in nearest)
@@ -532,8 +545,8 @@ def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         chain.insert(0, (path, tree))
         if base is None:
             return chain
-        if not isinstance(base, str):
-            raise ConfigError(f"{path}: base is {base!r}: expected the path of a YAML file")
+        if not isinstance(base, str) or not base.isprintable():
+            raise ConfigError(f"{path}: base is {_shown(base)}: expected the path of a YAML file")
         path = Path(os.path.normpath(path.parent / base))
 
 
@@ -560,21 +573,38 @@ def _flatten(tree: dict[Any, Any]) -> dict[str, Any]:
                 _known(str(section))
             raise ConfigError(f"unknown section {section}{_did_you_mean(str(section), SECTIONS)}")
         if not isinstance(entries, dict | None):
-            raise ConfigError(f"section {section} is {entries!r}: expected `key: value` lines")
+            raise ConfigError(f"section {section} is {_shown(entries)}: expected `key: value` lines")
         values |= {f"{section}.{name}": value for name, value in (entries or {}).items()}
     return values
+
+
+_DEEPEST = 50  # brackets within brackets
 
 
 class _StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader, except that a key given twice is an error instead of the last one winning."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key, _ in node.value:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-            seen.append(key.value)
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        """PyYAML's time grows with the square of the open brackets."""
+        if self.flow_level >= _DEEPEST:
+            raise yaml.MarkedYAMLError(problem="nested too deeply", problem_mark=self.get_mark())
+        super().fetch_flow_collection_start(token)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """What is no number, date or truth value raises many kinds of errors, none of which has a line."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            problem = f"{_shown(node.value)} is no {node.tag.rpartition(':')[2]}"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from error
 
 
 def _parse_yaml(text: str | bytes, origin: str) -> Any:
@@ -585,6 +615,8 @@ def _parse_yaml(text: str | bytes, origin: str) -> Any:
         line = f" at line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         raise ConfigError(f"{origin}: not readable as YAML{line}: {problem}; correct it there") from None
+    except RecursionError:
+        raise ConfigError(f"{origin}: not readable as YAML: nested too deeply; correct it there") from None
 
 
 def _plain(section: Any) -> dict[str, Any]:

@@ -117,6 +117,9 @@ def _elements(lines: list[list[str]]) -> list[_Element]:
     names = [element.name for element in elements]
     if len(set(names)) < len(names):
         raise ValueError(f"two elements of one name among {', '.join(names)}")
+    empty = next((element.name for element in elements if not element.columns), None)
+    if empty is not None:  # numpy's memory map divides by the bytes of a row, which ends the process
+        raise ValueError(f"element {empty} has no columns")
     return elements
 
 

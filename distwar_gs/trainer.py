@@ -1,6 +1,7 @@
 """Training: the loop, and what happens around it. Reads top to bottom."""
 
 import logging
+import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -146,7 +147,7 @@ class Trainer:
         try:
             save()
         except (WriteError, checkpoints.CheckpointError) as error:
-            self._unwritten = str(error)
+            self._unwritten = self._unwritten or str(error)
             log.warning("%s; the run goes on without it", error)
 
     def _stop(self, last: int) -> int:
@@ -428,6 +429,7 @@ class Trainer:
 def _made_folder(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()  # one that is there may be somebody else's
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be the run folder ({error.strerror}); choose another with -m") from error
     return folder

@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,9 +156,10 @@ def _build(backend: str, library: Path) -> None:
     spec = _BACKENDS[backend]
     _LOG.warning("building the distwar %s kernels once, about %d s", backend, spec.expected_seconds)
     start = time.perf_counter()
-    scratch = library.parent / "build"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
+    # Of its own: the compilers of a process that was killed may go on writing into theirs for a while.
+    for left in library.parent.glob("build-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix="build-", dir=library.parent))
     with _build_environment(backend):
         _compile(backend, spec, scratch)
     # The library appears under its name only when it is whole.

@@ -9,6 +9,7 @@ checked, and the SHA-256 of what came is written to OUT/downloads/record.json.
 
 import argparse
 import base64
+import contextlib
 import errno
 import hashlib
 import http.client
@@ -195,8 +196,11 @@ class _Partial:
 
     @property
     def version(self) -> _Version | None:
-        """Of what the bytes are; None before anything has come."""
-        return _Version(**json.loads(self._note.read_text(encoding="utf-8"))) if self._note.is_file() else None
+        """Of what the bytes are; None before anything has come, or where that is no longer known."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            version = _Version(**json.loads(self._note.read_text(encoding="utf-8")))
+            return version if isinstance(version.size, int) else None
+        return None
 
     @property
     def complete(self) -> bool:
@@ -372,7 +376,9 @@ def _digests(path: Path) -> tuple[str, str]:
 
 def _record(file: Path, entry: Mapping[str, object]) -> None:
     record = file.parent / "record.json"
-    entries = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    entries = {}
+    with contextlib.suppress(OSError, ValueError):  # none yet, or damaged: what is being written is worth more
+        entries = dict(json.loads(record.read_text(encoding="utf-8")))
     with replacing(record) as temporary:
         temporary.write_text(json.dumps(entries | {file.name: entry}, indent=2) + "\n", encoding="utf-8")
 

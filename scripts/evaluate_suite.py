@@ -185,7 +185,7 @@ def _run(job: Job, program: str, *arguments: str) -> None:
 
 
 def _last_step(job: Job) -> int:
-    return max((record["step"] for record in _records(job.folder / "metrics.json")), default=0)
+    return max((record["step"] for record in read_records(job.folder / "metrics.json")), default=0)
 
 
 def _measured(job: Job) -> Path:
@@ -193,19 +193,30 @@ def _measured(job: Job) -> Path:
     return job.folder / "renders" / f"iteration_{job.config.train.iterations}" / "metrics.json"
 
 
-def _records(file: Path) -> list[dict]:
-    return json.loads(file.read_text(encoding="utf-8"))
+def read_records(file: Path) -> list[dict]:
+    """The list that train.py or render.py wrote. DataError for anything else."""
+    try:
+        records = json.loads(file.read_text(encoding="utf-8"))
+        sound = all(isinstance(record["step"], int) and isinstance(record["split"], str) for record in records)
+    except (OSError, ValueError, TypeError, LookupError, RecursionError):
+        sound = False
+    if not sound:
+        raise DataError(f"{file}: is not a list of metrics; delete its folder, and start this again")
+    return records
 
 
 def _result(job: Job) -> Result:
     step = job.config.train.iterations
-    measured = [record for record in _records(_measured(job)) if record["split"] == "test"]
-    trained = [record for record in _records(job.folder / "metrics.json") if record["step"] == step]
+    measured = [record for record in read_records(_measured(job)) if record["split"] == "test"]
+    trained = [record for record in read_records(job.folder / "metrics.json") if record["step"] == step]
     if not measured or not trained:
         raise DataError(f"{job.folder}: no held-out views were measured at step {step}; train without --no_eval")
-    numbers = {name: measured[-1][name] for name in ("psnr", "ssim", "lpips")}
-    minutes = trained[-1]["train_seconds"] / 60
-    return Result(job.scene, **numbers, gaussians=trained[-1]["gaussians"], minutes=minutes, memory_gib=_memory(job))
+    try:
+        numbers = {name: measured[-1][name] for name in ("psnr", "ssim", "lpips")}
+        minutes, count = trained[-1]["train_seconds"] / 60, trained[-1]["gaussians"]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{job.folder}: its metrics.json are damaged ({error}); delete it, and start again") from error
+    return Result(job.scene, **numbers, gaussians=count, minutes=minutes, memory_gib=_memory(job))
 
 
 def _memory(job: Job) -> float | None:

@@ -143,7 +143,7 @@ class _Work:
         """A new run, or the one that `out` holds. DataError if that one had other settings, or is something else."""
         work = cls(out, settings, threads)
         if work._state.is_file():
-            saved = json.loads(work._state.read_text(encoding="utf-8"))
+            saved = _read_state(work._state)
             _check_equal(out, saved["settings"], settings)
             work.done, work.notes = saved["done"], saved["notes"]
             print(f"{out}: going on after {', '.join(work.done) or 'the start'}")
@@ -222,6 +222,17 @@ class _Work:
         with replacing(self._state) as temporary:
             state = {"settings": asdict(self.settings), "done": self.done, "notes": self.notes}
             temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_state(file: Path) -> dict[str, dict]:
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        sound = all(isinstance(state[part], dict) for part in ("settings", "done", "notes"))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        sound = False
+    if not sound:
+        raise DataError(f"{file}: is damaged; delete {file.parents[1]} and begin again, or choose another folder")
+    return state
 
 
 def _check_equal(out: Path, saved: dict[str, object], asked: Settings) -> None:

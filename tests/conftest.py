@@ -19,6 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--scenes", metavar="DIR", help="folder of real scenes (bonsai, fox, garden, lego) for the tests of them"
     )
     parser.addoption("--write-inputs", action="store_true", help="write docs/inputs.md from tests/test_inputs.py")
+    parser.addoption(
+        "--write-bad-inputs", action="store_true", help="write docs/bad_inputs.md from tests/test_bad_input.py"
+    )
 
 
 @pytest.fixture

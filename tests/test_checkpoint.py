@@ -1,6 +1,5 @@
 """Checkpoints: complete, plain, atomic, found again; and the files that are none."""
 
-import dataclasses
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,7 @@ import torch
 from torch.nn import Parameter
 
 from distwar_gs import checkpoint as cp
-from distwar_gs.config import Config, OptimConfig
+from distwar_gs.config import Config, OptimConfig, as_values
 from distwar_gs.densification import new_state
 from distwar_gs.model import initialise
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
@@ -59,7 +58,7 @@ def checkpoint(step: int = 7, generator: torch.Generator | None = None) -> cp.Ch
         densification=new_state(6, "cpu"),
         rng=cp.capture_rng({"train": generator or torch.Generator()}),
         sampler={"order": [2, 0, 1], "position": 1},
-        config=dataclasses.asdict(Config()),
+        config=as_values(Config()),
         scene=cp.scene_fingerprint(scene()),
         elapsed_seconds=12.5,
     )
@@ -91,7 +90,7 @@ def test_everything_comes_back(tmp_path):
 
 def test_it_is_a_plain_dict(tmp_path):
     content = torch.load(cp.save_checkpoint(tmp_path, checkpoint()), weights_only=True)
-    assert content["format_version"] == 1 and content["config"]["optim"]["means_lr"] == 1.6e-4
+    assert content["format_version"] == 1 and content["config"]["optim.means_lr"] == 1.6e-4
 
 
 def test_random_numbers_continue(tmp_path):
@@ -173,7 +172,7 @@ def test_other_versions_and_missing_parts(tmp_path):
     with pytest.raises(cp.DamagedCheckpointError, match="lacks sampler"):
         cp.load_checkpoint(path, "cpu")
     torch.save(content | {"sampler": [1, 2]}, path)
-    with pytest.raises(cp.DamagedCheckpointError, match="sampler in it is no distwar-gs checkpoint's"):
+    with pytest.raises(cp.DamagedCheckpointError, match="sampler is damaged"):
         cp.load_checkpoint(path, "cpu")
 
 

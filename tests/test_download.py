@@ -354,3 +354,15 @@ def test_the_list_names_every_scene_of_the_configs(download):
 def test_a_mistyped_name(download):
     with pytest.raises(DataError, match="nerf: not known; there are mipnerf360, "):
         download.main(["nerf"])
+
+
+@pytest.mark.parametrize("note", ["", "[]", '{"size": "x", "name": null, "md5": null}', '{"bytes": 1}'])
+def test_damaged_notes_are_none(download, tmp_path, note):
+    """What has come so far is then of no known version, and is fetched again."""
+    partial = download._Partial(tmp_path / "a.zip")
+    (tmp_path / "a.zip.part").write_bytes(b"half")
+    (tmp_path / "a.zip.part.json").write_text(note)
+    assert partial.version is None and not partial.complete
+    (tmp_path / "record.json").write_text(note)
+    download._record(tmp_path / "a.zip", {"bytes": 4})
+    assert json.loads((tmp_path / "record.json").read_text())["a.zip"] == {"bytes": 4}

@@ -79,6 +79,24 @@ def test_an_interrupted_build_is_not_taken_for_a_library(toy, monkeypatch):
     assert not loader.library_path("cpu").exists()
 
 
+def test_every_build_has_a_folder_of_its_own(toy, monkeypatch):
+    """The compilers of a process that was killed may still be writing into theirs."""
+    scratches = []
+
+    def compiled(backend, spec, scratch):
+        scratches.append(scratch)
+        (scratch / "distwar_cpu.so").write_text("a library")
+
+    monkeypatch.setattr(loader, "_check_compilers", lambda backend: None)
+    monkeypatch.setattr(loader, "_compile", compiled)
+    library = loader.library_path("cpu")
+    (library.parent / "build-left").mkdir(parents=True)
+    for _ in range(2):
+        loader._build("cpu", library)
+    assert len({library.parent / "build-left", *scratches}) == 3
+    assert [path.name for path in library.parent.iterdir()] == ["distwar_cpu.so"]
+
+
 def test_the_key_follows_everything_that_decides_the_content(toy, monkeypatch):
     keys = [loader._build_key("cpu")]
     toy.write_text("int toy() { return 2; }\n")

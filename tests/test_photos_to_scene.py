@@ -327,3 +327,11 @@ def test_video_without_ffmpeg(sfm, tmp_path, monkeypatch):
     monkeypatch.setattr(sfm, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="reading videos needs ffmpeg: pip install imageio-ffmpeg"):
         sfm._opened(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"settings": {}, "done": []}'])
+def test_a_damaged_state_is_named(sfm, tmp_path, content):
+    (tmp_path / "mine/sfm").mkdir(parents=True)
+    (tmp_path / "mine/sfm/state.json").write_text(content)
+    with pytest.raises(DataError, match=r"mine/sfm/state\.json: is damaged; delete .*mine and begin again"):
+        sfm._Work.begun(tmp_path / "mine", sfm.Settings("photos", "exhaustive", "OPENCV", 1600, 8192, 0, COUNT), 1)

@@ -119,7 +119,7 @@ def test_settings_that_change_the_result_are_told(caplog):
     check({"optim.lambda_dssim": 0.5, "densification.cap_max": 1000, "train.iterations": 9})
     assert [record.message for record in caplog.records] == [
         "from step 8 on optim.lambda_dssim is 0.5; before, it was 0.2",
-        "from step 8 on densification.cap_max is 1000; before, it was 0",
+        "from step 8 on densification.cap_max is 1000; before, it was None",
     ]
 
 
