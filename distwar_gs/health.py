@@ -8,17 +8,19 @@ import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Adam
 
+from datasets import Scene
 from distwar_gs.densification import drop_rows
+from distwar_gs.engines import Engine
 from distwar_gs.errors import TrainingError
-
-if TYPE_CHECKING:
-    from distwar_gs.trainer import Trainer
+from distwar_gs.strategies import Strategy
 
 log = logging.getLogger(__name__)
 
@@ -115,10 +117,32 @@ def _broken_rows(tensor: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------ mending
 
 
+class Run(Protocol):
+    """What is kept finite: a training run."""
+
+    step: int
+    params: dict[str, Parameter]
+    optimizers: dict[str, Adam]
+    engine: Engine
+    densifier: Strategy
+    scene: Scene
+    last_checkpoint: Path | None
+    """The last one it wrote or began from."""
+
+    def loss_of(self, index: int) -> float:
+        """The loss of a training view as the model is now."""
+
+    def go_back(self) -> None:
+        """Takes the model of the last checkpoint."""
+
+    def save_checkpoint(self) -> Path:
+        """Writes one."""
+
+
 class Health:
     """Keeps a run finite: its losses wait on the device for the next look, its broken Gaussians are dropped."""
 
-    def __init__(self, run: "Trainer", max_repairs: int) -> None:
+    def __init__(self, run: Run, max_repairs: int) -> None:
         """Watch a run from its next step on; drop, and go back, so many times each."""
         self._run, self._max_repairs = run, max_repairs
         self._drops, self._returns = 0, 0
