@@ -54,9 +54,10 @@ def free_memory(device: torch.device) -> int:
     (torch.cuda.set_per_process_memory_fraction)."""
     if device.type == "cpu":
         return available_memory()
-    free, total = torch.cuda.mem_get_info(device)
-    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    allowed = torch.cuda.get_per_process_memory_fraction(device) * total
+    index = torch.cuda.current_device() if device.index is None else device.index  # a fraction is of one by number
+    free, total = torch.cuda.mem_get_info(index)
+    allocated, reserved = torch.cuda.memory_allocated(index), torch.cuda.memory_reserved(index)
+    allowed = torch.cuda.get_per_process_memory_fraction(index) * total
     return max(0, int(min(free + reserved, allowed)) - allocated)
 
 
