@@ -78,13 +78,17 @@ _BACKENDS = {
 }
 
 
-@torch.compiler.assume_constant_result  # torch.compile loads while it traces, instead of tracing how to load
 def load(backend: str) -> None:
     """Makes the ops of ``backend`` (``cpu`` or ``cuda``) callable, building them if this machine has not yet.
 
     Raises KernelError when a compiler is missing or fails; the message holds the first error and the next command.
     """
     load_once(backend)
+
+
+# torch.compile loads while it traces, instead of tracing how to load. So says torch.compiler.assume_constant_result,
+# too, but it imports torch._dynamo for that, which takes longer than torch itself.
+load._dynamo_marked_constant = True
 
 
 @cache
