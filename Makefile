@@ -35,10 +35,19 @@ sanitize: .venv/ready
 SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken or needles or extreme" \
 	tests/test_blend.py tests/test_spheres.py tests/test_photometric.py tests/test_reduction.py tests/test_traffic.py \
 	tests/test_fused.py
+# Fifty steps of training with growth, resets, reordering and all degrees.
+SANITIZED_STEPS := train.py -s data/demo -m output/sanitized --iterations 50 --quiet --set log.every=10 \
+	--set model.sh_degree_interval=10 --set densification.start=4 --set densification.every=10 \
+	--set densification.opacity_reset_every=20 --set densification.order_every=15
 SANITIZE := compute-sanitizer --error-exitcode 1 --target-processes all
-sanitize-gpu:
+sanitize-gpu: data/demo
 	PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(PYTHON) -m pytest $(SANITIZED)
 	$(SANITIZE) --tool racecheck $(PYTHON) -m pytest $(SANITIZED)
+	PYTORCH_NO_CUDA_MEMORY_CACHING=1 $(SANITIZE) --tool memcheck $(PYTHON) $(SANITIZED_STEPS)
+	$(SANITIZE) --tool racecheck $(PYTHON) $(SANITIZED_STEPS)
+
+data/demo:
+	$(PYTHON) scripts/make_demo_scene.py data/demo
 
 .venv/ready: requirements.txt tests/requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
