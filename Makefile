@@ -1,10 +1,10 @@
-# make demo: a trained scene and pictures on any machine, in minutes.   make test: all tests.
+# make demo: a trained scene and pictures on any machine, in minutes.   make test: the tests.   make test-slow: all of them.
 # make test-gpu: the GPU tests.   make sanitize-gpu: the same under compute-sanitizer, fewer of them.
 # make sanitize: the blend's and the loss's CUDA kernels on the CPU, under GCC's sanitizers.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-gpu test-gpu-fallbacks sanitize sanitize-gpu clean
+.PHONY: demo test test-slow test-gpu test-gpu-fallbacks sanitize sanitize-gpu clean
 
 demo: .venv/ready
 	$(BIN)/python scripts/make_demo_scene.py data/demo
@@ -14,7 +14,10 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(TESTS)
+
+test-slow: TESTS := --slow
+test-slow: test
 
 # On a machine with a CUDA GPU. PYTHON's own packages are used: torch must be a CUDA build.
 test-gpu:

@@ -205,14 +205,14 @@ class _Work:
             future.result()
             bar.update(total - bar.n)
 
-    def watched(self, count: Callable[[pycolmap.Database], int]) -> int:
-        """What `count` finds in the database while COLMAP writes it.
+    def watched(self) -> pycolmap.Database:
+        """The database, to look into while COLMAP writes it: opened before COLMAP does, since two that open it at once
+        can lock each other out.
 
         Through pycolmap: a second copy of SQLite in one process, as Python's, undoes the first one's locks
         (sqlite.org/howtocorrupt.html, 2.2.1).
         """
-        with pycolmap.Database.open(self.database) as database:
-            return count(database)
+        return pycolmap.Database.open(self.database)
 
     @property
     def _state(self) -> Path:
@@ -255,10 +255,11 @@ def _features(work: _Work) -> None:
         _add_camera(work, group)
     options = pycolmap.FeatureExtractionOptions(num_threads=work.threads, max_image_size=work.settings.max_size)
     options.sift.max_num_features = work.settings.max_features
-    work.call(
-        pycolmap.extract_features, work.database, work.images, names, extraction_options=options,
-        count=lambda: work.watched(_photos_with_features), total=len(names), unit="photo",
-    )  # fmt: skip
+    with work.watched() as database:
+        work.call(
+            pycolmap.extract_features, work.database, work.images, names, extraction_options=options,
+            count=lambda: _photos_with_features(database), total=len(names), unit="photo",
+        )  # fmt: skip
 
 
 def _add_camera(work: _Work, names: Sequence[str]) -> None:
@@ -283,12 +284,13 @@ def _matches(work: _Work) -> None:
     pairs = list(pairs_of(names, work.settings.matching))
     file = work.folder / "pairs.txt"
     file.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
-    work.call(
-        pycolmap.match_image_pairs, work.database,
-        matching_options=pycolmap.FeatureMatchingOptions(num_threads=work.threads),
-        pairing_options=pycolmap.ImportedPairingOptions(match_list_path=file),
-        count=lambda: work.watched(pycolmap.Database.num_matched_image_pairs), total=len(pairs), unit="pair",
-    )  # fmt: skip
+    with work.watched() as database:
+        work.call(
+            pycolmap.match_image_pairs, work.database,
+            matching_options=pycolmap.FeatureMatchingOptions(num_threads=work.threads),
+            pairing_options=pycolmap.ImportedPairingOptions(match_list_path=file),
+            count=database.num_matched_image_pairs, total=len(pairs), unit="pair",
+        )  # fmt: skip
 
 
 def _cameras(work: _Work) -> None:

@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--scenes", metavar="DIR", help="folder of real scenes (bonsai, fox, garden, lego) for the tests of them"
     )
+    parser.addoption("--slow", action="store_true", help="also the tests marked slow")
     parser.addoption("--write-inputs", action="store_true", help="write docs/inputs.md from tests/test_inputs.py")
     parser.addoption(
         "--write-bad-inputs", action="store_true", help="write docs/bad_inputs.md from tests/test_bad_input.py"
@@ -30,13 +31,14 @@ def seeds(pytestconfig: pytest.Config) -> range:
     return range(pytestconfig.getoption("--seeds"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="torch.cuda.is_available() is False: this test needs a CUDA GPU")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    no_gpu = pytest.mark.skip(reason="torch.cuda.is_available() is False: this test needs a CUDA GPU")
+    slow = pytest.mark.skip(reason="slow, and like a faster test: --slow runs it")
     for item in items:
-        if "gpu" in item.keywords:
-            item.add_marker(skip)
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(no_gpu)
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(slow)
 
 
 @pytest.fixture(scope="session")

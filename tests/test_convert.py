@@ -94,6 +94,7 @@ def pictures(scene, params) -> list[torch.Tensor]:
     return shown
 
 
+@pytest.mark.slow
 def test_there_and_back_through_every_name_of_an_spz_frame(converted, tmp_path):
     folder = converted[0]
     for frame in ("rub", "input"):

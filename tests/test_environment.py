@@ -213,7 +213,7 @@ def test_two_processes_build_at_once(workshop):
 
 
 @needs_compiler
-@pytest.mark.parametrize("waiting", [True, False])
+@pytest.mark.parametrize("waiting", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_builder_is_killed(workshop, waiting):
     """Another one, waiting or started later, builds what it left; the killed one's compiler lives on meanwhile."""
     first = workshop.builder()

@@ -96,6 +96,7 @@ def test_a_run_with_other_settings_is_not_taken_for_this_one(finished, tmp_path)
     assert f"was trained with train.iterations {STEPS}, not {STEPS + 1}; choose another --out" in result.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_goes_on_later(demo_scene, tmp_path):
     """The run that was interrupted leaves a checkpoint, and the next call continues it."""
     configs = family(tmp_path / "configs", demo_scene, scene={})

@@ -199,7 +199,8 @@ def test_features_that_were_found_are_kept(sfm, photos, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sfm, "_photos", lambda folder: names[: COUNT // 2])
         sfm._features(work)
-    assert work.watched(sfm._photos_with_features) == COUNT // 2
+    with work.watched() as database:
+        assert sfm._photos_with_features(database) == COUNT // 2
     with pycolmap.Database.open(work.database) as database:
         first = database.read_image_with_name(names[0])
         before = database.read_descriptors(first.image_id).data.copy()
