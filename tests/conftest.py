@@ -10,6 +10,9 @@ import pytest
 import torch
 from demo_runs import FinishedRun, run_program
 
+EMULATING = {"test_emulated_blend", "test_engines", "test_fused", "test_mcmc", "test_photometric", "test_renderer"}
+"""Files whose tests run CUDA kernels with a thread of the CPU for each of the GPU's: hundreds. `make test` has them all in
+one of its processes, since two such at once would be in each other's way; other files are whole in one of them."""
 _FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
@@ -39,6 +42,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(no_gpu)
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(slow)
+        item.add_marker(pytest.mark.xdist_group("emulated" if item.path.stem in EMULATING else item.path.stem))
 
 
 @pytest.fixture(scope="session")
