@@ -11,8 +11,8 @@ import torch
 from demo_runs import FinishedRun, run_program
 
 EMULATING = {"test_emulated_blend", "test_engines", "test_fused", "test_mcmc", "test_photometric", "test_renderer"}
-"""Files whose tests run CUDA kernels with a thread of the CPU for each of the GPU's: hundreds. `make test` has them all in
-one of its processes, since two such at once would be in each other's way; other files are whole in one of them."""
+"""Files whose tests run CUDA kernels with a thread of the CPU for each of the GPU's: hundreds. `make test` has them all
+in one of its processes, since two such at once would be in each other's way; other files are whole in one of them."""
 _FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
