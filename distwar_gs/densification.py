@@ -25,7 +25,7 @@ from distwar_gs.config import DensificationConfig
 from distwar_gs.memory import Cap
 from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import all_moments, edit, make_room
-from distwar_gs.rows import RowPlan, gather_rows, plan_rows, rearrange, scratch_for
+from distwar_gs.rows import RowPlan, broken_rows, gather_rows, plan_rows, rearrange, scratch_for
 
 log = logging.getLogger(__name__)
 
@@ -207,10 +207,28 @@ def order_spatially(params: dict[str, Parameter], optimizers: dict[str, Adam], s
     state.update(ordered)
 
 
+class SpatialOrder:
+    """`order_spatially` for a training loop: where there is no memory for it the order stays, which is said once."""
+
+    def __init__(self) -> None:
+        """Nothing said yet."""
+        self._told = False
+
+    def bring_about(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor]
+    ) -> None:
+        """See `order_spatially`; `step` is for the log."""
+        try:
+            order_spatially(params, optimizers, state)
+        except torch.OutOfMemoryError:
+            level = logging.DEBUG if self._told else logging.WARNING
+            log.log(level, "step %d: no memory to bring the Gaussians into spatial order; they keep theirs", step)
+            self._told = True
+
+
 def not_finite(params: dict[str, Parameter]) -> Tensor:
     """[N] bool: some parameter of the Gaussian is NaN or infinite."""
-    sums = [param[:, None].flatten(1).sum(dim=1) for param in params.values()]  # one NaN or Inf shows in a row's sum
-    return ~torch.stack(sums).isfinite().all(dim=0)
+    return torch.stack([broken_rows(param) for param in params.values()]).any(dim=0)
 
 
 @torch.no_grad()
@@ -302,7 +320,7 @@ class Densifier:
         memory."""
         self.config = config
         self.cap = cap or Cap(config.cap_max)
-        self._ordered = True
+        self._order = SpatialOrder()
         self.extent = extent
         self.white_background = white_background
         self.state = new_state(count, device)
@@ -341,7 +359,7 @@ class Densifier:
         if is_reset(step, self.config, self.white_background):
             reset_opacity(params, optimizers, self.config.opacity_reset_value)
         if is_ordered(step, self.config):
-            self._order(step, params, optimizers)
+            self._order.bring_about(step, params, optimizers, self.state)
         return report
 
     def _refine(
@@ -359,14 +377,6 @@ class Densifier:
         elif report.total == cap:
             self.cap.reached(step, report.total)
         return report
-
-    def _order(self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
-        try:
-            order_spatially(params, optimizers, self.state)
-        except torch.OutOfMemoryError:
-            level = logging.WARNING if self._ordered else logging.DEBUG  # said once
-            log.log(level, "step %d: no memory to bring the Gaussians into spatial order; they keep theirs", step)
-            self._ordered = False
 
     def state_dict(self) -> dict[str, Tensor]:
         """The statistics, for a checkpoint."""

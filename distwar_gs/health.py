@@ -20,6 +20,7 @@ from datasets import Scene
 from distwar_gs.densification import drop_rows
 from distwar_gs.engines import Engine
 from distwar_gs.errors import TrainingError
+from distwar_gs.rows import broken_rows
 from distwar_gs.strategies import Strategy
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def find(
     suspects = [name for name, norm in zip(tensors, values, strict=False) if not math.isfinite(norm)]
     losses = [(at, view, loss) for (at, view, _), loss in zip(recorded, values[len(norms) :], strict=True)]
     losses = [loss for loss in losses if not math.isfinite(loss[-1])]
-    broken = {name: rows for name in suspects if (rows := _broken_rows(tensors[name])).any()}
+    broken = {name: rows for name in suspects if (rows := broken_rows(tensors[name])).any()}
     if not broken and not losses:
         return None
     rows = torch.zeros(len(params["means"]), dtype=torch.bool, device=params["means"].device)
@@ -107,11 +108,6 @@ def _shown(names: Iterable[str]) -> tuple[str, ...]:
     parameters = [name for name in names if "." not in name]
     others = dict.fromkeys(name.partition(".")[0] for name in names)
     return (*parameters, *(f"gradients of {name}" for name in others if name not in parameters))
-
-
-def _broken_rows(tensor: Tensor) -> Tensor:
-    """[N] bool: rows with NaN or infinity, which shows in a row's sum (or it is too large to be of use)."""
-    return ~tensor[:, None].flatten(1).sum(dim=1).isfinite()
 
 
 # ------------------------------------------------------------------------------------------------------ mending

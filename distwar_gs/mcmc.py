@@ -32,7 +32,7 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from distwar_gs.config import PRESETS, DensificationConfig
-from distwar_gs.densification import is_ordered, is_refined, not_finite, order_spatially
+from distwar_gs.densification import SpatialOrder, is_ordered, is_refined, not_finite
 from distwar_gs.memory import Cap
 from distwar_gs.optimizer import edit, make_room
 from distwar_gs.rows import gather_rows, scratch_for
@@ -290,6 +290,7 @@ class Mcmc:
         self.extent, self.config = extent, config
         self.cap = Cap(cap_of(config))
         self.state: dict[str, Tensor] = {}
+        self._order = SpatialOrder()
 
     def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
         """Nothing: gradients do not count."""
@@ -317,7 +318,7 @@ class Mcmc:
         if is_refined(step, self.config):
             report = self._refine(step, params, optimizers, generator)
         if is_ordered(step, self.config):
-            order_spatially(params, optimizers, {})
+            self._order.bring_about(step, params, optimizers, self.state)
         return report
 
     def _refine(

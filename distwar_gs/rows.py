@@ -97,6 +97,11 @@ def room_of(tensor: Tensor) -> int:
     return tensor.untyped_storage().nbytes() // row if owned else len(tensor)
 
 
+def broken_rows(tensor: Tensor) -> Tensor:
+    """[N] bool: rows with NaN or infinity, which shows in a row's sum (or it is too large to be of use)."""
+    return ~tensor[:, None].flatten(1).sum(dim=1).isfinite()
+
+
 def without_room(tensor: Tensor) -> Tensor:
     """The same values on the host, in memory of just their size: torch.save writes whole storages."""
     on_host = tensor.detach().cpu()

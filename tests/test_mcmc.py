@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from demo_runs import demo_config
+from memory_pressure import RunsOutAt
 from test_engines import Training
 from torch import Tensor
 from torch.nn import Parameter
@@ -310,6 +311,21 @@ def test_a_silent_step_is_few_launches_and_never_waits():
     assert not [
         n for n in prices.names + moves.names if any(w in n for w in ("item", "scalar_dense", "nonzero", "index"))
     ]
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_without_memory_for_spatial_order_they_keep_theirs(caplog, number):
+    """As under density control; a run goes on, and hears of it once."""
+    params, optimizers = gaussians([0.1, 0.2, 0.3])
+    before = {name: param.detach().clone() for name, param in params.items()}
+    strategy = Mcmc(1.0, DensificationConfig(stop=CONFIG.stop, start=9000, order_every=10))
+    with caplog.at_level(logging.WARNING):
+        for step in (10, 20):
+            with RunsOutAt(number) as pressure:
+                strategy.step(step, params, optimizers, torch.Generator())
+            assert pressure.hit
+    assert caplog.text.count("no memory to bring the Gaussians into spatial order") == 1
+    assert all(torch.equal(param, before[name]) for name, param in params.items())
 
 
 @pytest.mark.gpu
