@@ -170,8 +170,7 @@ class OptimConfig:
     fraction of the price: a step updates the Gaussians that contribute to its image, and what dense Adam would have
     done to them in the steps they missed is added in closed form whenever they are looked at. visible: a little faster
     still, and not the same: what does not contribute neither moves by old momentum nor do its moments decay, so fewer
-    Gaussians grow. Without the fused rasteriser it is always dense, and
-    densification.strategy mcmc needs that."""
+    Gaussians grow. Without the fused rasteriser it is always dense, and densification.strategy mcmc needs that."""
     adam_eps: float = setting(1e-15, above(0))
     """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
     lambda_dssim: float = setting(0.2, between(0, 1))

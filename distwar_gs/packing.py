@@ -1,8 +1,21 @@
-"""What the small formats have in common: rotations as their three smallest numbers, opacities as bytes."""
+"""What the small formats have in common: their bytes, rotations as their three smallest numbers, opacities as bytes."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 
+from distwar_gs.ply import ModelFileError
+
 _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
+
+
+def content_of(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a model's file; ModelFileError if there is none."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file") from None
 
 
 def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import plyfile
 import torch
 
-from distwar_gs.packing import from_smallest_three, logit
+from distwar_gs.packing import content_of, from_smallest_three, logit
 from distwar_gs.ply import ModelFileError, columns, element
 from distwar_kernels.sh.sh_reference import C0 as SH_C0
 
@@ -61,10 +60,7 @@ def read_splat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Raises: ModelFileError for a missing file, or one whose length is not that of whole records.
     """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file") from None
+    content = content_of(path)
     if not content or len(content) % _SPLAT.itemsize:
         raise ModelFileError(
             f"{path}: not a readable .splat file ({len(content)} bytes are not records of {_SPLAT.itemsize}); "

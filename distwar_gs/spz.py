@@ -13,11 +13,10 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from distwar_gs.packing import from_smallest_three, logit, smallest_three
+from distwar_gs.packing import content_of, from_smallest_three, logit, smallest_three
 from distwar_gs.ply import ModelFileError
 
 MAGIC = b"NGSP"
@@ -135,10 +134,7 @@ def _quantised(harmonics: np.ndarray) -> bytes:
 
 def _decompressed(path: str | os.PathLike[str]) -> bytes:
     """Header and attributes, no more than the header allows, which is checked first."""
-    try:
-        packed = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file") from None
+    packed = content_of(path)
     if packed[:4] == MAGIC:
         raise ModelFileError(f"{path}: SPZ of version 4 is not read; save it as version 3, or give the model as PLY")
     stream = zlib.decompressobj(wbits=31)
