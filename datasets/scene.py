@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .extent import camera_extent, distances_from_middle, stray_cameras, view_depths
 
 logger = logging.getLogger(__name__)
 
@@ -132,13 +133,17 @@ class Scene:
     normalisation: Normalisation
     extent: float
     """1.1 x the greatest distance of a train camera from their mean, as 3DGS (scene/dataset_readers.py,
-    getNerfppNorm); training units; 1.0 after normalisation, and when all cameras coincide."""
+    getNerfppNorm), stray cameras left out (`datasets.extent`); training units; 1.0 after normalisation, and when all
+    cameras coincide."""
     image_source: str
     """Where the pixels come from, for the metrics' protocol: "images_4", "images resized to 1/2 (Lanczos)"."""
     split_rule: str
     """How test views were chosen, for the metrics' protocol."""
     bounds: tuple[np.ndarray, np.ndarray] | None = None
     """Lowest and highest corner, float64 [3] each, of the box that random initial points should fill, if known."""
+    nearest: float | None = None
+    """Depth at which the nearest things before any camera begin (`datasets.extent.view_depths`), training units; None
+    where no points tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,14 +175,6 @@ def split_views(
     return train, test, f"every {_ordinal(test_every)} image by name held out"
 
 
-def camera_extent(views: Sequence[View]) -> float:
-    """1.1 x the greatest distance of a camera from the mean of all; 1.0 when they coincide."""
-    centers = np.stack([view.center for view in views])
-    distances = np.linalg.norm(centers - centers.mean(axis=0), axis=1)
-    coincide = distances.max() <= 1e-9 * max(1.0, float(np.abs(centers).max()))
-    return 1.0 if coincide else 1.1 * float(distances.max())
-
-
 def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool) -> Scene:
     """Split `raw` into train and test views and move everything into the training frame.
 
@@ -189,8 +186,12 @@ def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool,
             f"{source}: {len(raw.views)} image(s), all held out for testing; "
             "train on all with --no_eval, or hold out fewer with a larger --test_every"
         )
-    extent = camera_extent(train)
-    frame = _normalisation(train + test, extent) if normalise else Normalisation.identity()
+    depths = view_depths(train + test, raw.points)
+    stray = stray_cameras(train + test, depths)
+    _name_strays(source, train + test, stray)
+    near_depths = depths[~stray & np.isfinite(depths[:, 0]), 0]
+    extent = camera_extent(_where(train, ~stray[: len(train)]) or train)
+    frame = _normalisation(_where(train + test, ~stray), extent) if normalise else Normalisation.identity()
     return Scene(
         source=source,
         kind=raw.kind,
@@ -202,6 +203,7 @@ def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool,
         image_source=raw.image_source,
         split_rule=rule,
         bounds=raw.bounds and (frame.apply_points(raw.bounds[0]), frame.apply_points(raw.bounds[1])),
+        nearest=float(near_depths.min()) * frame.scale if len(near_depths) else None,
     )
 
 
@@ -211,6 +213,23 @@ def _split(raw: RawScene, test_every: int, hold_out: bool) -> tuple[tuple[View, 
     train, _, _ = split_views(raw.views, 0, False)
     test, _, _ = split_views(raw.test_views, 0, False)
     return train, test, raw.test_rule
+
+
+def _where(views: Sequence[View], chosen: np.ndarray) -> list[View]:
+    return [view for view, wanted in zip(views, chosen, strict=True) if wanted]
+
+
+def _name_strays(source: Path, views: Sequence[View], stray: np.ndarray) -> None:
+    if not stray.any():
+        return
+    distances = distances_from_middle(views)
+    times = distances / np.median(distances[~stray]).clip(1e-12)
+    shown = [f"{views[i].name} ({times[i]:.0f} times as far)" for i in np.flatnonzero(stray)[:5]]
+    logger.warning(
+        "%s: far from all other cameras (%d of %d): %s%s. The size of the scene is taken from the others; if these are "
+        "misplaced, take their images out of the dataset",
+        source, stray.sum(), len(views), ", ".join(shown), ", ..." if stray.sum() > len(shown) else "",
+    )  # fmt: skip
 
 
 def _normalisation(views: Sequence[View], extent: float) -> Normalisation:

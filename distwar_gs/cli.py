@@ -206,8 +206,17 @@ def render_config(args: RenderArgs) -> Config:
         "data.background": args.background,
         "train.device": args.device,
     }
-    config = load_config(file) if (file := args.config or _config_of_run(args.model)) else _config_of_file(args.model)
+    config = load_config(file) if (file := _config_file(args)) else _config_of_file(args.model)
     return validate(with_values(config, {key: value for key, value in changes.items() if value is not None}))
+
+
+def belongs_to_run(args: RenderArgs) -> bool:
+    """Whether the settings that the model was trained with are known."""
+    return _config_file(args) is not None
+
+
+def _config_file(args: RenderArgs) -> Path | None:
+    return args.config or _config_of_run(args.model)
 
 
 def _config_of_run(model: Path) -> Path | None:

@@ -134,9 +134,10 @@ class ModelConfig:
     """Opacity of every Gaussian at the start, from 0 to 1."""
     init_scale: float = setting(1.0, above(0))
     """Size of a Gaussian at the start, in multiples of the mean distance to its 3 nearest neighbours."""
-    near_plane: float = setting(0.03, above(0))
-    """Gaussians nearer to the camera are not drawn; in scene extents. About what 0.2, the 3DGS reference's value, is in
-    the units COLMAP leaves a scene in; much smaller ones let Gaussians right before a lens spoil held-out views."""
+    near_plane: float | None = setting(None, above(0))
+    """Gaussians nearer to the camera are not drawn; in scene extents. null: 0.08 of the depth at which the nearest
+    things before any camera begin, by the scene's points; 0.03 where it has none. Much smaller values allow floaters
+    directly in front of cameras, which hurts held-out views."""
     far_plane: float = setting(1e10, above(0))
     """Gaussians farther from the camera are not drawn; in scene extents."""
     antialiased: bool = setting(False)
@@ -457,7 +458,7 @@ def override(assignment: str) -> dict[str, Any]:
 def validate(config: Config) -> Config:
     """`config` with every value checked, alone and against the others, and in its clean type; else ConfigError."""
     config = with_values(config, as_values(config))
-    if config.model.near_plane >= config.model.far_plane:
+    if (config.model.near_plane or 0.0) >= config.model.far_plane:
         raise ConfigError(f"model.near_plane is {config.model.near_plane}: it must be below model.far_plane")
     density = config.densification
     if density.start > density.stop:

@@ -27,6 +27,8 @@ FIXED = (
 """Settings that a run keeps: what its parameters and statistics mean, or what only its beginning could use. So it does
 `model.sh_degree`, and the options of section data as far as another scene comes of them: those have checks of their own
 (the parameters' shape, `check_scene`)."""
+DERIVED = ("model.near_plane",)
+"""Settings that null derives from the scene when a run begins; one that goes on keeps what it began with."""
 FREE = ("data.", "train.", "log.", "reduction.")
 """Sections whose other settings may change from session to session: where things are, how long, what is told. Those of
 the rest (rates, thresholds, schedules) may change too, but the run is then no longer what one session would have made
@@ -96,7 +98,9 @@ def check_config(path: Path, saved: Checkpoint, config: Config) -> None:
         CheckpointError: naming the settings, both values and the remedy.
     """
     now = as_values(config)
+    kept = {key for key in DERIVED if now[key] is None}
     changed = [key for key in FIELDS if key in saved.config and _plain(saved.config[key]) != _plain(now[key])]
+    changed = [key for key in changed if key not in kept]
     fixed = [key for key in changed if key in FIXED]
     if STRATEGY in fixed:
         fixed = [STRATEGY]  # the defaults of others come with it

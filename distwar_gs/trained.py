@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from datasets import Scene, View
-from distwar_gs.cli import RenderArgs, render_config
+from distwar_gs.cli import RenderArgs, belongs_to_run, render_config
 from distwar_gs.config import Config
 from distwar_gs.devices import resolve_device
 from distwar_gs.export import find_ply, load_model
 from distwar_gs.model import sh_degree_of
+from distwar_gs.near_plane import with_near_plane, with_reference_near_plane
 from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.views import Cameras, evaluation_background, open_scene
 
@@ -46,6 +47,7 @@ class TrainedModel:
         device = resolve_device(config.train.device)
         ply = find_ply(args.model, args.iteration)
         scene = open_scene(config)
+        config = (with_near_plane if belongs_to_run(args) else with_reference_near_plane)(config, scene)
         params = {name: tensor.to(device) for name, tensor in load_model(ply, scene.normalisation).items()}
         background = torch.tensor(evaluation_background(config), device=device)
         log.info("%s: %s Gaussians", ply, f"{len(params['means']):,}")

@@ -26,6 +26,7 @@ from distwar_gs.memory import cap_of
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.monitor import Monitor, setup_logging
+from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.renderer import render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
@@ -52,6 +53,7 @@ class Trainer:
         self.scene = open_scene(config)
         self.last_checkpoint: Path | None = None
         saved = self._checkpoint()
+        self.config = config = with_near_plane(config, self.scene, saved.config if saved else {})
         self.settings = render_settings(config, self.scene.extent, self.device)
         self.tuner = kernels.tuner_of(self.device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
