@@ -37,7 +37,7 @@ def find_model(source: Path) -> Path | None:
 def read_colmap(source: Path, options: ImageOptions) -> RawScene:
     """Read the sparse model under `source` and the size of every photograph in the image folder.
 
-    With resolution 2, 4 or 8 and the default folder, `images_2`, `images_4` or `images_8` is used if it is there.
+    With a resolution N that divides and the default folder, `images_N` is used if it is there.
     Distorted photographs are undistorted, then too large ones resized, each into a cache. Raises DataError for a model
     or a folder that is missing, empty or damaged, and for images that disagree with their cameras.
     """

@@ -1,4 +1,4 @@
-"""`resolution`, as 3DGS understands it: a divisor, a width, or "at most 1600 pixels wide"."""
+"""`resolution`, as 3DGS and gsplat understand it: a divisor, a width, or "at most 1600 pixels wide"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .scene import View
 
 logger = logging.getLogger(__name__)
 
-DIVISORS = (1, 2, 4, 8)
+NARROWEST = 16
+"""No width in pixels up to this can be meant: such numbers divide, as gsplat's `data_factor` does (3DGS divides by 1, 2, 4
+and 8 only). What would make photos narrower is refused."""
+DIVISORS = range(1, NARROWEST + 1)
 AUTO = -1
 AUTO_WIDTH = 1600
 """Widest image kept as it is when no resolution is asked for (3DGS utils/camera_utils.py, loadCam)."""
@@ -26,7 +29,10 @@ AUTO_WIDTH = 1600
 def check_resolution(resolution: int) -> None:
     """Raise DataError unless `resolution` is -1 or positive."""
     if resolution != AUTO and resolution <= 0:
-        raise DataError(f"resolution {resolution}: use 1, 2, 4 or 8 to divide, a width in pixels, or -1 (automatic)")
+        raise DataError(
+            f"resolution {resolution}: use 1 to {NARROWEST} to divide, a larger number for a width in pixels, or -1 "
+            "(automatic)"
+        )
 
 
 def target_size(width: int, height: int, resolution: int) -> tuple[int, int]:
@@ -47,6 +53,8 @@ def resize_views(source: Path, label: str, views: Sequence[View], resolution: in
     """
     targets = {view.name: target_size(view.width, view.height, resolution) for view in views}
     changed = [view for view in views if targets[view.name] != (view.width, view.height)]
+    for view in changed:
+        _check_width(view, targets[view.name], resolution)
     if not changed:
         return tuple(views), ""
     if resolution == AUTO:
@@ -55,6 +63,17 @@ def resize_views(source: Path, label: str, views: Sequence[View], resolution: in
     folder = _resized_folder(source, f"{label}-{suffix}", changed, targets)
     resized = {view.name: _resized_view(view, folder, targets[view.name]) for view in changed}
     return tuple(resized.get(view.name, view) for view in views), f"resized to {words} (Lanczos)"
+
+
+def _check_width(view: View, target: tuple[int, int], resolution: int) -> None:
+    """Raise DataError for a photograph that would become too narrow to train on, with what may have been meant."""
+    if target[0] < NARROWEST:
+        largest = view.width // NARROWEST
+        divide = f"divide by {largest} at most" if largest > 1 else "keep its size with 1"
+        raise DataError(
+            f"resolution {resolution}: divides {view.name}, {view.width} pixels wide, to {target[0]} pixels; "
+            f"{divide}, or give a width in pixels ({NARROWEST + 1} or more)"
+        )
 
 
 def _describe(resolution: int) -> tuple[str, str]:

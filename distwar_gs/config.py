@@ -90,8 +90,8 @@ class DataConfig:
     images: str = setting("images")
     """Sub-folder with the images. Only used when the scene is in COLMAP layout."""
     resolution: int = setting(-1, RESOLUTION)
-    """1, 2, 4 or 8: divide the image size by it (images_N is taken when it exists). Any other positive number: target
-    width in pixels. -1: as on disk, but images wider than 1600 px are reduced to 1600."""
+    """1 to 16: divide the image size by it (images_N is taken when it exists). A larger number: target width in pixels.
+    -1: as on disk, but images wider than 1600 px are reduced to 1600."""
     masks: str | None = setting("masks")
     """Sub-folder with masks, used when it is there: a.jpg.png or a.png for a.jpg. Black is ignored, as in COLMAP and
     nerfstudio; masks that a transforms file names come first. null: no masks at all."""
