@@ -18,8 +18,8 @@ from .scene import View
 logger = logging.getLogger(__name__)
 
 NARROWEST = 16
-"""No width in pixels up to this can be meant: such numbers divide, as gsplat's `data_factor` does (3DGS divides by 1, 2, 4
-and 8 only). What would make photos narrower is refused."""
+"""No width in pixels up to this can be meant: such numbers divide, as gsplat's `data_factor` does (of 3DGS only 1, 2, 4
+and 8). What would make photos narrower is refused."""
 DIVISORS = range(1, NARROWEST + 1)
 AUTO = -1
 AUTO_WIDTH = 1600
@@ -88,14 +88,34 @@ def _resized_folder(source: Path, label: str, views: Sequence[View], targets: di
     def build(folder: Path) -> None:
         map_threads(lambda view: _resize_file(view, folder / _file_name(view), targets[view.name]), views)
 
-    key = [label, [[view.name, *targets[view.name], *file_fingerprint(view.image_path)] for view in views]]
+    key = [label, [[view.name, *targets[view.name], *_fingerprint(view)] for view in views]]
     return cached_folder(source, label, key, {_file_name(view): targets[view.name] for view in views}, build)
 
 
+def _fingerprint(view: View) -> list:
+    return [*file_fingerprint(view.image_path), *(["opaque"] if view.alpha_is_mask else [])]
+
+
 def _resize_file(view: View, target: Path, size: tuple[int, int]) -> None:
+    pixels = decode_image(view.image_path)
+    if view.alpha_is_mask and pixels.shape[-1] == 4:
+        save_png(target, _resize_opaque(pixels, size))
+        return
     # Pillow weights colour by alpha while it resizes, so transparent pixels do not bleed in.
-    image = Image.fromarray(decode_image(view.image_path))
-    save_png(target, np.asarray(image.resize(size, Image.Resampling.LANCZOS)))
+    save_png(target, np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)))
+
+
+def _resize_opaque(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w, 3] of uint8 [H, W, 4]: colours are averaged over what is opaque, up to its edges, where Pillow cuts
+    the filter's overshoot off alpha and leaves it in the colours."""
+
+    def resized(plane: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.LANCZOS))
+
+    alpha = pixels[..., 3].astype(np.float32)
+    weight = np.maximum(resized(alpha), 1.0)
+    colors = np.stack([resized(pixels[..., channel] * alpha) / weight for channel in range(3)], axis=-1)
+    return np.clip(np.round(colors), 0, 255).astype(np.uint8)
 
 
 def _resized_view(view: View, folder: Path, size: tuple[int, int]) -> View:

@@ -97,6 +97,9 @@ class DataConfig:
     nerfstudio; masks that a transforms file names come first. null: no masks at all."""
     invert_masks: bool = setting(False)
     """Ignore what is white in masks, not what is black."""
+    alpha: str = setting("background", one_of("background", "mask"))
+    """What transparent places of photos mean. background: data.background shows through (objects that were cut out, as
+    in NeRF-synthetic scenes). mask: they are ignored, beside what masks ignore (passers-by that were cut out)."""
     test_every: int = setting(8, at_least(2))
     """Every N-th image by name is held out for testing. Only used when data.eval is on and the scene has no split of
     its own."""
