@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from datasets.pointcloud import colors_of
-from distwar_gs.files import MODEL_SUFFIXES, replacing
+from distwar_gs.files import SOG_META, is_model_file, replacing, unread_model
 from distwar_gs.ply import ModelFileError, columns, element, read_ply
+from distwar_gs.sog import is_antialiased_sog, is_sog, read_sog
 from distwar_gs.splat_formats import (
     encode_compressed_ply,
     encode_splat,
@@ -109,11 +110,13 @@ def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None =
 def load_model(
     path: str | os.PathLike[str], normalisation: Normalisation | None = None, *, rub: bool = True
 ) -> dict[str, Tensor]:
-    """As `load_ply`, for any of MODEL_SUFFIXES. `rub`: whether an SPZ has the axes its format prescribes."""
+    """As `load_ply`, for any of MODEL_SUFFIXES and the folder of a SOG. `rub`: whether an SPZ has the axes its format
+    prescribes."""
+    readers = {".spz": lambda: read_spz(path, rub=rub)[0], ".splat": lambda: read_splat(path)}
     suffix = Path(path).suffix.lower()
-    if suffix not in (".spz", ".splat"):
+    if suffix not in readers and not is_sog(path):
         return load_ply(path, normalisation)
-    arrays = read_spz(path, rub=rub)[0] if suffix == ".spz" else read_splat(path)
+    arrays = readers[suffix]() if suffix in readers else read_sog(path)[0]
     return _in_frame(_usable(path, arrays), normalisation)
 
 
@@ -167,14 +170,16 @@ def as_reloaded(params: Mapping[str, Tensor], normalisation: Normalisation) -> d
 def read_render_mode(path: str | os.PathLike[str]) -> str | None:
     """What the file says of its training: "mip" (antialiased), "default", or None: nothing.
 
-    In a PLY it is the last comment SplatRenderMode (Brush, SuperSplat) or antialiased (Postshot), in an SPZ a flag; a
-    .splat cannot tell.
+    In a PLY it is the last comment SplatRenderMode (Brush, SuperSplat) or antialiased (Postshot), in an SPZ or SOG a
+    flag; a .splat cannot tell.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".spz":
         return "mip" if read_spz(path)[1] else "default"
     if suffix == ".splat":
         return None
+    if is_sog(path):
+        return "mip" if is_antialiased_sog(path) else "default"
     lines = (line.strip() for line in read_ply(path).comments)
     modes = [_POSTSHOT.get(line, line.removeprefix(_RENDER_MODE)) for line in lines if line.startswith(_MODES)]
     return modes[-1] if modes else None
@@ -186,8 +191,11 @@ def find_ply(model: str | os.PathLike[str], iteration: int | None = None) -> Pat
     Raises: ModelFileError that lists the iterations there are.
     """
     model = Path(model)
-    if model.suffix.lower() in MODEL_SUFFIXES:
-        return model
+    if is_model_file(model):
+        return model / SOG_META if model.is_dir() else model
+    unread = unread_model(model)
+    if unread:
+        raise ModelFileError(unread)
     files = model.glob("point_cloud/iteration_*/point_cloud.ply")
     numbered = [(file.parent.name.removeprefix("iteration_"), file) for file in files]
     saved = {int(number): file for number, file in numbered if number.isdecimal()}

@@ -8,14 +8,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-MODEL_SUFFIXES = (".ply", ".splat", ".spz")
+MODEL_SUFFIXES = (".ply", ".splat", ".spz", ".sog")
 """How the names of files with Gaussians end; .compressed.ply is among them."""
+SOG_META = "meta.json"
+"""The file of a SOG that is a folder: it names the others."""
+_CONVERTIBLE = (".ksplat", ".lcc", ".lcc2", "lod-meta.json")
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
 
 class WriteError(OSError):
     """A file that could not be written; the message names it and the reason. What was there before is untouched."""
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file of Gaussians is meant, by its name, or a folder that is a SOG, and not a run folder."""
+    if path.suffix.lower() in MODEL_SUFFIXES or path.name.lower() == SOG_META:
+        return True
+    return (path / SOG_META).is_file() and not (path / "config.yaml").exists()
+
+
+def unread_model(path: Path) -> str | None:
+    """What to say of a file that is neither read as Gaussians nor a run folder; None for others."""
+    name, kinds = path.name.lower(), ", ".join(MODEL_SUFFIXES[:-1]) + f" and {MODEL_SUFFIXES[-1]}"
+    if name.endswith(_CONVERTIBLE) and not path.is_dir():
+        kind = next(ending for ending in _CONVERTIBLE if name.endswith(ending))
+        return (
+            f"{path}: {kind} is not read, {kinds} are; convert it with PlayCanvas' splat-transform "
+            f"(npx @playcanvas/splat-transform {path.name} {path.stem}.ply)"
+        )
+    if is_model_file(path) or not path.is_file():
+        return None
+    return f"{path}: is no file of Gaussians that is read ({kinds} are), and no run folder; convert it to one of them"
 
 
 @contextmanager
