@@ -131,6 +131,10 @@ class ModelConfig:
     init: str = setting("auto", one_of("auto", "sfm", "random"))
     """Where the first Gaussians come from: the scene's points (sfm) or random positions; auto: sfm when the scene has
     points."""
+    init_ply: str | None = setting(None)
+    """File to start from instead, in the frame of the input's poses: a point cloud (PLY), or Gaussians of any trainer
+    (.ply, .splat, .spz, .sog, or a run folder), whose parameters are all kept. A cloud of more points than
+    densification.cap_max, or half of what memory holds, is thinned. Only used at the first step."""
     init_points: int = setting(100_000, between(1, 100_000_000))
     """Number of random Gaussians at the start. Only used when the start is random."""
     init_opacity: float = setting(0.1, inside(0, 1))
@@ -462,6 +466,10 @@ def validate(config: Config) -> Config:
     config = with_values(config, as_values(config))
     if config.model.near_plane >= config.model.far_plane:
         raise ConfigError(f"model.near_plane is {config.model.near_plane}: it must be below model.far_plane")
+    if config.model.init_ply and config.model.init != "auto":
+        raise ConfigError(
+            f"model.init is {config.model.init}: leave it auto with model.init_ply, which takes its place"
+        )
     density = config.densification
     if density.start > density.stop:
         raise ConfigError(f"densification.start is {density.start}: it must not be above densification.stop")

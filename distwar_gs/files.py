@@ -39,7 +39,7 @@ def unread_model(path: Path) -> str | None:
         )
     if is_model_file(path) or not path.is_file():
         return None
-    return f"{path}: is no file of Gaussians that is read ({kinds} are), and no run folder; convert it to one of them"
+    return f"{path}: is no run folder, and of files {kinds} are read; convert it to one of them"
 
 
 @contextmanager

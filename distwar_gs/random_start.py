@@ -59,6 +59,12 @@ def scene_distance(views: Sequence["View"], extent: float) -> float:
     return FALLBACK_DISTANCE * extent
 
 
+def seen_share(views: Sequence["View"], points: Tensor) -> float:
+    """The share of points [N, 3] (float64, the views' frame) that the picture of a view shows, nothing being hidden."""
+    generator = torch.Generator().manual_seed(0)  # not the run's: looking changes nothing
+    return float((_seen_by(views, points, generator) > 0).double().mean())
+
+
 def _draw(views: Sequence["View"], distance: float, count: int, generator: torch.Generator) -> Tensor:
     """Points [count, 3] float64 at random pixels and depths of random views."""
     chosen = torch.randint(len(views), (count,), generator=generator)

@@ -87,7 +87,7 @@ def _harmonics(harmonics: np.ndarray, version: int) -> tuple[dict, dict[str, np.
 
 
 def _book(values: np.ndarray, file: str) -> tuple[dict, np.ndarray]:
-    book = np.linspace(values.min(), values.max(), 256)
+    book = np.linspace(values.min(), max(values.max(), values.min() + 1e-6), 256)
     codes = np.round(255 * (values - book[0]) / (book[-1] - book[0]))
     return {"codebook": book.tolist(), "files": [file]}, codes
 
