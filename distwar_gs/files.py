@@ -12,7 +12,8 @@ MODEL_SUFFIXES = (".ply", ".splat", ".spz", ".sog")
 """How the names of files with Gaussians end; .compressed.ply is among them."""
 SOG_META = "meta.json"
 """The file of a SOG that is a folder: it names the others."""
-_CONVERTIBLE = (".ksplat", ".lcc", ".lcc2", "lod-meta.json")
+_CONVERTIBLE = {".ksplat": ".ksplat", ".lcc": ".lcc", ".lcc2": ".lcc2", "lod-meta.json": "streamed SOG"}
+"""Formats that splat-transform reads and we do not, by how the names of their files end."""
 
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
@@ -31,8 +32,8 @@ def is_model_file(path: Path) -> bool:
 def unread_model(path: Path) -> str | None:
     """What to say of a file that is neither read as Gaussians nor a run folder; None for others."""
     name, kinds = path.name.lower(), ", ".join(MODEL_SUFFIXES[:-1]) + f" and {MODEL_SUFFIXES[-1]}"
-    if name.endswith(_CONVERTIBLE) and not path.is_dir():
-        kind = next(ending for ending in _CONVERTIBLE if name.endswith(ending))
+    kind = next((kind for ending, kind in _CONVERTIBLE.items() if name.endswith(ending)), None)
+    if kind is not None and not path.is_dir():
         return (
             f"{path}: {kind} is not read, {kinds} are; convert it with PlayCanvas' splat-transform "
             f"(npx @playcanvas/splat-transform {path.name} {path.stem}.ply)"

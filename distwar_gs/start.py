@@ -64,7 +64,9 @@ def first_gaussians(
         return initialise(*_thinned(*points, limit, generator), model, device)
     path = find_start(model.init_ply)
     if holds_gaussians(path):
-        return as_parameters(_gaussians(path, scene, model), device)
+        gaussians = _gaussians(path, scene, model)
+        _say_cap(len(gaussians["means"]), config)
+        return as_parameters(gaussians, device)
     points = _cloud(path, scene)
     return initialise(*_thinned(*points, cap.for_start(ROOM_TO_GROW), generator), model, device)
 
@@ -111,6 +113,13 @@ def _gaussians(path: Path, scene: Scene, config: ModelConfig) -> dict[str, Tenso
         )
     _check_seen(path, scene, params["means"])
     return with_degree(params, config.sh_degree)
+
+
+def _say_cap(count: int, config: Config) -> None:
+    cap = config.densification.cap_max
+    if cap and count > cap:
+        what = "the faintest go" if config.densification.strategy == "mcmc" else "none are added"
+        log.warning("%s Gaussians are more than densification.cap_max, %s: %s", f"{count:,}", f"{cap:,}", what)
 
 
 def _say_degree(path: Path, held: int, wanted: int) -> None:

@@ -513,7 +513,7 @@ def ksplat(bench):
     return [bench.file("model.ksplat", bytes(100)), "-s", bench.scene]
 
 
-@bad(RENDERING, "lod-meta.json: lod-meta.json is not read", "splat-transform")
+@bad(RENDERING, "lod-meta.json: streamed SOG is not read", "splat-transform")
 def sog_of_many_levels(bench):
     return [bench.file("lod-meta.json", "{}"), "-s", bench.scene]
 

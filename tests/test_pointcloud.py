@@ -7,8 +7,9 @@ import plyfile
 import pytest
 from scene_files import write_blender, write_colmap
 
-from datasets import DataError, load_scene
+from datasets import DataError, load_scene, pointcloud
 from datasets.pointcloud import read_points
+from distwar_kernels.sh.sh_reference import C0 as SH_C0
 
 RGB = np.array([[0, 128, 255], [10, 20, 30], [255, 0, 1], [77, 200, 13]], np.uint8)
 XYZ = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.25], [-3.0, 4.0, 1.5], [0.0, 0.0, -2.0]])
@@ -77,6 +78,10 @@ def test_harmonics_are_colours_unless_there_are_others(tmp_path):
     assert np.array_equal(cloud.colors, RGB)
     both = read(write_cloud(tmp_path / "b.ply", RGB, more=[(name, "f4") for name in names]))
     assert np.array_equal(both.colors, RGB)
+
+
+def test_the_harmonic_of_degree_0_is_that_of_the_kernels():
+    assert pointcloud._SH_C0 == SH_C0  # datasets imports nothing of them
 
 
 def test_bright_fractions_are_not_levels(tmp_path):

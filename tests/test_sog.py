@@ -3,16 +3,20 @@
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from foreign_models import FOLDER, assert_within, differences, in_order_of, waves
+from hypothesis import strategies as st
 from PIL import Image
 from sog_files import sog_parts, write_files, write_sog
 
 from distwar_gs.export import find_ply, load_model, read_render_mode
 from distwar_gs.ply import ModelFileError
+from scripts.fuzz_inputs import Reader, broken_bytes, odd_trees
+from scripts.fuzz_readers import fuzz
 
 KINDS = ["a.sog", "folder", "folder/meta.json"]
 # One step of what a byte stands for is 1/85 (scales), 1/85 (colours), 1/320 (harmonics), 1/180 (rotations); logits of
@@ -204,6 +208,33 @@ def test_names_that_lead_elsewhere_are_not_followed(tmp_path, name):
     (tmp_path / "in/secret.webp").write_bytes(b"")
     with pytest.raises(ModelFileError, match="is no file beside meta.json"):
         load_model(folder)
+
+
+def write_both(folder: Path) -> list[Path]:
+    """A bundle and a folder; the files to break."""
+    write_sog(folder / "a.sog", waves(30, 1))
+    return [folder / "a.sog", *sorted(write_sog(folder / "scene", waves(30, 1)).iterdir())]
+
+
+def odd_meta(whole: bytes) -> st.SearchStrategy[bytes]:
+    """meta.json with odd values in it; of other files, bytes."""
+    if not whole.startswith(b"{"):
+        return broken_bytes(whole)
+    return odd_trees(json.loads(whole)).map(lambda tree: json.dumps(tree).encode())
+
+
+@pytest.mark.parametrize("seed", [0, 1000])
+def test_fuzzed_files_are_read_or_refused_in_one_line(tmp_path, seed):
+    reader = Reader("sog", (ModelFileError,), write_both, read_either, odd_meta)
+    tally = fuzz(reader, seed, seconds=60, executions=150, keep=tmp_path)
+    assert not tally.crashes, f"{tally.crashes}; the inputs are in {tmp_path}"
+    assert tally.refused > 10 and tally.executions >= 20
+
+
+def read_either(folder: Path, path: Path) -> None:
+    path = path if path.suffix == ".sog" else folder / "scene"
+    load_model(path)
+    read_render_mode(path)
 
 
 def test_a_missing_file(tmp_path):

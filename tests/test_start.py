@@ -153,6 +153,18 @@ def test_training_goes_on_from_a_model(make, demo_run, strategy):
     assert torch.cdist(was, now).amin(dim=1).median() < 0.02 * was.std()
 
 
+@pytest.mark.parametrize(
+    ("strategy", "words", "left"), [("default", "none are added", 3008), ("mcmc", "faintest go", 2000)]
+)
+def test_a_model_of_more_gaussians_than_the_cap(make, demo_run, strategy, words, left):
+    changes = {"densification.strategy": strategy, "optim.adam": "dense", "densification.cap_max": 2000,
+               "densification.prune_opacity": 0.0, "train.iterations": 12, **DENSE_SCHEDULE}  # fmt: skip
+    run = make(demo_run.folder, changes)
+    assert len(run.params["means"]) == 3008 and run.run() == 0
+    assert words in log_of(run) and "more than densification.cap_max, 2,000" in log_of(run)
+    assert len(run.params["means"]) == left
+
+
 @pytest.mark.parametrize("normalise", [True, False])
 def test_the_frame_of_a_model_is_that_of_the_poses(make, demo_run, normalise):
     run = make(demo_run.folder, {"data.normalise": normalise, "model.near_plane": 0.03 if normalise else 0.1})
