@@ -31,7 +31,7 @@ _HARMONICS = {0: 0, 1: 3, 2: 8, 3: 15}
 """Harmonics above degree 0 by `bands`."""
 _LONGEST_META = 2**22  # bytes; three codebooks take 2**14
 _FORMATS = ("WEBP", "PNG")
-_BROKEN = (ValueError, KeyError, TypeError, OverflowError, RecursionError, EOFError, RuntimeError, OSError,
+_BROKEN = (ValueError, LookupError, TypeError, AttributeError, OverflowError, EOFError, RuntimeError, OSError,
            zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)  # fmt: skip
 """What a damaged zip, JSON or picture raises."""
 

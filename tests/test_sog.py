@@ -182,6 +182,7 @@ BROKEN = {
     "no section": (changed(scales={}), "no 'files'|no 'codebook'"),
     "a short codebook": (changed(scales=named(["scales.webp"], codebook=[1.0])), "codebook of scales: not 256 numbers"),
     "a codebook of words": (changed(scales=named(["scales.webp"], codebook=["a"] * 256)), "could not convert"),
+    "one picture of two": (changed(means=lambda section: section | {"files": ["means_l.webp"]}), "list index out of"),
     "no picture": (changed(scales=named(["none.webp"])), "none.webp"),
     "a picture that is none": (changed(scales=named(["meta.json"])), "cannot identify image file"),
     "bounds that are none": (changed(means=named(MEANS, mins=[0, "x", 0])), "could not convert"),
