@@ -21,6 +21,7 @@ def load_scene(
     resolution: int = -1,
     masks: str | None = "masks",
     invert_masks: bool = False,
+    alpha: str = "background",
     test_every: int = 8,
     hold_out: bool = True,
     normalise: bool = True,
@@ -30,11 +31,12 @@ def load_scene(
     source_path: a folder with a COLMAP model, `transforms_train.json` or `transforms.json`; or a transforms file, to
         choose it where a folder has a COLMAP model too.
     images: folder of a COLMAP dataset's images.
-    resolution: 1, 2, 4, 8 divide the size (a folder `images_N` is used when there is one); another positive number is
-        the width in pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
+    resolution: 1 to 16 divide the size (a folder `images_N` is used when there is one); a larger number is the width in
+        pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
     masks: folder of masks, used when it is there; black is ignored. Masks that a transforms file names come first;
         None: no masks.
     invert_masks: white is ignored instead.
+    alpha: what transparency means: "background" shows through it, or a "mask" ignores it, beside other masks.
     test_every: every n-th image by name is a test view, starting with the first (0: none); ignored where the dataset
         says which views are for testing.
     hold_out: False trains on all images that a dataset has for training.
@@ -44,7 +46,7 @@ def load_scene(
     source = Path(source_path).expanduser()
     if test_every < 0:
         raise DataError(f"test_every {test_every}: use a positive number, or 0 to hold out nothing")
-    options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks)
+    options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks, alpha=alpha)
     raw = _read(source, options)
     folder = source if source.is_dir() else source.parent
     return build_scene(folder, raw, test_every=test_every, hold_out=hold_out, normalise=normalise)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pycolmap
 
 from .errors import DataError
 from .imagefile import name_parts, pair_images, read_size
+from .pointcloud import count_points, find_points, read_points
 from .prepare import ImageOptions, image_folder, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
@@ -35,7 +37,7 @@ def find_model(source: Path) -> Path | None:
 def read_colmap(source: Path, options: ImageOptions) -> RawScene:
     """Read the sparse model under `source` and the size of every photograph in the image folder.
 
-    With resolution 2, 4 or 8 and the default folder, `images_2`, `images_4` or `images_8` is used if it is there.
+    With a resolution N that divides and the default folder, `images_N` is used if it is there.
     Distorted photographs are undistorted, then too large ones resized, each into a cache. Raises DataError for a model
     or a folder that is missing, empty or damaged, and for images that disagree with their cameras.
     """
@@ -50,20 +52,20 @@ def read_colmap(source: Path, options: ImageOptions) -> RawScene:
 
 def _read_model(place: Path) -> pycolmap.Reconstruction:
     absent = {
-        suffix: [f"{name}{suffix}" for name in MODEL_FILES if not (place / f"{name}{suffix}").is_file()]
+        suffix: [f"{name}{suffix}" for name in MODEL_FILES if not _is_there(place / f"{name}{suffix}")]
         for suffix in (".bin", ".txt")
     }
     suffix, missing = min(absent.items(), key=lambda item: len(item[1]))  # binary where both are whole
-    if missing:
+    pointless = missing == [_points_file(suffix)] and find_points(place) is not None
+    if missing and not pointless:
         raise DataError(f"{place}: {', '.join(missing)} missing; copy the whole model that COLMAP wrote")
     others = sorted(path.name for path in place.parent.iterdir() if path.name.isdigit() and path != place)
     if place.name == "0" and others:
         logger.warning("%s: also holds the models %s; only model 0 is used", place.parent, ", ".join(others))
     if suffix == ".bin":
-        _check_lengths(place)
+        _check_lengths(place, pointless)
     try:
-        model = pycolmap.Reconstruction()
-        (model.read_binary if suffix == ".bin" else model.read_text)(place)
+        model = _read_pointless(place, suffix) if pointless else _read_files(place, suffix)
     except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
         raise DataError(f"{place}: not a readable COLMAP model ({error}); export it from COLMAP again") from error
     if not any(image.has_pose for image in model.images.values()):
@@ -71,13 +73,42 @@ def _read_model(place: Path) -> pycolmap.Reconstruction:
     return model
 
 
-def _check_lengths(place: Path) -> None:
-    """Raise DataError when a binary file ends within a record.
+def _points_file(suffix: str) -> str:
+    return f"points3D{suffix}"
+
+
+def _is_there(path: Path) -> bool:
+    """Whether a file of a model is there; one of points that has no bytes is as good as none, as long as another has
+    them (`find_points`)."""
+    hollow = path.name == _points_file(".bin") and find_points(path.parent) is not None
+    return path.is_file() and not (hollow and path.stat().st_size == 0)
+
+
+def _read_files(place: Path, suffix: str) -> pycolmap.Reconstruction:
+    model = pycolmap.Reconstruction()
+    (model.read_binary if suffix == ".bin" else model.read_text)(place)
+    return model
+
+
+def _read_pointless(place: Path, suffix: str) -> pycolmap.Reconstruction:
+    """A model whose file of points is missing: pycolmap reads it beside an empty one."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in place.glob(f"*{suffix}"):
+            if path.name != _points_file(suffix):
+                (Path(folder) / path.name).symlink_to(path.resolve())
+        (Path(folder) / _points_file(suffix)).write_bytes(_LENGTH.pack(0) if suffix == ".bin" else b"")
+        return _read_files(Path(folder), suffix)
+
+
+def _check_lengths(place: Path, pointless: bool = False) -> None:
+    """Raise DataError when a binary file (that of the points only unless `pointless`) ends within a record.
 
     pycolmap takes the missing bytes for counts, and may run for hours or fill the memory before it fails; missing
     parameters of cameras it makes up. The layouts are those of COLMAP's documentation, "Output Format".
     """
     for name, skip in _SKIPS.items():
+        if pointless and name == _points_file(".bin"):
+            continue
         path = place / name
         data = path.read_bytes() if path.is_file() else _LENGTH.pack(0)  # COLMAP 3.x wrote no rigs and frames
         try:
@@ -170,6 +201,17 @@ def _view(name: str, path: Path, image: pycolmap.Image, camera: pycolmap.Camera,
 
 
 def _points(model: pycolmap.Reconstruction, place: Path) -> PointCloud | None:
+    """The model's points; where it has none, those of the points3D.ply that 3DGS writes beside it, if it is there."""
     points = [point for _, point in sorted(model.points3D.items())]
+    beside = find_points(place)
+    if not points and beside is not None:
+        logger.info("the model has no points: they are read from %s", beside)
+        return read_points(beside, "copy it again, or delete it to start from random points")
+    others = count_points(beside) if beside else None
+    if others not in (None, len(points)):
+        logger.warning(
+            "%s: its %s points are not used, but the %s of the COLMAP model; start from them with --init_ply %s",
+            beside, f"{others:,}", f"{len(points):,}", beside,
+        )  # fmt: skip
     positions = np.array([point.xyz for point in points]).reshape(-1, 3)
     return finite_points(PointCloud(positions, np.array([point.color for point in points], np.uint8)), place)

@@ -64,6 +64,15 @@ def decode_grey(path: Path) -> np.ndarray:
         raise _undecodable(path, error) from error
 
 
+def has_alpha(path: Path) -> bool:
+    """Whether `decode_image` gives transparency, by the header alone. Raises DataError as `read_size`."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return image.has_transparency_data and not image.mode.startswith("I")
+    except Exception as error:
+        raise _undecodable(path, error) from error
+
+
 def name_parts(name: str) -> list[str]:
     """The parts of an image's name, none of which leads up or to a root: they are part of the paths of new files."""
     parts = PurePosixPath(name.replace("\\", "/")).parts

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from .errors import DataError
-from .imagefile import decode_grey, find_image, map_threads, save_png
+from .imagefile import decode_grey, decode_image, find_image, has_alpha, map_threads, save_png
 from .scene import Mask, View
 
 logger = logging.getLogger(__name__)
@@ -43,14 +43,27 @@ def with_masks(views: Sequence[View], source: Path, folder: str | None, inverted
     return tuple(replace(view, mask=_turned(view.mask)) if inverted and view.mask else view for view in views)
 
 
+def with_alpha(views: Sequence[View]) -> tuple[View, ...]:
+    """The views with the transparency of their photographs as masks, beside those that they have.
+
+    Raises DataError for a photograph that cannot be read.
+    """
+    return tuple(_alpha_masked(view) if has_alpha(view.image_path) else view for view in views)
+
+
 def decode_mask(mask: Mask, size: tuple[int, int]) -> np.ndarray:
     """True where a pixel of the photograph counts: bool [H, W] at `size` (width, height).
 
     Black is what is darker than half of the mask's brightest value, so masks of 0 and 1, of 0 and 255 and ones that
-    went through JPEG read alike. A pixel that a larger mask ignores in part is ignored. Raises DataError for a file
-    that cannot be decoded or has another shape than the photograph.
+    went through JPEG read alike; so it is with the alpha of soft edges. A pixel that a larger mask ignores in part is
+    ignored. Raises DataError for a file that cannot be decoded or has another shape than the photograph.
     """
-    grey = decode_grey(mask.path)
+    kept = _decode_one(mask, size)
+    return kept & decode_mask(mask.also, size) if mask.also else kept
+
+
+def _decode_one(mask: Mask, size: tuple[int, int]) -> np.ndarray:
+    grey = _alpha(mask.path) if mask.is_alpha else decode_grey(mask.path)
     kept = (grey * 2 >= grey.max()) & (grey > 0)
     kept = ~kept if mask.inverted else kept
     height, width = kept.shape
@@ -80,9 +93,9 @@ def ignored_share(views: Sequence[View], threads: int = 0) -> float:
 def _ignored_pixels(view: View) -> int:
     ignored = int(np.count_nonzero(~decode_mask(view.mask, (view.width, view.height))))
     if ignored == view.width * view.height:
+        otherwise = "use data.alpha=background" if view.alpha_is_mask else "turn the masks round with --invert_masks"
         raise DataError(
-            f"{view.mask.path}: ignores the whole image; take {view.name} out of the dataset, or turn the masks round "
-            "with --invert_masks"
+            f"{view.mask.path}: ignores the whole image; take {view.name} out of the dataset, or {otherwise}"
         )
     return ignored
 
@@ -98,6 +111,16 @@ def _find_mask(folder: Path, name: str) -> Path | None:
 
 def _masked(view: View, path: Path | None) -> View:
     return view if path is None or view.mask else replace(view, mask=Mask(path))
+
+
+def _alpha(path: Path) -> np.ndarray:
+    """Opacity [H, W], integers from 0 to 255."""
+    pixels = decode_image(path)
+    return pixels[..., 3].astype(np.int64) if pixels.shape[-1] == 4 else np.full(pixels.shape[:2], 255)
+
+
+def _alpha_masked(view: View) -> View:
+    return replace(view, mask=Mask(view.image_path, is_alpha=True, also=view.mask), alpha_is_mask=True)
 
 
 def _turned(mask: Mask) -> Mask:

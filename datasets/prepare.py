@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import DataError
-from .masks import DEFAULT_FOLDER, with_masks
+from .masks import DEFAULT_FOLDER, with_alpha, with_masks
 from .resize import AUTO, DIVISORS, check_resolution, resize_views
 from .scene import View
 from .undistort import Shot, pinhole_views
+
+ALPHA = ("background", "mask")
+"""What transparency may mean: the background shows through, or the pixel does not count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +24,13 @@ class ImageOptions:
     resolution: int = AUTO
     masks: str | None = DEFAULT_FOLDER
     invert_masks: bool = False
+    alpha: str = ALPHA[0]
 
     def __post_init__(self) -> None:
-        """Raises DataError for a resolution that means nothing."""
+        """Raises DataError for a resolution, or a meaning of alpha, that there is not."""
         check_resolution(self.resolution)
+        if self.alpha not in ALPHA:
+            raise DataError(f"alpha {self.alpha!r}: use one of {', '.join(ALPHA)}")
 
     def downscaled_folder(self, source: Path) -> Path | None:
         """`images_N` of `source` if resolution N asks for it, no other folder was chosen and it is there."""
@@ -42,10 +48,12 @@ def prepare_views(
     the way of their images. Raises DataError as the steps do.
     """
     views = with_masks([shot.view for shot in shots], source, options.masks, options.invert_masks)
+    views = with_alpha(views) if options.alpha == "mask" else views
     shots = [replace(shot, view=view) for shot, view in zip(shots, views, strict=True)]
     views, undistorted = pinhole_views(source, label, shots, model)
     views, resized = resize_views(source, label, views, options.resolution)
-    return views, " ".join(filter(None, [label, undistorted, resized]))
+    alpha = ", alpha as mask" if any(view.alpha_is_mask for view in views) else ""
+    return views, " ".join(filter(None, [label, undistorted, resized])) + alpha
 
 
 def image_folder(source: Path, options: ImageOptions) -> tuple[Path, ImageOptions]:

@@ -28,6 +28,10 @@ class Mask:
     """A picture as large as the photograph, or of its shape and another size."""
     inverted: bool = False
     """False: black is ignored, as in COLMAP and nerfstudio. True: black is what counts."""
+    is_alpha: bool = False
+    """Whether the picture's transparency is the mask, not its brightness: what is transparent is ignored."""
+    also: Mask | None = None
+    """Another one: only pixels that both keep count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +53,8 @@ class View:
     camera_id: int
     """Views with the same id were taken by one physical camera."""
     mask: Mask | None = None
+    alpha_is_mask: bool = False
+    """Whether the picture's transparency is in `mask`, so that its colours are taken as they are."""
     """None: every pixel counts."""
 
     @property

@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 import pycolmap
-from plyfile import PlyData
 
 from .errors import DataError
 from .imagefile import check_present, find_image, name_parts, read_size
-from .plyheader import check_ply_header
+from .pointcloud import find_points, read_points
 from .prepare import ImageOptions, prepare_views
-from .scene import Mask, PointCloud, RawScene, View, finite_points
+from .scene import Mask, PointCloud, RawScene, View
 from .undistort import Shot, camera_at_size
 
 logger = logging.getLogger(__name__)
@@ -271,27 +270,14 @@ def _mask(source: Path, frame: _Values, image: Path) -> Mask | None:
 
 
 def _points(source: Path, meta: dict[str, Any]) -> PointCloud | None:
-    """The cloud of `ply_file_path`, grey where it has no colours; None without the key."""
+    """The cloud of `ply_file_path`, or one beside the file that is called as 3DGS and BlenderNeRF call it; None without
+    either."""
     name = meta.get("ply_file_path")
-    if not name:
+    if name:
+        remedy = "copy the `ply_file_path` there, or take the key out to start from random points"
+        return read_points(source / str(name).replace("\\", "/"), remedy)
+    beside = find_points(source)
+    if beside is None:
         return None
-    path = source / str(name)
-    try:
-        check_ply_header(path)
-        vertices = PlyData.read(str(path))["vertex"].data
-        positions = np.stack([vertices[axis] for axis in "xyz"], axis=-1).astype(np.float64)
-        colors = _colors(vertices)
-    except Exception as error:  # plyfile and numpy raise a dozen kinds for a file that is damaged
-        raise DataError(
-            f"{path}: the `ply_file_path` is not a readable point cloud ({error}); copy it there, or take the key out "
-            "to start from random points"
-        ) from error
-    return finite_points(PointCloud(positions, colors), path)
-
-
-def _colors(vertices: np.ndarray) -> np.ndarray:
-    """uint8 [P, 3] from bytes, or from fractions of 1."""
-    if not {"red", "green", "blue"} <= set(vertices.dtype.names):
-        return np.full((len(vertices), 3), 128, np.uint8)
-    values = np.stack([vertices[name] for name in ("red", "green", "blue")], axis=-1)
-    return values if values.dtype == np.uint8 else np.uint8(np.clip(np.round(values * 255.0), 0, 255))
+    logger.info("starting points: %s", beside)
+    return read_points(beside, "copy it again, or delete it to start from random points")

@@ -134,8 +134,13 @@ def _sees_forward(camera: pycolmap.Camera) -> bool:
 def _key(shot: Shot) -> list:
     camera, view = shot.camera, shot.view
     params = [float(value) for value in camera.params]
-    mask = [*file_fingerprint(view.mask.path), view.mask.inverted] if view.mask else []
+    mask = _mask_key(view.mask) if view.mask else []
     return [view.name, camera.model_name, camera.width, camera.height, params, *file_fingerprint(view.image_path), mask]
+
+
+def _mask_key(mask: Mask) -> list:
+    key = [*file_fingerprint(mask.path), mask.inverted]
+    return [*key, "alpha", _mask_key(mask.also) if mask.also else []] if mask.is_alpha else key
 
 
 def _undistort_file(options: pycolmap.UndistortCameraOptions, shot: Shot, folder: Path) -> None:
@@ -143,11 +148,14 @@ def _undistort_file(options: pycolmap.UndistortCameraOptions, shot: Shot, folder
     planes = [_undistort_pixels(options, pixels[..., :3], shot.camera)]
     if pixels.shape[-1] == 4:
         planes.append(_undistort_pixels(options, pixels[..., 3], shot.camera)[..., None])
-    save_png(folder / _image_name(view), np.concatenate(planes, axis=-1))
     if view.mask:
         kept = decode_mask(view.mask, (view.width, view.height)).astype(np.uint8) * 255
         # A pixel blended from ignored ones is ignored.
-        save_mask(folder / _mask_name(view), _undistort_pixels(options, kept, shot.camera) == 255)
+        kept = _undistort_pixels(options, kept, shot.camera) == 255
+        save_mask(folder / _mask_name(view), kept)
+        if view.alpha_is_mask:  # nor is it to be seen in others when the copy is resized, which alpha weights
+            planes[1] = kept[..., None].astype(np.uint8) * 255
+    save_png(folder / _image_name(view), np.concatenate(planes, axis=-1))
 
 
 def _undistort_pixels(

@@ -199,6 +199,9 @@ def _step_of(path: Path) -> int:
 def _check_sums(path: Path) -> None:
     """ValueError if a part of the file is not what was written: torch.load would take a flipped bit for a number."""
     with zipfile.ZipFile(path) as archive:
+        promised = sum(entry.file_size for entry in archive.infolist())
+        if promised > path.stat().st_size:  # torch.save packs nothing, and torch.load would take the memory first
+            raise ValueError(f"its parts promise {promised:,} bytes, more than the file has")
         broken = archive.testzip()
     if broken:
         raise ValueError(f"{broken} has changed since it was written")

@@ -26,7 +26,7 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
-from distwar_gs.files import MODEL_SUFFIXES
+from distwar_gs.files import MODEL_SUFFIXES, is_model_file, unread_model
 from distwar_gs.interruption import Terminated, exit_code_of, terminable
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
@@ -107,6 +107,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "model.sh_degree", "--sh_degree", type=int, metavar="N")
     _add_switch(parser, "model.antialiased", True, "--antialiased", help=field_docs()["model.antialiased"])
+    _add_setting(parser, "model.init_ply", "--init_ply", metavar="FILE")
     _add_setting(parser, "densification.strategy", "--strategy")
     _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")
     _add_setting(parser, "train.rasterizer", "--rasterizer")
@@ -162,10 +163,10 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
     typed = _parse(parser, argv)
     models = [model for model in (typed.pop("model"), typed.pop("model_path", None)) if model is not None]
     if len(models) != 1:
-        parser.error("give one model to render: a run folder or a file of Gaussians (.ply, .splat, .spz)")
+        parser.error(f"give one model to render: a run folder or a file of Gaussians ({', '.join(MODEL_SUFFIXES)})")
     if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
         parser.error("--frames and --fps must be positive")
-    if _is_file(models[0]) and "iteration" in typed:
+    if is_model_file(models[0]) and "iteration" in typed:
         parser.error(f"--iteration picks a model of a run folder; it has no meaning with a {models[0].suffix} file")
     return RenderArgs(model=models[0], **typed)
 
@@ -174,7 +175,12 @@ def render_parser() -> argparse.ArgumentParser:
     """The parser of render.py. A flag's destination is the field of RenderArgs it sets."""
     parser = _Parser("render.py", "Render the test views of a trained model, or a video along a camera path.")
     parser.add_argument(
-        "model", nargs="?", type=Path, default=None, metavar="MODEL", help="a run folder or a .ply, .splat, .spz file"
+        "model",
+        nargs="?",
+        type=Path,
+        default=None,
+        metavar="MODEL",
+        help=f"a run folder or a {', '.join(MODEL_SUFFIXES)} file",
     )
     parser.add_argument("-m", "--model_path", type=Path, metavar="DIR", help="the same, as a flag")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings instead of the run's config.yaml")
@@ -221,19 +227,16 @@ def _config_file(args: RenderArgs) -> Path | None:
 
 def _config_of_run(model: Path) -> Path | None:
     """config.yaml of the run that `model` is or, as point_cloud/iteration_N/point_cloud.ply, belongs to."""
-    folders = model.resolve().parents[2:3] if _is_file(model) else [model]
+    folders = model.resolve().parents[2:3] if is_model_file(model) else [model]
     files = (folder / "config.yaml" for folder in folders)
     return next((file for file in files if file.is_file()), None)
 
 
-def _is_file(model: Path) -> bool:
-    """Whether the model is named by a file of Gaussians, not by a run folder."""
-    return model.suffix.lower() in MODEL_SUFFIXES
-
-
 def _config_of_file(model: Path) -> Config:
-    if not _is_file(model):
-        raise ConfigError(f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config")
+    if not is_model_file(model):
+        unread = unread_model(model)
+        lacking = f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config"
+        raise ConfigError(unread or lacking)
     from distwar_gs.export import read_render_mode
 
     return with_values(Config(), {"model.antialiased": read_render_mode(model) == "mip"})

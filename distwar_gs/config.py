@@ -90,13 +90,16 @@ class DataConfig:
     images: str = setting("images")
     """Sub-folder with the images. Only used when the scene is in COLMAP layout."""
     resolution: int = setting(-1, RESOLUTION)
-    """1, 2, 4 or 8: divide the image size by it (images_N is taken when it exists). Any other positive number: target
-    width in pixels. -1: as on disk, but images wider than 1600 px are reduced to 1600."""
+    """1 to 16: divide the image size by it (images_N is taken when it exists). A larger number: target width in pixels.
+    -1: as on disk, but images wider than 1600 px are reduced to 1600."""
     masks: str | None = setting("masks")
     """Sub-folder with masks, used when it is there: a.jpg.png or a.png for a.jpg. Black is ignored, as in COLMAP and
     nerfstudio; masks that a transforms file names come first. null: no masks at all."""
     invert_masks: bool = setting(False)
     """Ignore what is white in masks, not what is black."""
+    alpha: str = setting("background", one_of("background", "mask"))
+    """What transparent places of photos mean. background: data.background shows through (objects that were cut out, as
+    in NeRF-synthetic scenes). mask: they are ignored, beside what masks ignore (passers-by that were cut out)."""
     test_every: int = setting(8, at_least(2))
     """Every N-th image by name is held out for testing. Only used when data.eval is on and the scene has no split of
     its own."""
@@ -128,6 +131,10 @@ class ModelConfig:
     init: str = setting("auto", one_of("auto", "sfm", "random"))
     """Where the first Gaussians come from: the scene's points (sfm) or random positions; auto: sfm when the scene has
     points."""
+    init_ply: str | None = setting(None)
+    """File to start from instead, in the frame of the input's poses: a point cloud (PLY), or Gaussians of any trainer
+    (.ply, .splat, .spz, .sog, or a run folder), whose parameters are all kept. A cloud of more points than
+    densification.cap_max, or half of what memory holds, is thinned. Only used at the first step."""
     init_points: int = setting(100_000, between(1, 100_000_000))
     """Number of random Gaussians at the start. Only used when the start is random."""
     init_opacity: float = setting(0.1, inside(0, 1))
@@ -460,6 +467,10 @@ def validate(config: Config) -> Config:
     config = with_values(config, as_values(config))
     if (config.model.near_plane or 0.0) >= config.model.far_plane:
         raise ConfigError(f"model.near_plane is {config.model.near_plane}: it must be below model.far_plane")
+    if config.model.init_ply and config.model.init != "auto":
+        raise ConfigError(
+            f"model.init is {config.model.init}: leave it auto with model.init_ply, which takes its place"
+        )
     density = config.densification
     if density.start > density.stop:
         raise ConfigError(f"densification.start is {density.start}: it must not be above densification.stop")

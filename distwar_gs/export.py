@@ -21,8 +21,10 @@ import plyfile
 import torch
 from torch import Tensor
 
-from distwar_gs.files import MODEL_SUFFIXES, replacing
+from datasets.pointcloud import colors_of
+from distwar_gs.files import SOG_META, is_model_file, replacing, unread_model
 from distwar_gs.ply import ModelFileError, columns, element, read_ply
+from distwar_gs.sog import is_antialiased_sog, is_sog, read_sog
 from distwar_gs.splat_formats import (
     encode_compressed_ply,
     encode_splat,
@@ -31,6 +33,7 @@ from distwar_gs.splat_formats import (
     read_splat,
 )
 from distwar_gs.spz import encode_spz, read_spz
+from distwar_kernels.sh.sh_reference import C0 as SH_C0
 
 if TYPE_CHECKING:
     from datasets.scene import Normalisation, View
@@ -42,10 +45,15 @@ _SCALE = ("scale_0", "scale_1", "scale_2")
 _QUATERNION = ("rot_0", "rot_1", "rot_2", "rot_3")
 _REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(4))  # 0, 9, 24, 45
 _RENDER_MODE = "SplatRenderMode: "  # the comment by which exporters and viewers tell antialiased models apart
+_POSTSHOT = {"antialiased 0": "default", "antialiased 1": "mip"}
+_MODES = (_RENDER_MODE, *_POSTSHOT)
 
 LIMIT = 80.0
 """Infinite opacities (logit), which converters write for bytes of 0 and 255, and scales (log) of flat Gaussians become
 this or its negative: no float32 shows the difference."""
+
+FLATNESS = 1e-4
+"""Thickness of a Gaussian that is written with two scales, in multiples of the smaller one: no picture shows it."""
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +110,13 @@ def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None =
 def load_model(
     path: str | os.PathLike[str], normalisation: Normalisation | None = None, *, rub: bool = True
 ) -> dict[str, Tensor]:
-    """As `load_ply`, for any of MODEL_SUFFIXES. `rub`: whether an SPZ has the axes its format prescribes."""
+    """As `load_ply`, for any of MODEL_SUFFIXES and the folder of a SOG. `rub`: whether an SPZ has the axes its format
+    prescribes."""
+    readers = {".spz": lambda: read_spz(path, rub=rub)[0], ".splat": lambda: read_splat(path)}
     suffix = Path(path).suffix.lower()
-    if suffix not in (".spz", ".splat"):
+    if suffix not in readers and not is_sog(path):
         return load_ply(path, normalisation)
-    arrays = read_spz(path, rub=rub)[0] if suffix == ".spz" else read_splat(path)
+    arrays = readers[suffix]() if suffix in readers else read_sog(path)[0]
     return _in_frame(_usable(path, arrays), normalisation)
 
 
@@ -160,15 +170,19 @@ def as_reloaded(params: Mapping[str, Tensor], normalisation: Normalisation) -> d
 def read_render_mode(path: str | os.PathLike[str]) -> str | None:
     """What the file says of its training: "mip" (antialiased), "default", or None: nothing.
 
-    In a PLY it is the comment SplatRenderMode, in an SPZ a flag; a .splat cannot tell.
+    In a PLY it is the last comment SplatRenderMode (Brush, SuperSplat) or antialiased (Postshot), in an SPZ or SOG a
+    flag; a .splat cannot tell.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".spz":
         return "mip" if read_spz(path)[1] else "default"
     if suffix == ".splat":
         return None
-    marked = [line.removeprefix(_RENDER_MODE) for line in read_ply(path).comments if line.startswith(_RENDER_MODE)]
-    return marked[0].strip() if marked else None
+    if is_sog(path):
+        return "mip" if is_antialiased_sog(path) else "default"
+    lines = (line.strip() for line in read_ply(path).comments)
+    modes = [_POSTSHOT.get(line, line.removeprefix(_RENDER_MODE)) for line in lines if line.startswith(_MODES)]
+    return modes[-1] if modes else None
 
 
 def find_ply(model: str | os.PathLike[str], iteration: int | None = None) -> Path:
@@ -177,8 +191,11 @@ def find_ply(model: str | os.PathLike[str], iteration: int | None = None) -> Pat
     Raises: ModelFileError that lists the iterations there are.
     """
     model = Path(model)
-    if model.suffix.lower() in MODEL_SUFFIXES:
-        return model
+    if is_model_file(model):
+        return model / SOG_META if model.is_dir() else model
+    unread = unread_model(model)
+    if unread:
+        raise ModelFileError(unread)
     files = model.glob("point_cloud/iteration_*/point_cloud.ply")
     numbered = [(file.parent.name.removeprefix("iteration_"), file) for file in files]
     saved = {int(number): file for number, file in numbered if number.isdecimal()}
@@ -238,8 +255,8 @@ def _comments(antialiased: bool) -> tuple[str, str]:
 def _arrays(path: str | os.PathLike[str], vertices: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of the reference's PLY, as the parameters have them."""
     rest = _rest_columns(path, vertices.dtype.names)
-    means, quats, scales = (columns(path, vertices, names) for names in (_POSITION, _QUATERNION, _SCALE))
-    sh0, opacities = (columns(path, vertices, names) for names in (_SH0, ("opacity",)))
+    means, quats, opacities = (columns(path, vertices, names) for names in (_POSITION, _QUATERNION, ("opacity",)))
+    scales, sh0 = _scales(path, vertices), _sh0(path, vertices)
     channel_major = columns(path, vertices, rest).reshape(len(vertices), 3, len(rest) // 3)
     return {
         "means": means,
@@ -249,6 +266,23 @@ def _arrays(path: str | os.PathLike[str], vertices: np.ndarray) -> dict[str, np.
         "sh0": sh0[:, None, :],
         "shN": channel_major.transpose(0, 2, 1),
     }
+
+
+def _scales(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
+    """Log scales [N, 3]; the third of flat Gaussians (2DGS has two: hbb1/2d-gaussian-splatting) is tiny."""
+    if _SCALE[2] in vertices.dtype.names or not set(_SCALE[:2]) <= set(vertices.dtype.names):
+        return columns(path, vertices, _SCALE)
+    along = columns(path, vertices, _SCALE[:2])
+    return np.concatenate([along, along.min(axis=1, keepdims=True) + np.float32(math.log(FLATNESS))], axis=1)
+
+
+def _sh0(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
+    """Harmonics of degree 0 [N, 3], from colours where the file has those instead (nerfstudio, `rgb`)."""
+    colors = None if set(_SH0) & set(vertices.dtype.names) else colors_of(vertices)
+    if colors is None:
+        return columns(path, vertices, _SH0)
+    log.info("%s: no f_dc, colours from %s (%s)", path, " ".join(colors.columns), colors.words)
+    return (colors.values - np.float32(0.5)) / np.float32(SH_C0)
 
 
 def _rest_columns(path: str | os.PathLike[str], names: Sequence[str]) -> list[str]:

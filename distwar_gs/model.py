@@ -141,12 +141,21 @@ def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tup
     return positions, 0.5 + SH_C0 * torch.rand(count, 3, generator=generator) / 255.0
 
 
-def active_sh_degree(step: int, config: ModelConfig) -> int:
+def active_sh_degree(step: int, config: ModelConfig, first: int = 0) -> int:
     """The degree of spherical harmonics in use at a step, counted from 1: one more every `sh_degree_interval`.
 
-    As in the reference (train.py), step 1000 itself is already rendered with degree 1.
+    As in the reference (train.py), step 1000 itself is already rendered with degree 1. `first`: the degree that a model
+    which the run began with had in use (`degree_in_use`); none below it is.
     """
-    return min(step // config.sh_degree_interval, config.sh_degree)
+    return min(max(first, step // config.sh_degree_interval), config.sh_degree)
+
+
+def degree_in_use(params: Mapping[str, Tensor]) -> int:
+    """The highest degree whose harmonics are not all zero, as those that have not been trained are."""
+    for degree in range(sh_degree_of(params), 0, -1):
+        if params["shN"][:, degree**2 - 1 : (degree + 1) ** 2 - 1].any():
+            return degree
+    return 0
 
 
 def sh_degree_of(params: Mapping[str, Tensor]) -> int:

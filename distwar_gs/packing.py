@@ -7,15 +7,27 @@ import numpy as np
 
 from distwar_gs.ply import ModelFileError
 
+MOST_GROWTH = 100
+"""Gaussians take at most so many times the bytes of their file: those of trained models take 3 to 30 times as many."""
+FREE_GROWTH = 64 * 2**20
+"""Bytes that they may take in any case."""
+
 _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 
 def content_of(path: str | os.PathLike[str]) -> bytes:
     """All bytes of a model's file; ModelFileError if there is none."""
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file") from None
+    if not Path(path).is_file():  # a pipe would be waited for, and a device has no end
+        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file")
+    return Path(path).read_bytes()
+
+
+def check_growth(count: int, degree: int, packed: int) -> None:
+    """Raise ValueError where `packed` bytes can hold `count` Gaussians of this degree only if they are all the same:
+    such a file would fill the memory, and shows nothing."""
+    size = 4 * count * (11 + 3 * (degree + 1) ** 2)
+    if size > max(FREE_GROWTH, MOST_GROWTH * packed):
+        raise ValueError(f"{packed:,} bytes that promise {count:,} Gaussians, {size / 2**30:.1f} GiB")
 
 
 def smallest_three(quats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

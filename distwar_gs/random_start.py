@@ -77,6 +77,12 @@ def _overlap_distance(views: Sequence["View"], centres: np.ndarray) -> float:
     return step * focal / (1.0 - OVERLAP)
 
 
+def seen_share(views: Sequence["View"], points: Tensor) -> float:
+    """The share of points [N, 3] (float64, the views' frame) that the picture of a view shows, nothing being hidden."""
+    generator = torch.Generator().manual_seed(0)  # not the run's: looking changes nothing
+    return float((_seen_by(views, points, max(_CHECKED_VIEWS), generator) > 0).double().mean())
+
+
 def _draw(views: Sequence["View"], distances: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:
     """Points [count, 3] float64 at random pixels and depths of random views."""
     chosen = torch.randint(len(views), (count,), generator=generator)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from distwar_gs.packing import content_of, from_smallest_three, logit, smallest_three
+from distwar_gs.packing import check_growth, content_of, from_smallest_three, logit, smallest_three
 from distwar_gs.ply import ModelFileError
 
 MAGIC = b"NGSP"
@@ -163,6 +163,7 @@ def _checked_sizes(header: bytes, packed: int) -> list[int]:
     sizes = _sizes(version, count, degree)
     if count == 0 or sum(sizes) > _MOST_EXPANSION * packed:
         raise ValueError(f"its header promises {count} Gaussians")
+    check_growth(count, degree, packed)
     return sizes
 
 

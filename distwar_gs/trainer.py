@@ -24,13 +24,14 @@ from distwar_gs.interruption import Interruption, StoppedError
 from distwar_gs.losses import as_floats, photometric_gradient
 from distwar_gs.memory import cap_of
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
-from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
+from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_degree_of
 from distwar_gs.monitor import Monitor, setup_logging
 from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.renderer import render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
 from distwar_gs.sampler import ViewSampler
+from distwar_gs.start import find_start, first_gaussians
 from distwar_gs.strategies import make_strategy
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
@@ -54,6 +55,8 @@ class Trainer:
         self.last_checkpoint: Path | None = None
         saved = self._checkpoint()
         self.config = config = with_near_plane(config, self.scene, saved.config if saved else {})
+        if not saved and config.model.init_ply:
+            find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
         self.settings = render_settings(config, self.scene.extent, self.device)
         self.tuner = kernels.tuner_of(self.device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
@@ -203,7 +206,8 @@ class Trainer:
     def _render_training_view(self, index: int, step: int, background: Tensor) -> Tensor:
         view = self.scene.train[index]
         camera = TrainingView(self.cameras.viewmats[index], self.cameras.Ks[index], view.width, view.height)
-        image = self.engine.forward(step, camera, active_sh_degree(step, self.config.model), background)
+        degree = active_sh_degree(step, self.config.model, self._first_degree)
+        image = self.engine.forward(step, camera, degree, background)
         if step == self._first_step:
             _check_coverage(view, self.engine.coverage())
         return image
@@ -394,8 +398,8 @@ class Trainer:
         if saved:
             self.params = as_parameters(saved.params, self.device)
         else:
-            points = starting_points(self.scene, config.model, self.generators["host"])
-            self.params = initialise(*points, config.model, self.device)
+            self.params = first_gaussians(self.scene, config, self.generators["host"], self.device, self.cap)
+        self._first_degree = degree_in_use(self.params)
         self.optimizers = make_optimizers(self.params, config.optim, extent)
         self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent, self.cap)
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)

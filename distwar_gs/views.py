@@ -42,7 +42,8 @@ def open_scene(config: Config) -> Scene:
         raise ConfigError("data.source_path is not set: give the folder of the scene with -s DIR")
     scene = load_scene(
         data.source_path, images=data.images, resolution=data.resolution, masks=data.masks,
-        invert_masks=data.invert_masks, test_every=data.test_every, hold_out=data.eval, normalise=data.normalise,
+        invert_masks=data.invert_masks, alpha=data.alpha, test_every=data.test_every, hold_out=data.eval,
+        normalise=data.normalise,
     )  # fmt: skip
     log.info(
         "%s: %d training and %d test views (%s), %s, images: %s",
@@ -62,7 +63,13 @@ def training_images(scene: Scene, config: Config, device: torch.device) -> Image
     # A random background needs the alpha of every image; a fixed one is mixed in once, while decoding.
     background = None if config.data.background == "random" else evaluation_background(config)
     share = len(scene.train) / (len(scene.train) + len(scene.test))
-    return _open_images(scene.train, config, background, device, share)
+    images = _open_images(scene.train, config, background, device, share)
+    if images.transparent and scene.kind != "blender":
+        log.warning(
+            "%d of %d photos have transparent places: data.background (%s) shows through; to ignore these places, as "
+            "masks do, use --set data.alpha=mask", images.transparent, len(images), config.data.background,
+        )  # fmt: skip
+    return images
 
 
 def measured_images(views: Sequence[View], config: Config, host_share: float = 1.0) -> ImageStore:

@@ -2,6 +2,7 @@
 
     python scripts/convert.py output/garden garden.spz garden.splat garden.compressed.ply
     python scripts/convert.py capture.spz capture.ply
+    python scripts/convert.py capture.sog capture.ply
 
 docs/formats.md says what each format keeps, its frame, its precision and who reads it.
 """
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distwar_gs.cli import run_cli
 from distwar_gs.export import find_ply, load_model, read_render_mode, save_model
+from distwar_gs.files import MODEL_SUFFIXES
 from distwar_gs.model import parameter_count, sh_degree_of
 
 
@@ -36,7 +38,9 @@ def main(argv: Sequence[str]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run folder, or a .ply, .splat or .spz file")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help=f"a run folder, or a {', '.join(MODEL_SUFFIXES)} file"
+    )
     parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="NAME.ply, .compressed.ply, .splat or .spz")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of a run (default: newest)")
     parser.add_argument("--spz_frame", choices=("rub", "input"), default="rub",

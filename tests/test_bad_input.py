@@ -5,6 +5,7 @@ when the tables say anything that did not happen here. Scenes have a table of th
 """
 
 import contextlib
+import gzip
 import io
 import re
 import resource
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 from demo_runs import FinishedRun, run_program
+from foreign_models import FOLDER
 from scene_files import write_colmap
 
 import render
@@ -391,6 +393,42 @@ def checkpoint_of_parts_that_do_not_fit(bench):
     return bench.changed_checkpoint(densification={"grad2d": torch.zeros(3), "count": torch.zeros(3)})
 
 
+@bad(TRAINING, "point_cloud.ply: is a model, not a checkpoint", "start from it with --init_ply ")
+def model_for_a_checkpoint(bench):
+    return ["-s", bench.scene, "--resume", bench.run.folder / "point_cloud/iteration_60/point_cloud.ply"]
+
+
+# ------------------------------------------------------------------------------------------------------ first points
+
+section = "First points and Gaussians"
+
+
+@bad(TRAINING, "none.ply: no such file", "give a point cloud (.ply) or a file of Gaussians with --init_ply")
+def start_that_is_not_there(bench):
+    return ["-s", bench.scene, "--init_ply", bench.folder / "none.ply"]
+
+
+@bad(TRAINING, "scan.las: is no run folder, and of files .ply, .splat, .spz and .sog are read", "convert it to one")
+def start_from_a_file_of_another_kind(bench):
+    return ["-s", bench.scene, "--init_ply", bench.file("scan.las", "LASF")]
+
+
+@bad(TRAINING, "scan.ply: not a readable PLY file (its header promises 9 rows", "export or copy it again")
+def start_from_a_cloud_cut_short(bench):
+    head = "ply\nformat binary_little_endian 1.0\nelement vertex 9\nproperty float x\nend_header\n"
+    return ["-s", bench.scene, "--init_ply", bench.file("scan.ply", head)]
+
+
+@bad(TRAINING, "step_60.pt: is a checkpoint", "continue it with --resume ")
+def start_from_a_checkpoint(bench):
+    return ["-s", bench.scene, "--init_ply", bench.run.folder / "checkpoints/step_60.pt"]
+
+
+@bad(TRAINING, "model.init is random", "leave it auto with model.init_ply")
+def two_starts(bench):
+    return ["-s", bench.scene, "--init_ply", bench.run.folder, "--set", "model.init=random"]
+
+
 # --------------------------------------------------------------------------------------------------------- rendering
 
 section = "Models to render"
@@ -434,10 +472,11 @@ def ply_of_a_million_million_gaussians(bench):
     return [bench.file("huge.ply", content), "-s", bench.scene]
 
 
-@bad(RENDERING, "mesh.ply: not a readable PLY file (`property list uchar int vertex_ind", "export or copy it again")
+@bad(RENDERING, "mesh.ply: column rot_0 is missing", "not a point cloud or a mesh")
 def ply_of_a_mesh(bench):
-    faces = b"element face 1\nproperty list uchar int vertex_indices\nend_header"
-    return [bench.file("mesh.ply", bench.ply.replace(b"end_header", faces)), "-s", bench.scene]
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    faces = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    return [bench.file("mesh.ply", head + faces + "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"), "-s", bench.scene]
 
 
 @bad(RENDERING, "nan.ply: none of its 3008 Gaussians has sound means", "export it again")
@@ -455,6 +494,33 @@ def ply_without_gaussians(bench):
 @bad(RENDERING, "new.spz: SPZ of version 4 is not read", "save it as version 3, or give the model as PLY")
 def spz_of_a_later_version(bench):
     return [bench.file("new.spz", b"NGSP" + bytes(40)), "-s", bench.scene]
+
+
+@bad(RENDERING, "bomb.spz: not a readable SPZ file (70,000 bytes", "that promise 1,000,000 Gaussians")
+def spz_that_unpacks_to_gigabytes(bench):
+    content = struct.pack("<4sIIBBBx", b"NGSP", 3, 1_000_000, 3, 12, 0) + bytes(65_000_000)
+    return [bench.file("bomb.spz", gzip.compress(content, 6).ljust(70_000, b"\0")), "-s", bench.scene]
+
+
+@bad(RENDERING, "cut.sog: not a readable SOG file (File is not a zip file)", "export or copy it again")
+def truncated_sog(bench):
+    whole = (FOLDER / "waves.sog").read_bytes()
+    return [bench.file("cut.sog", whole[: len(whole) // 2]), "-s", bench.scene]
+
+
+@bad(RENDERING, "model.ksplat: .ksplat is not read, .ply, .splat, .spz and .sog are", "splat-transform")
+def ksplat(bench):
+    return [bench.file("model.ksplat", bytes(100)), "-s", bench.scene]
+
+
+@bad(RENDERING, "lod-meta.json: streamed SOG is not read", "splat-transform")
+def sog_of_many_levels(bench):
+    return [bench.file("lod-meta.json", "{}"), "-s", bench.scene]
+
+
+@bad(RENDERING, "model.glb: is no run folder, and of files .ply, .splat, .spz and .sog are read", "convert it to one")
+def file_of_an_unknown_kind(bench):
+    return [bench.file("model.glb", "glTF"), "-s", bench.scene]
 
 
 @bad(RENDERING, "cut.splat: not a readable .splat file (31 bytes", "export or copy it again")

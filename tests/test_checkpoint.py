@@ -1,6 +1,7 @@
 """Checkpoints: complete, plain, atomic, found again; and the files that are none."""
 
 import os
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -137,6 +138,18 @@ def test_a_flipped_bit(tmp_path):
     path.write_bytes(content)
     assert not torch.equal(torch.load(path, weights_only=True)["params"]["means"], checkpoint().params["means"])
     with pytest.raises(cp.DamagedCheckpointError, match="step_7.pt: cut off, or no .*has changed since it was written"):
+        cp.load_checkpoint(path, "cpu")
+
+
+def test_parts_that_unpack_to_more_than_the_file_has(tmp_path):
+    """torch.load would unpack them: 200 MB of zeros are 0.2 MB."""
+    path = cp.save_checkpoint(tmp_path, checkpoint())
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content.ljust(1_000_000, b"\0") if "/data/" in name else content)
+    with pytest.raises(cp.DamagedCheckpointError, match="its parts promise .* bytes, more than the file has"):
         cp.load_checkpoint(path, "cpu")
 
 

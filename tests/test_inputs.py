@@ -212,6 +212,43 @@ def no_points(folder):
     plain(folder, points=0)
 
 
+POINTS = [*((axis, "f4") for axis in "xyz"), *((color, "u1") for color in ("red", "green", "blue"))]
+
+
+@row("COLMAP", "PINHOLE", "points3D.bin missing, points3D.ply there", note="they are read from ")
+def points_in_a_ply(folder):
+    plain(folder)
+    (folder / "sparse/0/points3D.bin").unlink()
+    write_ply(folder / "sparse/0/points3D.ply", POINTS)
+
+
+@row("COLMAP", "PINHOLE", "text model without points, points3D.ply there", note="they are read from ")
+def points_in_a_ply_beside_text(folder):
+    plain(folder, points=0, text=True)
+    write_ply(folder / "sparse/0/points3D.ply", POINTS)
+
+
+@row("COLMAP", "PINHOLE", "points3D.ply of other points than the model's", note="start from them with --init_ply ")
+def other_points_in_a_ply(folder):
+    plain(folder)
+    write_ply(folder / "sparse/0/points3D.ply", POINTS)
+
+
+@row("COLMAP", "PINHOLE", "--init_ply with a scan", note="starting from the 40 points of ")
+def init_ply(folder):
+    plain(folder)
+    write_ply(folder / "scan.ply", [*POINTS[:3], *((color, "u2") for color in "rgb")])
+    return ["--init_ply", str(folder / "scan.ply")]
+
+
+@row("COLMAP", "PINHOLE", "--init_ply with Gaussians", note="starting from the 40 Gaussians of ")
+def init_gaussians(folder):
+    plain(folder)
+    names = ("opacity", "scale_0", "scale_1", "rot_0", "rot_1", "rot_2", "rot_3", "f_dc_0", "f_dc_1", "f_dc_2")
+    write_ply(folder / "surfels.ply", [*POINTS[:3], *((name, "f8") for name in names)])
+    return ["--init_ply", str(folder / "surfels.ply")]
+
+
 @row("COLMAP", "PINHOLE", "an image without a pose")
 def without_pose(folder):
     capture = plain(folder)
@@ -291,6 +328,24 @@ def distorted_images_2(folder):
 def resized(folder):
     plain(folder, Capture(cameras=[camera("OPENCV")]))
     return ["-r", "2"]
+
+
+@row("COLMAP", "PINHOLE", "-r 3", note="images resized to 1/3 (Lanczos)")
+def divided_by_3(folder):
+    plain(folder)
+    return ["--data_factor", "3"]
+
+
+@row("COLMAP", "PINHOLE", "-r 3 with images_3", note="images: images_3")
+def images_3(folder):
+    plain(folder).write_images(folder / "images_3", divide=3)
+    return ["-r", "3"]
+
+
+@row("COLMAP", "PINHOLE", "-r 8 of small photos", refused="divides a.png, 96 pixels wide, to 12 pixels; divide by 6 at")
+def too_narrow(folder):
+    plain(folder)
+    return ["-r", "8"]
 
 
 @row("COLMAP", "PINHOLE", "-r 70 (a width)", note="resized to 70 px wide (Lanczos)")
@@ -378,6 +433,31 @@ for name, suffix, mode in (
                 .save(path, **({"quality": 100} if mode == "CMYK" else {}))
             ),
         )
+    )
+
+
+def save_disc(folder: Path, **options: object) -> None:
+    """A COLMAP scene whose photographs are transparent but for the disc around the red spot."""
+    capture = Capture(**options)
+    capture.write_colmap(folder)
+    capture.write_images(folder / "images")
+    for index, name in enumerate(capture.names):
+        pixels = np.dstack([capture.photo(index), capture.disc(index).astype(np.uint8) * 255])
+        Image.fromarray(pixels).save(folder / "images" / name)
+
+
+@row(
+    "COLMAP", "PINHOLE", "transparent places: the background shows through", note="to ignore these places, as masks do"
+)
+def transparent(folder):
+    capture = plain(folder)
+    for index, name in enumerate(capture.names):
+        save_rgba(capture.photo(index), folder / "images" / name)
+
+
+for model in ("PINHOLE", "OPENCV"):
+    row("COLMAP", model, "transparent places, data.alpha=mask", note="alpha as mask")(
+        lambda folder, model=model: save_disc(folder, cameras=[camera(model)]) or ["--set", "data.alpha=mask"]
     )
 
 
@@ -519,6 +599,13 @@ def blender_usual(folder):
 @row("Blender", "camera_angle_x", "train file only, extensions given", note="every 8th image by name")
 def blender_alone(folder):
     blender(folder, ".png", split=False)
+
+
+@row("Blender", "camera_angle_x", "points3d.ply, as 3DGS and BlenderNeRF write it", note="starting points: ")
+def blender_points(folder):
+    blender(folder)
+    normals = [(f"n{axis}", "f4") for axis in "xyz"]
+    write_ply(folder / "points3d.ply", [*POINTS[:3], *normals, *POINTS[3:]])
 
 
 @row("Blender", "camera_angle_x", "random background")
@@ -693,6 +780,20 @@ def ply(folder):
 def bare_ply(folder):
     shared(folder, "PINHOLE", ply_file_path="sparse_pc.ply")
     write_ply(folder / "sparse_pc.ply", [(a, "f8") for a in "xyz"])
+
+
+for oddity, columns, words in (
+    ("16-bit colours", [(c, "u2") for c in ("red", "green", "blue")], "colours from red green blue (uint16, 0 to 255)"),
+    ("fractions in r g b", [(c, "f4") for c in "rgb"], "colours from r g b (float32, 0 to 1)"),
+    ("harmonics", [(f"f_dc_{i}", "f4") for i in range(3)], "colours from f_dc_0 f_dc_1 f_dc_2 (harmonics)"),
+    ("intensity only", [("intensity", "u2")], "its points have no colours, only intensity; they start grey"),
+):
+    row("nerfstudio", "PINHOLE", f"ply_file_path, {oddity}", note=words)(
+        lambda folder, columns=columns: (
+            shared(folder, "PINHOLE", ply_file_path="sparse_pc.ply")
+            and write_ply(folder / "sparse_pc.ply", [*((axis, "f4") for axis in "xyz"), *columns])
+        )
+    )
 
 
 @row(

@@ -10,6 +10,7 @@ from PIL import Image
 from scene_files import write_colmap, write_image
 
 from datasets import DataError, Mask, View, load_scene
+from datasets.images import ImageStore
 from datasets.masks import decode_mask, ignored_share, with_masks
 
 KEPT = np.zeros((40, 64), bool)
@@ -118,10 +119,105 @@ def test_no_pixel_blended_from_ignored_ones_counts(tmp_path):
 
 
 def test_more_than_half_ignored_is_pointed_out(tmp_path, caplog):
-    from datasets.images import ImageStore
-
     view = replace(views_named("a.png")[0], image_path=write_image(tmp_path / "a.png", 64, 40))
     view = replace(view, mask=write_mask(tmp_path / "m.png"))
     with caplog.at_level(logging.INFO, logger="datasets"):
         ImageStore([view], background=None, device="cpu", budget_bytes=0)
     assert "masks of 1 of 1 images ignore 76.6 % of all pixels" in caplog.text and "--invert_masks" in caplog.text
+
+
+# ------------------------------------------------------------------------------------------------- alpha as a mask
+
+GREY = np.full((40, 64), 90, np.uint8)
+
+
+def save_transparent(path, kept=KEPT, low=0, high=255, mode="RGBA"):
+    """A photo, grey everywhere, that is transparent where it is not kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    alpha = np.where(kept, high, low).astype(np.uint8)
+    if mode == "palette":  # one colour of which is transparent
+        image = Image.fromarray(np.where(kept, 1, 0).astype(np.uint8), "P")
+        image.putpalette([90, 90, 90] * 2)
+        image.save(path, transparency=0)
+        return
+    image = Image.fromarray(np.dstack([GREY, GREY, GREY, alpha]), "RGBA").convert(mode)
+    image.save(path, **({"lossless": True, "exact": True} if path.suffix == ".webp" else {}))
+
+
+def pixels_and_mask(source, **options):
+    view = load_scene(source, test_every=0, alpha="mask", **options).train[0]
+    photo = ImageStore([view], background=(1.0, 0.0, 0.0), device="cpu", budget_bytes=0).photo(0)
+    return photo.pixels.numpy(), photo.kept.numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("a.png", "RGBA"), ("a.png", "LA"), ("a.png", "palette"), ("a.webp", "RGBA"), ("a.tif", "RGBA")],
+)
+def test_alpha_is_a_mask_where_that_is_asked_for(tmp_path, name, mode):
+    source = write_colmap(tmp_path, names=["a.png"], images=None)
+    save_transparent(source / "images" / name, mode=mode)
+    pixels, kept = pixels_and_mask(source)
+    np.testing.assert_array_equal(kept, KEPT)
+    assert pixels.shape == (40, 64, 3) and (pixels == 90).all(), "colours under the alpha are as they were"
+    view = load_scene(source, test_every=0).train[0]
+    laid = ImageStore([view], background=(1.0, 0.0, 0.0), device="cpu", budget_bytes=0)
+    assert laid.mask(0) is None and laid[0][0, 0].tolist() == [255, 0, 0] and laid.transparent == 1
+
+
+def test_alpha_and_masks_are_both_obeyed(tmp_path):
+    source = write_colmap(tmp_path, names=["a.png"], images=None)
+    save_transparent(source / "images/a.png")
+    half = np.zeros_like(KEPT)
+    half[:, :32] = True
+    write_mask(source / "masks/a.png", half)
+    np.testing.assert_array_equal(pixels_and_mask(source)[1], KEPT & half)
+    np.testing.assert_array_equal(pixels_and_mask(source, invert_masks=True)[1], KEPT & ~half)
+    np.testing.assert_array_equal(pixels_and_mask(source, masks=None)[1], KEPT)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (60, 200), (127, 255)])
+def test_levels_of_alpha(tmp_path, low, high):
+    """Soft edges are cut at half, as in masks."""
+    source = write_colmap(tmp_path, names=["a.png"], images=None)
+    save_transparent(source / "images/a.png", low=low, high=high)
+    np.testing.assert_array_equal(pixels_and_mask(source)[1], KEPT)
+
+
+def test_alpha_goes_the_way_of_its_photo(tmp_path):
+    """Undistorted and resized; no hidden colour (white, here) gets into a pixel that counts."""
+    source = write_colmap(tmp_path, images=None, size=(64, 40), **{**RADIAL, "params": (50, 30, 17, 0.05)})
+    white = np.where(KEPT, 90, 255).astype(np.uint8)
+    (source / "images").mkdir()
+    pixels = np.dstack([white] * 3 + [np.where(KEPT, 255, 0).astype(np.uint8)])
+    Image.fromarray(pixels, "RGBA").save(source / "images/a.png")
+    for options, least in (({}, 400), ({"resolution": 2}, 80), ({"resolution": 50}, 200)):
+        shown, kept = pixels_and_mask(source, **options)
+        assert least < kept.sum() < 600 and (shown[kept] == 90).all(), options
+
+
+def test_copies_for_either_meaning_of_alpha_are_kept_apart(tmp_path):
+    source = write_colmap(tmp_path, names=["a.png"], images=None)
+    save_transparent(source / "images/a.png")
+    as_background, as_mask = (load_scene(source, test_every=0, resolution=2, alpha=alpha).train[0].image_path
+                              for alpha in ("background", "mask"))  # fmt: skip
+    assert Image.open(as_background).mode == "RGBA" and Image.open(as_mask).mode == "RGB"
+
+
+def test_opaque_photos_are_not_called_transparent(tmp_path):
+    source = write_colmap(tmp_path, names=["a.png"], images=None)
+    save_transparent(source / "images/a.png", kept=KEPT | ~KEPT)
+    view = load_scene(source, test_every=0).train[0]
+    assert ImageStore([view], background=(0.0, 0.0, 0.0), device="cpu", budget_bytes=0).transparent == 0
+
+
+def test_a_photo_that_is_transparent_everywhere_names_the_remedy(tmp_path):
+    source = write_colmap(tmp_path, names=["a.png"], images=None)
+    save_transparent(source / "images/a.png", kept=KEPT & ~KEPT)
+    with pytest.raises(DataError, match="a.png: ignores the whole image; .* or use data.alpha=background"):
+        pixels_and_mask(source)
+
+
+def test_another_meaning_of_alpha_is_refused(tmp_path):
+    with pytest.raises(DataError, match="alpha 'masks': use one of background, mask"):
+        load_scene(write_colmap(tmp_path), alpha="masks")

@@ -48,11 +48,11 @@ def test_training_without_hold_out_uses_the_train_file_only(tmp_path):
 
 
 def test_file_path_with_extension_and_resolution(tmp_path):
-    write_blender(tmp_path)
+    write_blender(tmp_path, size=40)
     edit(tmp_path, lambda meta: [frame.update(file_path=frame["file_path"] + ".png") for frame in meta["frames"]])
     scene = load_scene(tmp_path, resolution=2)
     assert scene.train[0].name == "train/r_0.png"
-    assert {(view.width, view.K[0, 2]) for view in scene.train + scene.test} == {(10, 5.0)}
+    assert {(view.width, view.K[0, 2]) for view in scene.train + scene.test} == {(20, 10.0)}
     assert scene.image_source == "images resized to 1/2 (Lanczos)"
 
 
