@@ -21,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--scenes", metavar="DIR", help="folder of real scenes (bonsai, fox, garden, lego) for the tests of them"
     )
+    parser.addoption(
+        "--os-threads", action="store_true", help="a thread, not a fiber, for each of a kernel's threads (slow)"
+    )
     parser.addoption("--slow", action="store_true", help="also the tests marked slow")
     parser.addoption("--write-inputs", action="store_true", help="write docs/inputs.md from tests/test_inputs.py")
     parser.addoption(
@@ -100,11 +103,19 @@ def pytest_runtest_call() -> Generator[None]:
 
 
 @pytest.fixture(scope="session")
-def emulated_fused_ops(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The fused rasteriser's ops for CPU tensors, built once."""
+def emulation_flags(pytestconfig: pytest.Config) -> tuple[str, ...]:
+    """Compiler flags that say how the threads of a kernel are emulated."""
+    from emulated_kernels import OS_THREADS
+
+    return (OS_THREADS,) if pytestconfig.getoption("--os-threads") else ()
+
+
+@pytest.fixture(scope="session")
+def emulated_fused_ops(emulation_flags: tuple[str, ...]) -> None:
+    """The fused rasteriser's ops for CPU tensors."""
     import emulated_fused  # takes the kernels' sources: not for tests that run on a GPU
 
-    emulated_fused.load(tmp_path_factory.mktemp("emulated"))
+    emulated_fused.load(*emulation_flags)
 
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
