@@ -1,9 +1,9 @@
 // Enough of CUDA to run the project's kernels on a CPU, with a C++20 compiler: for tests on machines without a GPU.
 //
 // Blocks run one after the other. Their threads are fibers, or threads of the operating system where
-// EMULATE_WITH_OS_THREADS is defined; what a warp does together (shuffles, votes, barriers) goes through a barrier of the
-// lanes in the mask. It neither finds races within a warp nor rounds like a GPU; it does run the kernels' own source,
-// index by index.
+// EMULATE_WITH_OS_THREADS is defined; what a warp does together (shuffles, votes, barriers) goes through a barrier of
+// the lanes in the mask. It neither finds all races within a warp nor rounds like a GPU; it does run the kernels' own
+// source, index by index.
 #pragma once
 
 #include <algorithm>
