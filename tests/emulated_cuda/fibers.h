@@ -1,10 +1,10 @@
 // The threads of a block as fibers: one thread of the operating system runs them in turn, each until it waits for
 // others.
 //
-// Passing from one to the next takes neither a lock nor a call of the system, so a barrier costs some 30 ns. Which
-// thread goes first changes from barrier to barrier (forwards or backwards, the same way at every launch): of two
-// threads between which a barrier is missing, each is sometimes the first. A barrier that some threads never reach is
-// an error.
+// Passing from one to the next takes neither a lock nor a call of the system, so a barrier costs some 30 ns. The order
+// changes from barrier to barrier, in the same way at every launch: threads go forwards or backwards, and between two
+// barriers of the block either all warps keep pace or one runs ahead as far as it can. So of two threads between which
+// a barrier is missing, each is sometimes the first. A barrier that some threads never reach is an error.
 #pragma once
 
 #include <sys/mman.h>
@@ -177,7 +177,7 @@ class Block {
         fibers_.resize(threads), ready_.resize(threads), first_ready_ = ready_count_ = 0;
         problem_.clear(), ended_.assign(threads, false), all_ = {}, warps_.assign((threads + kLanes - 1) / kLanes, {});
         for (int i = 0; i < threads; ++i) stacks_.prepare(i, fibers_[i], begin);
-        release(0, threads, [](int) { return true; });
+        release_block([](int) { return true; });
         leave(main_);
         if (alive_ == 0) return;
         const auto number = [](int n) { return std::to_string(n); };
@@ -227,6 +227,7 @@ class Block {
     std::vector<Warp> warps_;
     std::vector<int> ready_;  // a ring: ready_count_ of them from first_ready_ on
     int first_ready_, ready_count_;
+    bool newest_first_;
     uint32_t order_;
     std::string problem_;
 
@@ -244,8 +245,14 @@ class Block {
         if (alive_ == 0 || all_.arrived < alive_) return false;
         all_.open();
         const int self = threadIdx.x;
-        release(0, static_cast<int>(fibers_.size()), [=, this](int i) { return i != self && !ended_[i]; });
+        release_block([=, this](int i) { return i != self && !ended_[i]; });
         return true;
+    }
+
+    template <class F>
+    void release_block(F who) {
+        release(0, static_cast<int>(fibers_.size()), who);
+        newest_first_ = order_ >> 30 & 1;
     }
 
     // Lets those from `begin` to `end` go on for whom `who` is true.
@@ -257,9 +264,10 @@ class Block {
         else
             for (int i = end; i-- > begin;) who(i) ? push(i) : void();
     }
-    void push(int index) {
-        const int place = first_ready_ + ready_count_++, size = static_cast<int>(ready_.size());
-        ready_[place < size ? place : place - size] = index;
+    void push(int index) { ready_[place(ready_count_++)] = index; }
+    int place(int number) const {
+        const int place = first_ready_ + number, size = static_cast<int>(ready_.size());
+        return place < size ? place : place - size;
     }
 
     // Ends the launch: an exception cannot leave a fiber.
@@ -271,8 +279,9 @@ class Block {
     // From this fiber to the next that can go on. Where none can, all have ended or none ever will.
     void leave(Context& self) {
         if (ready_count_ == 0) return self.switch_to(main_);
-        const int next = ready_[first_ready_];
-        --ready_count_, first_ready_ = first_ready_ + 1 < static_cast<int>(ready_.size()) ? first_ready_ + 1 : 0;
+        --ready_count_;
+        const int next = ready_[newest_first_ ? place(ready_count_) : first_ready_];
+        if (!newest_first_) first_ready_ = place(1);
         threadIdx.x = next;
         self.switch_to(fibers_[next]);
     }
