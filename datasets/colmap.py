@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import struct
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
+from .colmap_model import PosedImage, SparseModel, parameter_counts
+from .colmap_text import read_text_model
 from .errors import DataError
 from .imagefile import name_parts, pair_images, read_size
+from .poses import LENGTH_EXACT, PoseError, report_lengths, unit_quaternion
 from .prepare import ImageOptions, image_folder, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
@@ -22,6 +24,7 @@ MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0")
 MODEL_FILES = ("cameras", "images", "points3D")
 
 _LENGTH = struct.Struct("<Q")
+_MODEL_NAMES = {int(model): name for name, model in pycolmap.CameraModelId.__members__.items() if int(model) >= 0}
 
 
 def find_model(source: Path) -> Path | None:
@@ -45,10 +48,11 @@ def read_colmap(source: Path, options: ImageOptions) -> RawScene:
     model = _read_model(place)
     folder, options = image_folder(source, options)
     views, image_source = prepare_views(source, folder.name, _pair(model, place, folder), place, options)
-    return RawScene("colmap", views, image_source, points=_points(model, place))
+    points = finite_points(PointCloud(model.positions, model.colors), place)
+    return RawScene("colmap", views, image_source, points=points)
 
 
-def _read_model(place: Path) -> pycolmap.Reconstruction:
+def _read_model(place: Path) -> SparseModel:
     absent = {
         suffix: [f"{name}{suffix}" for name in MODEL_FILES if not (place / f"{name}{suffix}").is_file()]
         for suffix in (".bin", ".txt")
@@ -59,16 +63,27 @@ def _read_model(place: Path) -> pycolmap.Reconstruction:
     others = sorted(path.name for path in place.parent.iterdir() if path.name.isdigit() and path != place)
     if place.name == "0" and others:
         logger.warning("%s: also holds the models %s; only model 0 is used", place.parent, ", ".join(others))
-    if suffix == ".bin":
-        _check_lengths(place)
-    try:
-        model = pycolmap.Reconstruction()
-        (model.read_binary if suffix == ".bin" else model.read_text)(place)
-    except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
-        raise DataError(f"{place}: not a readable COLMAP model ({error}); export it from COLMAP again") from error
-    if not any(image.has_pose for image in model.images.values()):
+    model = _read_binary(place) if suffix == ".bin" else read_text_model(place)
+    if not model.images:
         raise DataError(f"{place}: the model has no image with a pose; run COLMAP's mapper again")
     return model
+
+
+def _read_binary(place: Path) -> SparseModel:
+    _check_lengths(place)
+    try:
+        model = pycolmap.Reconstruction()
+        model.read_binary(place)
+    except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
+        raise DataError(f"{place}: not a readable COLMAP model ({error}); export it from COLMAP again") from error
+    lengths: dict[str, float] = {}
+    images = [_posed(image, place, lengths) for image in model.images.values() if image.has_pose]
+    report_lengths(place, lengths)
+    points = [point for _, point in sorted(model.points3D.items())]
+    positions = np.array([point.xyz for point in points]).reshape(-1, 3)
+    colors = np.array([point.color for point in points], np.uint8).reshape(-1, 3)
+    cameras = {number: pycolmap.Camera(camera.todict()) for number, camera in model.cameras.items()}
+    return SparseModel(cameras, images, positions, colors)
 
 
 def _check_lengths(place: Path) -> None:
@@ -94,14 +109,8 @@ def _check_lengths(place: Path) -> None:
 
 def _skip_camera(data: bytes, offset: int) -> int:
     _, model = struct.unpack_from("<Ii", data, offset)
-    return offset + 24 + 8 * _parameter_counts()[model]  # after id, model, width, height
-
-
-@cache
-def _parameter_counts() -> dict[int, int]:
-    """How many parameters each camera model has."""
-    models = (model for model in pycolmap.CameraModelId.__members__.values() if int(model) >= 0)
-    return {int(model): len(pycolmap.Camera.create_from_model_id(0, model, 1.0, 1, 1).params) for model in models}
+    name = _MODEL_NAMES[model]
+    return offset + 24 + 8 * parameter_counts()[name]  # after id, model, width, height
 
 
 def _skip_image(data: bytes, offset: int) -> int:
@@ -139,8 +148,40 @@ _SKIPS = {
 """For each file how one record is passed over; each begins with the number of records."""
 
 
-def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Shot]:
-    posed = {_name(image, place): image for image in model.images.values() if image.has_pose}
+def _posed(image: pycolmap.Image, place: Path, lengths: dict[str, float]) -> PosedImage:
+    """The image with its pose made rigid; the length of its quaternion goes to `lengths`, by name."""
+    name = _name(image, place)
+    try:
+        pose, lengths[name] = _rigid(image)
+    except PoseError as error:
+        raise DataError(f"{place}: image {name} has no pose: {error}; run COLMAP again") from None
+    matrix = pose.matrix()
+    if not np.isfinite(matrix).all():
+        raise DataError(f"{place}: image {name} has a pose that is not finite; run COLMAP again")
+    return PosedImage(image.image_id, name, image.camera_id, matrix)
+
+
+def _rigid(image: pycolmap.Image) -> tuple[pycolmap.Rigid3d, float]:
+    """cam_from_world with the quaternions of frame and rig at length 1, and the length that was farthest from it.
+
+    COLMAP multiplies poses as if quaternions were of that length. Raises PoseError for one without a direction.
+    """
+    parts = [image.frame.rig_from_world]
+    if not image.is_ref_in_frame():
+        parts.append(image.frame.rig.sensor_from_rig(image.camera.sensor_id))
+    units = [unit_quaternion(part.rotation.quat) for part in parts]
+    length = max((length for _, length in units), key=lambda length: abs(length - 1.0))
+    if abs(length - 1.0) <= LENGTH_EXACT:
+        return image.cam_from_world(), length
+    world, *rig = (
+        pycolmap.Rigid3d(pycolmap.Rotation3d(unit), part.translation)
+        for (unit, _), part in zip(units, parts, strict=True)
+    )
+    return (rig[0] * world if rig else world), length
+
+
+def _pair(model: SparseModel, place: Path, folder: Path) -> list[Shot]:
+    posed = {image.name: image for image in model.images}
     paths = pair_images(folder, posed)
     cameras: dict[tuple[int, int, int], pycolmap.Camera] = {}
     shots = []
@@ -149,7 +190,7 @@ def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Sho
         key = (image.camera_id, *size)
         if key not in cameras:
             cameras[key] = camera_at_size(model.cameras[image.camera_id], size, place, paths[name])
-        shots.append(Shot(_view(name, paths[name], image, cameras[key], place), cameras[key]))
+        shots.append(Shot(_view(name, paths[name], image, cameras[key]), cameras[key]))
     return shots
 
 
@@ -161,15 +202,7 @@ def _name(image: pycolmap.Image, place: Path) -> str:
         raise DataError(f"{place}: the name of image {image.image_id} is not UTF-8; {remedy}") from None
 
 
-def _view(name: str, path: Path, image: pycolmap.Image, camera: pycolmap.Camera, place: Path) -> View:
-    viewmat = np.vstack([image.cam_from_world().matrix(), [0.0, 0.0, 0.0, 1.0]])
-    if not np.isfinite(viewmat).all():
-        raise DataError(f"{place}: image {name} has a pose that is not finite; run COLMAP again")
+def _view(name: str, path: Path, image: PosedImage, camera: pycolmap.Camera) -> View:
+    viewmat = np.vstack([image.cam_from_world, [0.0, 0.0, 0.0, 1.0]])
     intrinsics = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
     return View("/".join(name_parts(name)), path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
-
-
-def _points(model: pycolmap.Reconstruction, place: Path) -> PointCloud | None:
-    points = [point for _, point in sorted(model.points3D.items())]
-    positions = np.array([point.xyz for point in points]).reshape(-1, 3)
-    return finite_points(PointCloud(positions, np.array([point.color for point in points], np.uint8)), place)

@@ -15,8 +15,12 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .splits import NO_LIST, NameLists, Split
 
 logger = logging.getLogger(__name__)
+
+TEST_EVERY = 8
+"""Every which image is held out unless someone says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +153,11 @@ class RawScene:
     views: tuple[View, ...]
     image_source: str
     test_views: tuple[View, ...] | None = None
-    """Test views when the dataset says which they are; then no view of `views` is held out."""
+    """Further views that are for testing only; then no view of `views` is held out."""
     test_rule: str = ""
+    """Where `test_views` come from, for the metrics' protocol."""
+    lists: tuple[NameLists, ...] = ()
+    """What the cameras' own file says of which of `views` are for testing."""
     points: PointCloud | None = None
     bounds: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -178,16 +185,19 @@ def camera_extent(views: Sequence[View]) -> float:
     return 1.0 if coincide else 1.1 * float(distances.max())
 
 
-def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool) -> Scene:
+def build_scene(
+    source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool, split: Split | None = None
+) -> Scene:
     """Split `raw` into train and test views and move everything into the training frame.
 
+    split: which views are for what, where a list says so; it comes before `test_every` and the test views of `raw`.
     Raises DataError when no train view would be left.
     """
-    train, test, rule = _split(raw, test_every, hold_out)
+    train, test, rule = _split(raw, test_every, hold_out, split)
     if not train:
         raise DataError(
-            f"{source}: {len(raw.views)} image(s), all held out for testing; "
-            "train on all with --no_eval, or hold out fewer with a larger --test_every"
+            f"{source}: {len(raw.views)} image(s), all held out for testing ({rule}); train on all with --no_eval, "
+            f"hold out fewer with a larger --test_every, or give another list with --test_list ({NO_LIST}: no list)"
         )
     extent = camera_extent(train)
     frame = _normalisation(train + test, extent) if normalise else Normalisation.identity()
@@ -205,12 +215,23 @@ def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool,
     )
 
 
-def _split(raw: RawScene, test_every: int, hold_out: bool) -> tuple[tuple[View, ...], tuple[View, ...], str]:
-    if raw.test_views is None or not hold_out:
+def _split(
+    raw: RawScene, test_every: int, hold_out: bool, split: Split | None
+) -> tuple[tuple[View, ...], tuple[View, ...], str]:
+    if not hold_out or (raw.test_views is None and split is None):
         return split_views(raw.views, test_every, hold_out)
-    train, _, _ = split_views(raw.views, 0, False)
-    test, _, _ = split_views(raw.test_views, 0, False)
-    return train, test, raw.test_rule
+    everything = (*raw.views, *(raw.test_views or ()))
+    if split:
+        train = [view for view in everything if view.name in split.train]
+        test, rule = [view for view in everything if view.name in split.test], split.rule
+    else:
+        train, test, rule = raw.views, raw.test_views, raw.test_rule
+    if test_every not in (0, TEST_EVERY):
+        logger.warning(
+            "test_every %d has no effect: %s says which images are for testing; --test_list %s holds out every %s "
+            "image instead", test_every, rule, NO_LIST, _ordinal(test_every),
+        )  # fmt: skip
+    return split_views(train, 0, False)[0], split_views(test, 0, False)[0], rule
 
 
 def _normalisation(views: Sequence[View], extent: float) -> Normalisation:
