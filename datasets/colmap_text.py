@@ -20,7 +20,7 @@ import pycolmap
 from .colmap_model import PosedImage, SparseModel, parameter_counts
 from .errors import DataError
 from .poses import ROUNDING, PoseError, report_lengths, unit_quaternion
-from .textfiles import is_utf8, text_lines
+from .textfiles import is_utf8, open_text, text_lines
 
 logger = logging.getLogger(__name__)
 
@@ -153,9 +153,10 @@ def _like_image(fields: Sequence[str]) -> bool:
 
 def _like_points(fields: Sequence[str]) -> bool:
     """Whether a line, of which the first nine words are apart, is 2D points, x y id each, by the first four of them."""
+    if not all(map(_is_whole, fields[2:9:3])):  # an image has fractions there, unless its camera stands upright
+        return False
     head = [*fields[:9], *_WHITE.split(fields[9], 3)[:3]] if len(fields) == 10 else fields
-    numbers = all(map(_is_number, head))
-    return numbers and len(head) % 3 == 0 and all(map(_is_whole, head[2::3]))
+    return len(head) % 3 == 0 and all(map(_is_whole, head[2::3])) and all(map(_is_number, head))
 
 
 def _is_number(text: str) -> bool:
@@ -277,12 +278,13 @@ def _points(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     def values() -> Iterator[float]:
         nonlocal number
-        for line, text in text_lines(path):
-            number = line
-            fields = text.split(None, _POINT)
-            if len(fields) < _POINT:
-                raise ValueError(f"a point has an id, a position and a colour, here are {len(fields)} values")
-            yield from map(float, fields[:_POINT])
+        with open_text(path) as file:
+            for number, line in enumerate(file, start=1):  # noqa: B007, for the message below
+                fields = line.split(None, _POINT)
+                if fields and fields[0][0] != "#":
+                    if len(fields) < _POINT:
+                        raise ValueError(f"a point has an id, a position and a colour, here are {len(fields)} values")
+                    yield from map(float, fields[:_POINT])
 
     try:
         table = np.fromiter(values(), np.float64).reshape(-1, _POINT)

@@ -30,6 +30,7 @@ from 1: two digits behind the point leave at most 0.015 and 0.01."""
 WORTH_SAYING = 3e-4
 """Rounding beyond this (fewer than four digits) turns cameras by more than 0.02 degrees, 0.3 pixels of 1000."""
 _NO_LENGTH = 1e-12
+_NOISE = 1e-6  # in a last row, of matrices that were inverted
 
 
 class PoseError(ValueError):
@@ -87,10 +88,11 @@ def _four_rows(values: Any) -> np.ndarray:
     if not np.isfinite(matrix).all():
         raise PoseError("not all its numbers are finite")
     last = matrix[3]
-    if last[:3].any() and not matrix[:3, 3].any():
-        raise PoseError("its last row is not 0 0 0 1: is it transposed?")
-    if last[:3].any() or last[3] <= _NO_LENGTH:
+    if np.abs(last[:3]).max() > _NOISE:
+        raise PoseError(f"its last row is not 0 0 0 1{'' if matrix[:3, 3].any() else ': is it transposed?'}")
+    if last[3] <= _NO_LENGTH:
         raise PoseError("its last row is not 0 0 0 1")
+    matrix[3, :3] = 0.0
     return matrix if last[3] == 1.0 else matrix / last[3]
 
 
@@ -122,7 +124,7 @@ def report_lengths(path: Path, lengths: Mapping[str, float]) -> None:
 
 def report_poses(path: Path, poses: Mapping[str, RigidPose]) -> None:
     """Say which poses, by image, were not rigid, and what was done."""
-    scaled = {name: pose.scale for name, pose in poses.items() if abs(pose.scale - 1.0) > ROUNDING}
+    scaled = {name: pose.scale for name, pose in poses.items() if _is_scaled(pose)}
     if scaled:
         low, high = min(scaled.values()), max(scaled.values())
         logger.warning(
@@ -131,6 +133,11 @@ def report_poses(path: Path, poses: Mapping[str, RigidPose]) -> None:
             f"{low:.6g}" if high - low < 1e-4 * high else f"{low:.4g} to {high:.4g}", next(iter(scaled)),
         )  # fmt: skip
     _report_rounding(path, [pose.rounding for pose in poses.values() if pose.rounding > WORTH_SAYING], len(poses))
+
+
+def _is_scaled(pose: RigidPose) -> bool:
+    """Whether the scale is more than what rounding leaves of it: about a quarter of what it does to the axes."""
+    return abs(pose.scale - 1.0) > min(ROUNDING, max(1e-3, 4.0 * pose.rounding))
 
 
 def _report_rounding(path: Path, errors: Sequence[float], total: int) -> None:
@@ -157,7 +164,8 @@ def check_handedness(path: Path, views: Sequence[View]) -> None:
             " export all of them with right-handed axes"
         )
     logger.warning(
-        "%s: all %d poses are mirrored (determinant -1): they belong to a left-handed world. It is trained as it is, "
+        "%s: all %d poses are mirrored (determinant -1), as those of a left-handed world are. It is trained as it is, "
         "and what is written is left-handed too: a mirror image in most viewers. To mend it, negate the third row of "
-        "every transform_matrix, and the z of the points that belong to them", path, len(views),
+        "every transform_matrix and the z of its points; if pictures stay blurred, the cameras are mirrored, not the "
+        "world: negate the column of the axis that points the wrong way instead", path, len(views),
     )  # fmt: skip

@@ -394,7 +394,7 @@ def _loose(path: str) -> str:
 def _spellings(text: str) -> Iterable[str]:
     """What a line may name: all of it, or its first cell where more stands in it; without quotes."""
     text = text.strip().rstrip(",;")
-    cells = [text, *(text.partition(mark)[0] for mark in "\t;, " if mark in text)]
+    cells = [text, *(text.partition(mark)[0] for mark in "\t;, " if mark in text), text.rpartition(" ")[0] or text]
     return dict.fromkeys(cell.strip().strip("\"'") for cell in cells)
 
 

@@ -301,7 +301,8 @@ def _find(name: str, file: Path, what: str) -> Path | None:
     folders = [file.parent]
     if folder.name == "nerfstudio":
         folders += [folder.parent / other for other in _SCANNETPP["undistorted" in file.stem, what]]
-    return next((found for folder in folders if (found := find_image(folder / name))), None)
+    paths = (folder / name for folder in folders)
+    return next((found for path in paths if path.name and (found := find_image(path))), None)
 
 
 def _mask(file: Path, frame: _Values, image: Path) -> Mask | None:

@@ -69,7 +69,9 @@ def check_rigid(matrices):
         lambda matrix: scaled(matrix, 0.25),
         lambda matrix: scaled(matrix, 3.0),
         lambda matrix: scaled(matrix, 1000.0),
+        lambda matrix: scaled(matrix, 1.01),
         lambda matrix: matrix.astype(np.float32).astype(float),
+        lambda matrix: matrix + np.outer([0, 0, 0, 1], [1e-9, -1e-9, 1e-17, 0]),
     ],
 )
 def test_the_same_pose_however_it_is_written(tmp_path, change):
@@ -90,9 +92,11 @@ def test_rounded_matrices_become_the_nearest_rotation(tmp_path, caplog, digits, 
     assert ("is a rotation times" in caplog.text) == (number != 1.0)
 
 
-def test_scaled_poses_are_said_with_the_number(tmp_path, caplog):
-    viewmats(transforms(tmp_path, lambda matrix: scaled(matrix, 0.5)))
-    assert "transforms.json: the 3x3 part of 6 of 6 poses is a rotation times 0.5 (images/a.png): the" in caplog.text
+@pytest.mark.parametrize("number", [0.5, 1.01, 30.0])
+def test_scaled_poses_are_said_with_the_number(tmp_path, caplog, number):
+    viewmats(transforms(tmp_path, lambda matrix: scaled(matrix, number)))
+    said = f"transforms.json: the 3x3 part of 6 of 6 poses is a rotation times {number:g} (images/a.png): the rotation"
+    assert said in caplog.text
 
 
 def test_an_exact_pose_is_left_as_it_is():

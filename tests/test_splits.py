@@ -177,6 +177,7 @@ def test_names_may_lack_folders_and_extensions(tmp_path, listed, found):
         (("shot 1.png", "shot 2.png", "shot.png"), "shot 2.png", "shot 2.png"),
         (("shot 1.png", "shot 2.png", "shot.png"), "shot 2", "shot 2.png"),
         (("shot 1.png", "shot 2.png", "shot.png"), "shot 3", "shot.png"),  # a second column
+        (("shot 1.png", "shot 2.png", "x.png"), "shot 2.png 0", "shot 2.png"),
         (("Stra\u00dfe.png", "e\u0301.png", "a.png"), "\u00e9.png", "e\u0301.png"),
         (("a.1.png", "a.2.png", "a.png"), "a.2", "a.2.png"),
         (("a.1.png", "a.2.png", "a.png"), "a", "a.png"),
