@@ -9,11 +9,11 @@ from pathlib import Path
 
 from .colmap import MODEL_PLACES, find_model, read_colmap
 from .errors import DataError
+from .name_lists import NameLists, given_lists, lists_of_transforms
 from .prepare import ImageOptions
 from .scene import TEST_EVERY, Mask, Normalisation, PointCloud, RawScene, Scene, View, build_scene
-from .splits import NO_LIST, NameLists, Split, chosen_split, given_lists, named_split, transforms_lists
-from .textfiles import read_json
-from .transforms import SHARED_FILE, TRAIN_FILE, read_transforms
+from .splits import NO_LIST, Split, chosen_split, named_split
+from .transforms import HELD_FILES, SHARED_FILE, TRAIN_FILE, read_transforms
 
 __all__ = ["DataError", "Mask", "Normalisation", "PointCloud", "Scene", "View", "load_scene"]
 
@@ -98,11 +98,11 @@ def _split(folder: Path, place: Path, raw: RawScene, test_list: Path | None) -> 
 
 def _lists_of_others(folder: Path, place: Path) -> list[NameLists]:
     """The lists of cameras that lie there too and are not used."""
-    model, transforms = find_model(folder), folder / SHARED_FILE
     if place.is_file():
+        model = find_model(folder)
         return given_lists(folder, model) if model else []
     try:
-        lists = transforms_lists(transforms, read_json(transforms)) if transforms.is_file() else None
+        lists = lists_of_transforms([folder / name for name in (SHARED_FILE, *HELD_FILES)])
     except DataError as error:
         logger.warning("%s; it is not used", error)
         return []

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
-from .splits import NO_LIST, NameLists, Split
+from .name_lists import NameLists
+from .splits import NO_LIST, Split
 
 logger = logging.getLogger(__name__)
 
@@ -228,8 +229,8 @@ def _split(
         train, test, rule = raw.views, raw.test_views, raw.test_rule
     if test_every not in (0, TEST_EVERY):
         logger.warning(
-            "test_every %d has no effect: %s says which images are for testing; --test_list %s holds out every %s "
-            "image instead", test_every, rule, NO_LIST, _ordinal(test_every),
+            "test_every %d has no effect, since it is given which images are for testing (%s); --test_list %s holds "
+            "out every %s image instead", test_every, rule, NO_LIST, _ordinal(test_every),
         )  # fmt: skip
     return split_views(train, 0, False)[0], split_views(test, 0, False)[0], rule
 

@@ -21,11 +21,11 @@ from plyfile import PlyData
 
 from .errors import DataError
 from .imagefile import check_present, find_image, name_parts, read_size
+from .name_lists import NameLists, held_frames, transforms_lists
 from .plyheader import check_ply_header
 from .poses import PoseError, RigidPose, check_handedness, report_poses, rigid_pose
 from .prepare import ImageOptions, prepare_views
 from .scene import Mask, PointCloud, RawScene, View, finite_points
-from .splits import NameLists, held_frames, transforms_lists
 from .textfiles import read_json
 from .undistort import Shot, camera_at_size
 

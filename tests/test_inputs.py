@@ -322,7 +322,7 @@ def split_table(folder):
     (folder / "scene.tsv").write_text("\n".join(["filename\tid\tsplit\tdataset", *rows]))
 
 
-@row("COLMAP", "PINHOLE", "test.txt, --test_every 3", note="test_every 3 has no effect: test.txt says which images are")
+@row("COLMAP", "PINHOLE", "test.txt, --test_every 3", note="test_every 3 has no effect, since it is given")
 def list_and_every(folder):
     plain(folder)
     (folder / "test.txt").write_text("b.png\ne.png\n")

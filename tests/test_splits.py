@@ -9,7 +9,8 @@ from captures import NAMES, Capture
 from scene_files import write_blender, write_colmap, write_image
 
 from datasets import DataError, load_scene
-from datasets.splits import NameLists, _role, chosen_split
+from datasets.name_lists import NameLists
+from datasets.splits import chosen_split
 
 HELD = ("b.png", "e.png")
 REST = ("a.png", "c.png", "d.png", "f.png")
@@ -89,7 +90,7 @@ def test_lists_of_both_leave_out_what_is_in_neither(tmp_path, caplog):
 def test_a_list_of_training_images_alone_holds_out_the_others(tmp_path):
     colmap(tmp_path)
     write(tmp_path / "sparse/0/train.txt", "\n".join(REST))
-    assert split(tmp_path) == (REST, HELD, "images that are not in sparse/0/train.txt")
+    assert split(tmp_path) == (REST, HELD, "sparse/0/train.txt, the others held out")
     write(tmp_path / "sparse/0/train.txt", "\n".join(NAMES))  # no test image: the usual rule
     assert split(tmp_path)[1:] == (("a.png",), "every 8th image by name held out")
 
@@ -320,6 +321,18 @@ def test_scannetpp_by_its_list_alone(tmp_path):
     assert split(file) == (REST, HELD, "train_test_lists.json")
 
 
+@pytest.mark.parametrize("held", ["transforms_test.json", "transforms_val.json"])
+@pytest.mark.parametrize("main", [True, False])
+def test_a_second_file_of_test_views_beside_a_colmap_model(tmp_path, held, main):
+    transforms(tmp_path, frames_of(REST))
+    if not main:
+        (tmp_path / "transforms.json").unlink()
+    write(tmp_path / held, {**Capture().intrinsics(), "frames": frames_of(HELD)})
+    colmap(tmp_path, images=None, size=(96, 64))
+    assert split(tmp_path) == (REST, HELD, held)
+    assert load_scene(tmp_path).kind == "colmap"
+
+
 @pytest.mark.parametrize("held", ["transforms_test.json", "transforms_val.json", "transforms_eval.json"])
 @pytest.mark.parametrize("main", ["transforms_train.json", "transforms.json"])
 @pytest.mark.parametrize("apart", [True, False])
@@ -386,6 +399,7 @@ def test_a_broken_file_beside_the_model_is_no_error(tmp_path, caplog):
         ("mine.json", {"train": list(REST), "test": list(HELD)}),
         ("mine.json", {"frames": [{"file_path": f"images/{name}"} for name in HELD]}),
         ("mine.csv", "image,set\nb.png,test\ne.png,test\n"),
+        ("mine.csv", "b.png,1\ne.png,2\n"),
     ],
 )
 def test_a_list_that_the_user_names_comes_first(tmp_path, file, content):
@@ -464,28 +478,13 @@ def test_a_choice_of_test_every_that_has_no_effect_is_said(tmp_path, caplog):
     colmap(tmp_path)
     write(tmp_path / "test.txt", "b.png\ne.png\n")
     assert split(tmp_path, test_every=2) == (REST, HELD, "test.txt")
-    assert (
-        "test_every 2 has no effect: test.txt says which images are for testing; --test_list none holds" in caplog.text
-    )
+    assert "test_every 2 has no effect, since it is given which images are for testing (test.txt)" in caplog.text
     caplog.clear()
     split(tmp_path)
     assert "has no effect" not in caplog.text and "test_every is not used" in caplog.text
     write_blender(tmp_path / "blender")
     load_scene(tmp_path / "blender", test_every=3)
-    assert "test_every 3 has no effect: transforms_test.json says" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("text", "role"),
-    [
-        ("test", "test"), ("TEST", "test"), ("test_list", "test"), ("list_test", "test"), ("testset", "test"),
-        ("test_image_names", "test"), ("train", "train"), ("training-images", "train"), ("train_ids", "train"),
-        ("val", "val"), ("validation", "val"), ("eval_filenames", "val"), ("latest", None), ("contest", None),
-        ("train_test", None), ("tests", None), ("ids", None), ("notes", None), ("test_results", None),
-    ],
-)  # fmt: skip
-def test_what_a_name_says_it_lists(text, role):
-    assert _role(text) == role
+    assert "test_every 3 has no effect, since it is given which images are for testing (transforms_t" in caplog.text
 
 
 @pytest.mark.parametrize("pattern", ["cam{0}/{1:06d}.jpg", "{1:06d}/frame.jpg"])
