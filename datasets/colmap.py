@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import struct
 import tempfile
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
+from .colmap_model import PosedImage, SparseModel, parameter_counts
+from .colmap_text import read_text_model
 from .errors import DataError
 from .imagefile import name_parts, pair_images, read_size
 from .pointcloud import count_points, find_points, read_points
+from .poses import LENGTH_EXACT, PoseError, report_lengths, unit_quaternion
 from .prepare import ImageOptions, image_folder, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
@@ -24,6 +26,7 @@ MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0")
 MODEL_FILES = ("cameras", "images", "points3D")
 
 _LENGTH = struct.Struct("<Q")
+_MODEL_NAMES = {int(model): name for name, model in pycolmap.CameraModelId.__members__.items() if int(model) >= 0}
 
 
 def find_model(source: Path) -> Path | None:
@@ -50,7 +53,7 @@ def read_colmap(source: Path, options: ImageOptions) -> RawScene:
     return RawScene("colmap", views, image_source, points=_points(model, place))
 
 
-def _read_model(place: Path) -> pycolmap.Reconstruction:
+def _read_model(place: Path) -> SparseModel:
     absent = {
         suffix: [f"{name}{suffix}" for name in MODEL_FILES if not _is_there(place / f"{name}{suffix}")]
         for suffix in (".bin", ".txt")
@@ -62,13 +65,8 @@ def _read_model(place: Path) -> pycolmap.Reconstruction:
     others = sorted(path.name for path in place.parent.iterdir() if path.name.isdigit() and path != place)
     if place.name == "0" and others:
         logger.warning("%s: also holds the models %s; only model 0 is used", place.parent, ", ".join(others))
-    if suffix == ".bin":
-        _check_lengths(place, pointless)
-    try:
-        model = _read_pointless(place, suffix) if pointless else _read_files(place, suffix)
-    except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
-        raise DataError(f"{place}: not a readable COLMAP model ({error}); export it from COLMAP again") from error
-    if not any(image.has_pose for image in model.images.values()):
+    model = _read_binary(place, pointless) if suffix == ".bin" else read_text_model(place, pointless)
+    if not model.images:
         raise DataError(f"{place}: the model has no image with a pose; run COLMAP's mapper again")
     return model
 
@@ -84,23 +82,40 @@ def _is_there(path: Path) -> bool:
     return path.is_file() and not (hollow and path.stat().st_size == 0)
 
 
-def _read_files(place: Path, suffix: str) -> pycolmap.Reconstruction:
+def _read_binary(place: Path, pointless: bool) -> SparseModel:
+    """The model of the files `*.bin`; without points where its file of these is missing (`pointless`)."""
+    _check_lengths(place, pointless)
+    try:
+        model = _read_pointless(place) if pointless else _read_files(place)
+    except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
+        raise DataError(f"{place}: not a readable COLMAP model ({error}); export it from COLMAP again") from error
+    lengths: dict[str, float] = {}
+    images = [_posed(image, place, lengths) for image in model.images.values() if image.has_pose]
+    report_lengths(place, lengths)
+    points = [point for _, point in sorted(model.points3D.items())]
+    positions = np.array([point.xyz for point in points]).reshape(-1, 3)
+    colors = np.array([point.color for point in points], np.uint8).reshape(-1, 3)
+    cameras = {number: pycolmap.Camera(camera.todict()) for number, camera in model.cameras.items()}
+    return SparseModel(cameras, images, positions, colors)
+
+
+def _read_files(place: Path) -> pycolmap.Reconstruction:
     model = pycolmap.Reconstruction()
-    (model.read_binary if suffix == ".bin" else model.read_text)(place)
+    model.read_binary(place)
     return model
 
 
-def _read_pointless(place: Path, suffix: str) -> pycolmap.Reconstruction:
+def _read_pointless(place: Path) -> pycolmap.Reconstruction:
     """A model whose file of points is missing: pycolmap reads it beside an empty one."""
     with tempfile.TemporaryDirectory() as folder:
-        for path in place.glob(f"*{suffix}"):
-            if path.name != _points_file(suffix):
+        for path in place.glob("*.bin"):
+            if path.name != _points_file(".bin"):
                 (Path(folder) / path.name).symlink_to(path.resolve())
-        (Path(folder) / _points_file(suffix)).write_bytes(_LENGTH.pack(0) if suffix == ".bin" else b"")
-        return _read_files(Path(folder), suffix)
+        (Path(folder) / _points_file(".bin")).write_bytes(_LENGTH.pack(0))
+        return _read_files(Path(folder))
 
 
-def _check_lengths(place: Path, pointless: bool = False) -> None:
+def _check_lengths(place: Path, pointless: bool) -> None:
     """Raise DataError when a binary file (that of the points only unless `pointless`) ends within a record.
 
     pycolmap takes the missing bytes for counts, and may run for hours or fill the memory before it fails; missing
@@ -125,14 +140,8 @@ def _check_lengths(place: Path, pointless: bool = False) -> None:
 
 def _skip_camera(data: bytes, offset: int) -> int:
     _, model = struct.unpack_from("<Ii", data, offset)
-    return offset + 24 + 8 * _parameter_counts()[model]  # after id, model, width, height
-
-
-@cache
-def _parameter_counts() -> dict[int, int]:
-    """How many parameters each camera model has."""
-    models = (model for model in pycolmap.CameraModelId.__members__.values() if int(model) >= 0)
-    return {int(model): len(pycolmap.Camera.create_from_model_id(0, model, 1.0, 1, 1).params) for model in models}
+    name = _MODEL_NAMES[model]
+    return offset + 24 + 8 * parameter_counts()[name]  # after id, model, width, height
 
 
 def _skip_image(data: bytes, offset: int) -> int:
@@ -170,8 +179,40 @@ _SKIPS = {
 """For each file how one record is passed over; each begins with the number of records."""
 
 
-def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Shot]:
-    posed = {_name(image, place): image for image in model.images.values() if image.has_pose}
+def _posed(image: pycolmap.Image, place: Path, lengths: dict[str, float]) -> PosedImage:
+    """The image with its pose made rigid; the length of its quaternion goes to `lengths`, by name."""
+    name = _name(image, place)
+    try:
+        pose, lengths[name] = _rigid(image)
+    except PoseError as error:
+        raise DataError(f"{place}: image {name} has no pose: {error}; run COLMAP again") from None
+    matrix = pose.matrix()
+    if not np.isfinite(matrix).all():
+        raise DataError(f"{place}: image {name} has a pose that is not finite; run COLMAP again")
+    return PosedImage(image.image_id, name, image.camera_id, matrix)
+
+
+def _rigid(image: pycolmap.Image) -> tuple[pycolmap.Rigid3d, float]:
+    """cam_from_world with the quaternions of frame and rig at length 1, and the length that was farthest from it.
+
+    COLMAP multiplies poses as if quaternions were of that length. Raises PoseError for one without a direction.
+    """
+    parts = [image.frame.rig_from_world]
+    if not image.is_ref_in_frame():
+        parts.append(image.frame.rig.sensor_from_rig(image.camera.sensor_id))
+    units = [unit_quaternion(part.rotation.quat) for part in parts]
+    length = max((length for _, length in units), key=lambda length: abs(length - 1.0))
+    if abs(length - 1.0) <= LENGTH_EXACT:
+        return image.cam_from_world(), length
+    world, *rig = (
+        pycolmap.Rigid3d(pycolmap.Rotation3d(unit), part.translation)
+        for (unit, _), part in zip(units, parts, strict=True)
+    )
+    return (rig[0] * world if rig else world), length
+
+
+def _pair(model: SparseModel, place: Path, folder: Path) -> list[Shot]:
+    posed = {image.name: image for image in model.images}
     paths = pair_images(folder, posed)
     cameras: dict[tuple[int, int, int], pycolmap.Camera] = {}
     shots = []
@@ -180,7 +221,7 @@ def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Sho
         key = (image.camera_id, *size)
         if key not in cameras:
             cameras[key] = camera_at_size(model.cameras[image.camera_id], size, place, paths[name])
-        shots.append(Shot(_view(name, paths[name], image, cameras[key], place), cameras[key]))
+        shots.append(Shot(_view(name, paths[name], image, cameras[key]), cameras[key]))
     return shots
 
 
@@ -192,26 +233,22 @@ def _name(image: pycolmap.Image, place: Path) -> str:
         raise DataError(f"{place}: the name of image {image.image_id} is not UTF-8; {remedy}") from None
 
 
-def _view(name: str, path: Path, image: pycolmap.Image, camera: pycolmap.Camera, place: Path) -> View:
-    viewmat = np.vstack([image.cam_from_world().matrix(), [0.0, 0.0, 0.0, 1.0]])
-    if not np.isfinite(viewmat).all():
-        raise DataError(f"{place}: image {name} has a pose that is not finite; run COLMAP again")
+def _view(name: str, path: Path, image: PosedImage, camera: pycolmap.Camera) -> View:
+    viewmat = np.vstack([image.cam_from_world, [0.0, 0.0, 0.0, 1.0]])
     intrinsics = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
     return View("/".join(name_parts(name)), path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
 
 
-def _points(model: pycolmap.Reconstruction, place: Path) -> PointCloud | None:
+def _points(model: SparseModel, place: Path) -> PointCloud | None:
     """The model's points; where it has none, those of the points3D.ply that 3DGS writes beside it, if it is there."""
-    points = [point for _, point in sorted(model.points3D.items())]
     beside = find_points(place)
-    if not points and beside is not None:
+    if not len(model.positions) and beside is not None:
         logger.info("the model has no points: they are read from %s", beside)
         return read_points(beside, "copy it again, or delete it to start from random points")
     others = count_points(beside) if beside else None
-    if others not in (None, len(points)):
+    if others not in (None, len(model.positions)):
         logger.warning(
             "%s: its %s points are not used, but the %s of the COLMAP model; start from them with --init_ply %s",
-            beside, f"{others:,}", f"{len(points):,}", beside,
+            beside, f"{others:,}", f"{len(model.positions):,}", beside,
         )  # fmt: skip
-    positions = np.array([point.xyz for point in points]).reshape(-1, 3)
-    return finite_points(PointCloud(positions, np.array([point.color for point in points], np.uint8)), place)
+    return finite_points(PointCloud(model.positions, model.colors), place)

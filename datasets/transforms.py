@@ -8,7 +8,6 @@ documentation, "Data conventions"). Poses are camera-to-world with OpenGL axes; 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import sys
@@ -21,9 +20,12 @@ import pycolmap
 
 from .errors import DataError
 from .imagefile import check_present, find_image, name_parts, read_size
+from .name_lists import NameLists, held_frames, transforms_lists
 from .pointcloud import find_points, read_points
+from .poses import PoseError, RigidPose, check_handedness, report_poses, rigid_pose
 from .prepare import ImageOptions, prepare_views
 from .scene import Mask, PointCloud, RawScene, View
+from .textfiles import read_json
 from .undistort import Shot, camera_at_size
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ logger = logging.getLogger(__name__)
 TRAIN_FILE = "transforms_train.json"
 TEST_FILE = "transforms_test.json"
 SHARED_FILE = "transforms.json"
+HELD_FILES = (TEST_FILE, "transforms_val.json", "transforms_eval.json")
+"""The first of these beside TRAIN_FILE or SHARED_FILE has the test views."""
 HALF_BOX = 1.3
 """World half side of the cube around the origin that holds a NeRF-synthetic object (3DGS scene/dataset_readers.py)."""
 
@@ -38,31 +42,65 @@ _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: y up, z back
 _PERSPECTIVE = ("PERSPECTIVE", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 _FISHEYE = ("FISHEYE", "OPENCV_FISHEYE")
 _PANORAMA = ("EQUIRECTANGULAR", "LATLONG")
+_SCANNETPP = {
+    (False, "images"): ("resized_images", "original_images", "images"),
+    (False, "masks"): ("resized_anon_masks", "original_anon_masks", "masks"),
+    (True, "images"): ("undistorted_images", "resized_undistorted_images"),
+    (True, "masks"): ("undistorted_anon_masks", "resized_undistorted_masks"),
+}
+"""Folders beside nerfstudio/transforms.json (False) and nerfstudio/transforms_undistorted.json (True)."""
 _MOST_PIXELS = 2**31 - 1  # in a row or a column, as COLMAP counts them
 
 
 def read_transforms(path: Path, options: ImageOptions) -> RawScene:
     """Read the cameras of the file `path` and the sizes of their images.
 
-    Beside transforms_train.json, transforms_test.json has the test views if it is there. Without a `ply_file_path`
-    there are no points; a NeRF-synthetic scene has bounds then. Raises DataError naming the file, and the key or the
-    images that are missing.
+    Beside transforms_train.json or transforms.json, the first of HELD_FILES has the test views, unless the file itself
+    says which they are. Without a `ply_file_path` there are no points; a NeRF-synthetic scene has bounds then. Raises
+    DataError naming the file, and the key or the images that are missing.
     """
     source, file = path.parent, _File.open(path, options)
-    train, test, test_rule = *file.split(file.shots()), file.test_rule
-    if path.name == TRAIN_FILE and (source / TEST_FILE).is_file():
-        test, test_rule = _File.open(source / TEST_FILE, options).shots(), TEST_FILE
+    train, lists = file.shots(), transforms_lists(path, file.meta)
+    test, test_rule = file.held_shots(), lists.origin if lists else ""
+    if not lists:
+        test, test_rule, lists = _held_file(path, train, options)
+    check_handedness(path, [shot.view for shot in train + test])
     views, image_source = prepare_views(source, file.label, train + test, path, file.options)
     corner = np.full(3, HALF_BOX)
     return RawScene(
         kind="blender" if path.name == TRAIN_FILE else "transforms",
         views=views[: len(train)],
         image_source=image_source,
-        test_views=views[len(train) :] if test_rule else None,
+        test_views=views[len(train) :] if test else None,
         test_rule=test_rule,
+        lists=(lists,) if lists else (),
         points=_points(source, file.meta),
         bounds=(-corner, corner) if path.name == TRAIN_FILE and "fl_x" not in file.meta else None,
     )
+
+
+def _held_file(path: Path, train: list[Shot], options: ImageOptions) -> tuple[list[Shot], str, NameLists | None]:
+    """The test shots of the file beside `path` that has them, its name, and a list of them where some are in `train`.
+
+    That is so beside a transforms.json of all images; what transforms_train.json has is for training. Only beside the
+    latter transforms_test.json must be whole; other files that are not are left out with a warning.
+    """
+    names = HELD_FILES if path.name in (TRAIN_FILE, SHARED_FILE) else ()
+    held = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    if held is None:
+        return [], "", None
+    try:
+        shots = _File.open(held, options).shots()
+    except DataError as error:
+        if (path.name, held.name) == (TRAIN_FILE, TEST_FILE):
+            raise
+        logger.warning("%s; %s is not used", error, held.name)
+        return [], "", None
+    known = {shot.view.name for shot in train}
+    if path.name == TRAIN_FILE or not any(shot.view.name in known for shot in shots):
+        return shots, held.name, None
+    lists = NameLists(held.name, held, test=tuple(shot.view.name for shot in shots))
+    return [shot for shot in shots if shot.view.name not in known], held.name, lists
 
 
 @dataclass(frozen=True)
@@ -103,22 +141,17 @@ class _File:
     """The folder `images_N` in the place of `images`."""
     cameras: dict[tuple, pycolmap.Camera] = field(default_factory=dict)
     """By all their values: frames with equal ones share a camera."""
+    poses: dict[str, RigidPose] = field(default_factory=dict)
+    """By `file_path`, as they are read."""
 
     @classmethod
     def open(cls, path: Path, options: ImageOptions) -> _File:
         """The file's frames, checked as far as that goes without images."""
-        try:
-            meta = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise DataError(f"{path}: not readable as JSON ({error}); copy it again") from error
+        meta = read_json(path)
         listed = _get(meta, "frames", list, path, "the file")
         if not listed:
             raise DataError(f"{path}: `frames` is empty; the file must list at least one image")
-        shared = {key: value for key, value in meta.items() if key != "frames"}
-        frames = {}
-        for index, frame in enumerate(listed):
-            name = _get(frame, "file_path", str, path, f"frame {index}")
-            frames[name] = _Values({**shared, **frame}, f"{path}: frame {index}, {name}")
+        frames = _frames(path, meta, listed)
         # Without the full size there is no telling how the cameras shrink with the images.
         sized = all("w" in frame.values and "h" in frame.values for frame in frames.values())
         downscaled = options.downscaled_folder(path.parent) if sized else None
@@ -129,27 +162,20 @@ class _File:
         """What caches and the metrics' protocol call the images."""
         return self.downscaled.name if self.downscaled else "images"
 
-    @property
-    def test_rule(self) -> str:
-        """How the file says which images are for testing; "" if it does not."""
-        key = next((key for key in ("test_filenames", "val_filenames") if self.meta.get(key)), None)
-        return f"{key} of {self.path.name}" if key else ""
+    def held_shots(self) -> list[Shot]:
+        """A shot for each frame for testing that is not among the others and whose image is there.
 
-    def split(self, shots: list[Shot]) -> tuple[list[Shot], list[Shot]]:
-        """Training and test shots by nerfstudio's lists of files; all are for training where there are none."""
-        if not self.test_rule:
-            return shots, []
-        test = self._listed(self.test_rule.split()[0])
-        train = self._listed("train_filenames")
-        stems = [_stem(shot.view.name) for shot in shots]
-        for_training = [shot for shot, stem in zip(shots, stems, strict=True) if stem in (train or {stem}) - test]
-        return for_training, [shot for shot, stem in zip(shots, stems, strict=True) if stem in test]
-
-    def _listed(self, key: str) -> set[str]:
-        names = self.meta.get(key) or []
-        if not isinstance(names, list):
-            raise DataError(f"{self.path}: `{key}` is a {type(names).__name__}, not a list of files; export it again")
-        return {_stem(str(name)) for name in names}
+        Those of ScanNet++'s test_frames are not published for its hidden scenes.
+        """
+        listed = held_frames(self.meta) or held_frames(self.meta, "val")
+        frames = _frames(self.path, self.meta, listed, "test frame")
+        frames = {name: values for name, values in frames.items() if name not in self.frames}
+        there = {name: values for name, values in frames.items() if self._find_image(name)}
+        absent = [name for name in frames if name not in there]
+        if absent:
+            logger.warning("%s: %d of %d test images are missing, left out: %s", self.path, len(absent), len(frames),
+                           ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else ""))  # fmt: skip
+        return replace(self, frames=there, poses={}).shots()
 
     def shots(self) -> list[Shot]:
         """A shot for each frame whose image is there, in the order of the file.
@@ -159,27 +185,30 @@ class _File:
         """
         images = {name: self._find_image(name) for name in self.frames}
         absent = [name for name, image in images.items() if image is None]
-        if self.path.name in (TRAIN_FILE, TEST_FILE) or 2 * len(absent) > len(images):
+        if self.path.name in (TRAIN_FILE, *HELD_FILES) or 2 * len(absent) > len(images):
             check_present(self.path.parent, absent, len(images), f"copy them there, as {self.path.name} says")
         if absent:
             first = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
             logger.warning("%s: %d of %d images are missing, left out: %s", self.path, len(absent), len(images), first)
-        return [self._shot(name, image) for name, image in images.items() if image]
+        shots = [self._shot(name, image) for name, image in images.items() if image]
+        report_poses(self.path, self.poses)
+        return shots
 
     def _find_image(self, file_path: str) -> Path | None:
         """The file, whatever its extension, or without one."""
         parts = name_parts(file_path)
         if self.downscaled and parts[0] == "images":
             return find_image(self.downscaled.joinpath(*parts[1:]))
-        return find_image(self.path.parent / file_path.replace("\\", "/"))
+        return _find(file_path, self.path, "images")
 
     def _shot(self, file_path: str, image: Path) -> Shot:
         frame, size = self.frames[file_path], read_size(image)
         camera = self._camera(frame, size, image)
         name = "/".join([*name_parts(file_path)[:-1], PurePosixPath(name_parts(file_path)[-1]).stem]) + image.suffix
         K = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
-        mask = _mask(self.path.parent, frame, image)
-        return Shot(View(name, image, *size, K, _viewmat(frame), camera.camera_id, mask), camera)
+        mask, pose = _mask(self.path, frame, image), _pose(frame)
+        self.poses[file_path] = pose
+        return Shot(View(name, image, *size, K, _viewmat(pose), camera.camera_id, mask), camera)
 
     def _camera(self, frame: _Values, size: tuple[int, int], image: Path) -> pycolmap.Camera:
         full = (frame.pixels("w", size[0]), frame.pixels("h", size[1]))
@@ -201,9 +230,14 @@ def _get(values: Any, key: str, kind: type | tuple[type, ...], path: Path, where
     return value
 
 
-def _stem(file_path: str) -> str:
-    *folders, last = name_parts(file_path)
-    return "/".join([*folders, PurePosixPath(last).stem])
+def _frames(path: Path, meta: dict[str, Any], listed: list[Any], key: str = "frame") -> dict[str, _Values]:
+    """The frames of a list by `file_path`, with what the file says for all."""
+    shared = {name: value for name, value in meta.items() if name != "frames"}
+    frames = {}
+    for index, frame in enumerate(listed):
+        name = _get(frame, "file_path", str, path, f"{key} {index}")
+        frames[name] = _Values({**shared, **frame}, f"{path}: {key} {index}, {name}")
+    return frames
 
 
 def _model_and_params(frame: _Values, width: int, height: int) -> tuple[str, list[float]]:
@@ -243,25 +277,38 @@ def _focal(frame: _Values, axis: str, pixels: int) -> float | None:
     return 0.5 * pixels / math.tan(0.5 * angle)
 
 
-def _viewmat(frame: _Values) -> np.ndarray:
-    """World-to-camera, OpenCV axes, from the frame's OpenGL camera-to-world."""
+def _pose(frame: _Values) -> RigidPose:
+    """The frame's OpenGL camera-to-world."""
     try:
-        pose = np.array(frame.values["transform_matrix"], dtype=np.float64)
-        if pose.shape == (3, 4):
-            pose = np.vstack([pose, [0.0, 0.0, 0.0, 1.0]])
-        rigid = pose.shape == (4, 4) and np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3)
-    except (KeyError, TypeError, ValueError):
-        rigid = False
-    if not rigid or not np.isfinite(pose).all():
-        raise DataError(f"{frame.where}: `transform_matrix` is not a 4x4 rigid pose; export the file again")
-    return np.linalg.inv(pose @ _OPENGL_TO_OPENCV)
+        return rigid_pose(frame.values.get("transform_matrix"))
+    except PoseError as error:
+        raise DataError(f"{frame.where}: `transform_matrix` is not a pose: {error}; export the file again") from None
 
 
-def _mask(source: Path, frame: _Values, image: Path) -> Mask | None:
+def _viewmat(pose: RigidPose) -> np.ndarray:
+    """World-to-camera, OpenCV axes, from an OpenGL camera-to-world."""
+    return np.linalg.inv(pose.matrix @ _OPENGL_TO_OPENCV)
+
+
+def _find(name: str, file: Path, what: str) -> Path | None:
+    """The image or mask that a frame of `file` calls `name`: there, or where ScanNet++ has it.
+
+    ScanNet++ names files without a folder, and keeps them beside the folder of transforms.json (scannetpp/scannetpp,
+    dslr/configs/undistort.yml).
+    """
+    name, folder = name.replace("\\", "/"), file.absolute().parent
+    folders = [file.parent]
+    if folder.name == "nerfstudio":
+        folders += [folder.parent / other for other in _SCANNETPP["undistorted" in file.stem, what]]
+    paths = (folder / name for folder in folders)
+    return next((found for path in paths if path.name and (found := find_image(path))), None)
+
+
+def _mask(file: Path, frame: _Values, image: Path) -> Mask | None:
     """nerfstudio's `mask_path` (black is ignored), or instant-ngp's file beside the image (white is ignored)."""
     named = frame.values.get("mask_path")
     if named:
-        path = find_image(source / str(named).replace("\\", "/"))
+        path = _find(str(named), file, "masks")
         if path is None:
             raise DataError(f"{frame.where}: the mask {named} is missing; copy it there, or take out its `mask_path`")
         return Mask(path)

@@ -82,6 +82,7 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "data.resolution", "-r", "--resolution", "--data_factor", type=int, metavar="N")
     _add_switch(parser, "data.invert_masks", True, "--invert_masks", help="ignore what is white in masks, not black")
     _add_setting(parser, "data.test_every", "--test_every", type=int, metavar="N")
+    _add_setting(parser, "data.test_list", "--test_list", metavar="FILE")
     split = parser.add_mutually_exclusive_group()
     _add_switch(split, "data.eval", True, "--eval", help="hold out test images (on by default)")
     _add_switch(split, "data.eval", False, "--no_eval", help="train on all images")
@@ -140,6 +141,7 @@ class RenderArgs:
     source_path: str | None = None
     images: str | None = None
     resolution: int | None = None
+    test_list: str | None = None
     background: str | None = None
     iteration: int | None = None
     """Which saved model of the run folder; None: the newest."""
@@ -187,6 +189,7 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
     parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
     parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
+    parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
     parser.add_argument("--path", choices=CAMERA_PATHS, help="camera path to render as a video (default: none)")
     parser.add_argument("--frames", type=int, metavar="N", help="length of the video in frames (default: 240)")
@@ -209,6 +212,7 @@ def render_config(args: RenderArgs) -> Config:
         "data.source_path": args.source_path,
         "data.images": args.images,
         "data.resolution": args.resolution,
+        "data.test_list": args.test_list,
         "data.background": args.background,
         "train.device": args.device,
     }

@@ -101,8 +101,12 @@ class DataConfig:
     """What transparent places of photos mean. background: data.background shows through (objects that were cut out, as
     in NeRF-synthetic scenes). mask: they are ignored, beside what masks ignore (passers-by that were cut out)."""
     test_every: int = setting(8, at_least(2))
-    """Every N-th image by name is held out for testing. Only used when data.eval is on and the scene has no split of
-    its own."""
+    """Every N-th image by name is held out for testing. Only used when data.eval is on and neither data.test_list nor
+    the scene says which images are for testing."""
+    test_list: str | None = setting(None)
+    """Text file with the name of a test image in each line; a relative path starts at the working directory, or else in
+    the scene's folder. none: no list, nor what the scene says of its test images. null: what the scene says (test.txt
+    and the like, lists in a transforms file), if it says anything."""
     eval: bool = setting(True)
     """Hold out test images; off: train on all of them."""
     background: str = setting("black", one_of("black", "white", "random"))

@@ -166,6 +166,16 @@ def truncated_model(bench):
     return ["-s", bench.folder / "scene"]
 
 
+@bad(TRAINING, "mine.txt: no such list of test images", "correct data.test_list")
+def missing_list_of_test_images(bench):
+    return ["-s", bench.scene, "--test_list", bench.folder / "mine.txt"]
+
+
+@bad(TRAINING, "mine.txt: none of its names is for testing and an image of", "such as view_000.png")
+def list_of_other_images(bench):
+    return ["-s", bench.scene, "--test_list", bench.file("mine.txt", "a.png\nb.png\n")]
+
+
 @bad(TRAINING, "camera 1 (THIN_PRISM_FISHEYE) sees too wide an angle", "or crop them")
 def unsupported_camera(bench):
     params = [12.0, 12.0, 32.0, 20.0, *[0.0] * 8]

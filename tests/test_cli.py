@@ -49,6 +49,8 @@ def test_the_flags_are_frozen():
         ("--data_factor 2", {"data.resolution": 2}),
         ("--resolution 2", {"data.resolution": 2}),
         ("--test_every 10", {"data.test_every": 10}),
+        ("--test_list held.txt", {"data.test_list": "held.txt"}),
+        ("--test-list none", {"data.test_list": "none"}),
         ("--invert_masks", {"data.invert_masks": True}),
         ("--eval", {}),
         ("--no_eval", {"data.eval": False}),
@@ -174,13 +176,14 @@ def test_render_flags():
     assert render_args(["--path", "ellipse", "run", "--depth"]).model == Path("run")
     assert render_args(["-m", "run"]) == render_args(["--model-path", "run"]) == RenderArgs(model=Path("run"))
     argv = "run -s data -i im -r 2 --iteration 7 --path ellipse --frames 9 --fps 12.5 --skip_test --train --depth"
-    rest = "--out o --device cpu -w --config c.yaml"
+    rest = "--out o --device cpu -w --config c.yaml --test_list t"
     assert render_args(f"{argv} {rest}".split()) == RenderArgs(
         model=Path("run"),
         config=Path("c.yaml"),
         source_path="data",
         images="im",
         resolution=2,
+        test_list="t",
         background="white",
         iteration=7,
         path="ellipse",

@@ -8,7 +8,7 @@ garden, lego); without it their rows are skipped.
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +182,190 @@ def rig(folder, text=False):
 @row("COLMAP", "PINHOLE, OPENCV", "rig of two cameras, COLMAP 4.x text")
 def rig_text(folder):
     rig(folder, text=True)
+
+
+def with_blank(line: str) -> str:
+    """COLMAP's own layout of an image without 2D points."""
+    return line + "\n"
+
+
+def text_model(folder: Path, names: Sequence[str] = NAMES, layout: Callable[[str], str] = with_blank) -> Path:
+    """A text model of COLMAP 3.x, each image written by `layout` from its line; the folder of the model."""
+    plain(folder, Capture(names=names), text=True)
+    place = folder / "sparse/0"
+    for name in ("rigs.txt", "frames.txt"):
+        (place / name).unlink()
+    lines = [line for line in (place / "images.txt").read_text().splitlines() if line and line[0] != "#"]
+    (place / "images.txt").write_text("".join(layout(line) + "\n" for line in lines))
+    return place
+
+
+def rewritten(place: Path, change: Callable[[bytes], bytes]) -> None:
+    """All text files of a folder, changed."""
+    for path in place.glob("*.txt"):
+        path.write_bytes(change(path.read_bytes()))
+
+
+@row("COLMAP", "PINHOLE", "text, one line per image")
+def one_line_per_image(folder):
+    text_model(folder, layout=str)
+
+
+@row("COLMAP", "PINHOLE", "text, 2D points of some images only")
+def points_of_some(folder):
+    text_model(folder, layout=lambda line: line + ("\n3.5 4.5 -1 1 2 7" * (line[0] in "135")))
+
+
+@row("COLMAP", "PINHOLE", "text, names with spaces")
+def names_with_spaces(folder):
+    text_model(folder, [f"day 1/shot  {i}.png" for i in range(6)])
+
+
+@row("COLMAP", "PINHOLE", "text, names with spaces in quotes, one line per image")
+def names_in_quotes(folder):
+    text_model(folder, [f"shot {i}.png" for i in range(6)], lambda line: line.replace("shot", '"shot') + '"')
+
+
+@row("COLMAP", "PINHOLE", "text, tabs between values and in names")
+def tabs(folder):
+    text_model(folder, [f"a\t{i}.png" for i in range(6)])
+    rewritten(folder / "sparse/0", lambda content: content.replace(b" ", b"\t"))
+
+
+@row("COLMAP", "PINHOLE", "text, names that are not ASCII")
+def names_not_ascii(folder):
+    text_model(folder, [f"Brücke {letter}.png" for letter in "äöüßéø"])
+
+
+@row("COLMAP", "PINHOLE", "text with CR LF line ends")
+def windows_text(folder):
+    rewritten(text_model(folder), lambda content: content.replace(b"\n", b"\r\n"))
+
+
+@row("COLMAP", "PINHOLE", "text with byte order marks")
+def marked_text(folder):
+    rewritten(text_model(folder), lambda content: b"\xef\xbb\xbf" + content)
+
+
+@row(
+    "COLMAP",
+    "PINHOLE",
+    "text in UTF-16",
+    refused="cameras.txt: is UTF-16 or UTF-32 text, or no text",
+)
+def utf16_text(folder):
+    rewritten(text_model(folder), lambda content: content.decode().encode("utf-16"))
+
+
+def quaternions(change: Callable[[float], float]) -> Callable[[str], str]:
+    """A layout that changes the four numbers of the quaternion."""
+
+    def layout(line: str) -> str:
+        number, *values = line.split(" ")
+        return " ".join([number, *(repr(change(float(value))) for value in values[:4]), *values[4:]]) + "\n"
+
+    return layout
+
+
+@row("COLMAP", "PINHOLE", "text, quaternions three times too long", note="6 of 6 images are not of length 1 (a.png: 3)")
+def long_quaternions(folder):
+    text_model(folder, layout=quaternions(lambda value: 3 * value))
+
+
+@row(
+    "COLMAP",
+    "PINHOLE",
+    "text, quaternions of three digits",
+    note="few digits: the nearest",
+)
+def rounded_quaternions(folder):
+    text_model(folder, layout=quaternions(lambda value: round(value, 3)))
+
+
+@row("COLMAP", "PINHOLE", "text, a quaternion of zeros", refused="image a.png has no pose: its quaternion is 0")
+def zero_quaternion(folder):
+    text_model(folder, layout=quaternions(lambda value: 0.0))
+
+
+@row("COLMAP", "PINHOLE", "text, a decimal comma", refused="line 1: not a readable COLMAP model")
+def decimal_comma(folder):
+    text_model(folder, layout=lambda line: line.replace(".", ",", 1))
+
+
+@row("COLMAP", "PINHOLE", "test.txt in sparse/0", note="4 training and 2 test views (sparse/0/test.txt)")
+def list_in_the_model(folder):
+    plain(folder)
+    (folder / "sparse/0/test.txt").write_text("b.png\ne.png\n")
+
+
+@row(
+    "COLMAP", "PINHOLE", "train_list.txt and test_list.txt, names without extension",
+    note="3 training and 2 test views (train_list.txt and test_list.txt)",
+)  # fmt: skip
+def list_txt(folder):
+    plain(folder)
+    (folder / "train_list.txt").write_text("a\nc\nd\n")
+    (folder / "test_list.txt").write_text("b\ne\n")
+
+
+@row("COLMAP", "PINHOLE", "train_test_lists.json", note="4 training and 2 test views (train_test_lists.json)")
+def lists_json(folder):
+    plain(folder)
+    lists = {"train": [*"acdf"], "test": [*"be"]}
+    (folder / "train_test_lists.json").write_text(json.dumps({**lists, "has_masks": False}))
+
+
+@row("COLMAP", "PINHOLE", "a table of splits (.tsv)", note="4 training and 2 test views (scene.tsv)")
+def split_table(folder):
+    plain(folder)
+    rows = [f"{name}\t{i}\t{'test' if name[0] in 'be' else 'train'}\tscene" for i, name in enumerate(NAMES)]
+    (folder / "scene.tsv").write_text("\n".join(["filename\tid\tsplit\tdataset", *rows]))
+
+
+@row("COLMAP", "PINHOLE", "test.txt, --test_every 3", note="test_every 3 has no effect, since it is given")
+def list_and_every(folder):
+    plain(folder)
+    (folder / "test.txt").write_text("b.png\ne.png\n")
+    return ["--test_every", "3"]
+
+
+@row("COLMAP", "PINHOLE", "test.txt, --test_list none", note="5 training and 1 test views (every 8th image by name")
+def no_list(folder):
+    plain(folder)
+    (folder / "test.txt").write_text("b.png\ne.png\n")
+    return ["--test_list", "none"]
+
+
+@row("COLMAP", "PINHOLE", "test.txt, --no_eval", note="6 training and 0 test views (none)")
+def list_and_no_eval(folder):
+    plain(folder)
+    (folder / "test.txt").write_text("b.png\ne.png\n")
+    return ["--no_eval"]
+
+
+@row("COLMAP", "PINHOLE", "--test_list FILE", note="4 training and 2 test views (mine.txt (data.test_list))")
+def own_list(folder):
+    plain(folder)
+    (folder / "test.txt").write_text("a.png\n")
+    (folder / "mine.txt").write_text("images/b.png\nimages/e.png\nimages/x.png\n")
+    return ["--test_list", str(folder / "mine.txt")]
+
+
+@row(
+    "COLMAP",
+    "PINHOLE",
+    "test.txt with a name of two images",
+    refused="0.png could be left/0.png or right/0.png",
+)
+def ambiguous_list(folder):
+    plain(folder, Capture(names=[f"{side}/{i}.png" for i in range(3) for side in ("left", "right")]))
+    (folder / "test.txt").write_text("0.png\n")
+
+
+@row("COLMAP", "PINHOLE", "test.txt that names no image", note="2 of 2 names are no image of this scene: some, notes")
+def notes(folder):
+    plain(folder)
+    (folder / "test.txt").write_text("some\nnotes\n")
 
 
 @row("COLMAP", "PINHOLE", "model in sparse")
@@ -608,6 +792,12 @@ def blender_points(folder):
     write_ply(folder / "points3d.ply", [*POINTS[:3], *normals, *POINTS[3:]])
 
 
+@row("Blender", "camera_angle_x", "train and validation files", note="4 training and 2 test views (transforms_val")
+def blender_validation(folder):
+    blender(folder)
+    (folder / "transforms_test.json").rename(folder / "transforms_val.json")
+
+
 @row("Blender", "camera_angle_x", "random background")
 def blender_random(folder):
     blender(folder)
@@ -739,18 +929,84 @@ def nerfstudio_3x4(folder):
     per_frame(folder, lambda index, frame: frame.update(transform_matrix=frame["transform_matrix"][:3]))
 
 
-@row(
+def posed(folder: Path, change: Callable[[int, np.ndarray], np.ndarray]) -> None:
+    """transforms.json of two cameras with poses changed."""
+
+    def edit(index: int, frame: dict) -> None:
+        frame["transform_matrix"] = change(index, np.array(frame["transform_matrix"])).tolist()
+
+    per_frame(folder, edit)
+
+
+row("nerfstudio", "PINHOLE, OPENCV", "a pose times a number, its last row too")(
+    lambda folder: posed(folder, lambda index, pose: 2 * pose if index == 2 else pose)
+)
+row("nerfstudio", "PINHOLE, OPENCV", "rotations times 0.5", note="3x3 part of 6 of 6 poses is a rotation times 0.5")(
+    lambda folder: posed(folder, lambda index, pose: pose @ np.diag([0.5, 0.5, 0.5, 1]))
+)
+row("nerfstudio", "PINHOLE, OPENCV", "poses of three digits", note="images have few digits: the nearest rotations are")(
+    lambda folder: posed(folder, lambda index, pose: np.round(pose, 3))
+)
+row(
     "nerfstudio",
     "PINHOLE, OPENCV",
-    "a pose that is no pose",
-    refused="frame 2, images/c.png: `transform_matrix` is not",
+    "a sheared pose",
+    refused="its axes are stretched or sheared by",
+)(lambda folder: posed(folder, lambda index, pose: pose + 0.2 * (index == 2) * np.outer(np.eye(4)[0], np.eye(4)[1])))
+row("nerfstudio", "PINHOLE, OPENCV", "transposed poses", refused="its last row is not 0 0 0 1: is it transposed?")(
+    lambda folder: posed(folder, lambda index, pose: pose.T)
 )
-def nerfstudio_scaled(folder):
-    def scale(index: int, frame: dict) -> None:
-        if index == 2:
-            frame["transform_matrix"] = (2 * np.array(frame["transform_matrix"])).tolist()
+row("nerfstudio", "PINHOLE, OPENCV", "some poses mirrored", refused="1 of 6 poses are mirrored (determinant -1), the")(
+    lambda folder: posed(folder, lambda index, pose: np.diag([1, 1, 1 - 2 * (index == 2), 1]) @ pose)
+)
 
-    per_frame(folder, scale)
+
+@row("nerfstudio", "PINHOLE", "a left-handed world", note="all 6 poses are mirrored (determinant -1)")
+def left_handed(folder):
+    """Mirrored at a plane that both spots lie in."""
+    mirror, across = np.eye(4), np.cross(SPOTS[1], [0.0, 0.0, 1.0])
+    mirror[:3, :3] -= 2 * np.outer(across, across) / (across @ across)
+    capture = shared(folder, "PINHOLE")
+    frames = capture.frames()
+    for frame in frames:
+        frame["transform_matrix"] = (mirror @ frame["transform_matrix"]).tolist()
+    capture.write_transforms(folder, frames=frames)
+
+
+@row("nerfstudio", "PINHOLE, OPENCV", "test_frames of ScanNet++", note="4 training and 2 test views (test_frames of")
+def frames_apart(folder):
+    capture = per_frame(folder)
+    frames = [{**frame, **capture.intrinsics(index)} for index, frame in enumerate(capture.frames())]
+    capture.write_transforms(folder, {"test_frames": frames[4:]}, frames[:4])
+
+
+@row("nerfstudio", "PINHOLE, OPENCV", "`split` in the frames", note="2 test views (`split` of the frames")
+def split_keys(folder):
+    per_frame(folder, lambda index, frame: frame.update(split="test" if index > 3 else "train"))
+
+
+@row("nerfstudio", "PINHOLE, OPENCV", "val_filenames only", note="4 training and 2 test views (val_filenames of")
+def validation_lists(folder):
+    per_frame(folder, val_filenames=[f"images/{name}" for name in NAMES[4:]])
+
+
+@row(
+    "nerfstudio",
+    "PINHOLE",
+    "lists, beside a COLMAP model",
+    note="only what it says about which images are for",
+)
+def lists_beside_colmap(folder):
+    shared(folder, "PINHOLE", test_filenames=["images/b.png", "images/e.png"])
+    Capture().write_colmap(folder, place="colmap/sparse/0")
+
+
+@row("nerfstudio", "PINHOLE", "transforms_test.json beside transforms.json", note="2 test views (transforms_test.json)")
+def second_file(folder):
+    capture = shared(folder, "PINHOLE")
+    frames, intrinsics = capture.frames(), capture.intrinsics()
+    capture.write_transforms(folder, frames=frames[:4])
+    (folder / "transforms_test.json").write_text(json.dumps({**intrinsics, "frames": frames[4:]}))
 
 
 @row("nerfstudio", "PINHOLE, OPENCV", "train and test lists", note="4 training and 2 test views (test_filenames of")
@@ -839,6 +1095,39 @@ def named_file(folder):
 def not_json(folder):
     shared(folder)
     (folder / "transforms.json").write_text('{"frames": [')
+
+
+@row("nerfstudio", "OPENCV", "byte order mark")
+def marked_json(folder):
+    shared(folder)
+    (folder / "transforms.json").write_bytes(b"\xef\xbb\xbf" + (folder / "transforms.json").read_bytes())
+
+
+@row("nerfstudio", "OPENCV", "UTF-16", refused="transforms.json: is UTF-16 or UTF-32 text, or no text")
+def utf16_json(folder):
+    shared(folder)
+    path = folder / "transforms.json"
+    path.write_bytes(path.read_text().encode("utf-16"))
+
+
+@row(
+    "nerfstudio",
+    "OPENCV",
+    "a comma too many",
+    refused="; correct line 1 (a comma too many,",
+)
+def comma(folder):
+    shared(folder)
+    path = folder / "transforms.json"
+    path.write_text(path.read_text()[:-1] + ",}")
+
+
+@row("nerfstudio", "OPENCV", "NaN in a pose", refused="`transform_matrix` is not a pose: not all its num")
+def nan_pose(folder):
+    capture = shared(folder)
+    frames = capture.frames()
+    frames[1]["transform_matrix"][0][3] = float("nan")
+    capture.write_transforms(folder, frames=frames)
 
 
 @row("nerfstudio", "OPENCV", "fl_x is a word", refused="`fl_x` is 'long', not a number; export the file again")

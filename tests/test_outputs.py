@@ -192,3 +192,40 @@ def test_the_background_shows_where_nothing_is(demo_run, tmp_path):
     opacities.fill_(-20.0)
     pictures.render_split("test")
     assert (imageio.imread(tmp_path / "iteration_60/test/renders/view_000.png") == 255).all()
+
+
+# ------------------------------------------------------------------------------------------------ left-handed worlds
+
+
+def in_transforms(scene, folder, mirror: np.ndarray):
+    """The demo scene as a transforms.json whose world is mirrored."""
+    shutil.copytree(scene / "images", folder / "images")
+    model = pycolmap.Reconstruction(scene / "sparse/0")
+    frames = []
+    for image in sorted(model.images.values(), key=lambda image: image.name):
+        pose = np.linalg.inv(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])) @ np.diag([1, -1, -1, 1])
+        frames.append({"file_path": f"images/{image.name}", "transform_matrix": (mirror @ pose).tolist()})
+    camera = model.cameras[1]
+    keys = dict(zip(("fl_x", "fl_y", "cx", "cy"), camera.params.tolist(), strict=True))
+    meta = {**keys, "w": camera.width, "h": camera.height, "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_a_mirrored_world_trains_and_shows_as_the_world_itself(demo_scene, tmp_path):
+    """Same photos, same cameras but for the mirror: the same quality, and videos that are not mirrored."""
+    psnr, frames = {}, {}
+    for name, mirror in (("plain", np.eye(4)), ("mirrored", np.diag([1.0, 1.0, -1.0, 1.0]))):
+        scene, run = in_transforms(demo_scene, tmp_path / name, mirror), tmp_path / f"run_{name}"
+        changes = {"train.iterations": 25, "model.init_points": 500, "model.sh_degree": 0}
+        assert Trainer(demo_config(scene, run, changes)).run() == 0
+        psnr[name] = record(run / "metrics.json")["psnr"]
+        pictures = pictures_of(run, "--frames", 4)
+        for path in ("interpolate", "ellipse"):
+            pictures.render_path(path)
+        frames[name] = np.stack(frames_of(run / "renders/iteration_25/interpolate.mp4")).astype(float)
+    assert psnr["mirrored"] == pytest.approx(psnr["plain"], abs=0.2) and psnr["plain"] > 13.0
+    difference, turned = (
+        np.abs(frames["mirrored"] - other).mean() for other in (frames["plain"], frames["plain"][:, :, ::-1])
+    )
+    assert difference < 0.3 * turned

@@ -72,6 +72,7 @@ def test_file_path_with_extension_and_resolution(tmp_path):
         (lambda meta: meta.update(ply_file_path="cloud.ply"), "cloud.ply.*or take the key out"),
         (lambda meta: meta["frames"][1].update(mask_path="m.png"), "the mask m.png is missing"),
         (lambda meta: meta["frames"][2].pop("file_path"), "frame 2 has no `file_path`"),
+        (lambda meta: meta["frames"][2].update(file_path="/"), "1 of 4 images are missing: /"),
         (lambda meta: meta["frames"][2].pop("transform_matrix"), "r_2: `transform_matrix` is not"),
         (
             lambda meta: meta["frames"][2].update(transform_matrix=[[1, 2]]),
