@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .colmap import MODEL_PLACES, find_model, read_colmap
+from .colmap import MODEL_PLACES, OTHER_PLACES, find_model, read_colmap, scene_of
 from .errors import DataError
+from .names import slashed
 from .prepare import ImageOptions
 from .scene import Mask, Normalisation, PointCloud, RawScene, Scene, View, build_scene
 from .transforms import SHARED_FILE, TRAIN_FILE, read_transforms
@@ -28,7 +29,7 @@ def load_scene(
     """Read the dataset at `source_path`; image headers only, no pixels.
 
     source_path: a folder with a COLMAP model, `transforms_train.json` or `transforms.json`; or a transforms file, to
-        choose it where a folder has a COLMAP model too.
+        choose it where a folder has a COLMAP model too; or the folder of a scene's COLMAP model (scene/sparse/1).
     images: folder of a COLMAP dataset's images.
     resolution: 1, 2, 4, 8 divide the size (a folder `images_N` is used when there is one); another positive number is
         the width in pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
@@ -41,28 +42,37 @@ def load_scene(
     normalise: shift the mean camera to the origin and scale the camera extent to 1; recorded on the Scene.
     Raises DataError, whose message names the file and the remedy.
     """
-    source = Path(source_path).expanduser()
+    source = _as_written(Path(source_path).expanduser())
     if test_every < 0:
         raise DataError(f"test_every {test_every}: use a positive number, or 0 to hold out nothing")
     options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks)
-    raw = _read(source, options)
-    folder = source if source.is_dir() else source.parent
+    folder, raw = _read(source, options)
     return build_scene(folder, raw, test_every=test_every, hold_out=hold_out, normalise=normalise)
 
 
-def _read(source: Path, options: ImageOptions) -> RawScene:
+def _as_written(path: Path) -> Path:
+    """`path`, or with slashes where only its backslashes, Windows', keep it from being found."""
+    other = Path(slashed(str(path)))
+    return other if not path.exists() and other.exists() else path
+
+
+def _read(source: Path, options: ImageOptions) -> tuple[Path, RawScene]:
+    """The folder of the scene, and what is in it."""
     if source.suffix == ".json" and source.is_file():
-        return read_transforms(source, options)
+        return source.parent, read_transforms(source, options)
     if not source.is_dir():
         raise DataError(f"{source}: no such folder; give the folder that holds the dataset with -s/--source_path")
     if (source / TRAIN_FILE).is_file():
-        return read_transforms(source / TRAIN_FILE, options)
-    if find_model(source):
-        return read_colmap(source, options)
-    if (source / SHARED_FILE).is_file():
-        return read_transforms(source / SHARED_FILE, options)
+        return source, read_transforms(source / TRAIN_FILE, options)
+    shared = (source / SHARED_FILE).is_file()
+    place = find_model(source) or (None if shared else find_model(source, OTHER_PLACES))
+    if place:
+        scene = scene_of(source, place, options)
+        return scene, read_colmap(scene, place, options)
+    if shared:
+        return source, read_transforms(source / SHARED_FILE, options)
     there = ", ".join(sorted(path.name for path in source.iterdir())[:10]) or "nothing"
     raise DataError(
         f"{source}: no dataset found; looked for {TRAIN_FILE}, {SHARED_FILE} and for a COLMAP model (images.bin or "
-        f"images.txt) in {', '.join(MODEL_PLACES)}; the folder holds {there}"
+        f"images.txt) in {', '.join((*MODEL_PLACES, *OTHER_PLACES[:-1]))}, and in it; the folder holds {there}"
     )

@@ -4,47 +4,68 @@ from __future__ import annotations
 
 import logging
 import struct
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
+from .distinct import without_repeats
 from .errors import DataError
-from .imagefile import name_parts, pair_images, read_size
-from .prepare import ImageOptions, image_folder, prepare_views
+from .imagefile import read_size
+from .names import name_parts, slashed
+from .prepare import ImageOptions, find_photographs, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
 
 logger = logging.getLogger(__name__)
 
 MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0")
+"""Where a scene has its model."""
+OTHER_PLACES = ("colmap/sparse", "0", ".")
+"""Where it is in a folder without transforms.json: beside the images, or in what is no scene but its sparse folder."""
 MODEL_FILES = ("cameras", "images", "points3D")
 
 _LENGTH = struct.Struct("<Q")
 
 
-def find_model(source: Path) -> Path | None:
-    """The first of MODEL_PLACES that holds a sparse model, complete or not."""
-    for place in MODEL_PLACES:
-        if any((source / place / f"images{suffix}").is_file() for suffix in (".bin", ".txt")):
-            return source / place
+def find_model(source: Path, places: Sequence[str] = MODEL_PLACES) -> Path | None:
+    """The first of `places` that holds a sparse model, complete or not."""
+    for place in places:
+        needed = ("cameras", "images") if place == "." else ("images",)  # an images.txt alone may be any list
+        for suffix in (".bin", ".txt"):
+            if all((source / place / f"{name}{suffix}").is_file() for name in needed):
+                return source / place
     return None
 
 
-def read_colmap(source: Path, options: ImageOptions) -> RawScene:
-    """Read the sparse model under `source` and the size of every photograph in the image folder.
+def scene_of(source: Path, place: Path, options: ImageOptions) -> Path:
+    """The folder of the scene whose model is in `place`: `source`, or where that is the model or its `sparse` folder,
+    the one above that has the images."""
+    if place not in (source, source / "0"):
+        return source
+    folder = source.absolute()
+    above = [folder.parent]
+    while above[-1].name in ("sparse", "colmap"):
+        above.append(above[-1].parent)
+    return next((scene for scene in (source, *above) if options.has_images(scene)), source)
+
+
+def read_colmap(source: Path, place: Path, options: ImageOptions) -> RawScene:
+    """Read the sparse model in `place` and the size of every photograph in the image folder of `source`.
 
     With resolution 2, 4 or 8 and the default folder, `images_2`, `images_4` or `images_8` is used if it is there.
     Distorted photographs are undistorted, then too large ones resized, each into a cache. Raises DataError for a model
     or a folder that is missing, empty or damaged, and for images that disagree with their cameras.
     """
-    place = find_model(source)
-    if place is None:
-        raise DataError(f"{source}: no COLMAP model in {', '.join(MODEL_PLACES)}; run COLMAP's mapper on the images")
     model = _read_model(place)
-    folder, options = image_folder(source, options)
-    views, image_source = prepare_views(source, folder.name, _pair(model, place, folder), place, options)
+    names = _names(model, place)
+    cameras = {name: model.cameras[image.camera_id] for name, image in names}
+    sizes = {name: (camera.width, camera.height) for name, camera in cameras.items()}
+    folder, options, paths = find_photographs(source, options, sizes)
+    shots = without_repeats(_shots(model, names, paths, place), place)
+    views, image_source = prepare_views(source, folder.name, shots, place, options)
     return RawScene("colmap", views, image_source, points=_points(model, place))
 
 
@@ -139,12 +160,18 @@ _SKIPS = {
 """For each file how one record is passed over; each begins with the number of records."""
 
 
-def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Shot]:
-    posed = {_name(image, place): image for image in model.images.values() if image.has_pose}
-    paths = pair_images(folder, posed)
+def _names(model: pycolmap.Reconstruction, place: Path) -> list[tuple[str, pycolmap.Image]]:
+    """The images that have a pose, with their names, by these."""
+    named = [(_name(image, place), image) for image in model.images.values() if image.has_pose]
+    return sorted(named, key=lambda entry: (slashed(entry[0]), entry[1].image_id))
+
+
+def _shots(
+    model: pycolmap.Reconstruction, names: list[tuple[str, pycolmap.Image]], paths: dict[str, Path], place: Path
+) -> list[Shot]:
     cameras: dict[tuple[int, int, int], pycolmap.Camera] = {}
     shots = []
-    for name, image in sorted(posed.items()):
+    for name, image in names:
         size = read_size(paths[name])
         key = (image.camera_id, *size)
         if key not in cameras:
@@ -155,7 +182,7 @@ def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Sho
 
 def _name(image: pycolmap.Image, place: Path) -> str:
     try:
-        return image.name.replace("\\", "/")
+        return image.name
     except UnicodeDecodeError:
         remedy = "rename its file in ASCII, and run COLMAP again"
         raise DataError(f"{place}: the name of image {image.image_id} is not UTF-8; {remedy}") from None

@@ -8,22 +8,28 @@ documentation, "Data conventions"). Poses are camera-to-world with OpenGL axes; 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
+import os
+import re
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pycolmap
 from plyfile import PlyData
 
-from .errors import DataError
-from .imagefile import check_present, find_image, name_parts, read_size
+from .distinct import without_repeats
+from .errors import DataError, printable
+from .imagefile import read_size
+from .names import is_rooted, name_parts, slashed, split_suffix, stem_of
+from .pairing import ImageFinder, check_present, pair_by_order
 from .plyheader import check_ply_header
-from .prepare import ImageOptions, prepare_views
+from .prepare import DEFAULT_IMAGES, ImageOptions, prepare_views
 from .scene import Mask, PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
 
@@ -96,12 +102,14 @@ class _File:
 
     path: Path
     meta: dict[str, Any]
-    frames: dict[str, _Values]
-    """By `file_path`, in order."""
+    frames: list[_Values]
+    """In order, each with a `file_path`."""
     options: ImageOptions
     """What remains to be done to the images."""
     downscaled: Path | None
     """The folder `images_N` in the place of `images`."""
+    finder: ImageFinder
+    """Of files below the folder that the file is in."""
     cameras: dict[tuple, pycolmap.Camera] = field(default_factory=dict)
     """By all their values: frames with equal ones share a camera."""
 
@@ -116,14 +124,15 @@ class _File:
         if not listed:
             raise DataError(f"{path}: `frames` is empty; the file must list at least one image")
         shared = {key: value for key, value in meta.items() if key != "frames"}
-        frames = {}
+        frames = []
         for index, frame in enumerate(listed):
             name = _get(frame, "file_path", str, path, f"frame {index}")
-            frames[name] = _Values({**shared, **frame}, f"{path}: frame {index}, {name}")
+            _check_unicode(name, f"{path}: frame {index}")
+            frames.append(_Values({**shared, **frame}, f"{path}: frame {index}, {name}"))
         # Without the full size there is no telling how the cameras shrink with the images.
-        sized = all("w" in frame.values and "h" in frame.values for frame in frames.values())
+        sized = all("w" in frame.values and "h" in frame.values for frame in frames)
         downscaled = options.downscaled_folder(path.parent) if sized else None
-        return cls(path, meta, frames, replace(options, resolution=1) if downscaled else options, downscaled)
+        return cls(path, meta, frames, options, downscaled, ImageFinder(path.parent))
 
     @property
     def label(self) -> str:
@@ -140,47 +149,101 @@ class _File:
         """Training and test shots by nerfstudio's lists of files; all are for training where there are none."""
         if not self.test_rule:
             return shots, []
-        test = self._listed(self.test_rule.split()[0])
-        train = self._listed("train_filenames")
-        stems = [_stem(shot.view.name) for shot in shots]
-        for_training = [shot for shot, stem in zip(shots, stems, strict=True) if stem in (train or {stem}) - test]
-        return for_training, [shot for shot, stem in zip(shots, stems, strict=True) if stem in test]
+        names = [shot.view.name for shot in shots]
+        test = self._listed(self.test_rule.split()[0], names)
+        train = self._listed("train_filenames", names) or set(names)
+        for_training = [shot for shot, name in zip(shots, names, strict=True) if name in train - test]
+        return for_training, [shot for shot, name in zip(shots, names, strict=True) if name in test]
 
-    def _listed(self, key: str) -> set[str]:
-        names = self.meta.get(key) or []
-        if not isinstance(names, list):
-            raise DataError(f"{self.path}: `{key}` is a {type(names).__name__}, not a list of files; export it again")
-        return {_stem(str(name)) for name in names}
+    def _listed(self, key: str, names: list[str]) -> set[str]:
+        """Those of `names` that a list of files has, as they are or, where none is written so, but for the suffix."""
+        listed = self.meta.get(key) or []
+        if not isinstance(listed, list):
+            raise DataError(f"{self.path}: `{key}` is a {type(listed).__name__}, not a list of files; export it again")
+        written = {"/".join(self._parts(str(name))) for name in listed}
+        stems = {stem_of(name) for name in written - set(names)}
+        return {name for name in names if name in written or stem_of(name) in stems}
 
     def shots(self) -> list[Shot]:
-        """A shot for each frame whose image is there, in the order of the file.
+        """A shot for each photograph that is there, in the order of the file.
 
         Images of transforms.json that are missing are left out with a warning, as instant-ngp does (its files may list
         more frames than were kept), unless most are; elsewhere they are an error.
         """
-        images = {name: self._find_image(name) for name in self.frames}
-        absent = [name for name, image in images.items() if image is None]
+        images = self._images()
+        absent = [frame.values["file_path"] for frame, image in zip(self.frames, images, strict=True) if image is None]
         if self.path.name in (TRAIN_FILE, TEST_FILE) or 2 * len(absent) > len(images):
             check_present(self.path.parent, absent, len(images), f"copy them there, as {self.path.name} says")
         if absent:
-            first = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+            first = printable(", ".join(absent[:5]) + (", ..." if len(absent) > 5 else ""))
             logger.warning("%s: %d of %d images are missing, left out: %s", self.path, len(absent), len(images), first)
-        return [self._shot(name, image) for name, image in images.items() if image]
+        there = [(frame, image) for frame, image in zip(self.frames, images, strict=True) if image]
+        return without_repeats([self._shot(frame, image) for frame, image in there], self.path)
 
-    def _find_image(self, file_path: str) -> Path | None:
-        """The file, whatever its extension, or without one."""
-        parts = name_parts(file_path)
-        if self.downscaled and parts[0] == "images":
-            return find_image(self.downscaled.joinpath(*parts[1:]))
-        return find_image(self.path.parent / file_path.replace("\\", "/"))
+    def _images(self) -> list[Path | None]:
+        """The file of each frame, in `images_N` if all have one there; else `downscaled` and `options` change."""
+        found = [self.finder.find(frame.values["file_path"]) for frame in self.frames]
+        if not self.downscaled:
+            return found
+        try:
+            smaller = self._smaller(self.downscaled, found)
+            self.options = replace(self.options, resolution=1)
+            return smaller
+        except DataError as error:
+            full = self.path.parent / DEFAULT_IMAGES
+            if not full.is_dir():
+                raise
+            logger.warning("%s. Taking the photographs of %s and resizing them", error, full)
+            self.downscaled = None
+            return found
 
-    def _shot(self, file_path: str, image: Path) -> Shot:
-        frame, size = self.frames[file_path], read_size(image)
+    def _smaller(self, folder: Path, found: list[Path | None]) -> list[Path | None]:
+        """The copy in `folder` of each photograph, by its name or else by order (`pair_by_order`).
+
+        Raises DataError where a photograph has none.
+        """
+        parts = [self._parts(frame.values["file_path"]) for frame in self.frames]
+        finder, full = ImageFinder(folder), self.path.parent / DEFAULT_IMAGES
+        copies = [
+            finder.find("/".join(names[1:])) if names[0] == DEFAULT_IMAGES and names[1:] else photo
+            for names, photo in zip(parts, found, strict=True)
+        ]
+        lacking = [index for index, photo in enumerate(found) if photo and copies[index] is None]
+        if not lacking:
+            return copies
+        if any(copies):
+            check_present(folder, ["/".join(parts[index]) for index in lacking], len(copies))
+        pairs = pair_by_order(folder, {str(index): found[index] for index in lacking}, full)
+        return [pairs.get(str(index)) for index in range(len(copies))]
+
+    def _parts(self, file_path: str) -> list[str]:
+        """The parts of a frame's name: of its path relative to the file, also where an absolute one is given."""
+        if is_rooted(slashed(file_path)):
+            image = self.finder.find(file_path)
+            with contextlib.suppress(ValueError):
+                return list((image or Path(file_path)).absolute().relative_to(self.path.parent.absolute()).parts)
+        return name_parts(file_path)
+
+    def _shot(self, frame: _Values, image: Path) -> Shot:
+        size = read_size(image)
         camera = self._camera(frame, size, image)
-        name = "/".join([*name_parts(file_path)[:-1], PurePosixPath(name_parts(file_path)[-1]).stem]) + image.suffix
+        *folders, last = self._parts(frame.values["file_path"])
+        suffix = split_suffix(image.name)[1]  # of the copy, where images_N has others
+        name = "/".join([*folders, stem_of(last) + suffix if suffix else last])
         K = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
-        mask = _mask(self.path.parent, frame, image)
+        mask = self._mask(frame, image)
         return Shot(View(name, image, *size, K, _viewmat(frame), camera.camera_id, mask), camera)
+
+    def _mask(self, frame: _Values, image: Path) -> Mask | None:
+        """nerfstudio's `mask_path` (black is ignored), or instant-ngp's file beside the image (white is ignored)."""
+        named = frame.values.get("mask_path")
+        if named:
+            path = self.finder.find(str(named))
+            if path is None:
+                raise DataError(f"{frame.where}: the mask {named} is missing; copy it, or take out its `mask_path`")
+            return Mask(path)
+        dynamic = image.with_name(f"dynamic_mask_{stem_of(image.name)}.png")
+        return Mask(dynamic, inverted=True) if os.path.isfile(dynamic) else None
 
     def _camera(self, frame: _Values, size: tuple[int, int], image: Path) -> pycolmap.Camera:
         full = (frame.pixels("w", size[0]), frame.pixels("h", size[1]))
@@ -202,9 +265,10 @@ def _get(values: Any, key: str, kind: type | tuple[type, ...], path: Path, where
     return value
 
 
-def _stem(file_path: str) -> str:
-    *folders, last = name_parts(file_path)
-    return "/".join([*folders, PurePosixPath(last).stem])
+def _check_unicode(name: str, where: str) -> None:
+    """Raise DataError for a lone surrogate, by which JSON writes a byte that is not UTF-8."""
+    if re.search("[\ud800-\udfff]", name):
+        raise DataError(f"{where}: the name {name} is not Unicode text; rename the file, and correct it there")
 
 
 def _model_and_params(frame: _Values, width: int, height: int) -> tuple[str, list[float]]:
@@ -258,24 +322,12 @@ def _viewmat(frame: _Values) -> np.ndarray:
     return np.linalg.inv(pose @ _OPENGL_TO_OPENCV)
 
 
-def _mask(source: Path, frame: _Values, image: Path) -> Mask | None:
-    """nerfstudio's `mask_path` (black is ignored), or instant-ngp's file beside the image (white is ignored)."""
-    named = frame.values.get("mask_path")
-    if named:
-        path = find_image(source / str(named).replace("\\", "/"))
-        if path is None:
-            raise DataError(f"{frame.where}: the mask {named} is missing; copy it there, or take out its `mask_path`")
-        return Mask(path)
-    dynamic = image.with_name(f"dynamic_mask_{image.stem}.png")
-    return Mask(dynamic, inverted=True) if dynamic.is_file() else None
-
-
 def _points(source: Path, meta: dict[str, Any]) -> PointCloud | None:
     """The cloud of `ply_file_path`, grey where it has no colours; None without the key."""
     name = meta.get("ply_file_path")
     if not name:
         return None
-    path = source / str(name)
+    path = source / (str(name) if os.path.isfile(source / str(name)) else slashed(str(name)))
     try:
         check_ply_header(path)
         vertices = PlyData.read(str(path))["vertex"].data

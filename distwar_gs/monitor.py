@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distwar_gs.config import Config, as_values
+from distwar_gs.messages import PrintableFormatter
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Reduction, TuningRound
 
@@ -30,10 +31,11 @@ _SECONDS_BETWEEN_LINES = 15.0
 def setup_logging(folder: Path, quiet: bool) -> None:
     """Messages go to the terminal (above the progress bar; warnings only if quiet) and, with times, to train.log."""
     terminal = _AboveProgressBar()
+    terminal.setFormatter(PrintableFormatter("%(message)s"))
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     file = _RunLog(folder / "train.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], format="%(message)s", force=True)
+    file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], force=True)
     threading.excepthook = _without_write_errors
 
 

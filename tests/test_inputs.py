@@ -485,7 +485,7 @@ def square_mask(folder):
     "COLMAP", "PINHOLE", "masks that belong to no image", refused="none of its files is the mask of an image; name them"
 )
 def foreign_masks(folder):
-    masked(folder, name="mask_{}.png")
+    masked(folder, name="other_{}.png")
 
 
 # ------------------------------------------------------------------------------------------------------ transforms

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def write_mask(path, kept=KEPT, low=0, high=255, **options):
 
 
 def views_named(*names):
-    return [View(name, None, 64, 40, np.eye(3), np.eye(4), 1) for name in names]
+    return [View(name, Path(name), 64, 40, np.eye(3), np.eye(4), 1) for name in names]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (0, 128), (40, 255)])
