@@ -14,7 +14,8 @@ import pycolmap
 from .distinct import without_repeats
 from .errors import DataError
 from .imagefile import read_size
-from .names import name_parts, slashed
+from .names import slashed
+from .pairing import relative_name
 from .prepare import ImageOptions, find_photographs, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
@@ -64,7 +65,7 @@ def read_colmap(source: Path, place: Path, options: ImageOptions) -> RawScene:
     cameras = {name: model.cameras[image.camera_id] for name, image in names}
     sizes = {name: (camera.width, camera.height) for name, camera in cameras.items()}
     folder, options, paths = find_photographs(source, options, sizes)
-    shots = without_repeats(_shots(model, names, paths, place), place)
+    shots = without_repeats(_shots(model, names, paths, place, folder), place)
     views, image_source = prepare_views(source, folder.name, shots, place, options)
     return RawScene("colmap", views, image_source, points=_points(model, place))
 
@@ -167,7 +168,11 @@ def _names(model: pycolmap.Reconstruction, place: Path) -> list[tuple[str, pycol
 
 
 def _shots(
-    model: pycolmap.Reconstruction, names: list[tuple[str, pycolmap.Image]], paths: dict[str, Path], place: Path
+    model: pycolmap.Reconstruction,
+    names: list[tuple[str, pycolmap.Image]],
+    paths: dict[str, Path],
+    place: Path,
+    folder: Path,
 ) -> list[Shot]:
     cameras: dict[tuple[int, int, int], pycolmap.Camera] = {}
     shots = []
@@ -176,7 +181,8 @@ def _shots(
         key = (image.camera_id, *size)
         if key not in cameras:
             cameras[key] = camera_at_size(model.cameras[image.camera_id], size, place, paths[name])
-        shots.append(Shot(_view(name, paths[name], image, cameras[key], place), cameras[key]))
+        called = relative_name(name, paths[name], folder)
+        shots.append(Shot(_view(called, paths[name], image, cameras[key], place), cameras[key]))
     return shots
 
 
@@ -193,7 +199,7 @@ def _view(name: str, path: Path, image: pycolmap.Image, camera: pycolmap.Camera,
     if not np.isfinite(viewmat).all():
         raise DataError(f"{place}: image {name} has a pose that is not finite; run COLMAP again")
     intrinsics = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
-    return View("/".join(name_parts(name)), path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
+    return View(name, path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
 
 
 def _points(model: pycolmap.Reconstruction, place: Path) -> PointCloud | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -36,8 +37,8 @@ class ImageFinder:
 
         In this order: the name as it is; with Windows' backslashes as slashes; written in another case or Unicode form,
         as disks that ignore it leave it; with another image suffix, or with one where it has none. A leading folder
-        called as the root may be left out, and of an absolute path that is not here (a scene that was moved) the last
-        parts are looked for. Raises DataError when several files could be meant.
+        called as the root, or `..`, may be left out, and of an absolute path that is not here (a scene that was moved)
+        the last parts are looked for. Raises DataError when several files could be meant.
         """
         for written in dict.fromkeys((name, slashed(name))):
             if os.path.isfile(self.root / written):  # pathlib's raises for a name that is too long
@@ -200,6 +201,15 @@ def pair_names_by_order(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> d
             raise DataError(f"{differ}{copy.name} has another shape than the camera of {name}; {_RENAME}")
     logger.warning("%s: its names differ from the model's; paired in their order", folder)
     return dict(zip(names, copies, strict=True))
+
+
+def relative_name(name: str, image: Path, root: Path) -> str:
+    """What to call the photograph that a dataset calls `name`, with slashes: the path of its file relative to `root`
+    if an absolute one was given."""
+    if is_rooted(slashed(name)):
+        with contextlib.suppress(ValueError):
+            return image.absolute().relative_to(root.absolute()).as_posix()
+    return "/".join(name_parts(name))
 
 
 def image_files(folder: Path) -> list[Path]:

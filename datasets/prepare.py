@@ -52,12 +52,20 @@ def prepare_views(
     `label` names the image folder in caches and words, `model` the file or folder of the cameras in messages. Masks go
     the way of their images. No two photographs have one name in the result. Raises DataError as the steps do.
     """
+    for shot in shots:
+        _check_unicode(shot.view.name, model)
     shots = with_unique_names(shots)
     views = with_masks([shot.view for shot in shots], source, options.masks, options.invert_masks)
     shots = [replace(shot, view=view) for shot, view in zip(shots, views, strict=True)]
     views, undistorted = pinhole_views(source, label, shots, model)
     views, resized = resize_views(source, label, views, options.resolution)
     return views, " ".join(filter(None, [label, undistorted, resized]))
+
+
+def _check_unicode(name: str, model: Path) -> None:
+    """Raise DataError for a name with bytes that are not UTF-8, which Python reads as lone surrogates."""
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise DataError(f"{model}: the image name {name} is not UTF-8; rename the file, and correct it there")
 
 
 def find_photographs(

@@ -8,12 +8,10 @@ documentation, "Data conventions"). Poses are camera-to-world with OpenGL axes; 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
 import os
-import re
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,8 +24,8 @@ from plyfile import PlyData
 from .distinct import without_repeats
 from .errors import DataError, printable
 from .imagefile import read_size
-from .names import is_rooted, name_parts, slashed, split_suffix, stem_of
-from .pairing import ImageFinder, check_present, pair_by_order
+from .names import fold, is_rooted, slashed, split_suffix, stem_of
+from .pairing import ImageFinder, check_present, pair_by_order, relative_name
 from .plyheader import check_ply_header
 from .prepare import DEFAULT_IMAGES, ImageOptions, prepare_views
 from .scene import Mask, PointCloud, RawScene, View, finite_points
@@ -127,7 +125,6 @@ class _File:
         frames = []
         for index, frame in enumerate(listed):
             name = _get(frame, "file_path", str, path, f"frame {index}")
-            _check_unicode(name, f"{path}: frame {index}")
             frames.append(_Values({**shared, **frame}, f"{path}: frame {index}, {name}"))
         # Without the full size there is no telling how the cameras shrink with the images.
         sized = all("w" in frame.values and "h" in frame.values for frame in frames)
@@ -160,9 +157,9 @@ class _File:
         listed = self.meta.get(key) or []
         if not isinstance(listed, list):
             raise DataError(f"{self.path}: `{key}` is a {type(listed).__name__}, not a list of files; export it again")
-        written = {"/".join(self._parts(str(name))) for name in listed}
-        stems = {stem_of(name) for name in written - set(names)}
-        return {name for name in names if name in written or stem_of(name) in stems}
+        written = {self._name(str(name)) for name in listed}
+        stems = {fold(stem_of(name)) for name in written - set(names)}
+        return {name for name in names if name in written or fold(stem_of(name)) in stems}
 
     def shots(self) -> list[Shot]:
         """A shot for each photograph that is there, in the order of the file.
@@ -202,34 +199,29 @@ class _File:
 
         Raises DataError where a photograph has none.
         """
-        parts = [self._parts(frame.values["file_path"]) for frame in self.frames]
+        names = [self._name(frame.values["file_path"]) for frame in self.frames]
         finder, full = ImageFinder(folder), self.path.parent / DEFAULT_IMAGES
-        copies = [
-            finder.find("/".join(names[1:])) if names[0] == DEFAULT_IMAGES and names[1:] else photo
-            for names, photo in zip(parts, found, strict=True)
-        ]
+        inside = [name.partition("/")[2] if name.startswith(f"{DEFAULT_IMAGES}/") else "" for name in names]
+        copies = [finder.find(name) if name else photo for name, photo in zip(inside, found, strict=True)]
         lacking = [index for index, photo in enumerate(found) if photo and copies[index] is None]
         if not lacking:
             return copies
         if any(copies):
-            check_present(folder, ["/".join(parts[index]) for index in lacking], len(copies))
+            check_present(folder, [names[index] for index in lacking], len(copies))
         pairs = pair_by_order(folder, {str(index): found[index] for index in lacking}, full)
         return [pairs.get(str(index)) for index in range(len(copies))]
 
-    def _parts(self, file_path: str) -> list[str]:
-        """The parts of a frame's name: of its path relative to the file, also where an absolute one is given."""
-        if is_rooted(slashed(file_path)):
-            image = self.finder.find(file_path)
-            with contextlib.suppress(ValueError):
-                return list((image or Path(file_path)).absolute().relative_to(self.path.parent.absolute()).parts)
-        return name_parts(file_path)
+    def _name(self, file_path: str) -> str:
+        """A frame's name: its path relative to the file, also where an absolute one is given."""
+        image = self.finder.find(file_path) if is_rooted(slashed(file_path)) else None
+        return relative_name(file_path, image or Path(file_path), self.path.parent)
 
     def _shot(self, frame: _Values, image: Path) -> Shot:
         size = read_size(image)
         camera = self._camera(frame, size, image)
-        *folders, last = self._parts(frame.values["file_path"])
+        name = self._name(frame.values["file_path"])
         suffix = split_suffix(image.name)[1]  # of the copy, where images_N has others
-        name = "/".join([*folders, stem_of(last) + suffix if suffix else last])
+        name = stem_of(name) + suffix if suffix else name
         K = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
         mask = self._mask(frame, image)
         return Shot(View(name, image, *size, K, _viewmat(frame), camera.camera_id, mask), camera)
@@ -263,12 +255,6 @@ def _get(values: Any, key: str, kind: type | tuple[type, ...], path: Path, where
     if not isinstance(value, kind):
         raise DataError(f"{path}: `{key}` of {where} is a {type(value).__name__}; see the transforms.json format")
     return value
-
-
-def _check_unicode(name: str, where: str) -> None:
-    """Raise DataError for a lone surrogate, by which JSON writes a byte that is not UTF-8."""
-    if re.search("[\ud800-\udfff]", name):
-        raise DataError(f"{where}: the name {name} is not Unicode text; rename the file, and correct it there")
 
 
 def _model_and_params(frame: _Values, width: int, height: int) -> tuple[str, list[float]]:

@@ -62,7 +62,7 @@ class ModelPictures:
             images, views, protocol, save, images.mask,
         )  # fmt: skip
         bar.close()
-        append_metrics(self.folder / "metrics.json", self.model.step, split, evaluation)
+        append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
         lpips = "" if evaluation.lpips is None else f", LPIPS {evaluation.lpips:.4f}"
         numbers = (evaluation.psnr, evaluation.ssim, lpips, len(views))
         log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, *numbers)
