@@ -65,6 +65,16 @@ class _RunLog(logging.FileHandler):
             super().close()
 
 
+def _event_writer(folder: Path, first_step: int) -> SummaryWriter | None:
+    """TensorBoard's, or None with a warning for a path whose bytes are no UTF-8, which it cannot write to."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        log.warning("%s: TensorBoard needs a path that is UTF-8; the run goes on without it", folder)
+        return None
+    return SummaryWriter(folder, purge_step=first_step)
+
+
 class Monitor:
     """Scalars, images and the progress bar of one run.
 
@@ -75,7 +85,7 @@ class Monitor:
     def __init__(self, folder: Path, config: Config, device: torch.device, first_step: int, elapsed: float) -> None:
         """Begin at `first_step` - 1 steps done in `elapsed` seconds."""
         self._every, self._device = config.log.every, device
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if config.log.tensorboard else None
+        self._writer = _event_writer(folder / "tensorboard", first_step) if config.log.tensorboard else None
         self._bar = tqdm(
             total=config.train.iterations, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
             disable=config.log.quiet or None,  # None: no bar where the output is not a terminal
