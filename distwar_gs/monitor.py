@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from datasets.errors import printable
 from distwar_gs.config import Config, as_values
 from distwar_gs.messages import PrintableFormatter
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
@@ -70,7 +71,7 @@ def _event_writer(folder: Path, first_step: int) -> SummaryWriter | None:
     try:
         str(folder).encode()
     except UnicodeEncodeError:
-        log.warning("%s: TensorBoard needs a path that is UTF-8; the run goes on without it", folder)
+        log.warning("%s: TensorBoard needs a path that is UTF-8; the run goes on without it", printable(str(folder)))
         return None
     return SummaryWriter(folder, purge_step=first_step)
 
