@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
-from .names import SUFFIXES as SUFFIXES
 
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+"""Of photographs that COLMAP decodes, too; `datasets.names.SUFFIXES` has all."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each image."""
 Item = TypeVar("Item")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -119,8 +120,14 @@ def _marked(name: str) -> list[str]:
 def _masks_beside(views: Sequence[View], source: Path) -> list[Path | None]:
     """The files beside the photographs that are called masks of these, and are not images of views themselves."""
     images = {view.image_path for view in views}
-    finders = {folder: ImageFinder(folder) for view in views for folder in _folders_of(view, source)}
-    found = [_mask_beside(view, [finders[folder] for folder in _folders_of(view, source)], images) for view in views]
+    folders = {folder for view in views for folder in _folders_of(view, source) if folder.is_dir()}
+    finders = {
+        folder: ImageFinder(folder) for folder in folders if any("mask" in n.lower() for n in os.listdir(folder))
+    }
+    found = [
+        _mask_beside(view, [finders[folder] for folder in _folders_of(view, source) if folder in finders], images)
+        for view in views
+    ]
     if any(found):
         first = printable(str(next(filter(None, found))))
         logger.info("masks of %d images are beside them, as %s is", sum(map(bool, found)), first)

@@ -45,6 +45,19 @@ class ImageFinder:
                 return self.root / written
         return next(filter(None, (self._like(folder, last) for folder, last in self._places(slashed(name)))), None)
 
+    def find_all(self, names: Sequence[str]) -> list[Path | None]:
+        """The file of each name. One that is called just as one of them is not that of another, which is not there:
+        beside a.jpg, a.png is none of its spellings if both are asked for."""
+        paths = [self.find(name) for name in names]
+        exact = {path for name, path in zip(names, paths, strict=True) if path and self._is_exact(name, path)}
+        return [
+            None if path in exact and name_parts(name)[-1] != path.name and not self._is_exact(name, path) else path
+            for name, path in zip(names, paths, strict=True)
+        ]
+
+    def _is_exact(self, name: str, path: Path) -> bool:
+        return path in (self.root / name, self.root / slashed(name))
+
     def names_not_utf8(self) -> bool:
         """Whether a file in the folders looked at has a name that is not UTF-8."""
         names = (name for listing in self._listings.values() for name in (*listing.files, *listing.folders))
@@ -127,29 +140,24 @@ def pair_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 
     Raises DataError naming the first five that are absent, or a file that could be either of two.
     """
-    finder = ImageFinder(folder)
-    pairs = {name: finder.find(name) for name in names}
-    exact = {path for name, path in pairs.items() if path and _is_exact(folder, name, path)}
-    absent = [n for n, path in pairs.items() if path is None or (path in exact and not _is_exact(folder, n, path))]
+    finder, names = ImageFinder(folder), list(dict.fromkeys(names))
+    paths = finder.find_all(names)
     remedy = "copy them there, or choose the folder that has them with -i/--images"
     if finder.names_not_utf8():
         remedy = "the folder has files whose names are not UTF-8, rename those (convmv does), or " + remedy
-    check_present(folder, absent, len(pairs), remedy)
-    return _checked(folder, {name: path for name, path in pairs.items() if path is not None})
+    absent = [name for name, path in zip(names, paths, strict=True) if path is None]
+    check_present(folder, absent, len(names), remedy)
+    check_owners(folder, names, paths)
+    return {name: path for name, path in zip(names, paths, strict=True) if path is not None}
 
 
-def _is_exact(folder: Path, name: str, path: Path) -> bool:
-    return path in (folder / name, folder / slashed(name))
-
-
-def _checked(folder: Path, pairs: dict[str, Path]) -> dict[str, Path]:
-    """`pairs`. Raises DataError where two names, and not two spellings of one path, lead to one file."""
+def check_owners(folder: Path, names: Sequence[str], paths: Sequence[Path | None]) -> None:
+    """Raise DataError where two names, and not two spellings of one path, lead to one file."""
     owners: dict[Path, str] = {}
-    for name, path in pairs.items():
-        other = owners.setdefault(path, name)
-        if name_parts(other) != name_parts(name):
+    for name, path in zip(names, paths, strict=True):
+        other = owners.setdefault(path, name) if path else name
+        if path and name_parts(other) != name_parts(name):
             raise DataError(f"{folder}: {path.name} could be image {other} or {name}; keep both, under these names")
-    return pairs
 
 
 def check_present(folder: Path, missing: Sequence[str], total: int, remedy: str = "copy them there") -> None:

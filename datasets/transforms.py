@@ -25,7 +25,7 @@ from .distinct import without_repeats
 from .errors import DataError, printable
 from .imagefile import read_size
 from .names import fold, is_rooted, slashed, split_suffix, stem_of
-from .pairing import ImageFinder, check_present, pair_by_order, relative_name
+from .pairing import ImageFinder, check_owners, check_present, pair_by_order, relative_name
 from .plyheader import check_ply_header
 from .prepare import DEFAULT_IMAGES, ImageOptions, prepare_views
 from .scene import Mask, PointCloud, RawScene, View, finite_points
@@ -179,7 +179,7 @@ class _File:
 
     def _images(self) -> list[Path | None]:
         """The file of each frame, in `images_N` if all have one there; else `downscaled` and `options` change."""
-        found = [self.finder.find(frame.values["file_path"]) for frame in self.frames]
+        found = self.finder.find_all([frame.values["file_path"] for frame in self.frames])
         if not self.downscaled:
             return found
         try:
@@ -205,6 +205,7 @@ class _File:
         copies = [finder.find(name) if name else photo for name, photo in zip(inside, found, strict=True)]
         lacking = [index for index, photo in enumerate(found) if photo and copies[index] is None]
         if not lacking:
+            check_owners(folder, names, copies)
             return copies
         if any(copies):
             check_present(folder, [names[index] for index in lacking], len(copies))

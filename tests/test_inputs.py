@@ -644,9 +644,7 @@ def gap(folder):
 
 @row("COLMAP", "PINHOLE", "-r 2, a.jpg and a.png, one a.png in images_2", note="Taking the photographs of")
 def merged_twins(folder):
-    capture = named(folder, TWINS)
-    for index, name in enumerate(TWINS):
-        store(np.asarray(Image.fromarray(capture.photo(index)).reduce(2)), folder / f"images_2/{name[0]}.png")
+    store_all(named(folder, TWINS), folder / "images_2", [f"{name[0]}.png" for name in TWINS], divide=2)
     return ["-r", "2"]
 
 
@@ -1128,6 +1126,24 @@ def windows_mask_paths(folder):
 def nerfstudio_llff(folder):
     store_all(shared(folder), folder / "images_2", numbered("image{:03}.png"), divide=2)
     return ["-r", "2"]
+
+
+@row("nerfstudio", "PINHOLE", "-r 2, a.jpg and a.png, one a.png in images_2", note="Taking the photographs of")
+def nerfstudio_merged_twins(folder):
+    capture = listed(folder, [f"images/{name}" for name in TWINS])
+    store_all(capture, folder / "images_2", [f"{name[0]}.png" for name in TWINS], divide=2)
+    return ["-r", "2"]
+
+
+@row(
+    "nerfstudio",
+    "PINHOLE",
+    "a.jpg and a.png in the file, only a.png on disk",
+    note="1 of 6 images are missing, left out",
+)
+def nerfstudio_one_twin(folder):
+    listed(folder, [f"images/{name}" for name in TWINS])
+    (folder / "images/a.jpg").unlink()
 
 
 @row("nerfstudio", "OPENCV", "-r 2, an image is missing in images_2", note="1 of 6 images are missing: images/c.png")
