@@ -31,8 +31,8 @@ def load_scene(
     source_path: a folder with a COLMAP model, `transforms_train.json` or `transforms.json`; or a transforms file, to
         choose it where a folder has a COLMAP model too; or the folder of a scene's COLMAP model (scene/sparse/1).
     images: folder of a COLMAP dataset's images.
-    resolution: 1, 2, 4, 8 divide the size (a folder `images_N` is used when its images are copies of them); another positive number is
-        the width in pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
+    resolution: 1, 2, 4, 8 divide the size (a folder `images_N` is used when its images are copies of them); another
+        positive number is the width in pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
     masks: folder of masks, used when it is there, else masks beside the images (`datasets.masks.with_masks`); black is
         ignored. Masks that a transforms file names come first; None: no masks.
     invert_masks: white is ignored instead.
