@@ -7,9 +7,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from .colmap import MODEL_PLACES, find_model, read_colmap
+from .colmap import MODEL_PLACES, OTHER_PLACES, find_model, read_colmap, scene_of
 from .errors import DataError
 from .name_lists import NameLists, given_lists, lists_of_transforms
+from .pairing import as_written
 from .prepare import ImageOptions
 from .scene import TEST_EVERY, Mask, Normalisation, PointCloud, RawScene, Scene, View, build_scene
 from .splits import NO_LIST, Split, chosen_split, named_split
@@ -36,12 +37,12 @@ def load_scene(
     """Read the dataset at `source_path`; image headers only, no pixels.
 
     source_path: a folder with a COLMAP model, `transforms_train.json` or `transforms.json`; or a transforms file, to
-        choose it where a folder has a COLMAP model too.
+        choose it where a folder has a COLMAP model too; or the folder of a scene's COLMAP model (scene/sparse/1).
     images: folder of a COLMAP dataset's images.
-    resolution: 1 to 16 divide the size (a folder `images_N` is used when there is one); a larger number is the width in
-        pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
-    masks: folder of masks, used when it is there; black is ignored. Masks that a transforms file names come first;
-        None: no masks.
+    resolution: 1 to 16 divide the size (a folder `images_N` is used when its images are copies of them); a larger
+        number is the width in pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
+    masks: folder of masks, used when it is there, else masks beside the images (`datasets.masks.with_masks`); black is
+        ignored. Masks that a transforms file names come first; None: no masks.
     invert_masks: white is ignored instead.
     alpha: what transparency means: "background" shows through it, or a "mask" ignores it, beside other masks.
     test_every: every n-th image by name is a test view, starting with the first (0: none); ignored where the dataset
@@ -53,13 +54,13 @@ def load_scene(
     normalise: shift the mean camera to the origin and scale the camera extent to 1; recorded on the Scene.
     Raises DataError, whose message names the file and the remedy.
     """
-    source = Path(source_path).expanduser()
+    source = as_written(Path(), str(Path(source_path).expanduser()))
     if test_every < 0:
         raise DataError(f"test_every {test_every}: use a positive number, or 0 to hold out nothing")
     options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks, alpha=alpha)
-    folder = source if source.is_dir() else source.parent
-    raw, place = _read(source, options)
+    folder, place = _find_cameras(source, options)
     _say_which_cameras(folder, place)
+    raw = read_transforms(place, options) if place.is_file() else read_colmap(folder, place, options)
     if str(test_list) == NO_LIST:
         raw = replace(raw, test_views=None, lists=())
     split = None
@@ -68,6 +69,30 @@ def load_scene(
     elif test_list and not hold_out:
         logger.info("%s is not used: no image is held out", test_list)
     return build_scene(folder, raw, test_every=test_every, hold_out=hold_out, normalise=normalise, split=split)
+
+
+def _find_cameras(source: Path, options: ImageOptions) -> tuple[Path, Path]:
+    """The folder of the scene, and the transforms file or the folder of the COLMAP model that has its cameras.
+
+    Raises DataError where there are none.
+    """
+    if source.suffix == ".json" and source.is_file():
+        return source.parent, source
+    if not source.is_dir():
+        raise DataError(f"{source}: no such folder; give the folder that holds the dataset with -s/--source_path")
+    if (source / TRAIN_FILE).is_file():
+        return source, source / TRAIN_FILE
+    shared = (source / SHARED_FILE).is_file()
+    model = find_model(source) or (None if shared else find_model(source, OTHER_PLACES))
+    if model:
+        return scene_of(source, model, options)
+    if shared:
+        return source, source / SHARED_FILE
+    there = ", ".join(sorted(path.name for path in source.iterdir())[:10]) or "nothing"
+    raise DataError(
+        f"{source}: no dataset found; looked for {TRAIN_FILE}, {SHARED_FILE} and for a COLMAP model (images.bin or "
+        f"images.txt) in {', '.join((*MODEL_PLACES, *OTHER_PLACES[:-1]))}, and in it; the folder holds {there}"
+    )
 
 
 def _say_which_cameras(folder: Path, place: Path) -> None:
@@ -109,22 +134,3 @@ def _lists_of_others(folder: Path, place: Path) -> list[NameLists]:
         logger.warning("%s; it is not used", error)
         return []
     return [lists] if lists else []
-
-
-def _read(source: Path, options: ImageOptions) -> tuple[RawScene, Path]:
-    """The dataset, and the folder or file that its cameras are from."""
-    if source.suffix == ".json" and source.is_file():
-        return read_transforms(source, options), source
-    if not source.is_dir():
-        raise DataError(f"{source}: no such folder; give the folder that holds the dataset with -s/--source_path")
-    if (source / TRAIN_FILE).is_file():
-        return read_transforms(source / TRAIN_FILE, options), source / TRAIN_FILE
-    if model := find_model(source):
-        return read_colmap(source, options), model
-    if (source / SHARED_FILE).is_file():
-        return read_transforms(source / SHARED_FILE, options), source / SHARED_FILE
-    there = ", ".join(sorted(path.name for path in source.iterdir())[:10]) or "nothing"
-    raise DataError(
-        f"{source}: no dataset found; looked for {TRAIN_FILE}, {SHARED_FILE} and for a COLMAP model (images.bin or "
-        f"images.txt) in {', '.join(MODEL_PLACES)}; the folder holds {there}"
-    )

@@ -8,6 +8,9 @@ from functools import cache
 import numpy as np
 import pycolmap
 
+MOST_PIXELS = 2**31 - 1
+"""In a row or a column, as COLMAP counts them."""
+
 
 @dataclass(frozen=True, eq=False)
 class PosedImage:
@@ -15,7 +18,7 @@ class PosedImage:
 
     image_id: int
     name: str
-    """As the model has it, with forward slashes."""
+    """As the model has it."""
     camera_id: int
     cam_from_world: np.ndarray
     """float64 [3, 4], world-to-camera, OpenCV axes, a rotation to the last digits and a translation."""

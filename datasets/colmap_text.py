@@ -17,14 +17,13 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from .colmap_model import PosedImage, SparseModel, parameter_counts
+from .colmap_model import MOST_PIXELS, PosedImage, SparseModel, parameter_counts
 from .errors import DataError
 from .poses import ROUNDING, PoseError, report_lengths, unit_quaternion
 from .textfiles import is_utf8, open_text, text_lines
 
 logger = logging.getLogger(__name__)
 
-_MOST_PIXELS = 2**31 - 1
 _WHITE = re.compile(r"[ \t\v\f]+")  # not what else Unicode calls white: that may begin a name
 _POINT = 7  # columns of a point that count: id, position, colour
 _DISAGREE = 1e-3
@@ -107,7 +106,7 @@ def _camera(fields: Sequence[str]) -> pycolmap.Camera:
         raise _LineError(f"a camera has an id, a model, width, height and parameters, here are {len(fields)} values")
     number, width, height = (_whole(fields[i], name) for i, name in ((0, "id"), (2, "width"), (3, "height")))
     params = [_number(text, "a parameter") for text in fields[4:]]
-    if not 0 <= number < 2**32 - 1 or not (0 < width <= _MOST_PIXELS and 0 < height <= _MOST_PIXELS):
+    if not 0 <= number < 2**32 - 1 or not (0 < width <= MOST_PIXELS and 0 < height <= MOST_PIXELS):
         raise _LineError(f"camera {number} of {width}x{height} pixels cannot be")
     model = fields[1].upper()
     if model not in parameter_counts():
@@ -190,7 +189,7 @@ def _name(text: str, number: int) -> str:
     """The name as it is, without the quotes that some put around names with spaces."""
     if not is_utf8(text):
         raise _LineError(f"the name of image {number} is not UTF-8; rename its file in ASCII")
-    return (text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text).replace("\\", "/")
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] == '"' else text
 
 
 def _pose(texts: Sequence[str], owner: str) -> tuple[pycolmap.Rigid3d, float]:

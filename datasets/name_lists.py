@@ -17,7 +17,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class NameLists:
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
     val: tuple[str, ...] = ()
+
+    def renamed(self, names: Mapping[str, str]) -> NameLists:
+        """The same with other names for those in `names`."""
+        roles = {role: tuple(names.get(name, name) for name in getattr(self, role)) for role in ROLES}
+        return replace(self, **roles)
 
 
 def given_lists(source: Path, model: Path) -> list[NameLists]:

@@ -6,24 +6,21 @@ A name may lack its folders or its extension where it is clear all the same.
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .errors import DataError
+from .errors import DataError, printable
 from .name_lists import ROLES, NameLists, read_list
+from .names import fold, looser_stem, name_parts, stem_of
+from .pairing import as_written
 
 logger = logging.getLogger(__name__)
 
 NO_LIST = "none"
 """In the place of a file: no list, also none that comes with the dataset."""
-_PHOTO = re.compile(
-    r"(?:png|jpe?g|jpe|jfif|tiff?|bmp|webp|gif|avif|heic|heif|jxl|jp2|exr|dng|arw|cr[23]|nef|orf|raf|rw2|raw|p[gp]m)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,8 @@ def named_split(file: Path, source: Path, names: Sequence[str]) -> Split:
     A relative path starts at the working directory, or else in `source`. Raises DataError for a file that is not there
     or lists none of the images.
     """
-    path = next((path for path in (file, source / file) if path.is_file()), None)
+    places = (as_written(folder, str(file)) for folder in (Path(), source))
+    path = next((path for path in places if os.path.isfile(path)), None)
     if path is None:
         raise DataError(f"{file}: no such list of test images, nor is it in {source}; correct data.test_list")
     lists = read_list(path, source)
@@ -130,14 +128,15 @@ class _Names:
 
     def _find(self, text: str, lists: NameLists) -> str | None:
         for spelling in _spellings(text):
-            for read in (_same, _bare, _loose):
-                if names := self._matches(_path(spelling), read):
-                    if len(names) > 1:
-                        raise DataError(
-                            f"{lists.path}: {_short(text)} could be {' or '.join(names[:3])}; write its folder and "
-                            f"extension too, or give another list with --test_list ({NO_LIST}: no list)"
-                        )
+            for read in (_same, stem_of, _folded, _loosest):
+                names = self._matches("/".join(name_parts(spelling)), read)
+                if len(names) == 1:
                     return names[0]
+                if names and read is not _loosest:
+                    raise DataError(
+                        f"{lists.path}: {_short(text)} could be {' or '.join(names[:3])}; write its folder and "
+                        f"extension too, or give another list with --test_list ({NO_LIST}: no list)"
+                    )
         return None
 
     def _matches(self, path: str, read: Callable[[str], str]) -> list[str]:
@@ -153,17 +152,12 @@ class _Names:
         if read not in self._tables:
             whole, ends = defaultdict(list), defaultdict(list)
             for name in self.names:
-                path = read(_path(name))
+                path = read(name)
                 whole[path].append(name)
                 for end in _ends(path):
                     ends[end].append(name)
             self._tables[read] = dict(whole), dict(ends)
         return self._tables[read]
-
-
-def _path(name: str) -> str:
-    """With forward slashes, and nothing that leads nowhere or to a root."""
-    return "/".join(part for part in name.replace("\\", "/").split("/") if part not in ("", ".", ".."))
 
 
 def _ends(path: str) -> Iterator[str]:
@@ -177,14 +171,13 @@ def _same(path: str) -> str:
     return path
 
 
-def _bare(path: str) -> str:
-    """Without the extension of a photograph; other dots belong to the name."""
-    stem, _, suffix = path.rpartition(".")
-    return stem if stem and not stem.endswith("/") and _PHOTO.fullmatch(suffix) else path
+def _folded(path: str) -> str:
+    return fold(stem_of(path))
 
 
-def _loose(path: str) -> str:
-    return unicodedata.normalize("NFC", _bare(path)).casefold()
+def _loosest(path: str) -> str:
+    """Also without an end that is no photograph's that we read, as raw ones have; it may be part of a name."""
+    return fold(looser_stem(stem_of(path)) or stem_of(path))
 
 
 def _spellings(text: str) -> Iterable[str]:
@@ -195,5 +188,4 @@ def _spellings(text: str) -> Iterable[str]:
 
 
 def _short(text: str) -> str:
-    text = text if len(text) <= 80 else f"{text[:77]}..."
-    return text if text.isprintable() else ascii(text)
+    return printable(text if len(text) <= 80 else f"{text[:77]}...")

@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_utf8(text: str) -> bool:
-    """Whether all bytes of a text from `open_text` were UTF-8."""
+    """Whether all bytes that a text was read from were UTF-8; Python makes lone surrogates of others."""
     try:
         text.encode()
     except UnicodeEncodeError:

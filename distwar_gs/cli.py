@@ -122,9 +122,24 @@ def _with_folders(config: Config) -> Config:
         raise ConfigError("no scene to train on: give its folder with -s DIR, or a --config that sets data.source_path")
     if config.train.result_dir:
         return config
-    scene = os.path.abspath(config.data.source_path)  # abspath: "." and "garden/.." have names too
-    scene = os.path.basename(os.path.dirname(scene) if scene.endswith(".json") else scene)
-    return with_values(config, {"train.result_dir": os.path.join("output", scene)})
+    return with_values(config, {"train.result_dir": os.path.join("output", _scene_name(config.data.source_path))})
+
+
+def _scene_name(source: str) -> str:
+    """The name of the scene's folder, also where `source` is its transforms file or its COLMAP model (scene/sparse/0).
+
+    Windows' backslashes count as slashes where nothing is called so.
+    """
+    path = os.path.abspath(source if os.path.exists(source) else source.replace("\\", "/"))  # "." has a name, too
+    if path.endswith(".json"):
+        return os.path.basename(os.path.dirname(path))
+    models = (os.path.join(path, place, file) for place in ("", "0") for file in ("images.bin", "images.txt"))
+    if any(map(os.path.isfile, models)) and not os.path.isdir(os.path.join(path, "images")):
+        above, name = os.path.split(path)
+        path = above if name.isdecimal() and os.path.basename(above) == "sparse" else path
+        for folder in ("sparse", "colmap"):
+            path = os.path.dirname(path) if os.path.basename(path) == folder else path
+    return os.path.basename(path)
 
 
 # -------------------------------------------------------------------------------------------------------- render.py

@@ -98,6 +98,23 @@ def test_a_transforms_file_is_named_after_its_folder():
     assert train_config(["-s", "data/room/transforms.json"]).train.result_dir == str(Path("output/room"))
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("room/sparse/0", "room"), ("room/sparse", "room"), ("room/colmap/sparse/0", "room"), ("room/sparse/7", "room"),
+        ("room/model", "model"), ("flat", "flat"), ("colmap", "colmap"), ("24", "24"), ("room\\sparse\\0", "room"),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_after_the_scene_of_a_model(tmp_path, monkeypatch, source, name):
+    for model in ("room/sparse/0", "room/colmap/sparse/0", "room/sparse/7", "room/model", "flat", "colmap", "24"):
+        (tmp_path / model).mkdir(parents=True)
+        (tmp_path / model / "images.bin").touch()
+    for scene in ("flat", "colmap", "24"):
+        (tmp_path / scene / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert train_config(["-s", source]).train.result_dir == str(Path("output") / name)
+
+
 @pytest.mark.parametrize("flag", ["-m", "--model_path", "--result_dir", "--result-dir"])
 def test_result_folder(flag):
     assert train_config(["-s", "x", flag, "my-run"]).train.result_dir == "my-run"
