@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .errors import DataError
 from .imagefile import read_size
@@ -100,8 +100,12 @@ def _is_complete(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> bool:
         if not folder.is_dir() or folder.is_symlink():
             return False
         real = folder.resolve()
-        return all((folder / name).resolve() == real / name and read_size(folder / name) == size
-                   for name, size in sizes.items())  # fmt: skip
+        within = {place for name in sizes for place in PurePath(name).parents}
+        if any((folder / place).resolve() != real / place for place in within):
+            return False
+        return all(
+            not os.path.islink(folder / name) and read_size(folder / name) == size for name, size in sizes.items()
+        )
     except (DataError, OSError, RuntimeError):
         return False
 

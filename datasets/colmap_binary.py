@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from .poses import LENGTH_EXACT, PoseError, report_lengths, unit_quaternion
 POINTS_FILE = "points3D.bin"
 
 _LENGTH = struct.Struct("<Q")
+_POINT = np.dtype([("id", "<u8"), ("position", "<f8", 3), ("color", "u1", 3)])  # error and track follow
 _MODEL_NAMES = {int(model): name for name, model in pycolmap.CameraModelId.__members__.items() if int(model) >= 0}
 
 
@@ -24,7 +26,9 @@ def read_binary_model(place: Path, pointless: bool = False) -> SparseModel:
 
     pointless: without points3D.bin; the model has no points then. Raises DataError naming the file or the image.
     """
-    _check_lengths(place, pointless)
+    for name, skip in _SKIPS.items():
+        _records(place / name, skip)
+    points = () if pointless else _points(*_records(place / POINTS_FILE, _skip_point))
     try:
         model = _read_pointless(place) if pointless else _read_files(place)
     except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
@@ -32,11 +36,8 @@ def read_binary_model(place: Path, pointless: bool = False) -> SparseModel:
     lengths: dict[str, float] = {}
     images = [_posed(image, place, lengths) for image in model.images.values() if image.has_pose]
     report_lengths(place, lengths)
-    points = [point for _, point in sorted(model.points3D.items())]
-    positions = np.array([point.xyz for point in points]).reshape(-1, 3)
-    colors = np.array([point.color for point in points], np.uint8).reshape(-1, 3)
     cameras = {number: pycolmap.Camera(camera.todict()) for number, camera in model.cameras.items()}
-    return SparseModel(cameras, images, positions, colors)
+    return SparseModel(cameras, images, *points)
 
 
 def _read_files(place: Path) -> pycolmap.Reconstruction:
@@ -95,27 +96,34 @@ def _name(image: pycolmap.Image, place: Path) -> str:
         raise DataError(f"{place}: the name of image {image.image_id} is not UTF-8; {remedy}") from None
 
 
-def _check_lengths(place: Path, pointless: bool) -> None:
-    """Raise DataError when a binary file (that of the points only unless `pointless`) ends within a record.
+def _records(path: Path, skip: Callable[[bytes, int], int]) -> tuple[bytes, list[int]]:
+    """The bytes of a file, and where each of its records starts. Raises DataError when it ends within one.
 
     pycolmap takes the missing bytes for counts, and may run for hours or fill the memory before it fails; missing
     parameters of cameras it makes up. The layouts are those of COLMAP's documentation, "Output Format".
     """
-    for name, skip in _SKIPS.items():
-        if pointless and name == POINTS_FILE:
-            continue
-        path = place / name
-        data = path.read_bytes() if path.is_file() else _LENGTH.pack(0)  # COLMAP 3.x wrote no rigs and frames
-        try:
-            offset = _LENGTH.size
-            for _ in range(_LENGTH.unpack_from(data)[0]):
-                offset = skip(data, offset)
-        except KeyError as error:
-            raise DataError(f"{path}: camera model {error} is unknown; export the model from COLMAP again") from None
-        except (struct.error, ValueError, OverflowError):
-            offset = len(data) + 1
-        if offset > len(data):
-            raise DataError(f"{path}: is cut short; copy it again, or export the model from COLMAP again")
+    data = path.read_bytes() if path.is_file() else _LENGTH.pack(0)  # COLMAP 3.x wrote no rigs and frames
+    starts, offset = [], _LENGTH.size
+    try:
+        for _ in range(_LENGTH.unpack_from(data)[0]):
+            starts.append(offset)
+            offset = skip(data, offset)
+    except KeyError as error:
+        raise DataError(f"{path}: camera model {error} is unknown; export the model from COLMAP again") from None
+    except (struct.error, ValueError, OverflowError):
+        offset = len(data) + 1
+    if offset > len(data):
+        raise DataError(f"{path}: is cut short; copy it again, or export the model from COLMAP again")
+    return data, starts
+
+
+def _points(data: bytes, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Positions float64 [P, 3] and colours uint8 [P, 3], in the order of the points' ids."""
+    # A point may begin at any byte.
+    anywhere = np.ndarray(max(0, len(data) - _POINT.itemsize + 1), _POINT, data, strides=(1,))
+    points = anywhere[np.array(starts, dtype=np.int64)]
+    points = points[np.argsort(points["id"], kind="stable")]
+    return points["position"].astype(np.float64), points["color"].astype(np.uint8)
 
 
 def _skip_camera(data: bytes, offset: int) -> int:
@@ -152,8 +160,7 @@ def _skip_frame(data: bytes, offset: int) -> int:
 _SKIPS = {
     "cameras.bin": _skip_camera,
     "images.bin": _skip_image,
-    "points3D.bin": _skip_point,
     "rigs.bin": _skip_rig,
     "frames.bin": _skip_frame,
 }
-"""For each file how one record is passed over; each begins with the number of records."""
+"""For each file but that of the points, how one record is passed over; each begins with the number of records."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -31,9 +31,9 @@ class SparseModel:
     cameras: dict[int, pycolmap.Camera]
     """By id."""
     images: list[PosedImage]
-    positions: np.ndarray
+    positions: np.ndarray = field(default_factory=lambda: np.zeros((0, 3)))
     """float64 [P, 3], in the order of the points' ids."""
-    colors: np.ndarray
+    colors: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.uint8))
     """uint8 [P, 3], RGB."""
 
 

@@ -40,8 +40,8 @@ def read_text_model(place: Path, pointless: bool = False) -> SparseModel:
     frames = place / "frames.txt"
     if frames.is_file() and (place / "rigs.txt").is_file():
         images = _with_frames(images, _frame_poses(frames, _sensor_poses(place / "rigs.txt")), frames)
-    positions, colors = (np.zeros((0, 3)), np.zeros((0, 3), np.uint8)) if pointless else _points(place / "points3D.txt")
-    return SparseModel(cameras, images, positions, colors)
+    points = () if pointless else _points(place / "points3D.txt")
+    return SparseModel(cameras, images, *points)
 
 
 class _LineError(ValueError):

@@ -133,14 +133,12 @@ def _marked(name: str) -> list[str]:
 def _masks_beside(views: Sequence[View], source: Path) -> list[Path | None]:
     """The files beside the photographs that are called masks of these, and are not images of views themselves."""
     images = {view.image_path for view in views}
-    folders = {folder for view in views for folder in _folders_of(view, source) if folder.is_dir()}
-    finders = {
-        folder: ImageFinder(folder) for folder in folders if any("mask" in n.lower() for n in os.listdir(folder))
-    }
-    found = [
-        _mask_beside(view, [finders[folder] for folder in _folders_of(view, source) if folder in finders], images)
-        for view in views
-    ]
+    places = {folder: _with_original(folder, source) for folder in {view.image_path.parent for view in views}}
+    finders = {folder: ImageFinder(folder) for folder in set().union(*places.values()) if _may_have_masks(folder)}
+    if not finders:
+        return [None] * len(views)
+    beside = {folder: [finders[place] for place in places[folder] if place in finders] for folder in places}
+    found = [_mask_beside(view, beside[view.image_path.parent], images) for view in views]
     if any(found):
         first = printable(str(next(filter(None, found))))
         logger.info("masks of %d images are beside them, as %s is", sum(map(bool, found)), first)
@@ -153,9 +151,12 @@ def _mask_beside(view: View, finders: Sequence[ImageFinder], images: Collection[
     return next((path for path in paths if path and path not in images), None)
 
 
-def _folders_of(view: View, source: Path) -> list[Path]:
-    """The folder of a view's image and, where that is a smaller copy in `images_N`, the folder in `images`."""
-    folder = view.image_path.parent
+def _may_have_masks(folder: Path) -> bool:
+    return folder.is_dir() and any("mask" in name.lower() for name in os.listdir(folder))
+
+
+def _with_original(folder: Path, source: Path) -> list[Path]:
+    """A folder of images and, where these are smaller copies in `images_N`, the folder in `images`."""
     with contextlib.suppress(ValueError):
         first, *others = folder.relative_to(source).parts or ("",)
         if re.fullmatch(r"images_\d+", first):

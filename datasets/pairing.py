@@ -141,7 +141,12 @@ def pair_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     Raises DataError naming the first five that are absent, or a file that could be either of two.
     """
     finder, names = ImageFinder(folder), list(dict.fromkeys(names))
-    paths = finder.find_all(names)
+    return all_found(finder, names, finder.find_all(names))
+
+
+def all_found(finder: ImageFinder, names: Sequence[str], paths: Sequence[Path | None]) -> dict[str, Path]:
+    """The files that `finder` found, by name. Raises DataError as `pair_images`."""
+    folder = finder.root
     remedy = "copy them there, or choose the folder that has them with -i/--images"
     if finder.names_not_utf8():
         remedy = "the folder has files whose names are not UTF-8, rename those (convmv does), or " + remedy

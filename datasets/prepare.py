@@ -10,7 +10,7 @@ from pathlib import Path
 from .distinct import with_unique_names
 from .errors import DataError
 from .masks import DEFAULT_FOLDER, with_alpha, with_masks
-from .pairing import ImageFinder, as_written, pair_by_order, pair_images, pair_names_by_order
+from .pairing import ImageFinder, all_found, as_written, pair_by_order, pair_images, pair_names_by_order
 from .resize import AUTO, DIVISORS, check_resolution, resize_views
 from .scene import View
 from .textfiles import is_utf8
@@ -99,9 +99,10 @@ def find_photographs(
 
 def _copies(folder: Path, full: Path, sizes: Mapping[str, tuple[int, int]]) -> dict[str, Path]:
     """The file in `folder` of each name: by names where there is one of these, else by order."""
-    finder = ImageFinder(folder)
-    if any(finder.find(name) for name in sizes):
-        return pair_images(folder, sizes)
+    finder, names = ImageFinder(folder), list(sizes)
+    paths = finder.find_all(names)
+    if any(paths):
+        return all_found(finder, names, paths)
     if full.is_dir():
         return pair_by_order(folder, pair_images(full, sizes), full)
     return pair_names_by_order(folder, sizes)
