@@ -193,9 +193,17 @@ def with_blank(line: str) -> str:
     return line + "\n"
 
 
-def text_model(folder: Path, names: Sequence[str] = NAMES, layout: Callable[[str], str] = with_blank) -> Path:
+def text_model(
+    folder: Path,
+    names: Sequence[str] = NAMES,
+    layout: Callable[[str], str] = with_blank,
+    model: str = "PINHOLE",
+    points: int = 30,
+) -> Path:
     """A text model of COLMAP 3.x, each image written by `layout` from its line; the folder of the model."""
-    plain(folder, Capture(names=names), text=True)
+    capture = Capture(names=names, cameras=[camera(model)])
+    capture.write_colmap(folder, text=True, points=points)
+    store_all(capture, folder / "images")
     place = folder / "sparse/0"
     for name in ("rigs.txt", "frames.txt"):
         (place / name).unlink()
@@ -1559,6 +1567,68 @@ def nan_pose(folder):
 @row("nerfstudio", "OPENCV", "fl_x is a word", refused="`fl_x` is 'long', not a number; export the file again")
 def wrong_type(folder):
     shared(folder, fl_x="long")
+
+
+# ------------------------------------------------------------------------------------------------ several at once
+
+
+@row(
+    "COLMAP", "PINHOLE",
+    "text, a line an image, CR LF, day 1/shot.0001, bare names in test.txt, points3D.ply, -s scene/sparse/0",
+    note="4 training and 2 test views (sparse/0/test.txt), 40 points",
+)  # fmt: skip
+def text_of_all_kinds(folder):
+    place = text_model(folder, [f"day {1 + i // 3}/shot.{i:04}" for i in range(6)], layout=str, points=0)
+    (place / "points3D.txt").unlink()
+    write_ply(place / "points3D.ply", POINTS)
+    (place / "test.txt").write_text("\ufeffshot.0001\nDAY 2\\shot.0004.png\n")
+    rewritten(place, lambda content: content.replace(b"\n", b"\r\n"))
+    return ["-s", str(place)]
+
+
+@row(
+    "COLMAP", "OPENCV",
+    "long quaternions, day 1/shot 0.JPG, LLFF's images_2, masks shot 0_mask.png, train_list.txt, -s scene/sparse",
+    note="masks of 4 of 4",
+)  # fmt: skip
+def copies_of_all_kinds(folder):
+    names = [f"day {1 + i // 3}/shot {i}.JPG" for i in range(6)]
+    text_model(folder, names, quaternions(lambda value: -2 * value), "OPENCV")
+    capture = Capture(names=names, cameras=[camera("OPENCV")])
+    store_all(capture, folder / "images_2", numbered("image{:03}.png"), divide=2)
+    capture.write_masks(folder / "masks", name="../masks/{stem}_mask.png")
+    (folder / "train_list.txt").write_text("".join(f"{name}\n" for name in names[:4]))
+    return ["-r", "2", "-s", str(folder / "sparse")]
+
+
+@row(
+    "COLMAP", "PINHOLE", "a.CR2 for a.png, alpha as mask, lists in transforms.json, -s scene/colmap",
+    note="4 training and 2 test views (test_filenames of transforms.json)",
+)  # fmt: skip
+def lists_of_other_cameras(folder):
+    save_disc(folder, names=[f"{letter}.png" for letter in "abcdef"])
+    Capture(names=[f"{letter}.CR2" for letter in "abcdef"]).write_colmap(folder, place="colmap/sparse/0")
+    shutil.rmtree(folder / "sparse")
+    capture = Capture()
+    capture.write_transforms(folder, {**capture.intrinsics(), "test_filenames": ["images/b.jpg", "./images/e.jpg"]})
+    return ["-s", str(folder / "colmap"), "--set", "data.alpha=mask"]
+
+
+@row(
+    "nerfstudio", "OPENCV",
+    "D:\\scene\\images\\frame.0001 and so in lists, rotations times 0.5, points3d.ply of 16 bits, masks, -r 2",
+    note="4 training and 2 test views (test_filenames of transforms.json), 40 points",
+)  # fmt: skip
+def transforms_of_all_kinds(folder):
+    paths = numbered("D:\\scene\\images\\frame.{:04}")
+    listed(folder, paths, numbered("images/frame.{:04}"), "OPENCV", test_filenames=paths[4:])
+    meta = json.loads((folder / "transforms.json").read_text())
+    for frame in meta["frames"]:
+        frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ np.diag([0.5, 0.5, 0.5, 1])).tolist()
+    (folder / "transforms.json").write_text("\ufeff" + json.dumps(meta), encoding="utf-8")
+    write_ply(folder / "points3d.ply", [*POINTS[:3], *((color, "u2") for color in ("red", "green", "blue"))])
+    Capture(names=numbered("frame.{:04}"), cameras=[camera("OPENCV")]).write_masks(folder / "masks", name="{}.mask.png")
+    return ["-r", "2"]
 
 
 # ----------------------------------------------------------------------------------------------------- real scenes

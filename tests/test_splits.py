@@ -510,3 +510,91 @@ def test_images_that_the_model_lacks_do_not_matter(tmp_path, caplog):
     write(tmp_path / "test.txt", "b.png\ne.png\ng.png\n")  # not registered by structure from motion
     assert split(tmp_path)[1] == HELD
     assert "1 of 3 names are no image of this scene: g.png" in caplog.text
+
+
+# -------------------------------------------------------------------------------------- with the names of other things
+
+
+SPELLINGS = ("scene", "scene/sparse/0", "scene/sparse", "scene\\sparse\\0", "scene/sparse/../sparse/0")
+
+
+@pytest.mark.parametrize("source", SPELLINGS)
+@pytest.mark.parametrize("file", ["scene/sparse/0/test.txt", "scene/sparse/test.txt", "scene/test.txt"])
+def test_a_list_counts_however_the_scene_is_named(tmp_path, monkeypatch, source, file):
+    colmap(tmp_path / "scene")
+    write(tmp_path / file, "\n".join(HELD))
+    monkeypatch.chdir(tmp_path)
+    assert split(source) == (REST, HELD, file.removeprefix("scene/"))
+
+
+def test_a_list_counts_from_within_the_folder_of_the_model(tmp_path, monkeypatch):
+    colmap(tmp_path)
+    write(tmp_path / "test.txt", "\n".join(HELD))
+    monkeypatch.chdir(tmp_path / "sparse/0")
+    assert [split(source) for source in (".", "..", "../..", "../0")] == 4 * [(REST, HELD, "test.txt")]
+
+
+def test_lists_beside_a_model_in_the_colmap_folder(tmp_path):
+    colmap(tmp_path, place="colmap/sparse/0")
+    write(tmp_path / "test.txt", "\n".join(HELD))
+    for source in ("", "colmap", "colmap/sparse", "colmap/sparse/0"):
+        assert split(tmp_path / source) == (REST, HELD, "test.txt")
+
+
+def test_the_users_list_may_have_the_backslashes_of_windows(tmp_path, monkeypatch):
+    colmap(tmp_path / "scene")
+    write(tmp_path / "scene/lists/mine.txt", "\n".join(HELD))
+    monkeypatch.chdir(tmp_path)
+    for file in ("lists\\mine.txt", "scene\\lists\\mine.txt"):
+        assert split("scene", test_list=file) == (REST, HELD, "mine.txt (data.test_list)")
+
+
+DOTTED = [f"day {1 + i // 3}/frame.{i:04}" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("listed", "found"),
+    [
+        (DOTTED[1], DOTTED[1]),
+        ("frame.0004", DOTTED[4]),
+        ("frame.0004.jpg", DOTTED[4]),
+        ("DAY 2\\Frame.0004", DOTTED[4]),
+        (f"/home/me/images/{DOTTED[2]}", DOTTED[2]),
+        ("frame.0004.CR2", DOTTED[4]),
+    ],
+)
+def test_dots_of_names_without_extension_are_part_of_them(tmp_path, listed, found):
+    colmap(tmp_path, DOTTED, images=None)
+    for name in DOTTED:
+        write_image(tmp_path / "images/a.png", 64, 40)
+        (tmp_path / "images" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "images/a.png").rename(tmp_path / "images" / name)
+    write(tmp_path / "test.txt", f"frame.0009\n{listed}\n")
+    assert [view.name for view in load_scene(tmp_path).test] == [found]
+
+
+@pytest.mark.parametrize("key", ["test_filenames", "val_filenames"])
+def test_photographs_of_one_name_are_told_apart_by_their_paths(tmp_path, key):
+    """As views they are x.png and x-2.png; as lists have them, what the frames have."""
+    folder, outside = tmp_path / "scene", [f"../images/{name}" for name in NAMES[:3]]
+    paths = [f"images/{name}" for name in NAMES[:3]] + outside
+    frames = [{**frame, "file_path": path} for frame, path in zip(FRAMES, paths, strict=True)]
+    for index, path in enumerate(paths):
+        write_image(folder / path, 96, 64, level=10 * index)
+    transforms(folder, frames, **{key: outside})
+    for source in ("images/a.png", "../images/a.png"):
+        assert (folder / source).is_file()
+    assert split(folder)[:2] == (NAMES[:3], tuple(name.replace(".", "-2.") for name in NAMES[:3]))
+
+
+def test_views_of_a_second_file_are_of_the_same_size_as_the_others(tmp_path):
+    """All are smaller copies, or none is, where one lacks its copy."""
+    transforms(tmp_path, frames_of(REST))
+    write(tmp_path / "transforms_test.json", {**Capture().intrinsics(), "frames": frames_of(HELD)})
+    for index, name in enumerate(NAMES):
+        write_image(tmp_path / "images_2" / name, 48, 32, level=10 * index)
+    for copies in ("images_2", "images resized to 1/2 (Lanczos)"):
+        scene = load_scene(tmp_path, resolution=2)
+        assert {(view.width, view.height) for view in (*scene.train, *scene.test)} == {(48, 32)}
+        assert (len(scene.train), len(scene.test), scene.image_source) == (4, 2, copies)
+        (tmp_path / "images_2/e.png").unlink(missing_ok=True)
