@@ -133,7 +133,8 @@ def _scene_name(source: str) -> str:
     path = os.path.abspath(source if os.path.exists(source) else source.replace("\\", "/"))  # "." has a name, too
     if path.endswith(".json"):
         return os.path.basename(os.path.dirname(path))
-    models = (os.path.join(path, place, file) for place in ("", "0") for file in ("images.bin", "images.txt"))
+    places = [os.path.join(path, place) for place in ("", "0", "sparse", "sparse/0")]
+    models = (os.path.join(place, file) for place in places for file in ("images.bin", "images.txt"))
     if any(map(os.path.isfile, models)) and not os.path.isdir(os.path.join(path, "images")):
         above, name = os.path.split(path)
         path = above if name.isdecimal() and os.path.basename(above) == "sparse" else path

@@ -103,6 +103,7 @@ def test_a_transforms_file_is_named_after_its_folder():
     [
         ("room/sparse/0", "room"), ("room/sparse", "room"), ("room/colmap/sparse/0", "room"), ("room/sparse/7", "room"),
         ("room/model", "model"), ("flat", "flat"), ("colmap", "colmap"), ("24", "24"), ("room\\sparse\\0", "room"),
+        ("room/colmap", "room"), ("room", "room"),
     ],
 )  # fmt: skip
 def test_a_run_is_named_after_the_scene_of_a_model(tmp_path, monkeypatch, source, name):
