@@ -47,7 +47,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo scene, small: 16 views of 80 x 60, two of them held out. Read only."""
+    """The demo scene, small: 16 views of 80 x 60, two of them held out. Read only: nothing but caches of resized images
+    may be added, and a copy leaves these out."""
     folder = tmp_path_factory.mktemp("scene") / "demo"
     made = run_program("scripts/make_demo_scene.py", folder, "--views", 16, "--width", 80, "--height", 60)
     assert made.returncode == 0, made.stderr

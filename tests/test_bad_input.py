@@ -23,6 +23,7 @@ from scene_files import write_colmap
 
 import render
 import train
+from datasets.cache import FOLDER_NAME
 from distwar_gs.cli import run_cli
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -36,7 +37,8 @@ class Bench:
         self.afterwards = contextlib.ExitStack()
 
     def copy(self) -> Path:
-        return Path(shutil.copytree(self.scene, self.folder / "scene"))
+        """The scene, without the caches that other tests have left in it."""
+        return Path(shutil.copytree(self.scene, self.folder / "scene", ignore=shutil.ignore_patterns(FOLDER_NAME)))
 
     def file(self, name: str, content: bytes | str) -> Path:
         path = self.folder / name
