@@ -31,6 +31,7 @@ class ImageFinder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._listings: dict[Path, _Listing] = {}
+        self._places: dict[tuple[str, ...], list[Path]] = {}  # folders to look in, by those that a name has
 
     def find(self, name: str) -> Path | None:
         """The file that a dataset calls `name`, a path relative to the root, or an absolute one; None if there is none.
@@ -43,7 +44,11 @@ class ImageFinder:
         for written in dict.fromkeys((name, slashed(name))):
             if os.path.isfile(self.root / written):  # pathlib's raises for a name that is too long
                 return self.root / written
-        return next(filter(None, (self._like(folder, last) for folder, last in self._places(slashed(name)))), None)
+        *folders, last = PurePosixPath(slashed(name)).parts or ("",)
+        key = (*folders,)
+        if key not in self._places:
+            self._places[key] = list(dict.fromkeys(self._folders_called(folders)))
+        return next(filter(None, (self._like(folder, last) for folder in self._places[key])), None)
 
     def find_all(self, names: Sequence[str]) -> list[Path | None]:
         """The file of each name. One that is called just as one of them is not that of another, which is not there:
@@ -63,21 +68,17 @@ class ImageFinder:
         names = (name for listing in self._listings.values() for name in (*listing.files, *listing.folders))
         return any(re.search("[\ud800-\udfff]", name) for name in names)
 
-    def _places(self, name: str) -> Iterator[tuple[Path, str]]:
-        """Folders, and names in them, to look for `name` at."""
-        *folders, last = PurePosixPath(name).parts or ("",)
-        folder = self.root.joinpath(*folders)
-        if os.path.isdir(folder):
-            yield folder, last
-        parts = name_parts(name)
-        lengths = range(len(parts), 0, -1) if is_rooted(name) else [len(parts)]
-        tails = [parts[-length:] for length in lengths]
-        if len(parts) > 1 and fold(parts[0]) == fold(self.root.name):
+    def _folders_called(self, parts: Sequence[str]) -> Iterator[Path]:
+        """The folders that a file whose path has these before its name may be in."""
+        as_written = self.root.joinpath(*parts)
+        if os.path.isdir(as_written):
+            yield as_written
+        path = "/".join(parts)
+        parts = [part for part in name_parts(path) if part]
+        tails = [parts[start:] for start in range(len(parts) + 1)] if is_rooted(path) else [parts]
+        if parts and fold(parts[0]) == fold(self.root.name):
             tails.append(parts[1:])
-        for *above, last in tails:
-            folder = self._folder(above)
-            if folder:
-                yield folder, last
+        yield from filter(None, map(self._folder, tails))
 
     def _folder(self, parts: Sequence[str]) -> Path | None:
         """The folder under the root whose path has these parts, each maybe in another case or Unicode form."""
