@@ -137,7 +137,10 @@ def test_records_of_any_length_are_walked(tmp_path):
         track = pycolmap.Track([pycolmap.TrackElement(image_id, 0) for image_id in range(1, length + 1)])
         model.add_point3D(np.full(3, float(length)), track if length == 4 else pycolmap.Track())
     model.write_binary(place)
-    assert load_scene(tmp_path).points.positions.shape == (2, 3)
+    points, written = load_scene(tmp_path, **ALL).points, [model.points3D[number] for number in sorted(model.points3D)]
+    assert len(written) == 2
+    np.testing.assert_array_equal(points.positions, [point.xyz for point in written])
+    np.testing.assert_array_equal(points.colors, [point.color for point in written])
     path = place / "points3D.bin"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match="cut short"):
