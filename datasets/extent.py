@@ -35,12 +35,14 @@ def view_depths(views: Sequence[View], points: PointCloud | None) -> np.ndarray:
     depths = np.full((len(views), 2), np.nan)
     if points is None:
         return depths
-    positions = points.positions[:: -(-len(points.positions) // _MOST_POINTS)]
+    positions = np.ascontiguousarray(points.positions[:: -(-len(points.positions) // _MOST_POINTS)].T)
     for index, view in enumerate(views):
-        seen = np.sort(_depths_in_image(view, positions))
+        seen = _depths_in_image(view, positions)
         if len(seen) >= FEWEST:
-            rank = max(NEAR_RANK, int(np.ceil(NEAR_SHARE * len(seen))))
-            depths[index] = seen[rank - 1], np.median(seen)
+            nearest = max(NEAR_RANK, int(np.ceil(NEAR_SHARE * len(seen)))) - 1
+            middle = (len(seen) - 1) // 2, len(seen) // 2
+            seen.partition((nearest, *middle))
+            depths[index] = seen[nearest], 0.5 * (seen[middle[0]] + seen[middle[1]])
     return depths
 
 
@@ -70,7 +72,6 @@ def camera_extent(views: Sequence[View]) -> float:
 
 
 def _depths_in_image(view: View, positions: np.ndarray) -> np.ndarray:
-    """Depths of the points [P, 3] that lie inside the image."""
-    in_camera = positions @ view.viewmat[:3, :3].T + view.viewmat[:3, 3]
-    x, y, z = (in_camera @ view.K.T).T
+    """Depths of the points [3, P] that lie inside the image."""
+    x, y, z = view.K @ view.viewmat[:3, :3] @ positions + (view.K @ view.viewmat[:3, 3])[:, None]
     return z[(z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)]

@@ -13,6 +13,7 @@ from PIL import Image
 from .cache import cached_folder, file_fingerprint
 from .errors import DataError
 from .imagefile import decode_image, map_threads, save_png
+from .names import unique_stems
 from .scene import View
 
 logger = logging.getLogger(__name__)
@@ -51,18 +52,20 @@ def resize_views(source: Path, label: str, views: Sequence[View], resolution: in
     Resized copies (PNG, Pillow's Lanczos filter) are kept in a cache whose key holds `label` (the image folder's name)
     and every file's fingerprint. Views that have the right size already keep their file.
     """
-    targets = {view.name: target_size(view.width, view.height, resolution) for view in views}
-    changed = [view for view in views if targets[view.name] != (view.width, view.height)]
-    for view in changed:
-        _check_width(view, targets[view.name], resolution)
-    if not changed:
+    targets = [target_size(view.width, view.height, resolution) for view in views]
+    changes = [(view, to) for view, to in zip(views, targets, strict=True) if to != (view.width, view.height)]
+    for view, to in changes:
+        _check_width(view, to, resolution)
+    if not changes:
         return tuple(views), ""
     if resolution == AUTO:
         logger.warning("images wider than %d pixels are downsized to that; keep them with -r 1", AUTO_WIDTH)
     suffix, words = _describe(resolution)
-    folder = _resized_folder(source, f"{label}-{suffix}", changed, targets)
-    resized = {view.name: _resized_view(view, folder, targets[view.name]) for view in changed}
-    return tuple(resized.get(view.name, view) for view in views), f"resized to {words} (Lanczos)"
+    resized = iter(_resized(source, label, f"{label}-{suffix}", changes))
+    views = [
+        next(resized) if to != (view.width, view.height) else view for view, to in zip(views, targets, strict=True)
+    ]
+    return tuple(views), f"resized to {words} (Lanczos)"
 
 
 def _check_width(view: View, target: tuple[int, int], resolution: int) -> None:
@@ -84,16 +87,24 @@ def _describe(resolution: int) -> tuple[str, str]:
     return f"{width}px", f"{width} px wide"
 
 
-def _resized_folder(source: Path, label: str, views: Sequence[View], targets: dict[str, tuple[int, int]]) -> Path:
+def _resized(source: Path, images: str, label: str, changes: Sequence[tuple[View, tuple[int, int]]]) -> list[View]:
+    """Each view with the copy of its image, in a cache called `label`, that is as large as said."""
+    stems = unique_stems([view.name for view, _ in changes], (".png",))
+    files = [f"{stem}.png" for stem in stems]
+
     def build(folder: Path) -> None:
-        map_threads(lambda view: _resize_file(view, folder / _file_name(view), targets[view.name]), views)
+        jobs = [(view, folder / file, size) for (view, size), file in zip(changes, files, strict=True)]
+        map_threads(lambda job: _resize_file(*job), jobs)
 
-    key = [label, [[view.name, *targets[view.name], *_fingerprint(view)] for view in views]]
-    return cached_folder(source, label, key, {_file_name(view): targets[view.name] for view in views}, build)
+    key = [label, [[view.name, *size, *_fingerprint(view, source, images)] for view, size in changes]]
+    sizes = {file: size for (_, size), file in zip(changes, files, strict=True)}
+    folder = cached_folder(source, label, key, sizes, build)
+    return [_resized_view(view, folder / file, size) for (view, size), file in zip(changes, files, strict=True)]
 
 
-def _fingerprint(view: View) -> list:
-    return [*file_fingerprint(view.image_path), *(["opaque"] if view.alpha_is_mask else [])]
+def _fingerprint(view: View, source: Path, images: str) -> list[int | str]:
+    image = file_fingerprint(view.image_path, source, view.name, f"{images}/{view.name}")
+    return [*image, *(["opaque"] if view.alpha_is_mask else [])]
 
 
 def _resize_file(view: View, target: Path, size: tuple[int, int]) -> None:
@@ -118,11 +129,7 @@ def _resize_opaque(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.clip(np.round(colors), 0, 255).astype(np.uint8)
 
 
-def _resized_view(view: View, folder: Path, size: tuple[int, int]) -> View:
+def _resized_view(view: View, path: Path, size: tuple[int, int]) -> View:
     width, height = size
     scale = np.diag([width / view.width, height / view.height, 1.0])
-    return replace(view, image_path=folder / _file_name(view), width=width, height=height, K=scale @ view.K)
-
-
-def _file_name(view: View) -> str:
-    return f"{view.name}.png"  # the old extension stays, so a.jpg and a.tif cannot meet
+    return replace(view, image_path=path, width=width, height=height, K=scale @ view.K)

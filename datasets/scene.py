@@ -16,8 +16,13 @@ import numpy as np
 
 from .errors import DataError
 from .extent import camera_extent, distances_from_middle, stray_cameras, view_depths
+from .name_lists import NameLists
+from .splits import NO_LIST, Split
 
 logger = logging.getLogger(__name__)
+
+TEST_EVERY = 8
+"""Every which image is held out unless someone says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,9 @@ class View:
     camera_id: int
     """Views with the same id were taken by one physical camera."""
     mask: Mask | None = None
+    """None: every pixel counts."""
     alpha_is_mask: bool = False
     """Whether the picture's transparency is in `mask`, so that its colours are taken as they are."""
-    """None: every pixel counts."""
 
     @property
     def center(self) -> np.ndarray:
@@ -160,8 +165,11 @@ class RawScene:
     views: tuple[View, ...]
     image_source: str
     test_views: tuple[View, ...] | None = None
-    """Test views when the dataset says which they are; then no view of `views` is held out."""
+    """Further views that are for testing only; then no view of `views` is held out."""
     test_rule: str = ""
+    """Where `test_views` come from, for the metrics' protocol."""
+    lists: tuple[NameLists, ...] = ()
+    """What the cameras' own file says of which of `views` are for testing."""
     points: PointCloud | None = None
     bounds: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -181,16 +189,19 @@ def split_views(
     return train, test, f"every {_ordinal(test_every)} image by name held out"
 
 
-def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool) -> Scene:
+def build_scene(
+    source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool, split: Split | None = None
+) -> Scene:
     """Split `raw` into train and test views and move everything into the training frame.
 
+    split: which views are for what, where a list says so; it comes before `test_every` and the test views of `raw`.
     Raises DataError when no train view would be left.
     """
-    train, test, rule = _split(raw, test_every, hold_out)
+    train, test, rule = _split(raw, test_every, hold_out, split)
     if not train:
         raise DataError(
-            f"{source}: {len(raw.views)} image(s), all held out for testing; "
-            "train on all with --no_eval, or hold out fewer with a larger --test_every"
+            f"{source}: {len(raw.views)} image(s), all held out for testing ({rule}); train on all with --no_eval, "
+            f"hold out fewer with a larger --test_every, or give another list with --test_list ({NO_LIST}: no list)"
         )
     depths = view_depths(train + test, raw.points)
     stray = stray_cameras(train + test, depths)
@@ -213,12 +224,23 @@ def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool,
     )
 
 
-def _split(raw: RawScene, test_every: int, hold_out: bool) -> tuple[tuple[View, ...], tuple[View, ...], str]:
-    if raw.test_views is None or not hold_out:
+def _split(
+    raw: RawScene, test_every: int, hold_out: bool, split: Split | None
+) -> tuple[tuple[View, ...], tuple[View, ...], str]:
+    if not hold_out or (raw.test_views is None and split is None):
         return split_views(raw.views, test_every, hold_out)
-    train, _, _ = split_views(raw.views, 0, False)
-    test, _, _ = split_views(raw.test_views, 0, False)
-    return train, test, raw.test_rule
+    everything = (*raw.views, *(raw.test_views or ()))
+    if split:
+        train = [view for view in everything if view.name in split.train]
+        test, rule = [view for view in everything if view.name in split.test], split.rule
+    else:
+        train, test, rule = raw.views, raw.test_views, raw.test_rule
+    if test_every not in (0, TEST_EVERY):
+        logger.warning(
+            "test_every %d has no effect, since it is given which images are for testing (%s); --test_list %s holds "
+            "out every %s image instead", test_every, rule, NO_LIST, _ordinal(test_every),
+        )  # fmt: skip
+    return split_views(train, 0, False)[0], split_views(test, 0, False)[0], rule
 
 
 def _where(views: Sequence[View], chosen: np.ndarray) -> list[View]:

@@ -1,8 +1,12 @@
 """Camera paths for videos, made from the cameras of a scene.
 
 World-to-camera matrices in and out: float64 [.., 4, 4], OpenCV axes (x right, y down, z forward), any frame and unit.
-Both paths work from a single camera up.
+Both paths work from a single camera up. Where the cameras are those of a left-handed world (3x3 parts of determinant
+-1), the path is made in its mirror image and comes back mirrored, so that its pictures are turned as the photos are.
 """
+
+import functools
+from collections.abc import Callable
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -12,8 +16,25 @@ _EPS = 1e-9
 # The least radii of a loop, in mean distances to the focus, for cameras too few or too aligned to tell:
 _MIN_SWAY = 0.05  # of a loop in front of the focus
 _MIN_ORBIT = 0.3  # of a loop around the focus, which must not pass through it
+_MIRROR = np.diag([1.0, 1.0, -1.0, 1.0])
+
+Path = Callable[[np.ndarray, int], np.ndarray]
 
 
+def _either_handed(path: Path) -> Path:
+    """`path` for cameras of left-handed worlds as well."""
+
+    @functools.wraps(path)
+    def mirrored(viewmats: np.ndarray, frames: int) -> np.ndarray:
+        _check(viewmats, frames)
+        if np.linalg.det(viewmats[0, :3, :3]) > 0.0:
+            return path(viewmats, frames)
+        return path(viewmats @ _MIRROR, frames) @ _MIRROR
+
+    return mirrored
+
+
+@_either_handed
 def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
     """A closed elliptical loop through the spread of the cameras, always looking at their common focus.
 
@@ -28,7 +49,6 @@ def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
 
     Returns: [frames,4,4]. Raises ValueError without cameras or frames.
     """
-    _check(viewmats, frames)
     centres, up = _centres(viewmats), _mean_up(viewmats)
     focus = focus_point(viewmats)
     offsets = centres - focus
@@ -40,6 +60,7 @@ def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
     return np.stack([_look_at(place, focus, up) for place in _loop(centres, middle, normal, floor, frames)])
 
 
+@_either_handed
 def interpolate(viewmats: np.ndarray, frames: int) -> np.ndarray:
     """A smooth open path through the given cameras, in their order, from the first to the last.
 
@@ -53,7 +74,6 @@ def interpolate(viewmats: np.ndarray, frames: int) -> np.ndarray:
 
     Returns: [frames,4,4]. Raises ValueError without cameras or frames.
     """
-    _check(viewmats, frames)
     if len(viewmats) == 1:
         return np.repeat(viewmats, frames, axis=0)
     centres = _centres(viewmats)

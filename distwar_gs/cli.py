@@ -82,6 +82,7 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "data.resolution", "-r", "--resolution", "--data_factor", type=int, metavar="N")
     _add_switch(parser, "data.invert_masks", True, "--invert_masks", help="ignore what is white in masks, not black")
     _add_setting(parser, "data.test_every", "--test_every", type=int, metavar="N")
+    _add_setting(parser, "data.test_list", "--test_list", metavar="FILE")
     split = parser.add_mutually_exclusive_group()
     _add_switch(split, "data.eval", True, "--eval", help="hold out test images (on by default)")
     _add_switch(split, "data.eval", False, "--no_eval", help="train on all images")
@@ -121,9 +122,25 @@ def _with_folders(config: Config) -> Config:
         raise ConfigError("no scene to train on: give its folder with -s DIR, or a --config that sets data.source_path")
     if config.train.result_dir:
         return config
-    scene = os.path.abspath(config.data.source_path)  # abspath: "." and "garden/.." have names too
-    scene = os.path.basename(os.path.dirname(scene) if scene.endswith(".json") else scene)
-    return with_values(config, {"train.result_dir": os.path.join("output", scene)})
+    return with_values(config, {"train.result_dir": os.path.join("output", _scene_name(config.data.source_path))})
+
+
+def _scene_name(source: str) -> str:
+    """The name of the scene's folder, also where `source` is its transforms file or its COLMAP model (scene/sparse/0).
+
+    Windows' backslashes count as slashes where nothing is called so.
+    """
+    path = os.path.abspath(source if os.path.exists(source) else source.replace("\\", "/"))  # "." has a name, too
+    if path.endswith(".json"):
+        return os.path.basename(os.path.dirname(path))
+    places = [os.path.join(path, place) for place in ("", "0", "sparse", "sparse/0")]
+    models = (os.path.join(place, file) for place in places for file in ("images.bin", "images.txt"))
+    if any(map(os.path.isfile, models)) and not os.path.isdir(os.path.join(path, "images")):
+        above, name = os.path.split(path)
+        path = above if name.isdecimal() and os.path.basename(above) == "sparse" else path
+        for folder in ("sparse", "colmap"):
+            path = os.path.dirname(path) if os.path.basename(path) == folder else path
+    return os.path.basename(path)
 
 
 # -------------------------------------------------------------------------------------------------------- render.py
@@ -140,6 +157,7 @@ class RenderArgs:
     source_path: str | None = None
     images: str | None = None
     resolution: int | None = None
+    test_list: str | None = None
     background: str | None = None
     iteration: int | None = None
     """Which saved model of the run folder; None: the newest."""
@@ -187,6 +205,7 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
     parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
     parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
+    parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
     parser.add_argument("--path", choices=CAMERA_PATHS, help="camera path to render as a video (default: none)")
     parser.add_argument("--frames", type=int, metavar="N", help="length of the video in frames (default: 240)")
@@ -209,6 +228,7 @@ def render_config(args: RenderArgs) -> Config:
         "data.source_path": args.source_path,
         "data.images": args.images,
         "data.resolution": args.resolution,
+        "data.test_list": args.test_list,
         "data.background": args.background,
         "train.device": args.device,
     }

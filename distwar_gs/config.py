@@ -85,24 +85,29 @@ class DataConfig:
     """Which images, at what size, and which of them are held out."""
 
     source_path: str | None = setting(None)
-    """Folder of the scene (a COLMAP model, transforms_train.json or transforms.json), or a transforms file; a relative
-    path starts at the working directory."""
+    """Folder of the scene (a COLMAP model, transforms_train.json or transforms.json), a transforms file, or the folder
+    of a scene's COLMAP model; a relative path starts at the working directory."""
     images: str = setting("images")
     """Sub-folder with the images. Only used when the scene is in COLMAP layout."""
     resolution: int = setting(-1, RESOLUTION)
-    """1 to 16: divide the image size by it (images_N is taken when it exists). A larger number: target width in pixels.
-    -1: as on disk, but images wider than 1600 px are reduced to 1600."""
+    """1 to 16: divide the image size by it (images_N is taken when it exists, also with other names in the same order).
+    A larger number: target width in pixels. -1: as on disk, but images wider than 1600 px are reduced to 1600."""
     masks: str | None = setting("masks")
-    """Sub-folder with masks, used when it is there: a.jpg.png or a.png for a.jpg. Black is ignored, as in COLMAP and
-    nerfstudio; masks that a transforms file names come first. null: no masks at all."""
+    """Sub-folder with masks, used when it is there: a.jpg.png, a.png, a.jpg.mask.png, a_mask.png or mask_a.png for
+    a.jpg. Without the folder, masks beside the images whose names say "mask" are used. Black is ignored, as in COLMAP
+    and nerfstudio; masks that a transforms file names come first. null: no masks at all."""
     invert_masks: bool = setting(False)
     """Ignore what is white in masks, not what is black."""
     alpha: str = setting("background", one_of("background", "mask"))
     """What transparent places of photos mean. background: data.background shows through (objects that were cut out, as
     in NeRF-synthetic scenes). mask: they are ignored, beside what masks ignore (passers-by that were cut out)."""
     test_every: int = setting(8, at_least(2))
-    """Every N-th image by name is held out for testing. Only used when data.eval is on and the scene has no split of
-    its own."""
+    """Every N-th image by name is held out for testing. Only used when data.eval is on and neither data.test_list nor
+    the scene says which images are for testing."""
+    test_list: str | None = setting(None)
+    """Text file with the name of a test image in each line; a relative path starts at the working directory, or else in
+    the scene's folder. none: no list, nor what the scene says of its test images. null: what the scene says (test.txt
+    and the like, lists in a transforms file), if it says anything."""
     eval: bool = setting(True)
     """Hold out test images; off: train on all of them."""
     background: str = setting("black", one_of("black", "white", "random"))

@@ -17,7 +17,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from datasets.errors import printable
 from distwar_gs.config import Config, as_values
+from distwar_gs.messages import PrintableFormatter
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Reduction, TuningRound
 
@@ -30,10 +32,11 @@ _SECONDS_BETWEEN_LINES = 15.0
 def setup_logging(folder: Path, quiet: bool) -> None:
     """Messages go to the terminal (above the progress bar; warnings only if quiet) and, with times, to train.log."""
     terminal = _AboveProgressBar()
+    terminal.setFormatter(PrintableFormatter("%(message)s"))
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
     file = _RunLog(folder / "train.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], format="%(message)s", force=True)
+    file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], force=True)
     threading.excepthook = _without_write_errors
 
 
@@ -63,6 +66,16 @@ class _RunLog(logging.FileHandler):
             super().close()
 
 
+def _event_writer(folder: Path, first_step: int) -> SummaryWriter | None:
+    """TensorBoard's, or None with a warning for a path whose bytes are no UTF-8, which it cannot write to."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        log.warning("%s: TensorBoard needs a path that is UTF-8; the run goes on without it", printable(str(folder)))
+        return None
+    return SummaryWriter(folder, purge_step=first_step)
+
+
 class Monitor:
     """Scalars, images and the progress bar of one run.
 
@@ -73,7 +86,7 @@ class Monitor:
     def __init__(self, folder: Path, config: Config, device: torch.device, first_step: int, elapsed: float) -> None:
         """Begin at `first_step` - 1 steps done in `elapsed` seconds."""
         self._every, self._device = config.log.every, device
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if config.log.tensorboard else None
+        self._writer = _event_writer(folder / "tensorboard", first_step) if config.log.tensorboard else None
         self._bar = tqdm(
             total=config.train.iterations, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
             disable=config.log.quiet or None,  # None: no bar where the output is not a terminal

@@ -11,8 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets import View
+from datasets.cache import leads_out
+from datasets.names import unique_stems
 from distwar_gs import camera_paths
 from distwar_gs.cli import RenderArgs
+from distwar_gs.config import ConfigError
+from distwar_gs.messages import PrintableFormatter
 from distwar_gs.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.renderer import Rendering
 from distwar_gs.trained import TrainedModel
@@ -26,10 +30,13 @@ class ModelPictures:
 
     def __init__(self, args: RenderArgs) -> None:
         """Loads the Gaussians and the scene. Errors of the settings and of either file come here."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        terminal = logging.StreamHandler()
+        terminal.setFormatter(PrintableFormatter("%(message)s"))
+        logging.basicConfig(level=logging.INFO, handlers=[terminal])
         self.args, self.model = args, TrainedModel.load(args)
         self.scene = self.model.scene
         self.folder = (args.out or self.model.run_folder / "renders") / f"iteration_{self.model.step}"
+        self._within(self.folder)
 
     @torch.no_grad()
     def render_split(self, split: str) -> None:
@@ -39,20 +46,23 @@ class ModelPictures:
             log.warning("no %s views in %s (%s)", split, self.scene.source, self.scene.split_rule)
             return
         folder = self.folder / split
+        stems = unique_stems([view.name for view in views], (".png", ".npy"), shorten=True)
+        places = dict(zip(views, map(Path, stems), strict=True))
         bar = tqdm(total=len(views), desc=f"{split} views", unit="view", disable=None)  # None: only on a terminal
 
         def save(view: View, render8: Tensor, photo: Tensor) -> None:
-            self._write_image(folder / "renders", view, render8)
-            self._write_image(folder / "gt", view, photo)
+            self._write_image(folder / "renders" / places[view], render8)
+            self._write_image(folder / "gt" / places[view], photo)
             bar.update()
 
         images = measured_images(views, self.model.config)
         protocol = data_protocol(self.scene, self.model.config.data.background)
         evaluation = evaluate(
-            lambda view: self._view(view, folder).colors[0], images, views, protocol, save, images.mask
-        )
+            lambda view: self._view(view, folder / "depth" / places[view]).colors[0],
+            images, views, protocol, save, images.mask,
+        )  # fmt: skip
         bar.close()
-        append_metrics(self.folder / "metrics.json", self.model.step, split, evaluation)
+        append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
         lpips = "" if evaluation.lpips is None else f", LPIPS {evaluation.lpips:.4f}"
         numbers = (evaluation.psnr, evaluation.ssim, lpips, len(views))
         log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, *numbers)
@@ -64,8 +74,9 @@ class ModelPictures:
         views = self.scene.train
         poses = getattr(camera_paths, kind)(np.stack([view.viewmat for view in views]), self.args.frames)
         template = views[len(views) // 2]
-        video = _Video(self.folder / f"{kind}.mp4", self.args.fps)
-        depth_video = _Video(self.folder / f"{kind}_depth.mp4", self.args.fps) if self.args.depth else None
+        video = _Video(self._within(self.folder / f"{kind}.mp4"), self.args.fps)
+        depth_place = self._within(self.folder / f"{kind}_depth.mp4")
+        depth_video = _Video(depth_place, self.args.fps) if self.args.depth else None
         depth_range = None
         for pose in tqdm(poses, desc=f"{kind} path", unit="frame", disable=None):
             rendering = self.model.render(replace(template, viewmat=pose), with_depth=self.args.depth)
@@ -77,24 +88,30 @@ class ModelPictures:
             finished.close()
             log.info("video: %s", finished.path)
 
-    def _view(self, view: View, folder: Path) -> Rendering:
+    def _view(self, view: View, depth: Path) -> Rendering:
         rendering = self.model.render(view, with_depth=self.args.depth)
         if self.args.depth:
-            self._write_depth(folder / "depth", view, rendering)
+            self._write_depth(depth, rendering)
         return rendering
 
-    def _write_image(self, folder: Path, view: View, image8: Tensor) -> None:
-        path = (folder / view.name).with_suffix(".png")
+    def _write_image(self, stem: Path, image8: Tensor) -> None:
+        path = self._within(stem.with_name(stem.name + ".png"))
         path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, image8.cpu().numpy())
+        with path.open("wb") as file:  # of a path with ".zip/" in it imageio would make an archive
+            imageio.imwrite(file, image8.cpu().numpy(), format="png")
 
-    def _write_depth(self, folder: Path, view: View, rendering: Rendering) -> None:
+    def _write_depth(self, stem: Path, rendering: Rendering) -> None:
         """Depth in the input's units as float32 .npy, and a picture of it."""
         depth = rendering.depths[0, ..., 0].cpu().numpy() / self.scene.normalisation.scale
-        path = folder / view.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path.with_suffix(".npy"), depth.astype(np.float32))
-        imageio.imwrite(path.with_suffix(".png"), _depth_picture(rendering, *_visible_range(rendering)).cpu().numpy())
+        self._write_image(stem, _depth_picture(rendering, *_visible_range(rendering)))
+        np.save(self._within(stem.with_name(stem.name + ".npy")), depth.astype(np.float32))
+
+    def _within(self, path: Path) -> Path:
+        """`path`, a place below the run folder or --out. Raises ConfigError where a link on the way leads out of it."""
+        home = self.args.out or self.model.run_folder
+        if leads_out(home, path):
+            raise ConfigError(f"{path}: a link leads out of {home}; remove the link, or choose a folder with --out")
+        return path
 
 
 class _Video:

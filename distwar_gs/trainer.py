@@ -12,6 +12,7 @@ from torch import Tensor
 
 import distwar_kernels as kernels
 from datasets import DataError, View
+from datasets.errors import printable
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.devices import resolve_device
@@ -258,7 +259,7 @@ class Trainer:
             def observe(view: View, render8: Tensor, photo: Tensor) -> None:
                 self.interruption.check()
                 if len(shown) < self.config.log.images:
-                    shown[f"test/{view.name}"] = _side_by_side(render8, photo)
+                    shown[f"test/{printable(view.name)}"] = _side_by_side(render8, photo)
 
             images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
             saved = as_reloaded(self.params, self.scene.normalisation)

@@ -42,8 +42,8 @@ def open_scene(config: Config) -> Scene:
         raise ConfigError("data.source_path is not set: give the folder of the scene with -s DIR")
     scene = load_scene(
         data.source_path, images=data.images, resolution=data.resolution, masks=data.masks,
-        invert_masks=data.invert_masks, alpha=data.alpha, test_every=data.test_every, hold_out=data.eval,
-        normalise=data.normalise,
+        invert_masks=data.invert_masks, alpha=data.alpha, test_every=data.test_every, test_list=data.test_list,
+        hold_out=data.eval, normalise=data.normalise,
     )  # fmt: skip
     log.info(
         "%s: %d training and %d test views (%s), %s, images: %s",

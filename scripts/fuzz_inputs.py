@@ -328,6 +328,21 @@ def _colmap(text: bool) -> Callable[[Path], list[Path]]:
     return prepare
 
 
+def _lists(folder: Path) -> list[Path]:
+    """Lists of test images of every kind, beside a text model."""
+    _colmap(text=True)(folder)
+    contents = {
+        "test.txt": "b.png\nimages/d.png\n",
+        "train_list.txt": "a.png\nc\n",
+        "scene.tsv": "filename\tsplit\nb.png\ttest\n",
+        "train_test_lists.json": json.dumps({"train": ["a.png", "c.png"], "test": ["b.png"], "has_masks": False}),
+        "transforms.json": json.dumps({"frames": [{"file_path": "a.png"}], "test_frames": [{"file_path": "b.png"}]}),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in contents]
+
+
 def _transforms(folder: Path) -> list[Path]:
     _write_photos(folder / "images")
     Image.new("L", SIZE, 255).save(folder / "mask.png")
@@ -465,6 +480,7 @@ READERS = {
     for reader in (
         Reader("colmap_binary", (DataError,), _colmap(text=False), lambda folder, path: load_scene(folder)),
         Reader("colmap_text", (DataError,), _colmap(text=True), lambda folder, path: load_scene(folder)),
+        Reader("lists", (DataError,), _lists, lambda folder, path: load_scene(folder, test_list=path)),
         Reader("transforms", (DataError,), _transforms, lambda folder, path: load_scene(folder), _odd_json),
         Reader("point_cloud", (DataError,), _cloud, lambda folder, path: load_scene(folder), _odd_ply),
         Reader("gaussians", (ModelFileError,), _gaussian_ply,

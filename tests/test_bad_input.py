@@ -23,6 +23,7 @@ from scene_files import write_colmap
 
 import render
 import train
+from datasets.cache import FOLDER_NAME
 from distwar_gs.cli import run_cli
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -36,7 +37,8 @@ class Bench:
         self.afterwards = contextlib.ExitStack()
 
     def copy(self) -> Path:
-        return Path(shutil.copytree(self.scene, self.folder / "scene", ignore=shutil.ignore_patterns(".distwar_cache")))
+        """The scene, without the caches that other tests have left in it."""
+        return Path(shutil.copytree(self.scene, self.folder / "scene", ignore=shutil.ignore_patterns(FOLDER_NAME)))
 
     def file(self, name: str, content: bytes | str) -> Path:
         path = self.folder / name
@@ -164,6 +166,16 @@ def truncated_model(bench):
     file = bench.copy() / "sparse/0/images.bin"
     file.write_bytes(file.read_bytes()[:100])
     return ["-s", bench.folder / "scene"]
+
+
+@bad(TRAINING, "mine.txt: no such list of test images", "correct data.test_list")
+def missing_list_of_test_images(bench):
+    return ["-s", bench.scene, "--test_list", bench.folder / "mine.txt"]
+
+
+@bad(TRAINING, "mine.txt: none of its names is for testing and an image of", "such as view_000.png")
+def list_of_other_images(bench):
+    return ["-s", bench.scene, "--test_list", bench.file("mine.txt", "a.png\nb.png\n")]
 
 
 @bad(TRAINING, "camera 1 (THIN_PRISM_FISHEYE) sees too wide an angle", "or crop them")

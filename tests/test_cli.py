@@ -49,6 +49,8 @@ def test_the_flags_are_frozen():
         ("--data_factor 2", {"data.resolution": 2}),
         ("--resolution 2", {"data.resolution": 2}),
         ("--test_every 10", {"data.test_every": 10}),
+        ("--test_list held.txt", {"data.test_list": "held.txt"}),
+        ("--test-list none", {"data.test_list": "none"}),
         ("--invert_masks", {"data.invert_masks": True}),
         ("--eval", {}),
         ("--no_eval", {"data.eval": False}),
@@ -94,6 +96,24 @@ def test_scene_folder_names_the_result(flag):
 
 def test_a_transforms_file_is_named_after_its_folder():
     assert train_config(["-s", "data/room/transforms.json"]).train.result_dir == str(Path("output/room"))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("room/sparse/0", "room"), ("room/sparse", "room"), ("room/colmap/sparse/0", "room"), ("room/sparse/7", "room"),
+        ("room/model", "model"), ("flat", "flat"), ("colmap", "colmap"), ("24", "24"), ("room\\sparse\\0", "room"),
+        ("room/colmap", "room"), ("room", "room"),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_after_the_scene_of_a_model(tmp_path, monkeypatch, source, name):
+    for model in ("room/sparse/0", "room/colmap/sparse/0", "room/sparse/7", "room/model", "flat", "colmap", "24"):
+        (tmp_path / model).mkdir(parents=True)
+        (tmp_path / model / "images.bin").touch()
+    for scene in ("flat", "colmap", "24"):
+        (tmp_path / scene / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert train_config(["-s", source]).train.result_dir == str(Path("output") / name)
 
 
 @pytest.mark.parametrize("flag", ["-m", "--model_path", "--result_dir", "--result-dir"])
@@ -174,13 +194,14 @@ def test_render_flags():
     assert render_args(["--path", "ellipse", "run", "--depth"]).model == Path("run")
     assert render_args(["-m", "run"]) == render_args(["--model-path", "run"]) == RenderArgs(model=Path("run"))
     argv = "run -s data -i im -r 2 --iteration 7 --path ellipse --frames 9 --fps 12.5 --skip_test --train --depth"
-    rest = "--out o --device cpu -w --config c.yaml"
+    rest = "--out o --device cpu -w --config c.yaml --test_list t"
     assert render_args(f"{argv} {rest}".split()) == RenderArgs(
         model=Path("run"),
         config=Path("c.yaml"),
         source_path="data",
         images="im",
         resolution=2,
+        test_list="t",
         background="white",
         iteration=7,
         path="ellipse",

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def write_mask(path, kept=KEPT, low=0, high=255, **options):
 
 
 def views_named(*names):
-    return [View(name, None, 64, 40, np.eye(3), np.eye(4), 1) for name in names]
+    return [View(name, Path(name), 64, 40, np.eye(3), np.eye(4), 1) for name in names]
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (0, 1), (0, 128), (40, 255)])
@@ -63,6 +64,67 @@ def test_names(tmp_path, file):
     write_mask(tmp_path / "masks" / file)
     views = with_masks(views_named("left/a.jpg", "right/b.jpg"), tmp_path, "masks", False)
     assert views[0].mask == Mask(tmp_path / "masks" / file) and views[1].mask is None
+
+
+FORMS = ("{}.mask.png", "{stem}.mask.png", "{stem}_mask.png", "{}_mask.png", "mask_{stem}.jpg", "{stem}-mask.PNG")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", ["left/a.jpg", "left/frame.0001"])
+def test_names_that_other_programs_give(tmp_path, form, name):
+    stem = name.removeprefix("left/").removesuffix(".jpg")
+    file = "left/" + form.format(name.removeprefix("left/"), stem=stem)
+    write_mask(tmp_path / "masks" / file)
+    write_mask(tmp_path / "masks/left/mask.png")
+    write_mask(tmp_path / "masks/left/frame.0002.png")
+    views = with_masks(views_named(name, "left/b.jpg"), tmp_path, "masks", False)
+    assert views[0].mask == Mask(tmp_path / "masks" / file) and views[1].mask is None
+
+
+def photographs(folder, *names):
+    return [replace(view, image_path=write_image(folder / view.name, 64, 40)) for view in views_named(*names)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_masks_beside_the_images(tmp_path, form, caplog):
+    views = photographs(tmp_path, "left/a.jpg", "right/a.jpg", "right/b.jpg")
+    masks = [write_mask(tmp_path / side / form.format("a.jpg", stem="a")) for side in ("left", "right")]
+    with caplog.at_level(logging.INFO, logger="datasets"):
+        assert [view.mask for view in with_masks(views, tmp_path, "masks", False)] == [*masks, None]
+    assert "masks of 2 images are beside them, as " in caplog.text
+    assert [view.mask for view in with_masks(views, tmp_path, None, False)] == [None] * 3
+
+
+def test_masks_beside_the_photographs_of_which_smaller_copies_are_used(tmp_path):
+    mask = write_mask(tmp_path / "images/left/a.JPG.mask.png")
+    view = replace(photographs(tmp_path / "images_2", "left/a.png")[0], name="left/a.JPG")
+    assert with_masks([view], tmp_path, "masks", False)[0].mask == mask
+
+
+def test_a_photograph_is_no_mask(tmp_path):
+    views = photographs(tmp_path / "images", "a.png", "a_mask.png", "mask_b.png", "b.png")
+    assert [view.mask for view in with_masks(views, tmp_path, "masks", False)] == [None] * 4
+    with pytest.raises(DataError, match="none of its files is the mask"):
+        with_masks(views, tmp_path, "images", False)
+    mask = write_mask(tmp_path / "images/a_mask.png.png")
+    assert with_masks(views, tmp_path, "images", False)[1].mask == mask
+
+
+@pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("left/a.png", "right/a.png"), ("A.png", "a.png")])
+def test_a_mask_is_that_of_one_photograph(tmp_path, names):
+    write_mask(tmp_path / "masks/a.jpg")
+    with pytest.raises(
+        DataError, match=rf"a\.jpg: could be the mask of {names[0]} or of {names[1]}; make one for each"
+    ):
+        with_masks(photographs(tmp_path, *names), tmp_path, "masks", False)
+    masks = [write_mask(tmp_path / f"masks/{name}.png") for name in names]
+    assert [view.mask for view in with_masks(photographs(tmp_path, *names), tmp_path, "masks", False)] == masks
+
+
+def test_a_photograph_that_is_tested_and_trained_has_its_mask_twice(tmp_path):
+    mask = write_mask(tmp_path / "masks/a.png")
+    views = photographs(tmp_path, "a.jpg")
+    assert [view.mask for view in with_masks([*views, replace(views[0])], tmp_path, "masks", False)] == [mask, mask]
 
 
 def test_a_mask_of_the_view_comes_first_and_everything_is_inverted(tmp_path):
