@@ -102,7 +102,7 @@ def test_a_gain_that_may_be_chance_is_none():
     model = rolling(2, 8.0)
     choice = choose(model, 1, threads=1)
     assert choice.camera.model_name == "SIMPLE_RADIAL"
-    assert "no reliable gain from PINHOLE, RADIAL, OPENCV" in choice.reason
+    assert "; no reliable gain from PINHOLE, RADIAL, SIMPLE_RADIAL + principal point" in choice.reason
     errors = choice.errors
     assert errors["OPENCV"] < errors["SIMPLE_RADIAL"]
     seen = sightings_of(model, 1)

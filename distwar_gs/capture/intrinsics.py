@@ -36,14 +36,18 @@ CANDIDATES = (
 )  # fmt: skip
 """In the order in which they are tried; a fisheye model with one or two terms can stand for other lenses as well, so
 it comes after them."""
+CENTRE_BEFORE = "OPENCV"
+"""Before this one, and at the end, the principal point is tried: tangential terms can stand for it, less well."""
 LEAST_PHOTOS = 5
 """Of a camera, for a choice; fewer keep the model that they were placed with."""
 LEAST_GAIN = 0.01
 """Of the error in pixels, for which a model with more parameters is taken."""
 LEAST_GAIN_OF_ODD = 0.1
 """The same for one with implausible intrinsics."""
-CONFIDENCE = 0.99
-"""That a gain is none by chance."""
+MOST_SHOWN = 3
+"""Of the models that describe held-out photos less well."""
+CONFIDENCE = 0.975
+"""That a gain is none by chance: two standard errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +70,7 @@ class Trial:
     @property
     def label(self) -> str:
         """For messages."""
-        return f"{self.lens} with a free principal point" if self.principal_point else self.lens
+        return f"{self.lens} + principal point" if self.principal_point else self.lens
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +83,8 @@ class Choice:
     """Whether it is to be free."""
     reason: str
     """A sentence without its subject."""
+    kept: bool = False
+    """Whether the photos do not allow a choice, so that the camera is as it was."""
     errors: dict[str, float] = field(default_factory=dict)
     """Of held-out observations, in pixels, by the labels of trials."""
 
@@ -96,7 +102,7 @@ def choose(
     judging = sum(len(np.unique(seen.photo[held_out(seen, fold)])) for fold in folds_of(seen))
     if judging < LEAST_PHOTOS:
         reason = f"kept: {judging} photos that share enough points are too few to judge a lens by"
-        return Choice(pycolmap.Camera(current.todict()), photos, False, reason)
+        return Choice(pycolmap.Camera(current.todict()), photos, False, reason, kept=True)
     return _Search(seen, current, threads, tick).choice(photos)
 
 
@@ -115,16 +121,16 @@ class _Search:
         best = self.first()
         if best is None:
             reason = "kept: no lens model could be fitted to its photos"
-            return Choice(pycolmap.Camera(self.camera.todict()), photos, False, reason)
+            return Choice(pycolmap.Camera(self.camera.todict()), photos, False, reason, kept=True)
         for lens in CANDIDATES[2:]:
-            best = self.better(best, self.trial(lens, False, best))
-        with_centre = self.better(best, self.trial(best.lens, True, best))
-        if with_centre is not best:
-            best = self.simplest(with_centre)
+            if lens == CENTRE_BEFORE:
+                best = self.with_centre(best)
+            best = self.better(best, self.trial(lens, best.principal_point, best))
+        best = self.without_centre(self.with_centre(best))
         errors = {each.label: self.error(each) for each in self.trials if each.outside is not None}
         camera = pycolmap.Camera(best.camera.todict())
         camera.camera_id = self.camera.camera_id
-        return Choice(camera, photos, best.principal_point, self.reason(best, errors), errors)
+        return Choice(camera, photos, best.principal_point, self.reason(best, errors), errors=errors)
 
     def first(self) -> Trial | None:
         """A pinhole, unless one radial term describes held-out photos better, and can be undistorted."""
@@ -133,13 +139,24 @@ class _Search:
             return start or pinhole
         return pinhole if "folds" in start.oddities or self.gain(pinhole, start) < LEAST_GAIN else start
 
-    def simplest(self, best: Trial) -> Trial:
-        """With the principal point free, too: tangential and radial terms can have stood for it."""
+    def with_centre(self, best: Trial) -> Trial:
+        """The same with a free principal point, if that is better; then fewer other parameters may do, since these can
+        have stood for it."""
+        if best.principal_point:
+            return best
+        before, best = best, self.better(best, self.trial(best.lens, True, best))
+        if best is before:
+            return best
         for lens in CANDIDATES[: CANDIDATES.index(best.lens)]:
             other = self.trial(lens, True, None)
             if other and not other.oddities.keys() - best.oddities.keys() and self.gain(other, best) < LEAST_GAIN:
                 return other
         return best
+
+    def without_centre(self, best: Trial) -> Trial:
+        """The same with the principal point at the centre, if that is as good: it can have stood for other terms."""
+        other = self.trial(best.lens, False, None) if best.principal_point else None
+        return other if other and "folds" not in other.oddities and self.gain(other, best) < LEAST_GAIN else best
 
     def trial(self, lens: str, principal_point: bool, best: Trial | None) -> Trial | None:
         """Fit a lens to all photos, and, if that describes them better than `best` does, without each fold in turn.
@@ -214,10 +231,11 @@ class _Search:
         fewer = [label for label in errors if errors[label] * (1.0 - LEAST_GAIN) > errors[best.label]]
         rest = [each for each in self.trials if each is not best and each.label not in fewer]
         unusable = [each.label for each in rest if "folds" in each.oddities and each.label in errors]
-        more = [each.label for each in rest if each.label not in unusable]
+        more = dict.fromkeys(each.label for each in rest if each.label not in (best.label, *unusable))
         said = f"error on held-out photos {errors[best.label]:.2f} px"
         if fewer:
-            said += "; " + ", ".join(f"{label} {errors[label]:.2f}" for label in fewer)
+            shown = sorted(fewer, key=lambda label: errors[label])[:MOST_SHOWN]
+            said += "; " + ", ".join(f"{label} {errors[label]:.2f}" for label in shown)
         if more:
             shown = (f"{label} {errors[label]:.2f}" if label in errors else label for label in more)
             said += f"; no reliable gain from {', '.join(shown)}"

@@ -35,6 +35,9 @@ class LeftOut:
     reason: str
     """What is wrong, what was tried, and what can be done."""
 
+    def __str__(self) -> str:
+        return f"left out: {printable(self.name)}: {self.reason}"
+
 
 @dataclass(frozen=True, eq=False)
 class _Picture:

@@ -45,7 +45,8 @@ def find_intrinsics(work: Work) -> None:
         _replace_model(work, model)
     work.notes["lenses"] = [
         {"camera": each.camera.camera_id, "photos": each.photos, "principal_point_free": each.principal_point,
-         "reason": each.reason, "errors_px": {label: round(error, 4) for label, error in each.errors.items()}}
+         "reason": each.reason, "kept": each.kept,
+         "errors_px": {label: round(error, 4) for label, error in each.errors.items()}}
         for each in chosen
     ]  # fmt: skip
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pycolmap
 
 from distwar_gs.capture.left_out import explained
 from distwar_gs.capture.lenses import oddities
 from distwar_gs.capture.mapping import MOST_CONTRADICTED
-from distwar_gs.capture.photos import LeftOut, printable
 from distwar_gs.capture.staging import load_stage
 from distwar_gs.capture.work import AUTO, Work
 from distwar_gs.files import replacing
 
 MOST_LINES = 50
-"""Of files left out that are shown; all are in report.json."""
+"""Of one kind that are shown; report.json has all."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +50,8 @@ def report_of(work: Work) -> Report:
         f"{model.num_reg_images()} of {len(photos)} photos registered, {numbers['points']:,} points, reprojection "
         f"error {numbers['reprojection_error_px']:.2f} px, {sum(work.done.values()):.0f} s"
     )
-    lines = [summary, *_lens_lines(work, model), *_left_out_lines(work.folder, left_out)]
-    lines += [f"warning: {line}" for line in [*_warnings(work, odd)]]
+    lines = [summary, *_lens_lines(work, model), *_some([str(each) for each in left_out], "left out")]
+    lines += _some([f"warning: {line}" for line in _warnings(work, odd)], "warnings")
     return Report(numbers, [*lines, f"next: python train.py -s {work.out}"])
 
 
@@ -81,12 +79,22 @@ def _photos_of(model: pycolmap.Reconstruction) -> dict[int, int]:
 
 
 def _lens_lines(work: Work, model: pycolmap.Reconstruction) -> list[str]:
-    """Which lens models were chosen, and why."""
-    return [
+    """Which lens models were chosen, and why; cameras with too few photos for a choice together."""
+    lenses = work.notes.get("lenses", [])
+    kept = [each for each in lenses if each["kept"]]
+    lines = [
         f"lens of {_described(model, each['camera'])}: {model.cameras[each['camera']].model_name}"
-        f"{' with a free principal point' if each['principal_point_free'] else ''}, {each['reason']}"
-        for each in work.notes.get("lenses", [])
+        f"{' + principal point' if each['principal_point_free'] else ''}, {each['reason']}"
+        for each in lenses
+        if not each["kept"] or len(kept) == 1
     ]
+    if len(kept) > 1:
+        names = sorted({model.cameras[each["camera"]].model_name for each in kept})
+        lines.append(
+            f"lenses of {len(kept)} cameras with few photos ({sum(each['photos'] for each in kept)} in all): "
+            f"{', '.join(names)}, kept: too few of each share points to judge a lens by"
+        )
+    return _some(lines, "lenses")
 
 
 def _described(model: pycolmap.Reconstruction, number: int) -> str:
@@ -100,11 +108,10 @@ def _odd_lenses(model: pycolmap.Reconstruction) -> list[str]:
     return [f"{_described(model, number)}: {', '.join(each.values())}" for number, each in odd.items() if each]
 
 
-def _left_out_lines(folder: Path, left_out: Sequence[LeftOut]) -> list[str]:
-    lines = [f"left out: {printable(each.name)}: {each.reason}" for each in left_out[:MOST_LINES]]
-    if len(left_out) > MOST_LINES:
-        lines.append(f"left out: {len(left_out) - MOST_LINES} more, all with reasons in {folder / 'report.json'}")
-    return lines
+def _some(lines: Sequence[str], what: str) -> list[str]:
+    """At most MOST_LINES lines, and how many more there are."""
+    more = [f"{what}: {len(lines) - MOST_LINES} more lines in sfm/report.json"] if len(lines) > MOST_LINES else []
+    return [*lines[:MOST_LINES], *more]
 
 
 def _warnings(work: Work, odd: Sequence[str]) -> list[str]:
