@@ -59,7 +59,7 @@ def test_photos_are_told_by_content_and_sorted_by_folders(tmp_path):
     [
         ("notes.txt", b"words", "not an image"),
         ("IMG_1.AAE", b"<?xml version='1.0'?>", "not an image"),
-        ("film.mp4", b"\0\0\0\x18ftypisom" + b"\0" * 40, "not an image"),
+        ("film.MOV", b"\0\0\0\x18ftypqt  " + b"\0" * 40, "a video: give it instead of the folder"),
         ("IMG_1.DNG", b"II*\0\x08\0\0\0", "a camera's raw file: develop it to JPEG, PNG or TIFF"),
         ("IMG_1.cr3", b"\0\0\0\x18ftypcrx ", "a camera's raw file: develop it to JPEG, PNG or TIFF"),
         ("broken.jpg", b"no image", "cannot be read as an image"),
@@ -174,10 +174,12 @@ def test_what_is_no_regular_file(tmp_path):
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     write(tmp_path, **{"a.jpg": jpeg(1)})
     (tmp_path / "linked.jpg").symlink_to(tmp_path / "a.jpg")
+    (tmp_path / "again").symlink_to(tmp_path)
     names, left_out = usable(tmp_path)
     assert names == ["a.jpg"]
     assert left_out == {
         "pipe.jpg": "not a regular file", "gone.jpg": "not a regular file", "linked.jpg": "a duplicate of a.jpg",
+        "again/": "a link to a folder, which is not followed",
     }  # fmt: skip
 
 
@@ -198,3 +200,11 @@ def test_too_few_photos_are_refused_with_what_was_left_out():
 )
 def test_names_are_shown_without_control_characters(name, shown):
     assert printable(name) == shown
+
+
+def test_the_docs_have_the_reasons():
+    """docs/data.md lists what is said of files that are left out."""
+    docs = (Path(__file__).parents[1] / "docs/data.md").read_text(encoding="utf-8")
+    rows = next(mark for mark in test_files_that_are_no_photos.pytestmark if mark.name == "parametrize").args[1]
+    reasons = {reason.partition(":")[0].partition(" (")[0] for _, _, reason in rows if reason}
+    assert len(reasons) >= 6 and [reason for reason in sorted(reasons) if reason not in docs] == []

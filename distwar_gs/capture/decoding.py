@@ -5,8 +5,8 @@ pillow-heif.
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +98,7 @@ def exif_of(path: Path, keys: tuple[int, ...], lens_keys: tuple[int, ...]) -> tu
 def _formats() -> tuple[str, ...]:
     """Those of _FORMATS that can be read here. The HEIF opener is registered with Pillow."""
     Image.init()
-    if find_spec("pillow_heif"):
+    with suppress(ImportError):  # also of one whose libraries are not there
         import pillow_heif
 
         pillow_heif.register_heif_opener()

@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from datasets.errors import DataError
 from datasets.imagefile import Progress, map_threads
 from distwar_gs.capture.decoding import NotAPhotoError, decoded, open_photo
+from distwar_gs.capture.video import VIDEO_SUFFIXES
 
 LEAST_PHOTOS = 3
 LEAST_SIDE = 64
@@ -66,7 +67,8 @@ def find_photos(folder: Path, out: Path | None = None) -> tuple[list[str], list[
             open_photo(folder / name).close()
             names.append(name)
         except NotAPhotoError as error:
-            left_out.append(LeftOut(name, str(error)))
+            film = PurePosixPath(name).suffix.lower() in VIDEO_SUFFIXES
+            left_out.append(LeftOut(name, "a video: give it instead of the folder" if film else str(error)))
     return names, left_out
 
 
@@ -115,8 +117,11 @@ def _files(folder: Path, out: Path | None, left_out: list[LeftOut]) -> Iterator[
         for name in sorted(hidden):
             count = sum(len(files) for _, _, files in os.walk(Path(place) / name))
             left_out.append(LeftOut((within / name).as_posix() + "/", f"a hidden folder, with {count} files"))
+        linked = [name for name in folders if name not in hidden and (Path(place) / name).is_symlink()]
+        for name in sorted(linked):
+            left_out.append(LeftOut((within / name).as_posix() + "/", "a link to a folder, which is not followed"))
         folders[:] = sorted(
-            name for name in folders if name not in hidden and (Path(place) / name).resolve() != absent
+            name for name in folders if name not in hidden + linked and (Path(place) / name).resolve() != absent
         )  # fmt: skip
         for name in files:
             if name.startswith("."):

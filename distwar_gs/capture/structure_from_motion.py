@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pycolmap
 from PIL import Image
+from tqdm import tqdm
 
 from datasets.errors import DataError
 from datasets.imagefile import map_threads
@@ -96,7 +97,8 @@ def _frames(work: Work) -> None:
 def _photos(work: Work) -> None:
     """Photos are looked at to the end, and put where COLMAP reads them."""
     found, left_out = find_photos(work.source, work.out)
-    names, unusable = check_photos(work.source, found)
+    with tqdm(total=len(found), unit="photo", desc="photos", disable=None) as bar:
+        names, unusable = check_photos(work.source, found, lambda done, total: bar.update(done - bar.n))
     check_enough(work.source, names, [*unusable, *left_out])
     save_stage(work.folder / "photos.json", stage(work.source, names, work.images), [*left_out, *unusable])
 
@@ -129,6 +131,8 @@ def _undistorted(work: Work) -> None:
 def _into_scene(photo: Staged, undistorted: Path, target: Path) -> None:
     """An undistorted image under the name that it has in the scene."""
     source, path = undistorted / photo.staged, target / photo.scene
+    if not source.is_file():
+        raise DataError(f"{photo.name}: is no longer where it was; put it there and repeat the command")
     path.parent.mkdir(parents=True, exist_ok=True)
     if photo.converted:
         with Image.open(source, formats=["PNG"]) as image:
