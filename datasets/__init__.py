@@ -7,11 +7,24 @@ from pathlib import Path
 
 from .colmap import MODEL_PLACES, find_model, read_colmap
 from .errors import DataError
+from .origin import near_origin, needs_origin, round_origin, scene_origin
 from .prepare import ImageOptions
 from .scene import Mask, Normalisation, PointCloud, RawScene, Scene, View, build_scene
 from .transforms import SHARED_FILE, TRAIN_FILE, read_transforms
 
-__all__ = ["DataError", "Mask", "Normalisation", "PointCloud", "Scene", "View", "load_scene"]
+__all__ = [
+    "DataError",
+    "Mask",
+    "Normalisation",
+    "PointCloud",
+    "Scene",
+    "View",
+    "load_scene",
+    "near_origin",
+    "needs_origin",
+    "round_origin",
+    "scene_origin",
+]
 
 
 def load_scene(

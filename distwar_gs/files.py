@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import BinaryIO
 MODEL_SUFFIXES = (".ply", ".splat", ".spz")
 """How the names of files with Gaussians end; .compressed.ply is among them."""
 
+_LONGEST_NAME = 230  # bytes; a dot, a process' number and an ending are added
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
 
@@ -27,7 +29,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     permission); other errors of the block pass.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -35,6 +37,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # not every file system lets folders be synchronised
             _sync(path.parent)
+    except WriteError:  # of another file, which the block writes
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise WriteError(f"{path}: could not be written ({reason}); check free space and permissions") from error
@@ -56,6 +60,14 @@ def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
     for path in found:
         path.unlink(missing_ok=True)
     return found
+
+
+def _short(name: str) -> str:
+    """A name to which a temporary one can add; names have up to 255 bytes."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    return f"{encoded[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{zlib.crc32(encoded):08x}"
 
 
 def _is_left_over(path: Path) -> bool:

@@ -43,6 +43,19 @@ def points_in_view(views: Sequence["View"], extent: float, count: int, generator
     return torch.cat([*found, alone])[:count].float()
 
 
+def is_within_sight(views: Sequence["View"], low: np.ndarray, high: np.ndarray, extent: float) -> bool:
+    """Whether the box from corner `low` to corner `high` [3] may be what the cameras look at.
+
+    It is not where all stand farther from it than FALLBACK_DISTANCE extents, and none has one of 5^3 points of it in
+    its image: as when the cameras were georeferenced, and the box is about the origin still.
+    """
+    axes = [np.linspace(*ends, 5) for ends in zip(low, high, strict=True)]
+    box = torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
+    centres = np.stack([view.center for view in views])
+    distances = np.linalg.norm(centres - np.clip(centres, low, high), axis=1)
+    return distances.min() <= FALLBACK_DISTANCE * extent or any(bool(_in_image(view, box).any()) for view in views)
+
+
 def scene_distance(views: Sequence["View"], extent: float) -> float:
     """How far before the cameras the scene is: the median depth of the point nearest to all optical axes.
 
@@ -77,11 +90,16 @@ def _seen_by(views: Sequence["View"], points: Tensor, generator: torch.Generator
     some = torch.randperm(len(views), generator=generator)[:_CHECKED_VIEWS].tolist()
     seen = torch.zeros(len(points), dtype=torch.int64)
     for view in (views[index] for index in some):
-        viewmat, K = torch.from_numpy(view.viewmat), torch.from_numpy(view.K)
-        in_camera = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-        x, y, z = (in_camera @ K.T).unbind(-1)
-        seen += (z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)
+        seen += _in_image(view, points)
     return seen
+
+
+def _in_image(view: "View", points: Tensor) -> Tensor:
+    """Which of the points [N, 3] float64 a view has in its image: bool [N]."""
+    viewmat, K = torch.from_numpy(view.viewmat), torch.from_numpy(view.K)
+    in_camera = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    x, y, z = (in_camera @ K.T).unbind(-1)
+    return (z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)
 
 
 def _matrices(views: Sequence["View"]) -> tuple[Tensor, Tensor, Tensor]:

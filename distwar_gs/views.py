@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets import Scene, View, load_scene
+from datasets import Scene, View, load_scene, near_origin
 from datasets.images import FREE_SHARE, ImageStore, available_memory
 from distwar_gs.config import Config, ConfigError
 
@@ -35,6 +35,9 @@ class Cameras:
 def open_scene(config: Config) -> Scene:
     """The scene a configuration names; images are found and measured, not decoded.
 
+    Without data.normalise it is in the frame of the input, unless 32-bit numbers are too coarse there: then a round
+    offset is taken off.
+
     Raises ConfigError if it names none, DataError for one that cannot be used.
     """
     data = config.data
@@ -44,6 +47,7 @@ def open_scene(config: Config) -> Scene:
         data.source_path, images=data.images, resolution=data.resolution, masks=data.masks,
         invert_masks=data.invert_masks, test_every=data.test_every, hold_out=data.eval, normalise=data.normalise,
     )  # fmt: skip
+    scene = scene if data.normalise else near_origin(scene)
     log.info(
         "%s: %d training and %d test views (%s), %s, images: %s",
         scene.source, len(scene.train), len(scene.test), scene.split_rule,
