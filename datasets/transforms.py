@@ -119,6 +119,8 @@ class _File:
         frames = {}
         for index, frame in enumerate(listed):
             name = _get(frame, "file_path", str, path, f"frame {index}")
+            if any("\ud800" <= letter <= "\udfff" for letter in name):  # halves of letters, or bytes of other encodings
+                raise DataError(f"{path}: `file_path` of frame {index}, {name!a}, is not UTF-8; rename the image")
             frames[name] = _Values({**shared, **frame}, f"{path}: frame {index}, {name}")
         # Without the full size there is no telling how the cameras shrink with the images.
         sized = all("w" in frame.values and "h" in frame.values for frame in frames.values())

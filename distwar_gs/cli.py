@@ -258,18 +258,27 @@ def _config_of_file(model: Path) -> Config:
 def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
     """Run `main` on the arguments and exit with its code (None: 0).
 
-    An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
-    SIGTERM 143. Anything else is a bug and keeps its traceback.
+    Names that are not UTF-8 are refused. An error the user can mend becomes `error: <message>` on stderr and code 1,
+    without a traceback; Ctrl-C gives 130, SIGTERM 143. Anything else is a bug and keeps its traceback.
     """
     try:
         with terminable():
-            code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+            code = main(_readable(sys.argv[1:] if argv is None else argv)) or 0
     except KeyboardInterrupt as interrupt:
         words = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
         code = _complain(words, exit_code_of(interrupt))
     except _user_errors() as error:
         code = _complain(_message(error), code=1)
     sys.exit(code)
+
+
+def _readable(argv: Sequence[str]) -> list[str]:
+    """The arguments; ConfigError for the name of a file that no message, log or settings file could hold."""
+    for argument in argv:
+        if not is_utf8(argument):
+            name = argument.encode("utf-8", "backslashreplace").decode("utf-8")
+            raise ConfigError(f"{name} is not UTF-8, as names here must be; rename that file or folder")
+    return list(argv)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -284,9 +293,6 @@ class _Parser(argparse.ArgumentParser):
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
     """What was typed, by destination; an argument the parser does not know is an error that names the nearest."""
-    unreadable = next((argument for argument in argv if not is_utf8(argument)), None)
-    if unreadable is not None:
-        parser.error(f"{one_line(unreadable)} is not UTF-8, as names here must be; rename that file or folder")
     typed, unknown = parser.parse_known_args([_underscored(argument) for argument in argv])
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings]

@@ -91,7 +91,7 @@ class ModelPictures:
                     depths.add(_depth_picture(rendering, *depth_range))
         if not is_seen:
             log.warning(
-                "%s path: nothing is seen from it; are its poses camera-to-world, in the frame of the input?", name
+                "%s path: no Gaussian is seen; its poses must be camera-to-world, in the frame of the input", name
             )
         for file in names:
             log.info("video: %s", self.folder / file)

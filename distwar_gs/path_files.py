@@ -220,8 +220,8 @@ def _numbers(value: Any, shape: tuple[int, ...], where: str) -> np.ndarray:
     except (TypeError, ValueError, OverflowError):
         result = np.empty(0)
     if result.shape != shape or not np.isfinite(result).all():
-        expected = " x ".join(map(str, shape))
-        raise DataError(f"{where} is not {expected} finite numbers; export it again, or see docs/formats.md")
+        expected = f"{' x '.join(map(str, shape))} finite numbers" if shape else "a finite number"
+        raise DataError(f"{where} is not {expected}; export it again, or see docs/formats.md")
     return result
 
 
@@ -290,8 +290,10 @@ def _lens(
         if name in degrees:
             number = math.radians(number)
         is_angle = name.startswith("fov") or name in degrees
-        if (number <= 0.0 and name not in ("cx", "cy")) or (is_angle and number >= math.pi):
-            raise DataError(f"{where}: `{key}` is {value}, which no camera has; correct it, or take it out")
+        if is_angle and not 0.0 < number < math.pi:
+            raise DataError(f"{where}: `{key}` is {value}; it must be above 0 and below 180 degrees")
+        if number <= 0.0 and name not in ("cx", "cy"):
+            raise DataError(f"{where}: `{key}` is {value}; it must be positive, or left out")
         if name in ("width", "height") and not 1.0 <= number <= MOST_PIXELS:
             raise DataError(f"{where}: `{key}` is {value}; pictures are 1 to {MOST_PIXELS} pixels along a side")
         found[name] = number

@@ -46,14 +46,17 @@ def points_in_view(views: Sequence["View"], extent: float, count: int, generator
 def is_within_sight(views: Sequence["View"], low: np.ndarray, high: np.ndarray, extent: float) -> bool:
     """Whether the box from corner `low` to corner `high` [3] may be what the cameras look at.
 
-    It is not where all stand farther from it than FALLBACK_DISTANCE extents, and none has one of 5^3 points of it in
-    its image: as when the cameras were georeferenced, and the box is about the origin still.
+    It may be if one stands no farther from it than FALLBACK_DISTANCE extents, or has one of 5^3 points of it in its
+    image and it is no dot there. Where cameras were georeferenced, the box is about the origin still, and far away.
     """
     axes = [np.linspace(*ends, 5) for ends in zip(low, high, strict=True)]
     box = torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
     centres = np.stack([view.center for view in views])
-    distances = np.linalg.norm(centres - np.clip(centres, low, high), axis=1)
-    return distances.min() <= FALLBACK_DISTANCE * extent or any(bool(_in_image(view, box).any()) for view in views)
+    distance = float(np.linalg.norm(centres - np.clip(centres, low, high), axis=1).min())
+    if distance <= FALLBACK_DISTANCE * extent:
+        return True
+    is_dot = distance > 100.0 * np.linalg.norm(high - low)
+    return not is_dot and any(bool(_in_image(view, box).any()) for view in views)
 
 
 def scene_distance(views: Sequence["View"], extent: float) -> float:

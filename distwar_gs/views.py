@@ -1,6 +1,7 @@
 """What training and rendering both need of a scene: the scene itself, its cameras on the device, its pixels."""
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -82,8 +83,13 @@ def _open_images(
     host_share: float,
 ) -> ImageStore:
     data = config.data
-    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else data.host_budget_gib * 2**30
+    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else _bytes_of(data.host_budget_gib)
     return ImageStore(
-        views, background=background, device=device, budget_bytes=int(data.image_budget_gib * 2**30),
+        views, background=background, device=device, budget_bytes=_bytes_of(data.image_budget_gib),
         host_budget_bytes=int(host * host_share), threads=data.loader_threads,
     )  # fmt: skip
+
+
+def _bytes_of(gib: float) -> int:
+    """Bytes of so many GiB; of a number that means "all there is", 1e308 perhaps, as many as can be counted."""
+    return int(min(gib * 2**30, sys.maxsize))

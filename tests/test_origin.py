@@ -1,0 +1,77 @@
+"""Where float32 is too coarse, which round offset is taken off there, and scenes that are shifted by it."""
+
+import numpy as np
+import pytest
+from moved_scenes import PLACES, camera_places, write_moved
+
+from datasets import load_scene, near_origin, needs_origin, round_origin, scene_origin
+
+FAR = [
+    ((452310.0, 5411950.0, 263.0), 3.0, 0.0),
+    ((0.0, 0.0, -6.3e6), 3.0, 0.0),
+    ((-1e5, 0.0, 0.0), 100.0, 0.0),
+    ((1000.0, 0.0, 0.0), 0.1, 0.0),
+    ((452.3, 5411.9, 0.2), 0.003, 0.0),
+    ((6.3e6, 0.0, 0.0), 1e5, 1e6),  # from a satellite
+    ((1e300, 0.0, 0.0), 1.0, 0.0),
+]
+NEAR = [
+    ((0.0, 0.0, 0.0), 1e-9, 0.0),
+    ((10.0, -20.0, 3.0), 3.0, 4000.0),
+    ((1000.0, 1000.0, 0.0), 20.0, 1500.0),
+    ((3.0, 0.0, 0.0), 0.1, 1500.0),
+    ((5e5, 0.0, 1e4), 1e4, 8000.0),
+    ((6.3e6, 0.0, 0.0), 1e5, 0.0),
+]
+
+
+@pytest.mark.parametrize(("centre", "extent", "focal"), FAR)
+def test_float32_is_too_coarse(centre, extent, focal):
+    assert needs_origin(np.array(centre), extent, focal)
+
+
+@pytest.mark.parametrize(("centre", "extent", "focal"), NEAR)
+def test_float32_is_fine_enough(centre, extent, focal):
+    assert not needs_origin(np.array(centre), extent, focal)
+
+
+@pytest.mark.parametrize("extent", [1e-6, 0.003, 0.05, 1.0, 3.2, 811.0, 2e4])
+@pytest.mark.parametrize("centre", [centre for centre, _, _ in FAR[:5]])
+def test_the_offset_is_round_and_leaves_float32_fine_enough(centre, extent):
+    origin = round_origin(np.array(centre), extent)
+    left = np.array(centre) - origin
+    assert np.abs(left).max() <= max(0.5, 0.5 * extent) and not needs_origin(left, extent, 4096.0)
+    assert np.array_equal(np.array([float(f"{value:.17g}") for value in origin]), origin)
+    if extent > 1 / 64:
+        assert np.array_equal(origin, np.round(origin)), "whole units"
+    assert not np.signbit(round_origin(np.array([-0.1, 0.0, 0.0]), 3.0)).any()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_far_scene_has_an_origin_amidst_its_cameras(demo_scene, tmp_path, place):
+    scene = load_scene(write_moved(demo_scene, tmp_path / "far", *PLACES[place]))
+    origin, there = scene_origin(scene), np.stack(list(camera_places(tmp_path / "far").values()))
+    assert origin.any() and (np.abs(origin - np.median(there, axis=0)) <= max(0.5, 2.0 * PLACES[place][1])).all()
+
+
+def test_ordinary_scenes_have_none_unless_asked_for(demo_scene, tmp_path):
+    for number, (offset, scale) in enumerate([((0, 0, 0), 1.0), ((50.0, -20, 7), 1.0), ((0, 0, 0), 1e4)]):
+        scene = load_scene(write_moved(demo_scene, tmp_path / f"{number}", offset, scale))
+        assert not scene_origin(scene).any()
+        assert near_origin(scene) is scene
+    assert scene_origin(load_scene(tmp_path / "1"), always=True).tolist() == [50.0, -20.0, 8.0]
+
+
+@pytest.mark.parametrize("place", ["UTM", "ECEF", "a hand wide"])
+def test_a_scene_without_normalisation_is_shifted_only(demo_scene, tmp_path, place):
+    offset, scale = PLACES[place]
+    write_moved(demo_scene, tmp_path / "far", offset, scale)
+    far = load_scene(tmp_path / "far", normalise=False)
+    near = near_origin(far)
+    assert near.normalisation.scale == 1.0 and np.array_equal(near.normalisation.shift, scene_origin(far))
+    assert near.extent == far.extent
+    for before, after in zip((*far.train, *far.test), (*near.train, *near.test), strict=True):
+        np.testing.assert_allclose(after.center + near.normalisation.shift, before.center, atol=1e-7)
+    np.testing.assert_allclose(
+        near.points.positions + near.normalisation.shift, far.points.positions, rtol=0, atol=1e-8
+    )
