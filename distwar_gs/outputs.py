@@ -1,6 +1,7 @@
 """Pictures of a trained model: its test views measured and saved, depth maps, and videos along camera paths."""
 
 import contextlib
+import io
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -121,8 +122,10 @@ class ModelPictures:
         """Depth in the input's units as float32 .npy, and a picture of it."""
         depth = rendering.depths[0, ..., 0].cpu().numpy() / self.scene.normalisation.scale
         path = folder / view.name
-        with replacing(path.with_suffix(".npy")) as temporary, temporary.open("wb") as file:
-            np.save(file, depth.astype(np.float32))
+        content = io.BytesIO()
+        np.save(content, depth.astype(np.float32))
+        with replacing(path.with_suffix(".npy")) as temporary:
+            temporary.write_bytes(content.getvalue())
         _write_png(path.with_suffix(".png"), _depth_picture(rendering, *_visible_range(rendering)))
 
 

@@ -257,3 +257,9 @@ def test_mcmc_needs_dense_adam(tmp_path):
     file = write(tmp_path / "c.yaml", "densification: {strategy: mcmc}\noptim: {adam: lazy}\n")
     with pytest.raises(ConfigError, match=r"c.yaml: optim.adam is lazy: .* needs dense; .*strategies/mcmc.yaml"):
         load_config(file)
+
+
+@pytest.mark.parametrize("key", ["data.source_path", "train.result_dir", "data.images", "train.resume"])
+def test_names_that_are_not_utf8(key):
+    with pytest.raises(ConfigError, match=rf"{key} is 'a.udcff': not UTF-8, .* rename that file or folder"):
+        with_values(Config(), {key: "a\udcff"})

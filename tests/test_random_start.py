@@ -6,7 +6,7 @@ import torch
 from scene_files import look_at, ring
 
 from datasets import View
-from distwar_gs.random_start import DEPTHS, points_in_view, scene_distance
+from distwar_gs.random_start import DEPTHS, is_within_sight, points_in_view, scene_distance
 
 
 def views_at(poses, width=64, height=40):
@@ -55,3 +55,26 @@ def test_parallel_and_outward_cameras_fall_back_to_the_extent():
     outward = [look_at(c, 2 * np.asarray(c)) for c in ((3, 0, 1.0), (-3, 0, 1.0), (0, 3, 1.0), (0, -3, 1.0))]
     assert scene_distance(views_at(parallel), 2.0) == 6.0
     assert scene_distance(views_at(outward), 2.0) == 6.0
+
+
+BOX = (np.full(3, -1.3), np.full(3, 1.3))
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [
+        ((0, 0, 0), True),
+        ((8.0, 0, 0), True),  # not seen, but near
+        ((0, 0, 40.0), False),
+        ((452310.7, 5411950.2, 263.4), False),
+        ((0, 0, -6.3e6), False),
+    ],
+)
+def test_a_box_is_what_the_cameras_look_at_or_not(offset, expected):
+    views = views_at([look_at(np.add(place, offset), offset) for place in ((3, 0, 1.0), (0, 3, 1.0), (-3, 0, 1.0))])
+    assert is_within_sight(views, *BOX, 3.0) is expected
+
+
+def test_a_box_that_is_a_dot_ahead_is_not_looked_at():
+    assert not is_within_sight(views_at([look_at((1e5, 0, 0))]), *BOX, 3.0)
+    assert is_within_sight(views_at([look_at((100.0, 0, 0))]), *BOX, 3.0)
