@@ -24,7 +24,7 @@ from torch import Tensor
 
 from distwar_gs.files import MODEL_SUFFIXES, replacing
 from distwar_gs.origins import comments_of, origin_of_comments, read_record, write_record
-from distwar_gs.ply import ModelFileError, columns, element, read_ply
+from distwar_gs.ply import ModelFileError, all_comments, columns, element, read_ply
 from distwar_gs.splat_formats import (
     encode_compressed_ply,
     encode_splat,
@@ -122,7 +122,7 @@ def load_exactly(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dic
 
 def read_origin(path: str | os.PathLike[str]) -> np.ndarray:
     """What the positions of a file of Gaussians are relative to, float64 [3]; zeros where it does not tell."""
-    return _origin_of(path, () if _has_no_comments(path) else read_ply(path).comments)
+    return _origin_of(path, () if _has_no_comments(path) else all_comments(read_ply(path)))
 
 
 def save_model(
@@ -201,7 +201,8 @@ def read_render_mode(path: str | os.PathLike[str]) -> str | None:
         return "mip" if read_spz(path)[1] else "default"
     if suffix == ".splat":
         return None
-    marked = [line.removeprefix(_RENDER_MODE) for line in read_ply(path).comments if line.startswith(_RENDER_MODE)]
+    comments = all_comments(read_ply(path))
+    marked = [line.removeprefix(_RENDER_MODE) for line in comments if line.startswith(_RENDER_MODE)]
     return marked[0].strip() if marked else None
 
 
@@ -256,7 +257,7 @@ def _read(path: str | os.PathLike[str], rub: bool) -> tuple[dict[str, np.ndarray
 def _read_ply(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
     ply = read_ply(path)
     arrays = read_compressed_ply(path, ply) if is_compressed(ply) else _arrays(path, element(path, ply, "vertex"))
-    return _usable(path, arrays), _origin_of(path, ply.comments)
+    return _usable(path, arrays), _origin_of(path, all_comments(ply))
 
 
 def _has_no_comments(path: str | os.PathLike[str]) -> bool:

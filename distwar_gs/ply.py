@@ -56,6 +56,11 @@ def read_ply(path: str | os.PathLike[str]) -> plyfile.PlyData:
         raise ModelFileError(f"{path}: not a readable PLY file ({problem}); export or copy it again") from None
 
 
+def all_comments(ply: plyfile.PlyData) -> list[str]:
+    """The comments of a file, wherever in its header they are: other programs move them."""
+    return [*ply.comments, *(line for part in ply.elements for line in part.comments), *ply.obj_info]
+
+
 def element(path: str | os.PathLike[str], ply: plyfile.PlyData, name: str) -> np.ndarray:
     """The rows of an element, a structured array [N]; ModelFileError if there is none of that name, or it is empty."""
     if name not in ply:

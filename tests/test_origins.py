@@ -21,6 +21,7 @@ from distwar_gs.export import (
     load_model,
     load_ply,
     read_origin,
+    read_render_mode,
     save_model,
     save_ply,
 )
@@ -289,6 +290,26 @@ def test_an_origin_is_read_back_to_the_last_bit(tmp_path, name, origin):
         assert all(torch.equal(tensor, params[key]) for key, tensor in load_model(tmp_path / name).items())
     else:
         assert len(in_order_of(load_model(tmp_path / name), params["means"])["means"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("line", "before"),
+    [
+        ("comment", "element vertex"),
+        ("comment", "property float x\n"),
+        ("comment", "end_header"),
+        ("obj_info", "element vertex"),
+    ],
+)
+def test_the_origin_is_found_wherever_in_the_header_it_is(tmp_path, line, before):
+    """Programs that rewrite a PLY move its comments."""
+    save_ply(tmp_path / "a.ply", waves(20, 0), antialiased=True)
+    content = (tmp_path / "a.ply").read_bytes()
+    mode = b"comment SplatRenderMode: mip\n"
+    moved = f"{line} SplatOrigin: 1 -2.5 3e6\n{line} SplatRenderMode: mip\n{before}".encode()
+    (tmp_path / "a.ply").write_bytes(content.replace(mode, b"").replace(before.encode(), moved, 1))
+    assert read_origin(tmp_path / "a.ply").tolist() == [1.0, -2.5, 3e6]
+    assert read_render_mode(tmp_path / "a.ply") == "mip"
 
 
 @pytest.mark.parametrize("words", ["", "1 2", "1 2 3 4", "a b c", "1 2 nan", "1 2 inf"])
