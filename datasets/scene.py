@@ -16,6 +16,8 @@ import numpy as np
 
 from .errors import DataError
 
+_ROUNDED = 1e-2  # by how much R R^T may differ from the identity for R to be a rotation with few digits
+
 logger = logging.getLogger(__name__)
 
 
@@ -182,12 +184,36 @@ def camera_extent(views: Sequence[View]) -> float:
     return 1.0 if coincide else 1.1 * float(distances.max())
 
 
+def with_exact_rotations(views: Sequence[View]) -> tuple[View, ...]:
+    """The views; with the nearest rotations, and their centres kept, where rounded ones would move the cameras.
+
+    A rotation written with six digits is one to 1e-6: R^T is not quite its inverse. Five million units from the origin
+    that puts -R^T t, which `View.center` is, five units off, more than many a scene is wide. Views that this moves by
+    less than a thousandth of their spread stay as they are, to the last bit.
+    """
+    turns, shifts = (np.stack([view.viewmat[:3, part] for view in views]) for part in (slice(3), slice(3, 4)))
+    products = turns @ turns.transpose(0, 2, 1)
+    if not np.isfinite(products).all() or np.abs(products - np.eye(3)).max() > _ROUNDED:
+        return tuple(views)  # not rounding: for the reader to judge
+    centres = -np.linalg.solve(turns, shifts)
+    moved = np.abs(centres + turns.transpose(0, 2, 1) @ shifts).max()
+    if moved <= 1e-3 * np.linalg.norm(centres - np.median(centres, axis=0), axis=1).max():
+        return tuple(views)
+    left, _, right = np.linalg.svd(turns)
+    exact = np.tile(np.eye(4), (len(views), 1, 1))
+    exact[:, :3, :3] = left @ right
+    exact[:, :3, 3:] = -exact[:, :3, :3] @ centres
+    return tuple(replace(view, viewmat=viewmat) for view, viewmat in zip(views, exact, strict=True))
+
+
 def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool) -> Scene:
     """Split `raw` into train and test views and move everything into the training frame.
 
     Raises DataError when no train view would be left.
     """
     train, test, rule = _split(raw, test_every, hold_out)
+    exact = with_exact_rotations((*train, *test)) if train else ()
+    train, test = exact[: len(train)], exact[len(train) :]
     if not train:
         raise DataError(
             f"{source}: {len(raw.views)} image(s), all held out for testing; "

@@ -107,10 +107,10 @@ def _read_npy(file: Path) -> CameraPath:
     try:
         # A memory map: no memory is taken for what a header only promises.
         poses = np.load(file, mmap_mode="r", allow_pickle=False)
-        if not isinstance(poses, np.ndarray) or poses.dtype.kind not in "fiu":
-            raise ValueError("not one array of numbers")
-    except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile) as error:
-        raise DataError(f"{file}: not readable as an array of numbers ({_first_line(error)}); {_REMEDY}") from None
+    except (ValueError, EOFError, OverflowError, MemoryError, SyntaxError, zipfile.BadZipFile):
+        poses = None
+    if not isinstance(poses, np.ndarray) or poses.dtype.kind not in "fiu":
+        raise DataError(f"{file}: not an array of plain numbers as numpy.save writes it, or cut short; {_REMEDY}")
     shape = list(poses.shape)
     if poses.ndim in (2, 3) and math.prod(shape[1:]) in (12, 16) and shape[-1] in (4, 12, 16):
         return _of_matrices(file, poses)

@@ -581,7 +581,7 @@ def nerfstudio_path_without_time(bench):
     return along(bench, "path.json", {"seconds": 1e-9, "camera_path": [{"camera_to_world": pose, "fov": 50}]})
 
 
-@bad(RENDERING, "path.npy: not readable as an array of numbers", FORMATS)
+@bad(RENDERING, "path.npy: not an array of plain numbers as numpy.save writes it", FORMATS)
 def text_for_an_array(bench):
     return along(bench, "path.npy", "404: not found")
 

@@ -1,10 +1,14 @@
 """Where float32 is too coarse, which round offset is taken off there, and scenes that are shifted by it."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from moved_scenes import PLACES, camera_places, write_moved
 
 from datasets import load_scene, near_origin, needs_origin, round_origin, scene_origin
+from datasets.scene import with_exact_rotations
 
 FAR = [
     ((452310.0, 5411950.0, 263.0), 3.0, 0.0),
@@ -75,3 +79,31 @@ def test_a_scene_without_normalisation_is_shifted_only(demo_scene, tmp_path, pla
     np.testing.assert_allclose(
         near.points.positions + near.normalisation.shift, far.points.positions, rtol=0, atol=1e-8
     )
+
+
+@pytest.mark.parametrize("digits", [4, 6, 7])
+@pytest.mark.parametrize("place", ["UTM", "ECEF", "a kilometre wide"])
+def test_rotations_of_a_few_digits_do_not_move_cameras_that_are_far_away(demo_scene, tmp_path, place, digits):
+    """The extent of the scene, and where its cameras are, do not depend on how a program rounds its matrices."""
+    (offset, scale), near = PLACES[place], load_scene(demo_scene)
+    frames, (view, *_) = [], near.train
+    for seen in (*near.train, *near.test):
+        pose = np.linalg.inv(near.normalisation.undo_viewmat(seen.viewmat)) @ np.diag([1.0, -1.0, -1.0, 1.0])
+        pose[:3, 3] = pose[:3, 3] * scale + offset
+        pose[:3, :3] = np.round(pose[:3, :3], digits)
+        frames.append({"file_path": f"images/{seen.name}", "transform_matrix": pose.tolist()})
+    meta = {"fl_x": view.K[0, 0], "fl_y": view.K[1, 1], "cx": view.K[0, 2], "cy": view.K[1, 2], "w": 80, "h": 60}
+    (tmp_path / "transforms.json").write_text(json.dumps({**meta, "frames": frames}))
+    (tmp_path / "images").symlink_to(demo_scene / "images")
+    far = load_scene(tmp_path)
+    assert far.normalisation.scale == pytest.approx(near.normalisation.scale / scale, rel=1e-3)
+    for seen, expected in zip((*far.train, *far.test), (*near.train, *near.test), strict=True):
+        assert seen.name == f"images/{expected.name}"
+        np.testing.assert_allclose(seen.center, expected.center, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(seen.viewmat[:3, :3], expected.viewmat[:3, :3], rtol=0, atol=3.0 * 10.0**-digits)
+
+
+def test_rotations_near_the_origin_stay_as_they_are(demo_scene):
+    views = load_scene(demo_scene, normalise=False).train
+    rounded = [replace(view, viewmat=np.round(view.viewmat, 5)) for view in views]
+    assert all(after is before for after, before in zip(with_exact_rotations(rounded), rounded, strict=True))
