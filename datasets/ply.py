@@ -66,6 +66,7 @@ class Ply:
 
     path: Path
     comments: tuple[str, ...]
+    """Wherever in the header they are, `obj_info` too: other programs move them."""
     elements: dict[str, Element]
     """By name, in the file's order."""
     order: str
@@ -182,7 +183,7 @@ def _as_kind(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _comments(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(line.partition(" ")[2] for line in lines if line.split(" ")[0] == "comment")
+    return tuple(line.partition(" ")[2] for line in lines if line.split(" ")[0] in _REMARKS)
 
 
 def _order(lines: Sequence[str]) -> str:

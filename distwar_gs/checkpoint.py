@@ -37,6 +37,8 @@ LATEST = "latest"
 
 CAMERAS = "poses and intrinsics of the views"
 """Key of the scene's fingerprint: float32 [views, 16 + 9], world-to-camera matrices in the training frame, and Ks."""
+FRAME = "training frame (shift, scale)"
+"""Key of the scene's fingerprint: four float64 numbers. Older checkpoints have them to six digits."""
 IMAGE_BYTES = "bytes of the image files"
 """Key of the scene's fingerprint."""
 
@@ -287,9 +289,7 @@ def scene_fingerprint(scene: "Scene") -> dict[str, Any]:
         "split rule": scene.split_rule,
         "image source": scene.image_source,
         "names and sizes of the views": digest.hexdigest(),
-        "training frame (shift, scale)": [
-            float(f"{value:.6g}") for value in frame
-        ],  # the last digits are the machine's
+        FRAME: [float(value) for value in frame],
         CAMERAS: torch.tensor([[*view.viewmat.ravel(), *view.K.ravel()] for view in views], dtype=torch.float32),
         IMAGE_BYTES: sum(view.image_path.stat().st_size for view in views),
     }
@@ -308,11 +308,28 @@ def check_scene(path: Path, checkpoint: Checkpoint, scene: "Scene") -> None:
                 log.warning(
                     "%s: the image files had %s bytes and have %s: are they the same photos?", path, saved, value
                 )
+        elif key == FRAME:
+            if not _is_same_frame(saved, value):
+                raise _other_scene(path, f"the {key} was {saved} and is {value} in {scene.source}")
         elif isinstance(value, Tensor):
             if saved is not None and not torch.allclose(saved.to(value), value, rtol=1e-5, atol=1e-6):
                 raise _other_scene(path, f"the {key} differ from those of {scene.source}")
         elif saved != value:
             raise _other_scene(path, f"{key} was {saved} and is {value} in {scene.source}")
+
+
+def _is_same_frame(saved: object, frame: list[float]) -> bool:
+    """Whether two training frames are one but for last digits, which are the machine's: to 1e-5 of the scene extent.
+
+    Far from the origin six digits are not that, so older checkpoints are only compared as they always were.
+    """
+    if saved == [float(f"{value:.6g}") for value in frame]:
+        return True
+    if not isinstance(saved, list) or len(saved) != 4 or not all(isinstance(value, float) for value in saved):
+        return False
+    *shift, scale = frame
+    apart = [scale * (was - now) for was, now in zip(saved, shift, strict=False)] + [saved[3] / scale - 1.0]
+    return all(abs(difference) <= 1e-5 for difference in apart)
 
 
 def _other_scene(path: Path, difference: str) -> CheckpointError:

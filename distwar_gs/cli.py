@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distwar_gs.config import (
+    FPS,
+    FRAMES,
     Config,
     ConfigError,
     config_of,
@@ -30,7 +32,7 @@ from distwar_gs.files import MODEL_SUFFIXES, is_model_file, unread_model
 from distwar_gs.interruption import Terminated, exit_code_of, terminable
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
-"""What `render.py --path` takes; the first two are functions of distwar_gs.camera_paths."""
+"""What `render.py --path` takes beside files; the first two are functions of distwar_gs.camera_paths."""
 
 _LONGEST = 2000  # characters of a message
 
@@ -96,6 +98,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "train.iterations", "--iterations", "--max_steps", type=int, metavar="N")
     _add_setting(parser, "train.test_iterations", "--test_iterations", "--eval_steps", **steps)
     _add_setting(parser, "train.save_iterations", "--save_iterations", "--save_steps", **steps)
+    _add_setting(parser, "train.export_origin", "--export_origin")
     _add_setting(parser, "train.checkpoint_iterations", "--checkpoint_iterations", **steps)
     resume = {"nargs": "?", "const": "auto", "metavar": "auto|PATH"}
     _add_setting(parser, "train.resume", "--resume", "--start_checkpoint", **resume)
@@ -162,9 +165,11 @@ class RenderArgs:
     iteration: int | None = None
     """Which saved model of the run folder; None: the newest."""
     path: str = "none"
-    """Camera path to render as a video, one of CAMERA_PATHS."""
-    frames: int = 240
-    fps: float = 30.0
+    """Camera path to render as a video, one of CAMERA_PATHS or a file (distwar_gs.path_files)."""
+    frames: int | None = None
+    """Length of the video; None: as many as a file has poses, else 240."""
+    fps: float | None = None
+    """None: as a file says, else 30."""
     skip_test: bool = False
     train: bool = False
     """Render the training views too."""
@@ -184,6 +189,9 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
         parser.error(f"give one model to render: a run folder or a file of Gaussians ({', '.join(MODEL_SUFFIXES)})")
     if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
         parser.error("--frames and --fps must be positive")
+    for name, rule in (("frames", FRAMES), ("fps", FPS)):
+        if name in typed and not rule.holds(typed[name]):
+            parser.error(f"--{name} is {typed[name]}: it must be {rule.words}")
     if is_model_file(models[0]) and "iteration" in typed:
         parser.error(f"--iteration picks a model of a run folder; it has no meaning with a {models[0].suffix} file")
     return RenderArgs(model=models[0], **typed)
@@ -207,9 +215,15 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
     parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
-    parser.add_argument("--path", choices=CAMERA_PATHS, help="camera path to render as a video (default: none)")
-    parser.add_argument("--frames", type=int, metavar="N", help="length of the video in frames (default: 240)")
-    parser.add_argument("--fps", type=float, metavar="X", help="frames per second of the video (default: 30)")
+    parser.add_argument("--path", type=_camera_path, metavar="PATH", help="camera path to render as a video: ellipse, "
+                        "interpolate, none, or a file of poses such as cameras.json, nerfstudio's camera_path.json, "
+                        ".npy (docs/formats.md; default: none)")  # fmt: skip
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="length of the video in frames (default: 240, or the file's poses)"
+    )
+    parser.add_argument(
+        "--fps", type=float, metavar="X", help="frames per second of the video (default: as the file says, or 30)"
+    )
     _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
     _add_switch(parser, "train", True, "--train", help="render the training views too")
     _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
@@ -217,6 +231,13 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=rule_of("train.device").choices, help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
     return parser
+
+
+def _camera_path(text: str) -> str:
+    """One of CAMERA_PATHS, or what looks like a file, which is read later."""
+    if text in CAMERA_PATHS or os.path.exists(text) or Path(text).suffix or Path(text).name != text:
+        return text
+    raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(CAMERA_PATHS)}, or a file)")
 
 
 def render_config(args: RenderArgs) -> Config:

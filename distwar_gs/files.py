@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ SOG_META = "meta.json"
 _CONVERTIBLE = {".ksplat": ".ksplat", ".lcc": ".lcc", ".lcc2": ".lcc2", "lod-meta.json": "streamed SOG"}
 """Formats that splat-transform reads and we do not, by how the names of their files end."""
 
+_LONGEST_NAME = 230  # bytes; a dot, a process' number and an ending are added
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
 
@@ -52,7 +54,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     permission); other errors of the block pass.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -60,6 +62,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # not every file system lets folders be synchronised
             _sync(path.parent)
+    except WriteError:  # of another file, which the block writes
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise WriteError(f"{path}: could not be written ({reason}); check free space and permissions") from error
@@ -81,6 +85,14 @@ def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
     for path in found:
         path.unlink(missing_ok=True)
     return found
+
+
+def _short(name: str) -> str:
+    """A name to which a temporary one can add; names have up to 255 bytes."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    return f"{encoded[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{zlib.crc32(encoded):08x}"
 
 
 def _is_left_over(path: Path) -> bool:

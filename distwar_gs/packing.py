@@ -1,4 +1,5 @@
-"""What the small formats have in common: their bytes, rotations as their three smallest numbers, opacities as bytes."""
+"""What the small formats have in common: their bytes, rotations as their three smallest numbers, opacities as bytes,
+and where most of their Gaussians are."""
 
 import os
 from pathlib import Path
@@ -55,3 +56,10 @@ def logit(opacities: np.ndarray) -> np.ndarray:
     """Logits, float32, of opacities in [0, 1]; 0 and 1, whose logits are infinite, are taken for 1e-4 and 1 - 1e-4."""
     opacities = np.clip(opacities, 1e-4, 1.0 - 1e-4)
     return np.log(opacities / (1.0 - opacities)).astype(np.float32)
+
+
+def middle_of(means: np.ndarray) -> tuple[np.ndarray, float]:
+    """Median position [3] and median distance from it, which strays do not move; 1 where all are in one place."""
+    means = np.asarray(means, dtype=np.float64)
+    centre = np.median(means, axis=0)
+    return centre, float(np.median(np.linalg.norm(means - centre, axis=1))) or 1.0

@@ -29,6 +29,7 @@ from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_
 from distwar_gs.monitor import Monitor, setup_logging
 from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
+from distwar_gs.origins import export_origin
 from distwar_gs.renderer import render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
 from distwar_gs.sampler import ViewSampler
@@ -53,6 +54,7 @@ class Trainer:
         setup_logging(self.folder, config.log.quiet)
         _check_reduction(config, self.device)
         self.scene = open_scene(config)
+        self.origin = export_origin(self.scene, config.train.export_origin)
         self.last_checkpoint: Path | None = None
         saved = self._checkpoint()
         self.config = config = with_near_plane(config, self.scene, saved.config if saved else {})
@@ -262,7 +264,7 @@ class Trainer:
                     shown[f"test/{printable(view.name)}"] = _side_by_side(render8, photo)
 
             images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
-            saved = as_reloaded(self.params, self.scene.normalisation)
+            saved = as_reloaded(self.params, self.scene.normalisation, self.origin)
             evaluation = evaluate(
                 lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask
             )
@@ -301,11 +303,12 @@ class Trainer:
         return rendering.colors[0]
 
     def save_model(self) -> None:
-        """Writes the Gaussians as PLY in the frame of the input."""
+        """Writes the Gaussians as PLY in the frame of the input, or relative to the origin that the file tells."""
         path = self._ply()
         self.engine.settle(self.step)
         with self.monitor.paused():
-            save_ply(path, self.params, self.scene.normalisation, antialiased=self.settings.antialiased)
+            antialiased, frame = self.settings.antialiased, self.scene.normalisation
+            save_ply(path, self.params, frame, antialiased=antialiased, origin=self.origin)
         log.info("saved %s", path)
 
     def _ply(self) -> Path:
@@ -425,7 +428,7 @@ class Trainer:
             log.info("removed %s, unfinished since an earlier session was killed", path)
         save_config(self.config, self.folder / "config.yaml")
         views = (*self.scene.train, *self.scene.test)
-        save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation)
+        save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation, self.origin)
         self.monitor = self.make_monitor()
 
     def make_monitor(self) -> Monitor:

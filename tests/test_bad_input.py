@@ -7,6 +7,7 @@ when the tables say anything that did not happen here. Scenes have a table of th
 import contextlib
 import gzip
 import io
+import json
 import re
 import resource
 import shutil
@@ -274,6 +275,15 @@ typed(TRAINING, "contradicting flags", ["--eval", "--no_eval"], "--no_eval: not 
 typed(RENDERING, "two models", ["-m", "output/other"], "give one model to render", "a run folder or a ")
 typed(RENDERING, "a path there is not", ["--path", "spiral"], "invalid choice: 'spiral'", "choose from ")
 typed(RENDERING, "a video without frames", ["--frames", "0"], "--frames and --fps must be", "positive")
+typed(RENDERING, "a video for years", ["--frames", "10000000000"], "--frames is 10000000000", "between 1 and 1000000")
+typed(RENDERING, "a speed that is no number", ["--fps", "nan"], "--fps is nan", "must be between 0.01 and 1000.0")
+typed(RENDERING, "a video without time", ["--fps", "inf"], "--fps is inf", "must be between 0.01 and 1000.0")
+typed(
+    RENDERING, "a path that is not there", ["--path", "poses.json"], "poses.json: no such file", "--path takes ellipse"
+)
+typed(
+    TRAINING, "an origin there is not", ["--export_origin", "near"], "--export_origin: invalid choice", "choose from "
+)
 
 
 # -------------------------------------------------------------------------------------------------------------- disk
@@ -304,6 +314,18 @@ def disk_full_while_images_are_resized(bench):
 def disk_full_while_a_checkpoint_is_written(bench):
     bench.full_disk(100_000)
     return ["-s", bench.scene, "--set", "log.tensorboard=false"]
+
+
+@bad(RENDERING, "ellipse.mp4: could not be written (ffmpeg: ended by SIGXFSZ)", "check free space and permissions")
+def disk_full_while_a_video_is_written(bench):
+    bench.full_disk(5000)
+    return [bench.run.folder, "--skip_test", "--path", "ellipse", "--frames", 30, "--out", bench.folder / "out"]
+
+
+@bad(RENDERING, "renders/view_000.png: could not be written (File too large)", "check free space and permissions")
+def disk_full_while_pictures_are_written(bench):
+    bench.full_disk(1000)
+    return [bench.run.folder, "--out", bench.folder / "out"]
 
 
 # ------------------------------------------------------------------------------------------------------------ images
@@ -564,6 +586,85 @@ def iteration_that_was_not_saved(bench):
 @bad(RENDERING, "no config.yaml in it", "give a run folder of train.py, a .ply file, or --config")
 def folder_that_is_no_run(bench):
     return [bench.folder]
+
+
+@bad(RENDERING, "model.ply: comment SplatOrigin: here does not give three finite numbers x, y, z", "correct it")
+def ply_with_an_origin_of_words(bench):
+    return bench.changed_ply(b"end_header\n", b"comment SplatOrigin: here\nend_header\n")
+
+
+@bad(RENDERING, "model.ply.origin.json: `origin` does not give three finite numbers x, y, z", "correct it")
+def model_beside_an_origin_of_two_numbers(bench):
+    bench.file("model.ply.origin.json", '{"origin": [452310, 5411950]}')
+    return [bench.file("model.ply", bench.ply), "-s", bench.scene]
+
+
+# ------------------------------------------------------------------------------------------------------ camera paths
+
+section = "Camera paths"
+FORMATS = "docs/formats.md lists what a camera path may be"
+
+
+def along(bench: Bench, name: str, content: bytes | str | object) -> list:
+    """A path of these bytes, or of this JSON."""
+    content = content if isinstance(content, bytes | str) else json.dumps(content)
+    return [bench.run.folder, "--skip_test", "--path", bench.file(name, content)]
+
+
+@bad(RENDERING, "path.json: not readable as JSON", FORMATS)
+def text_for_a_path(bench):
+    return along(bench, "path.json", "404: not found")
+
+
+@bad(RENDERING, "path.json: neither a list of cameras or poses, nor an object with `camera_path` or `frames`", FORMATS)
+def path_of_another_program(bench):
+    return along(bench, "path.json", {"path": [{"R": [0, 0, 0, 1], "T": [0, 0, 0]}]})
+
+
+@bad(RENDERING, "path.json: holds no poses", FORMATS)
+def path_without_poses(bench):
+    return along(bench, "path.json", [])
+
+
+@bad(RENDERING, "path.json: pose 0 is not a 4x4 or 3x4 matrix of finite numbers", FORMATS)
+def path_of_3x3_matrices(bench):
+    return along(bench, "path.json", [[[1, 0, 0], [0, 1, 0], [0, 0, 1]]])
+
+
+@bad(RENDERING, "path.json: pose 1: no camera-to-world pose: its axes are stretched or sheared by", FORMATS)
+def path_with_a_sheared_pose(bench):
+    return along(bench, "path.json", [[[1, k, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]] for k in (0, 1)])
+
+
+@bad(RENDERING, "path.json: pose 0: its axes are left-handed (mirrored)", "flip one of them")
+def path_with_mirrored_poses(bench):
+    return along(bench, "path.json", [[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]]])
+
+
+@bad(RENDERING, "path.json: camera 0: `rotation` is not 3 x 3 finite numbers", "see docs/formats.md")
+def cameras_json_without_rotations(bench):
+    return along(bench, "path.json", [{"position": [0, 0, 0]}])
+
+
+@bad(RENDERING, "path.json: `camera_type` is 'equirectangular'; only perspective", "change it to perspective")
+def nerfstudio_path_of_a_panorama(bench):
+    return along(bench, "path.json", {"camera_type": "equirectangular", "camera_path": []})
+
+
+@bad(RENDERING, "path.json: 1e+09 frames per second", "it must be between 0.01 and 1000.0")
+def nerfstudio_path_without_time(bench):
+    pose = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    return along(bench, "path.json", {"seconds": 1e-9, "camera_path": [{"camera_to_world": pose, "fov": 50}]})
+
+
+@bad(RENDERING, "path.npy: not an array of plain numbers as numpy.save writes it", FORMATS)
+def text_for_an_array(bench):
+    return along(bench, "path.npy", "404: not found")
+
+
+@bad(RENDERING, "path.txt: 1 rows of 7 numbers", "a pose has 12 or 16")
+def path_of_quaternions(bench):
+    return along(bench, "path.txt", "0 0 0 1 0 0 0\n")
 
 
 # ------------------------------------------------------------------------------------------------------------- tests

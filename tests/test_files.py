@@ -56,3 +56,25 @@ def test_leftovers_of_processes_that_are_gone(tmp_path):
         there.communicate()
     assert sorted(path.name for path in removed) == sorted([*names[:2], names[3]])
     assert sorted(os.listdir(tmp_path)) == sorted([names[2], ".hidden.tmp", "step_9.pt", "a.7.tmp"])
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".png", "日" * 84, "y" * 255])
+def test_the_longest_names(tmp_path, name):
+    """A temporary name adds to them; two that begin alike do not share one."""
+    other = name[:-1] + "z"
+    with replacing(tmp_path / name) as first, replacing(tmp_path / other) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert [(tmp_path / each).read_text() for each in (name, other)] == ["first", "second"]
+    (tmp_path / first.name.replace(f".{os.getpid()}.", ".99999999.")).write_text("")  # more than Linux counts
+    assert len(remove_leftovers([tmp_path])) == 1 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_file_that_could_not_be_written_is_the_one_that_is_named(tmp_path):
+    with pytest.raises(WriteError, match=r"^[^ ]*inner/file: could not"), replacing(tmp_path / "outer") as temporary:
+        temporary.write_text("sound")
+        (tmp_path / "inner").write_text("")
+        with replacing(tmp_path / "inner/file"):
+            pytest.fail("there is no place to write to")
+    assert not (tmp_path / "outer").exists()
