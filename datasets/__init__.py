@@ -41,7 +41,7 @@ def load_scene(
     normalise: shift the mean camera to the origin and scale the camera extent to 1; recorded on the Scene.
     Raises DataError, whose message names the file and the remedy.
     """
-    source = Path(source_path).expanduser()
+    source = Path(os.path.expanduser(source_path))  # pathlib's raises an error where there is no home
     if test_every < 0:
         raise DataError(f"test_every {test_every}: use a positive number, or 0 to hold out nothing")
     options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks)

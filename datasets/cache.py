@@ -57,8 +57,12 @@ def file_fingerprint(path: Path) -> list[int]:
 
 
 def user_cache() -> Path:
-    """The user's cache folder of this program (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distwar-gs"
+    """The user's cache folder of this program (XDG base directory specification); one among temporary files for a user
+    without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):  # neither HOME nor the system's list of users has a home
+        return Path(tempfile.gettempdir()) / f"distwar-gs-{os.geteuid()}"
+    return Path(cache) / "distwar-gs"
 
 
 def _digest(key: object) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
+from .regular import check_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 Progress = Callable[[int, int], None]
@@ -29,6 +30,7 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
 def read_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels from the header alone. Raises DataError for a file that is not an image."""
     try:
+        check_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
             return image.size
     except Exception as error:
@@ -42,6 +44,7 @@ def decode_image(path: Path) -> np.ndarray:
     leaves it: the poses belong to the pixels as stored. Raises DataError naming a file that cannot be decoded.
     """
     try:
+        check_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
             if image.mode.startswith("I"):
@@ -56,6 +59,7 @@ def decode_image(path: Path) -> np.ndarray:
 def decode_grey(path: Path) -> np.ndarray:
     """Pixels as brightness [H, W], integers from 0; transparency is left out. Raises DataError as `decode_image`."""
     try:
+        check_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
             image.load()
             # Pillow's own conversion of 16-bit grey clips at 255.
@@ -73,6 +77,7 @@ def name_parts(name: str) -> list[str]:
 def is_turned(path: Path) -> bool:
     """Whether EXIF tells viewers to show the image turned by a quarter. Raises DataError as `read_size`."""
     try:
+        check_regular(path)
         with Image.open(path, formats=_FORMATS) as image:
             return image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except Exception as error:

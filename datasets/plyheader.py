@@ -6,6 +6,8 @@ import os
 from itertools import pairwise
 from pathlib import Path
 
+from .regular import check_regular
+
 _LONGEST = 2**20  # bytes of a header; that of Gaussians at degree 3 has 1600
 
 
@@ -15,6 +17,7 @@ def check_ply_header(path: str | os.PathLike[str]) -> None:
     An element without properties has rows of no bytes, by which numpy's memory map divides: the process is killed. A
     count beyond the bytes of the file would allocate memory for rows that cannot be there.
     """
+    check_regular(Path(path))
     with Path(path).open("rb") as file:
         header, end, _ = file.read(_LONGEST).partition(b"end_header")
     lines = [line.split() for line in header.decode("ascii", "replace").splitlines()] if end else []

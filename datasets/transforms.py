@@ -24,6 +24,7 @@ from .errors import DataError
 from .imagefile import check_present, find_image, name_parts, read_size
 from .plyheader import check_ply_header
 from .prepare import ImageOptions, prepare_views
+from .regular import check_regular
 from .scene import Mask, PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
 
@@ -109,6 +110,7 @@ class _File:
     def open(cls, path: Path, options: ImageOptions) -> _File:
         """The file's frames, checked as far as that goes without images."""
         try:
+            check_regular(path)
             meta = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise DataError(f"{path}: not readable as JSON ({error}); copy it again") from error

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import plyfile
 
+from distwar_gs.files import check_regular
+
 LONGEST_HEADER = 2**16
 """Bytes; that of 62 columns takes 1.5 KiB."""
 
@@ -51,6 +53,8 @@ def read_ply(path: str | os.PathLike[str]) -> plyfile.PlyData:
         return plyfile.PlyData.read(os.fspath(path))
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a .ply file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give another file") from None
     except (plyfile.PlyParseError, ValueError) as error:
         problem = str(error).replace("\n", " ")
         raise ModelFileError(f"{path}: not a readable PLY file ({problem}); export or copy it again") from None
@@ -90,6 +94,7 @@ def columns(path: str | os.PathLike[str], table: np.ndarray, names: Sequence[str
 
 def _check_header(path: str | os.PathLike[str]) -> None:
     """ValueError where the header is broken, or promises more than the file holds."""
+    check_regular(path)
     with Path(path).open("rb") as file:
         start, size = file.read(LONGEST_HEADER), os.fstat(file.fileno()).st_size
     newline = b"\r\n" if start[3:5] == b"\r\n" else start[3:4]

@@ -2,10 +2,15 @@
 
 import os
 import platform
+import pwd
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pytest
+
+from datasets import cache
 from datasets.cache import FOLDER_NAME, cached_folder
 
 
@@ -28,3 +33,27 @@ def test_unfinished_folders_of_processes_that_are_gone_are_removed(tmp_path):
         there.communicate()
     left = sorted(path.name for path in (tmp_path / FOLDER_NAME).iterdir() if path.name.startswith("."))
     assert left == sorted(kept)
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/c", "HOME": "/d"}, "/c/distwar-gs"),
+        ({"HOME": "/d"}, "/d/.cache/distwar-gs"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/distwar-gs"),
+        ({}, f"/temporary/distwar-gs-{os.geteuid()}"),
+    ],
+)
+def test_a_user_without_a_home_has_a_cache(monkeypatch, variables, expected):
+    """The last: neither HOME nor an entry in the system's list of users, as in some containers."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: "/temporary")
+    assert cache.user_cache() == Path(expected)

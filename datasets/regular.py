@@ -1,0 +1,19 @@
+"""Files that can be read to their end."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO (named pipe)", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+}  # fmt: skip
+
+
+def check_regular(path: Path) -> None:
+    """Raise OSError for what is there and neither a file nor a folder: opening a FIFO waits for a writer, for ever
+    perhaps, and a device may have no end."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(f"{_KINDS.get(stat.S_IFMT(mode), 'special')}, not a file")
