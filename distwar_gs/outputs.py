@@ -15,6 +15,7 @@ from distwar_gs import camera_paths
 from distwar_gs.cli import RenderArgs
 from distwar_gs.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.renderer import Rendering
+from distwar_gs.terminal import log_to_terminal
 from distwar_gs.trained import TrainedModel
 from distwar_gs.views import measured_images
 
@@ -26,7 +27,7 @@ class ModelPictures:
 
     def __init__(self, args: RenderArgs) -> None:
         """Loads the Gaussians and the scene. Errors of the settings and of either file come here."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        log_to_terminal()
         self.args, self.model = args, TrainedModel.load(args)
         self.scene = self.model.scene
         self.folder = (args.out or self.model.run_folder / "renders") / f"iteration_{self.model.step}"

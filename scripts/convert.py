@@ -7,7 +7,6 @@ docs/formats.md says what each format keeps, its frame, its precision and who re
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,19 +18,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from distwar_gs.cli import run_cli
 from distwar_gs.export import find_ply, load_model, read_render_mode, save_model
 from distwar_gs.model import parameter_count, sh_degree_of
+from distwar_gs.terminal import log_to_terminal, printable
 
 
 def main(argv: Sequence[str]) -> None:
     """Read once, write every format asked for, and say in one line each what came of it."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
     params = load_model(source, rub=rub)
     antialiased = read_render_mode(source) == "mip"
-    print(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}")
+    print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}"))
     for target in args.out:
         save_model(target, params, antialiased=antialiased, rub=rub)
-        print(_result(target, params, rub))
+        print(printable(_result(target, params, rub)))
 
 
 def _parser() -> argparse.ArgumentParser:

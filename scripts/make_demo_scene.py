@@ -24,6 +24,10 @@ import numpy as np
 import pycolmap
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from distwar_gs.terminal import lossy_output
+
 Texture = Callable[[np.ndarray], np.ndarray]
 """Points [3, N] in the axes of the object, from its centre, to linear RGB albedo [3, N]."""
 
@@ -421,4 +425,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with lossy_output():
+        code = main()
+    sys.exit(code)
