@@ -2,6 +2,7 @@
 
 import logging
 import resource
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from demo_runs import FinishedRun, run_program
+
+from distwar_gs.interruption import SAVING, STOPPING
 
 EMULATING = {"test_emulated_blend", "test_engines", "test_fused", "test_mcmc", "test_photometric", "test_renderer"}
 """Files whose tests run CUDA kernels with a thread of the CPU for each of the GPU's: hundreds. `make test` has them all
@@ -77,6 +80,19 @@ def in_process() -> Iterator[None]:
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal() -> Iterator[None]:
+    """Ctrl-C and its kind end programs, also where the tests run in the background, or under nohup, and so ignore them;
+    what a test starts inherits it. What a test leaves is put back."""
+    before = {number: signal.getsignal(number) for number in (*STOPPING, *SAVING)}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

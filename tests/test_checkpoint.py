@@ -242,6 +242,10 @@ def test_the_newest_are_kept(tmp_path, keep, named, left):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == sorted(["latest", *(f"step_{step}.pt" for step in left)])
 
 
+def check_scene(path, saved, now) -> None:
+    cp.check_scene(path, saved, cp.scene_fingerprint(now), now.source)
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -255,16 +259,16 @@ def test_the_newest_are_kept(tmp_path, keep, named, left):
 )
 def test_another_scene_is_refused(tmp_path, changes, word):
     saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
-    cp.check_scene(tmp_path, saved, scene())
-    cp.check_scene(tmp_path, saved, scene(moved=1e-8))  # another machine's rounding
+    check_scene(tmp_path, saved, scene())
+    check_scene(tmp_path, saved, scene(moved=1e-8))  # another machine's rounding
     with pytest.raises(cp.CheckpointError, match=word):
-        cp.check_scene(tmp_path, saved, scene(**changes))
+        check_scene(tmp_path, saved, scene(**changes))
 
 
 def test_other_image_files_are_warned_of(tmp_path, caplog):
     saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
-    cp.check_scene(tmp_path, saved, scene())
+    check_scene(tmp_path, saved, scene())
     assert not caplog.text
     (tmp_path / "retouched.png").write_bytes(b"12")
-    cp.check_scene(tmp_path, saved, scene(photo=str(tmp_path / "retouched.png")))
+    check_scene(tmp_path, saved, scene(photo=str(tmp_path / "retouched.png")))
     assert "have 10: are they the same photos?" in caplog.text
