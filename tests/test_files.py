@@ -84,7 +84,7 @@ def unreadable(folder: Path) -> dict[str, Path]:
     (folder / "link").symlink_to("/dev/zero")
     (folder / "folder").mkdir()
     return {
-        "a FIFO .named pipe., not a file": folder / "fifo",
+        "a FIFO, not a file": folder / "fifo",
         "a socket, not a file": folder / "socket",
         "a device, not a file": folder / "link",
         "Is a directory": folder / "folder",
