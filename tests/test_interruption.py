@@ -365,3 +365,12 @@ def interrupted(folder: Path, numbers: list[signal.Signals], *arguments: object)
 
 def saved_step(folder: Path) -> int:
     return int(re.fullmatch(r"step_(\d+)\.pt\n", (folder / "checkpoints/latest").read_text()).group(1))
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_the_table_in_the_docs_has_each_signal_with_its_code(number, code):
+    """And those that ask for a checkpoint."""
+    table = (ROOT / "docs/runs.md").read_text(encoding="utf-8").partition("## Interruptions")[2].partition("##")[0]
+    assert re.search(rf"^\| .*{number.name}.* \| {code} \|$", table, re.MULTILINE)
+    asking = ", ".join(number.name for number in SAVING)
+    assert re.search(rf"^\| {asking} .*\| a checkpoint after this step.* \| 0 \|$", table, re.MULTILINE)
