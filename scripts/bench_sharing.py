@@ -92,7 +92,11 @@ def train(scene: Path, way: str, at_once: int, steps: int) -> tuple[float, float
         runs = [Path(folder) / str(number) for number in range(at_once)]
         start = time.perf_counter()
         processes = [_started(scene, run, way, steps) for run in runs]
-        codes = [process.wait() for process in processes]
+        try:
+            codes = [process.wait() for process in processes]
+        finally:  # none goes on when this program is stopped
+            for process in processes:
+                process.kill()
         seconds = time.perf_counter() - start
         if any(codes):
             raise OSError(f"train.py ended with code {max(codes)}")
