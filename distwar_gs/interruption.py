@@ -4,6 +4,7 @@ What each signal does is in docs/runs.md.
 """
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,8 @@ _ending = _Ending()
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
     """While entered, the signals of STOPPING raise KeyboardInterrupt or Terminated in the main thread, and those of
-    SAVING do nothing. For the outermost call of a program: once one has come, all others are ignored to its end."""
+    SAVING do nothing. For the outermost call of a program: once one has come, all others are ignored to its end, except
+    Ctrl-C pressed again, which is the end at once."""
     _ending.forget()
     handlers = {**dict.fromkeys(STOPPING, _end), **dict.fromkeys(SAVING, _nothing)}
     previous = _take_over(handlers, spared={*handlers} - {SIGTERM})
@@ -71,7 +73,9 @@ def terminable() -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, signal.SIG_IGN if _ending.begun else handler)
+            if _ending.begun:
+                handler = _leave if number == SIGINT else signal.SIG_IGN
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -180,6 +184,11 @@ def _take_over(handlers: dict[signal.Signals, Handler], spared: set[signal.Signa
 def _end(number: int, frame: FrameType | None) -> None:
     if _ending.is_new(number):
         raise KeyboardInterrupt if number == SIGINT else Terminated(number)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    if _ending.is_new(number):
+        os._exit(128 + number)
 
 
 def _nothing(number: int, frame: FrameType | None) -> None:

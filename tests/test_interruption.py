@@ -135,6 +135,19 @@ def test_ctrl_c_pressed_again_ends_what_does_not_end(clock, capsys):
     assert stopped.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
 
 
+def test_ctrl_c_pressed_again_ends_what_does_not_end_even_then(clock, monkeypatch):
+    """Threads that the interpreter waits for, say."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with pytest.raises(SystemExit):
+        run_cli(lambda _: signal.raise_signal(signal.SIGINT), [])
+    signal.raise_signal(signal.SIGINT)
+    assert codes == []
+    clock.now += SAME_PRESS_S
+    signal.raise_signal(signal.SIGINT)
+    assert codes == [130]
+
+
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU, *SAVING])
 def test_what_nohup_ignores_stays_ignored(number):
     signal.signal(number, signal.SIG_IGN)
