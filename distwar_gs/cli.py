@@ -28,13 +28,13 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
+from distwar_gs.cores import share_cores
 from distwar_gs.files import MODEL_SUFFIXES, is_model_file, unread_model
-from distwar_gs.interruption import Terminated, exit_code_of, terminable
+from distwar_gs.interruption import exit_code_of, terminable, words_of
+from distwar_gs.terminal import lossy_output, one_line, reason_of
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes beside files; the first two are functions of distwar_gs.camera_paths."""
-
-_LONGEST = 2000  # characters of a message
 
 # The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
 # of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
@@ -290,16 +290,18 @@ def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     """Run `main` on the arguments and exit with its code (None: 0).
 
     An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
-    SIGTERM 143. Anything else is a bug and keeps its traceback.
+    SIGTERM 143, SIGHUP 129. Anything else is a bug and keeps its traceback. What cannot be printed is lost, no more
+    (`distwar_gs.terminal`), and threads that wait leave the processor to others (`distwar_gs.cores`).
     """
-    try:
-        with terminable():
-            code = main(list(sys.argv[1:] if argv is None else argv)) or 0
-    except KeyboardInterrupt as interrupt:
-        words = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
-        code = _complain(words, exit_code_of(interrupt))
-    except _user_errors() as error:
-        code = _complain(_message(error), code=1)
+    share_cores()
+    with lossy_output():
+        try:
+            with terminable():
+                code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+        except KeyboardInterrupt as interrupt:
+            code = _complain(words_of(interrupt), exit_code_of(interrupt))
+        except _user_errors() as error:
+            code = _complain(_message(error), code=1)
     sys.exit(code)
 
 
@@ -310,7 +312,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the arguments)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the arguments)\n")
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -352,15 +354,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
 def _message(error: BaseException) -> str:
     """The error's message; for the operating system's errors the file and the reason, without the number."""
     if isinstance(error, OSError) and error.filename is not None:
-        return one_line(f"{error.filename}: {error.strerror}")
+        return one_line(f"{os.fsdecode(error.filename)}: {reason_of(error)}")
     return one_line(str(error))
-
-
-def one_line(message: str) -> str:
-    """A message as one line of printable characters, without the middle of a very long one: it may quote a file."""
-    if len(message) > _LONGEST:
-        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _complain(message: str, code: int) -> int:

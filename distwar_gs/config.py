@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from distwar_gs.files import replacing
+from distwar_gs.files import read_bounded, replacing
 
 
 class ConfigError(ValueError):
@@ -582,9 +582,13 @@ def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         path = Path(os.path.normpath(path.parent / base))
 
 
+_LARGEST = 2**20
+"""Bytes of a YAML file; configs/default.yaml has some 12,000."""
+
+
 def _read_tree(path: Path, wanted_by: Path | None) -> dict[str, Any]:
     try:
-        tree = _parse_yaml(path.read_bytes(), str(path))
+        tree = _parse_yaml(read_bounded(path, _LARGEST), str(path))
     except OSError as error:
         reason = f" (the base of {wanted_by})" if wanted_by else ""
         raise ConfigError(f"{path}: cannot read the configuration{reason}: {error.strerror}") from None

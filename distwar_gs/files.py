@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all, and the names of those with Gaussians."""
+"""Files that appear whole or not at all, files that can be read to their end, the names of those with Gaussians."""
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,11 @@ _CONVERTIBLE = {".ksplat": ".ksplat", ".lcc": ".lcc", ".lcc2": ".lcc2", "lod-met
 
 _LONGEST_NAME = 230  # bytes; a dot, a process' number and an ending are added
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+}  # fmt: skip
 
 
 class WriteError(OSError):
@@ -79,11 +86,37 @@ def durable_write(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises OSError unless `path` is, or leads to, a regular file: opening a FIFO waits for a writer, perhaps without
+    end, and a device may have no end."""
+    _check_mode(path, os.stat(path).st_mode)
+
+
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """All bytes of a regular file that has no more than `most`. Raises OSError, which says why, for anything else."""
+    check_regular(path)
+    # What /proc has are regular files by name, but some of them wait, and some never end.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        _check_mode(path, os.fstat(file.fileno()).st_mode)
+        content = file.read(most + 1) or b""
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes", os.fspath(path))
+    return content
+
+
+def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"{_KINDS.get(stat.S_IFMT(mode), 'special')}, not a file", os.fspath(path))
+
+
 def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
     """Delete the temporary files of `replacing` whose process is gone without having removed them; returns them."""
     found = [path for folder in folders for path in folder.glob(".*.tmp") if _is_left_over(path)]
     for path in found:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's, in a folder of all
+            path.unlink()
     return found
 
 

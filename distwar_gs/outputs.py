@@ -20,11 +20,11 @@ from distwar_gs import camera_paths
 from distwar_gs.cli import CAMERA_PATHS, RenderArgs
 from distwar_gs.config import ConfigError
 from distwar_gs.files import durable_write, remove_leftovers
-from distwar_gs.messages import PrintableFormatter
 from distwar_gs.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.path_files import read_path
 from distwar_gs.path_views import path_views
 from distwar_gs.renderer import Rendering
+from distwar_gs.terminal import log_to_terminal
 from distwar_gs.trained import TrainedModel
 from distwar_gs.video_file import writing_video
 from distwar_gs.views import measured_images
@@ -40,9 +40,7 @@ class ModelPictures:
 
     def __init__(self, args: RenderArgs) -> None:
         """Loads the Gaussians, the scene and a camera path. Errors of the settings and of any file come here."""
-        terminal = logging.StreamHandler()
-        terminal.setFormatter(PrintableFormatter("%(message)s"))
-        logging.basicConfig(level=logging.INFO, handlers=[terminal])
+        log_to_terminal()
         self.path = None if args.path in CAMERA_PATHS else read_path(Path(args.path))
         self.args, self.model = args, TrainedModel.load(args)
         self.scene = self.model.scene

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distwar_gs.files import check_regular
 from distwar_gs.ply import ModelFileError
 
 MOST_GROWTH = 100
@@ -17,10 +18,14 @@ _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 
 def content_of(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a model's file; ModelFileError if there is none."""
-    if not Path(path).is_file():  # a pipe would be waited for, and a device has no end
-        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file")
-    return Path(path).read_bytes()
+    """All bytes of a model's file; ModelFileError if there is none, or it is not a regular file."""
+    try:
+        check_regular(path)
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give another file") from None
 
 
 def check_growth(count: int, degree: int, packed: int) -> None:

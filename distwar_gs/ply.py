@@ -23,6 +23,8 @@ def read_ply(path: str | os.PathLike[str]) -> Ply:
         return Ply.open(path)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a .ply file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give another file") from None
     except PlyError as error:
         raise _unreadable(path, error) from None
 

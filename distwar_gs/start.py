@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,7 @@ def first_gaussians(
 def find_start(init_ply: str) -> Path:
     """The file that `model.init_ply` names, of a run folder the newest PLY. Raises ModelFileError if there is none, or
     if it is neither a point cloud nor Gaussians; its rows are not read."""
-    path = Path(init_ply).expanduser()
+    path = Path(os.path.expanduser(init_ply))
     if path.suffix == ".pt":
         raise ModelFileError(f"{path}: is a checkpoint; continue it with --resume {path}, or start from its run's PLY")
     path = find_ply(path)

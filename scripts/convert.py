@@ -9,7 +9,6 @@ docs/formats.md says what each format keeps, its frame, its precision and who re
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,21 +25,22 @@ from distwar_gs.files import MODEL_SUFFIXES
 from distwar_gs.model import parameter_count, sh_degree_of
 from distwar_gs.origins import grid, positions_origin, words
 from distwar_gs.spz import is_beyond_reach
+from distwar_gs.terminal import log_to_terminal, printable
 
 
 def main(argv: Sequence[str]) -> None:
     """Read once, write every format asked for, and say in one line each what came of it."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
     params, origin = load_exactly(source, rub=rub)
     antialiased = read_render_mode(source) == "mip"
-    print(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}")
+    print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
     for target in args.out:
         placed, new_origin = _placed(params, origin, args.export_origin, is_spz=target.suffix.lower() == ".spz")
         save_model(target, placed, antialiased=antialiased, rub=rub, origin=new_origin)
         moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(placed)
-        print(_result(target, params, rub) + moved)
+        print(printable(_result(target, params, rub) + moved))
 
 
 def _parser() -> argparse.ArgumentParser:

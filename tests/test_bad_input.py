@@ -8,10 +8,12 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import re
 import resource
 import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +28,8 @@ import render
 import train
 from datasets.cache import FOLDER_NAME
 from distwar_gs.cli import run_cli
+from distwar_gs.run_folder import RunFolder
+from distwar_kernels import loader
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -77,6 +81,11 @@ def bench(tmp_path, demo_run, monkeypatch) -> Iterator[Bench]:
     bench = Bench(tmp_path, demo_run)
     with bench.afterwards:
         yield bench
+
+
+def fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
 
 
 # Each maker breaks something and returns the arguments; then: what the message must name, and the remedy.
@@ -263,6 +272,22 @@ def config_of_3000_brackets(bench):
     return ["--config", bench.file("c.yaml", "[" * 3000)]
 
 
+@bad(TRAINING, "c.yaml: cannot read the configuration: a FIFO", "not a file")
+def config_that_is_a_fifo(bench):
+    return ["--config", fifo(bench.folder / "c.yaml")]
+
+
+@bad(TRAINING, "zero: cannot read the configuration (the base of", "a device, not a file")
+def config_based_on_a_device(bench):
+    return ["--config", bench.file("c.yaml", "base: /dev/zero")]
+
+
+@bad(TRAINING, "large.yaml: cannot read the configuration (the base of", "larger than 1,048,576 bytes")
+def config_based_on_a_large_file(bench):
+    bench.file("large.yaml", b" " * 2**21)
+    return ["--config", bench.file("c.yaml", "base: large.yaml")]
+
+
 # --------------------------------------------------------------------------------------------------------- arguments
 
 section = "Arguments"  # a mistake in them ends a program with code 2
@@ -326,6 +351,32 @@ def disk_full_while_a_video_is_written(bench):
 def disk_full_while_pictures_are_written(bench):
     bench.full_disk(1000)
     return [bench.run.folder, "--out", bench.folder / "out"]
+
+
+@bad(TRAINING, "out: process ", "wait for its end, or choose another folder with -m")
+def run_folder_of_another_training(bench):
+    bench.afterwards.enter_context(RunFolder(bench.folder / "out"))
+    return ["-s", bench.scene]
+
+
+@bad(TRAINING, "out/training.lock: not a file", "remove it, or choose another folder with -m")
+def lock_of_a_run_folder_that_is_a_fifo(bench):
+    (bench.folder / "out").mkdir()
+    fifo(bench.folder / "out/training.lock")
+    return ["-s", bench.scene]
+
+
+@bad(TRAINING, "kernels: others can write to it, and what lies there is run; chmod go-w", "set TORCH_EXTENSIONS_DIR to")
+def kernels_where_others_can_write(bench):
+    (bench.folder / "kernels").mkdir()
+    (bench.folder / "kernels").chmod(0o777)
+    with contextlib.ExitStack() as stack:
+        environment = pytest.MonkeyPatch()
+        stack.callback(environment.undo)
+        environment.setenv("TORCH_EXTENSIONS_DIR", str(bench.folder / "kernels"))
+        bench.afterwards.push(stack.pop_all())
+    loader.load_once.cache_clear()  # as at the start of a process
+    return ["-s", bench.scene]
 
 
 # ------------------------------------------------------------------------------------------------------------ images
@@ -410,6 +461,28 @@ def checkpoint_of_another_program(bench):
 @bad(TRAINING, "step_60.pt: cut off, or no checkpoint at all (UnpicklingError", "start without --resume")
 def checkpoint_with_a_program_in_it(bench):
     return bench.changed_checkpoint(config=io.StringIO)
+
+
+def packed_anew(bench: Bench, change: Callable[[str, bytes], bytes], compression: int) -> list:
+    """The checkpoint of this scene with each part of its archive changed."""
+    target = bench.folder / "step_60.pt"
+    with (
+        zipfile.ZipFile(bench.run.folder / "checkpoints/step_60.pt") as source,
+        zipfile.ZipFile(target, "w", compression) as archive,
+    ):
+        for part in source.infolist():
+            archive.writestr(part.filename, change(part.filename, source.read(part)))
+    return ["-s", bench.scene, "--sh_degree", 2, "--resume", target]
+
+
+@bad(TRAINING, "step_60.pt: cut off, or no checkpoint at all (ValueError its parts are compressed", "start without")
+def checkpoint_that_unpacks_to_gigabytes(bench):
+    return packed_anew(bench, lambda name, content: content + bytes(2**24) * name.endswith("/0"), zipfile.ZIP_DEFLATED)
+
+
+@bad(TRAINING, "data/0 is declared as ", "start without --resume")
+def checkpoint_whose_tensors_claim_more_than_it_has(bench):
+    return packed_anew(bench, lambda name, content: b"" if name.endswith("/data/0") else content, zipfile.ZIP_STORED)
 
 
 @bad(TRAINING, "step_60.pt: checkpoint format 99, this program reads 1", "use the version of distwar-gs")
@@ -562,6 +635,17 @@ def truncated_splat(bench):
     return [bench.file("cut.splat", bytes(31)), "-s", bench.scene]
 
 
+@bad(RENDERING, "model.ply: cannot be read (a FIFO, not a file)", "give another file")
+def fifo_for_a_ply(bench):
+    return [fifo(bench.folder / "model.ply"), "-s", bench.scene]
+
+
+@bad(RENDERING, "model.splat: cannot be read (a device, not a file)", "give another file")
+def device_for_a_splat(bench):
+    (bench.folder / "model.splat").symlink_to("/dev/zero")
+    return [bench.folder / "model.splat", "-s", bench.scene]
+
+
 @bad(RENDERING, "none.ply: no such file", "give a run folder of train.py or a .ply file")
 def missing_ply(bench):
     return [bench.folder / "none.ply", "-s", bench.scene]
@@ -687,6 +771,9 @@ def note(bench: Bench, table: dict, maker: Callable, message: str) -> None:
         message = message.replace(f"{folder}/", "")
     message = message.replace(str(bench.folder), "folder").replace(".distwar_cache, ", "")  # of another test
     message = re.sub(r"-[0-9a-f]{12}\b", "-...", message)
+    message = re.sub(
+        r"process \d+ on \S+ trains there since [\d: -]+;", "process ... on ... trains there since ...;", message
+    )
     message = re.sub(r"\[enforce fail at .*?(?=\); )", "...", message)  # torch's words, with places in its sources
     if "invalid choice" in message:
         message = message.replace("'", "")  # newer Pythons quote them otherwise
