@@ -10,13 +10,26 @@ from pathlib import Path
 from .colmap import MODEL_PLACES, OTHER_PLACES, find_model, read_colmap, scene_of
 from .errors import DataError
 from .name_lists import NameLists, given_lists, lists_of_transforms
+from .origin import near_origin, needs_origin, round_origin, scene_origin
 from .pairing import as_written
 from .prepare import ImageOptions
 from .scene import TEST_EVERY, Mask, Normalisation, PointCloud, RawScene, Scene, View, build_scene
 from .splits import NO_LIST, Split, chosen_split, named_split
 from .transforms import HELD_FILES, SHARED_FILE, TRAIN_FILE, read_transforms
 
-__all__ = ["DataError", "Mask", "Normalisation", "PointCloud", "Scene", "View", "load_scene"]
+__all__ = [
+    "DataError",
+    "Mask",
+    "Normalisation",
+    "PointCloud",
+    "Scene",
+    "View",
+    "load_scene",
+    "near_origin",
+    "needs_origin",
+    "round_origin",
+    "scene_origin",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +67,7 @@ def load_scene(
     normalise: shift the mean camera to the origin and scale the camera extent to 1; recorded on the Scene.
     Raises DataError, whose message names the file and the remedy.
     """
-    source = as_written(Path(), str(Path(source_path).expanduser()))
+    source = as_written(Path(), _at_home(source_path))
     if test_every < 0:
         raise DataError(f"test_every {test_every}: use a positive number, or 0 to hold out nothing")
     options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks, alpha=alpha)
@@ -65,10 +78,15 @@ def load_scene(
         raw = replace(raw, test_views=None, lists=())
     split = None
     if hold_out and str(test_list) != NO_LIST:
-        split = _split(folder, place, raw, Path(test_list).expanduser() if test_list else None)
+        split = _split(folder, place, raw, Path(_at_home(test_list)) if test_list else None)
     elif test_list and not hold_out:
         logger.info("%s is not used: no image is held out", test_list)
     return build_scene(folder, raw, test_every=test_every, hold_out=hold_out, normalise=normalise, split=split)
+
+
+def _at_home(path: str | os.PathLike[str]) -> str:
+    """A path whose ~ is the user's home, where there is one; pathlib raises an error where there is none."""
+    return os.path.expanduser(os.fspath(path))
 
 
 def _find_cameras(source: Path, options: ImageOptions) -> tuple[Path, Path]:

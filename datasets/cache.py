@@ -48,7 +48,7 @@ def cached_folder(
         temporary = _temporary_beside(folder)
         if temporary is not None:
             return _build(folder, temporary, sizes, build)
-    tried = " and ".join(map(str, places)) or source
+    tried = " and ".join(map(str, places))
     raise DataError(f"{tried}: neither can be written; make one of the folders writable")
 
 
@@ -71,10 +71,8 @@ def _places(source: Path, label: str, key: object) -> list[Path]:
         logger.warning("%s is a link that leads out of the scene: not followed", source / FOLDER_NAME)
     else:
         places.append(source / FOLDER_NAME / f"{label}-{_digest(key)}")
-    with contextlib.suppress(RuntimeError):  # no HOME
-        # Every scene's are there: alike ones must not share a folder.
-        places.append(user_cache() / f"{label}-{_digest([str(source.absolute()), key])}")
-    return places
+    # Every scene's are there: alike ones must not share a folder.
+    return [*places, user_cache() / f"{label}-{_digest([str(source.absolute()), key])}"]
 
 
 def leads_out(folder: Path, path: Path) -> bool:
@@ -86,8 +84,12 @@ def leads_out(folder: Path, path: Path) -> bool:
 
 
 def user_cache() -> Path:
-    """The user's cache folder of this program (XDG base directory specification). RuntimeError if there is no user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distwar-gs"
+    """The user's cache folder of this program (XDG base directory specification); one among temporary files for a user
+    without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):  # neither HOME nor the system's list of users has a home
+        return Path(tempfile.gettempdir()) / f"distwar-gs-{os.geteuid()}"
+    return Path(cache) / "distwar-gs"
 
 
 def _digest(key: object) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
+from .regular import check_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 """Of photographs that COLMAP decodes, too; `datasets.names.SUFFIXES` has all."""
@@ -43,10 +44,16 @@ def formats() -> tuple[str, ...]:
     return tuple(known)
 
 
+def _opened(path: Path) -> Image.Image:
+    """The image, its header read. What is no file, and may have no end, is not opened."""
+    check_regular(path)
+    return Image.open(path, formats=formats())
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels from the header alone. Raises DataError for a file that is not an image."""
     try:
-        with Image.open(path, formats=formats()) as image:
+        with _opened(path) as image:
             return image.size
     except Exception as error:
         raise _undecodable(path, error) from error
@@ -59,7 +66,7 @@ def decode_image(path: Path) -> np.ndarray:
     leaves it: the poses belong to the pixels as stored. Raises DataError naming a file that cannot be decoded.
     """
     try:
-        with Image.open(path, formats=formats()) as image:
+        with _opened(path) as image:
             image.load()
             if image.mode.startswith("I"):
                 return _grey16_to_rgb(np.asarray(image))
@@ -73,7 +80,7 @@ def decode_image(path: Path) -> np.ndarray:
 def decode_grey(path: Path) -> np.ndarray:
     """Pixels as brightness [H, W], integers from 0; transparency is left out. Raises DataError as `decode_image`."""
     try:
-        with Image.open(path, formats=formats()) as image:
+        with _opened(path) as image:
             image.load()
             # Pillow's own conversion of 16-bit grey clips at 255.
             return np.array(image if image.mode.startswith("I") else image.convert("L")).astype(np.int64)
@@ -84,7 +91,7 @@ def decode_grey(path: Path) -> np.ndarray:
 def has_alpha(path: Path) -> bool:
     """Whether `decode_image` gives transparency, by the header alone. Raises DataError as `read_size`."""
     try:
-        with Image.open(path, formats=formats()) as image:
+        with _opened(path) as image:
             return image.has_transparency_data and not image.mode.startswith("I")
     except Exception as error:
         raise _undecodable(path, error) from error
@@ -93,7 +100,7 @@ def has_alpha(path: Path) -> bool:
 def is_turned(path: Path) -> bool:
     """Whether EXIF tells viewers to show the image turned by a quarter. Raises DataError as `read_size`."""
     try:
-        with Image.open(path, formats=formats()) as image:
+        with _opened(path) as image:
             return image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
     except Exception as error:
         raise _undecodable(path, error) from error
@@ -105,7 +112,7 @@ def thumbnail(path: Path, size: int) -> np.ndarray:
     Photographs as JPEG are decoded at an eighth of their size where that is enough. Raises DataError as `decode_image`.
     """
     try:
-        with Image.open(path, formats=formats()) as image:
+        with _opened(path) as image:
             image.draft("L", (4 * size, 4 * size))
             grey = Image.fromarray(decode_image(path)) if image.mode.startswith("I") else image
             small = grey.convert("RGB").convert("L").resize((size, size), Image.Resampling.BOX)
@@ -149,7 +156,7 @@ def _grey16_to_rgb(grey: np.ndarray) -> np.ndarray:
 
 
 def _undecodable(path: Path, error: Exception) -> DataError:
-    reason = str(error) or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
         reason = _missing_decoder(path) or "none of PNG, JPEG, TIFF, BMP, WEBP, GIF, AVIF, HEIC"
     return DataError(f"{path}: cannot be read as an image ({reason}); replace the file, or take it out of the dataset")

@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from .regular import check_regular
+
 LONGEST_HEADER = 2**16
 """Bytes; that of 62 columns takes 1.5 KiB."""
 
@@ -66,6 +68,7 @@ class Ply:
 
     path: Path
     comments: tuple[str, ...]
+    """Wherever in the header they are, `obj_info` too: other programs move them."""
     elements: dict[str, Element]
     """By name, in the file's order."""
     order: str
@@ -76,10 +79,9 @@ class Ply:
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Ply:
         """Read and check the header. Raises PlyError where it is broken or promises more than the file holds, and
-        OSError for a file that cannot be read (FileNotFoundError, too, for what is no regular file)."""
+        OSError for what is no file, or cannot be read."""
         path = Path(path)
-        if not path.is_file():  # a pipe would be waited for
-            raise FileNotFoundError(path)
+        check_regular(path)
         with path.open("rb") as file:
             start, size = file.read(LONGEST_HEADER), os.fstat(file.fileno()).st_size
         newline = b"\r\n" if start[3:5] == b"\r\n" else start[3:4]
@@ -182,7 +184,7 @@ def _as_kind(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _comments(lines: Sequence[str]) -> tuple[str, ...]:
-    return tuple(line.partition(" ")[2] for line in lines if line.split(" ")[0] == "comment")
+    return tuple(line.partition(" ")[2] for line in lines if line.split(" ")[0] in _REMARKS)
 
 
 def _order(lines: Sequence[str]) -> str:

@@ -120,6 +120,10 @@ class Normalisation:
         result[:3, 3] = viewmat[:3, 3] / self.scale - viewmat[:3, :3] @ self.shift
         return result
 
+    def about(self, origin: np.ndarray) -> Normalisation:
+        """The same training frame, but of a world frame whose positions are given relative to `origin` [3]."""
+        return Normalisation(self.shift - origin, self.scale)
+
     def as_dict(self) -> dict[str, object]:
         """Plain numbers, for a config or a checkpoint."""
         return {"shift": [float(value) for value in self.shift], "scale": float(self.scale)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from .errors import DataError
+from .regular import check_regular
 
 _OTHER_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -20,6 +21,7 @@ def open_text(path: Path) -> TextIO:
     Raises DataError for a file that cannot be opened, and for UTF-16 and UTF-32.
     """
     try:
+        check_regular(path)
         with path.open("rb") as file:
             start = file.read(4)
         if start.startswith(_OTHER_MARKS) or b"\0" in start:

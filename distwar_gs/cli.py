@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distwar_gs.config import (
+    FPS,
+    FRAMES,
     Config,
     ConfigError,
     config_of,
@@ -26,13 +28,13 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
+from distwar_gs.cores import share_cores
 from distwar_gs.files import MODEL_SUFFIXES, is_model_file, unread_model
-from distwar_gs.interruption import Terminated, exit_code_of, terminable
+from distwar_gs.interruption import exit_code_of, terminable, words_of
+from distwar_gs.terminal import lossy_output, one_line, reason_of
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
-"""What `render.py --path` takes; the first two are functions of distwar_gs.camera_paths."""
-
-_LONGEST = 2000  # characters of a message
+"""What `render.py --path` takes beside files; the first two are functions of distwar_gs.camera_paths."""
 
 # The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
 # of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
@@ -96,6 +98,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "train.iterations", "--iterations", "--max_steps", type=int, metavar="N")
     _add_setting(parser, "train.test_iterations", "--test_iterations", "--eval_steps", **steps)
     _add_setting(parser, "train.save_iterations", "--save_iterations", "--save_steps", **steps)
+    _add_setting(parser, "train.export_origin", "--export_origin")
     _add_setting(parser, "train.checkpoint_iterations", "--checkpoint_iterations", **steps)
     resume = {"nargs": "?", "const": "auto", "metavar": "auto|PATH"}
     _add_setting(parser, "train.resume", "--resume", "--start_checkpoint", **resume)
@@ -162,9 +165,11 @@ class RenderArgs:
     iteration: int | None = None
     """Which saved model of the run folder; None: the newest."""
     path: str = "none"
-    """Camera path to render as a video, one of CAMERA_PATHS."""
-    frames: int = 240
-    fps: float = 30.0
+    """Camera path to render as a video, one of CAMERA_PATHS or a file (distwar_gs.path_files)."""
+    frames: int | None = None
+    """Length of the video; None: as many as a file has poses, else 240."""
+    fps: float | None = None
+    """None: as a file says, else 30."""
     skip_test: bool = False
     train: bool = False
     """Render the training views too."""
@@ -184,6 +189,9 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
         parser.error(f"give one model to render: a run folder or a file of Gaussians ({', '.join(MODEL_SUFFIXES)})")
     if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
         parser.error("--frames and --fps must be positive")
+    for name, rule in (("frames", FRAMES), ("fps", FPS)):
+        if name in typed and not rule.holds(typed[name]):
+            parser.error(f"--{name} is {typed[name]}: it must be {rule.words}")
     if is_model_file(models[0]) and "iteration" in typed:
         parser.error(f"--iteration picks a model of a run folder; it has no meaning with a {models[0].suffix} file")
     return RenderArgs(model=models[0], **typed)
@@ -207,9 +215,15 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
     parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
-    parser.add_argument("--path", choices=CAMERA_PATHS, help="camera path to render as a video (default: none)")
-    parser.add_argument("--frames", type=int, metavar="N", help="length of the video in frames (default: 240)")
-    parser.add_argument("--fps", type=float, metavar="X", help="frames per second of the video (default: 30)")
+    parser.add_argument("--path", type=_camera_path, metavar="PATH", help="camera path to render as a video: ellipse, "
+                        "interpolate, none, or a file of poses such as cameras.json, nerfstudio's camera_path.json, "
+                        ".npy (docs/formats.md; default: none)")  # fmt: skip
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="length of the video in frames (default: 240, or the file's poses)"
+    )
+    parser.add_argument(
+        "--fps", type=float, metavar="X", help="frames per second of the video (default: as the file says, or 30)"
+    )
     _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
     _add_switch(parser, "train", True, "--train", help="render the training views too")
     _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
@@ -217,6 +231,13 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=rule_of("train.device").choices, help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
     return parser
+
+
+def _camera_path(text: str) -> str:
+    """One of CAMERA_PATHS, or what looks like a file, which is read later."""
+    if text in CAMERA_PATHS or os.path.exists(text) or Path(text).suffix or Path(text).name != text:
+        return text
+    raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(CAMERA_PATHS)}, or a file)")
 
 
 def render_config(args: RenderArgs) -> Config:
@@ -269,16 +290,18 @@ def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     """Run `main` on the arguments and exit with its code (None: 0).
 
     An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
-    SIGTERM 143. Anything else is a bug and keeps its traceback.
+    SIGTERM 143, SIGHUP 129. Anything else is a bug and keeps its traceback. What cannot be printed is lost, no more
+    (`distwar_gs.terminal`), and threads that wait leave the processor to others (`distwar_gs.cores`).
     """
-    try:
-        with terminable():
-            code = main(list(sys.argv[1:] if argv is None else argv)) or 0
-    except KeyboardInterrupt as interrupt:
-        words = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
-        code = _complain(words, exit_code_of(interrupt))
-    except _user_errors() as error:
-        code = _complain(_message(error), code=1)
+    share_cores()
+    with lossy_output():
+        try:
+            with terminable():
+                code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+        except KeyboardInterrupt as interrupt:
+            code = _complain(words_of(interrupt), exit_code_of(interrupt))
+        except _user_errors() as error:
+            code = _complain(_message(error), code=1)
     sys.exit(code)
 
 
@@ -289,7 +312,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the arguments)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the arguments)\n")
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -331,15 +354,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
 def _message(error: BaseException) -> str:
     """The error's message; for the operating system's errors the file and the reason, without the number."""
     if isinstance(error, OSError) and error.filename is not None:
-        return one_line(f"{error.filename}: {error.strerror}")
+        return one_line(f"{os.fsdecode(error.filename)}: {reason_of(error)}")
     return one_line(str(error))
-
-
-def one_line(message: str) -> str:
-    """A message as one line of printable characters, without the middle of a very long one: it may quote a file."""
-    if len(message) > _LONGEST:
-        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _complain(message: str, code: int) -> int:

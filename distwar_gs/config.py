@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from distwar_gs.files import replacing
+from distwar_gs.files import read_bounded, replacing
 
 
 class ConfigError(ValueError):
@@ -68,6 +68,8 @@ def above(low: float) -> Rule:
     return Rule(lambda value: value > low, f"above {low}")
 
 
+FRAMES = between(1, 1_000_000, "frames of a video")
+FPS = between(0.01, 1000.0, "frames per second")
 RESOLUTION = Rule(lambda value: value == -1 or value >= 1, "-1 or a positive number")
 STEPS = Rule(lambda steps: all(step == -1 or step >= 1 for step in steps), "steps counted from 1 (-1: none)")
 
@@ -273,6 +275,10 @@ class TrainConfig:
     """Steps after which the test images are rendered and measured; the last step always is one."""
     save_iterations: tuple[int, ...] = setting((7000, 30_000), STEPS)
     """Steps after which the Gaussians are written as PLY; the last step always is one."""
+    export_origin: str = setting("auto", one_of("auto", "input", "local"))
+    """What positions in PLY files and cameras.json are relative to. input: the origin of the input's frame. local: a
+    round place near the cameras; the files tell which (docs/formats.md). auto: local where the scene is so far from the
+    input's origin that 32-bit numbers are too coarse there, as in UTM coordinates, else input."""
     checkpoint_every: int = setting(10_000, at_least(0))
     """Steps between two checkpoints to resume from; 0: none but the others. One is also written after the last step, on
     Ctrl-C and on SIGTERM."""
@@ -393,11 +399,21 @@ def _checked(key: str, value: Any) -> Any:
         value = convert(value)
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key} is {_shown(value)}: expected {expected}") from None
+    if isinstance(value, str) and not _can_be_a_name(value):
+        raise ConfigError(f"{key} is {_shown(value)}: no file can be called so; give another name")
     rule: Rule | None = FIELDS[key].metadata.get("rule")
     if rule is not None and value is not None and not rule.holds(value):
         hint = _did_you_mean(value, rule.choices) if rule.choices else ""
         raise ConfigError(f"{key} is {_shown(value)}: it must be {rule.words}{hint}")
     return value
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether the operating system takes a string; names whose bytes are no UTF-8 come as surrogates (PEP 383)."""
+    try:
+        return "\0" not in text and bool(os.fsencode(text) or not text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _shown(value: Any) -> str:
@@ -566,9 +582,13 @@ def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         path = Path(os.path.normpath(path.parent / base))
 
 
+_LARGEST = 2**20
+"""Bytes of a YAML file; configs/default.yaml has some 12,000."""
+
+
 def _read_tree(path: Path, wanted_by: Path | None) -> dict[str, Any]:
     try:
-        tree = _parse_yaml(path.read_bytes(), str(path))
+        tree = _parse_yaml(read_bounded(path, _LARGEST), str(path))
     except OSError as error:
         reason = f" (the base of {wanted_by})" if wanted_by else ""
         raise ConfigError(f"{path}: cannot read the configuration{reason}: {error.strerror}") from None

@@ -1,8 +1,11 @@
-"""Files that appear whole or not at all, and the names of those with Gaussians."""
+"""Files that appear whole or not at all, files that can be read to their end, the names of those with Gaussians."""
 
 import contextlib
+import errno
 import os
 import re
+import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,13 @@ SOG_META = "meta.json"
 _CONVERTIBLE = {".ksplat": ".ksplat", ".lcc": ".lcc", ".lcc2": ".lcc2", "lod-meta.json": "streamed SOG"}
 """Formats that splat-transform reads and we do not, by how the names of their files end."""
 
+_LONGEST_NAME = 230  # bytes; a dot, a process' number and an ending are added
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
+
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket",
+}  # fmt: skip
 
 
 class WriteError(OSError):
@@ -52,7 +61,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     permission); other errors of the block pass.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{_short(path.name)}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -60,6 +69,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # not every file system lets folders be synchronised
             _sync(path.parent)
+    except WriteError:  # of another file, which the block writes
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise WriteError(f"{path}: could not be written ({reason}); check free space and permissions") from error
@@ -75,12 +86,46 @@ def durable_write(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def check_regular(path: str | os.PathLike[str]) -> None:
+    """Raises OSError unless `path` is, or leads to, a regular file: opening a FIFO waits for a writer, perhaps without
+    end, and a device may have no end."""
+    _check_mode(path, os.stat(path).st_mode)
+
+
+def read_bounded(path: str | os.PathLike[str], most: int) -> bytes:
+    """All bytes of a regular file that has no more than `most`. Raises OSError, which says why, for anything else."""
+    check_regular(path)
+    # What /proc has are regular files by name, but some of them wait, and some never end.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        _check_mode(path, os.fstat(file.fileno()).st_mode)
+        content = file.read(most + 1) or b""
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most:,} bytes", os.fspath(path))
+    return content
+
+
+def _check_mode(path: str | os.PathLike[str], mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"{_KINDS.get(stat.S_IFMT(mode), 'special')}, not a file", os.fspath(path))
+
+
 def remove_leftovers(folders: Iterable[Path]) -> list[Path]:
     """Delete the temporary files of `replacing` whose process is gone without having removed them; returns them."""
     found = [path for folder in folders for path in folder.glob(".*.tmp") if _is_left_over(path)]
     for path in found:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody else's, in a folder of all
+            path.unlink()
     return found
+
+
+def _short(name: str) -> str:
+    """A name to which a temporary one can add; names have up to 255 bytes."""
+    encoded = os.fsencode(name)
+    if len(encoded) <= _LONGEST_NAME:
+        return name
+    return f"{encoded[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{zlib.crc32(encoded):08x}"
 
 
 def _is_left_over(path: Path) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
-from distwar_gs.random_start import points_in_view
+from distwar_gs.random_start import is_within_sight, points_in_view
 from distwar_kernels.sh.sh_reference import C0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
@@ -124,14 +124,15 @@ def starting_points(
 def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Points [count, 3] (training frame) and colours [count, 3] about grey (3DGS: SH coefficients of random / 255).
 
-    They fill the scene's bounds where it knows them (NeRF-synthetic scenes), else what the training cameras see.
+    They fill the scene's bounds where it knows them (NeRF-synthetic scenes) and its cameras look there, else what the
+    training cameras see.
 
     Args:
         scene: what to fill.
         count: how many.
         generator: all randomness, on the CPU.
     """
-    if scene.bounds is None:
+    if scene.bounds is None or not is_within_sight(scene.train, *scene.bounds, scene.extent):
         log.info("starting from %s random points before the cameras", f"{count:,}")
         positions = points_in_view(scene.train, scene.extent, count, generator)
     else:

@@ -1,10 +1,12 @@
-"""What the small formats have in common: their bytes, rotations as their three smallest numbers, opacities as bytes."""
+"""What the small formats have in common: their bytes, rotations as their three smallest numbers, opacities as bytes,
+and where most of their Gaussians are."""
 
 import os
 from pathlib import Path
 
 import numpy as np
 
+from distwar_gs.files import check_regular
 from distwar_gs.ply import ModelFileError
 
 MOST_GROWTH = 100
@@ -16,10 +18,14 @@ _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 
 def content_of(path: str | os.PathLike[str]) -> bytes:
-    """All bytes of a model's file; ModelFileError if there is none."""
-    if not Path(path).is_file():  # a pipe would be waited for, and a device has no end
-        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file")
-    return Path(path).read_bytes()
+    """All bytes of a model's file; ModelFileError if there is none, or it is not a regular file."""
+    try:
+        check_regular(path)
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a model's file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give another file") from None
 
 
 def check_growth(count: int, degree: int, packed: int) -> None:
@@ -55,3 +61,10 @@ def logit(opacities: np.ndarray) -> np.ndarray:
     """Logits, float32, of opacities in [0, 1]; 0 and 1, whose logits are infinite, are taken for 1e-4 and 1 - 1e-4."""
     opacities = np.clip(opacities, 1e-4, 1.0 - 1e-4)
     return np.log(opacities / (1.0 - opacities)).astype(np.float32)
+
+
+def middle_of(means: np.ndarray) -> tuple[np.ndarray, float]:
+    """Median position [3] and median distance from it, which strays do not move; 1 where all are in one place."""
+    means = np.asarray(means, dtype=np.float64)
+    centre = np.median(means, axis=0)
+    return centre, float(np.median(np.linalg.norm(means - centre, axis=1))) or 1.0

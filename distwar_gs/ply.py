@@ -23,6 +23,8 @@ def read_ply(path: str | os.PathLike[str]) -> Ply:
         return Ply.open(path)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such file; give a run folder of train.py or a .ply file") from None
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read ({error.strerror}); give another file") from None
     except PlyError as error:
         raise _unreadable(path, error) from None
 
@@ -40,8 +42,14 @@ def element(path: str | os.PathLike[str], ply: Ply, name: str) -> np.ndarray:
         raise _unreadable(path, error) from None
 
 
-def columns(path: str | os.PathLike[str], table: np.ndarray, names: Sequence[str], kind: str = "f") -> np.ndarray:
-    """The named columns side by side, [N, len(names)]: float32, or uint32 if `kind`, numpy's letter, is "u".
+def columns(
+    path: str | os.PathLike[str],
+    table: np.ndarray,
+    names: Sequence[str],
+    kind: str = "f",
+    precision: type[np.floating] = np.float32,
+) -> np.ndarray:
+    """The named columns side by side, [N, len(names)]: of `precision`, or uint32 if `kind`, numpy's letter, is "u".
 
     Raises: ModelFileError for a column that is missing or of another kind.
     """
@@ -57,7 +65,7 @@ def columns(path: str | os.PathLike[str], table: np.ndarray, names: Sequence[str
                 f"{path}: column {name} is of type {table.dtype[name].name}, not {expected}; export it again, as the "
                 "3DGS reference does"
             )
-    result = np.empty((len(table), len(names)), np.float32 if kind == "f" else np.uint32)
+    result = np.empty((len(table), len(names)), precision if kind == "f" else np.uint32)
     with np.errstate(over="ignore"):  # a double beyond float32 is infinite, and left out as such
         for index, name in enumerate(names):
             result[:, index] = table[name]

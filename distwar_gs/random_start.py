@@ -49,6 +49,22 @@ def points_in_view(views: Sequence["View"], extent: float, count: int, generator
     return torch.cat([*found, alone])[:count].float()
 
 
+def is_within_sight(views: Sequence["View"], low: np.ndarray, high: np.ndarray, extent: float) -> bool:
+    """Whether the box from corner `low` to corner `high` [3] may be what the cameras look at.
+
+    It may be if one stands no farther from it than FALLBACK_DISTANCE extents, or has one of 5^3 points of it in its
+    image and it is no dot there. Where cameras were georeferenced, the box is about the origin still, and far away.
+    """
+    axes = [np.linspace(*ends, 5) for ends in zip(low, high, strict=True)]
+    box = torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
+    centres = np.stack([view.center for view in views])
+    distance = float(np.linalg.norm(centres - np.clip(centres, low, high), axis=1).min())
+    if distance <= FALLBACK_DISTANCE * extent:
+        return True
+    is_dot = distance > 100.0 * np.linalg.norm(high - low)
+    return not is_dot and any(bool(_in_image(view, box).any()) for view in views)
+
+
 def scene_distances(views: Sequence["View"], extent: float) -> tuple[float, float]:
     """How far before the cameras the scene is, at the least and at the most, as the poses alone tell.
 
@@ -101,11 +117,16 @@ def _seen_by(views: Sequence["View"], points: Tensor, checked: int, generator: t
     some = torch.randperm(len(views), generator=generator)[:checked].tolist()
     seen = torch.zeros(len(points), dtype=torch.int64)
     for view in (views[index] for index in some):
-        viewmat, K = torch.from_numpy(view.viewmat), torch.from_numpy(view.K)
-        in_camera = points @ viewmat[:3, :3].T + viewmat[:3, 3]
-        x, y, z = (in_camera @ K.T).unbind(-1)
-        seen += (z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)
+        seen += _in_image(view, points)
     return seen
+
+
+def _in_image(view: "View", points: Tensor) -> Tensor:
+    """Which of the points [N, 3] float64 a view has in its image: bool [N]."""
+    viewmat, K = torch.from_numpy(view.viewmat), torch.from_numpy(view.K)
+    in_camera = points @ viewmat[:3, :3].T + viewmat[:3, 3]
+    x, y, z = (in_camera @ K.T).unbind(-1)
+    return (z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)
 
 
 def _matrices(views: Sequence["View"]) -> tuple[Tensor, Tensor, Tensor]:

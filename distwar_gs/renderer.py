@@ -10,6 +10,7 @@ from torch import Tensor
 import distwar_kernels as kernels
 from distwar_gs.config import Config, ConfigError
 from distwar_gs.near_plane import OF_EXTENT
+from distwar_kernels import loader, stock
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
 from distwar_kernels.shapes import check_features
@@ -107,6 +108,16 @@ def _rasterizer(config: Config, device: torch.device) -> str:
             "train.deterministic needs train.rasterizer fused and reduction.strategy sw_t: only they add in a fixed way"
         )
     return chosen
+
+
+def load_kernels(settings: RenderSettings, device: torch.device) -> None:
+    """Builds, where this machine has not yet, and loads what rendering with these settings needs.
+
+    Without it the first view does so. Raises KernelError where that is not possible.
+    """
+    loader.load(device.type)
+    if device.type == "cuda" and settings.rasterizer != "fused":
+        stock.gsplat()
 
 
 def render(

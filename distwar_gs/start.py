@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from torch.nn import Parameter
 
 from datasets.pointcloud import read_points
 from distwar_gs.config import Config, ModelConfig
-from distwar_gs.export import find_ply, load_model, read_render_mode
+from distwar_gs.export import find_ply, load_model, read_origin, read_render_mode
 from distwar_gs.model import as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.ply import ModelFileError, read_ply
 from distwar_gs.random_start import seen_share
@@ -74,7 +75,7 @@ def first_gaussians(
 def find_start(init_ply: str) -> Path:
     """The file that `model.init_ply` names, of a run folder the newest PLY. Raises ModelFileError if there is none, or
     if it is neither a point cloud nor Gaussians; its rows are not read."""
-    path = Path(init_ply).expanduser()
+    path = Path(os.path.expanduser(init_ply))
     if path.suffix == ".pt":
         raise ModelFileError(f"{path}: is a checkpoint; continue it with --resume {path}, or start from its run's PLY")
     path = find_ply(path)
@@ -138,7 +139,7 @@ def _cloud(path: Path, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
         raise ModelFileError(f"{path}: holds no points to start from; give another file with --init_ply")
     instead = f", not from the {len(scene.points.positions):,} of the scene" if scene.points else ""
     log.info("starting from the %s points of %s%s", f"{len(cloud.positions):,}", path, instead)
-    positions = scene.normalisation.apply_points(cloud.positions)
+    positions = scene.normalisation.about(read_origin(path)).apply_points(cloud.positions)
     _check_seen(path, scene, torch.from_numpy(positions))
     return positions, cloud.colors
 

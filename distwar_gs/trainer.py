@@ -1,7 +1,6 @@
 """Training: the loop, and what happens around it. Reads top to bottom."""
 
 import logging
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,21 +18,24 @@ from distwar_gs.devices import resolve_device
 from distwar_gs.engines import TrainingView, make_engine
 from distwar_gs.errors import TrainingError
 from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
-from distwar_gs.files import WriteError, remove_leftovers
+from distwar_gs.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.health import Health
 from distwar_gs.interruption import Interruption, StoppedError
 from distwar_gs.losses import as_floats, photometric_gradient
 from distwar_gs.memory import cap_of
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_degree_of
-from distwar_gs.monitor import Monitor, setup_logging
+from distwar_gs.monitor import Monitor, move_log, setup_logging
 from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
-from distwar_gs.renderer import render, render_settings, view_traffic
+from distwar_gs.origins import export_origin
+from distwar_gs.renderer import load_kernels, render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
+from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.start import find_start, first_gaussians
 from distwar_gs.strategies import make_strategy
+from distwar_gs.terminal import reason_of
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
 
@@ -49,16 +51,20 @@ class Trainer:
         """Loads the scene and its images, makes or resumes the model. Errors of the data and the config come here."""
         self.config = config
         self.device = resolve_device(config.train.device)
-        self.folder = _made_folder(Path(config.train.result_dir))
+        self.run_folder = RunFolder(Path(config.train.result_dir))
+        self.folder = self.run_folder.path
         setup_logging(self.folder, config.log.quiet)
         _check_reduction(config, self.device)
         self.scene = open_scene(config)
+        self.origin = export_origin(self.scene, config.train.export_origin)
+        self.fingerprint = checkpoints.scene_fingerprint(self.scene)  # while the files of the scene are there
         self.last_checkpoint: Path | None = None
         saved = self._checkpoint()
         self.config = config = with_near_plane(config, self.scene, saved.config if saved else {})
         if not saved and config.model.init_ply:
             find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
         self.settings = render_settings(config, self.scene.extent, self.device)
+        load_kernels(self.settings, self.device)  # so that no step has to build them
         self.tuner = kernels.tuner_of(self.device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
         self.cameras = Cameras.of(self.scene.train, self.device)
@@ -86,8 +92,13 @@ class Trainer:
         """Trains to the last step; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
 
         Raises TrainingError when the GPU's memory is used up, with a checkpoint saved; when the model cannot be kept
-        finite; and when what is due after the last step could not be written.
+        finite; and when what is due after the last step could not be written. ConfigError: another training has the
+        run folder.
         """
+        with self.run_folder:
+            return self._run()
+
+    def _run(self) -> int:
         self._open_run_folder()
         self.cap.begin(len(self.params["means"]), [*self.params.values(), *all_moments(self.optimizers)])
         last = self.config.train.iterations
@@ -104,6 +115,8 @@ class Trainer:
             except DataError:  # an image that is decoded only now
                 self._give_up_step()
                 self._write(self.save_checkpoint)
+                if self.step >= last:
+                    self._write(self.save_model)
                 raise
             finally:
                 self.monitor.close()
@@ -125,11 +138,20 @@ class Trainer:
             if self._is_looked_at() and not self.health.keep():
                 continue  # from the last checkpoint
             self._unwritten = None
-            if self._is_checkpointed(self.step):
+            if self._is_saved_now():
                 self._write(self.save_checkpoint)
             self._make_results()
             if self.step < last:
                 self.interruption.check()
+        if self._keep_folder():  # it was lost while the last results were made
+            self._write(self.save_checkpoint)
+            self._make_results(again=False)
+
+    def _is_saved_now(self) -> bool:
+        """Whether a checkpoint is due after this step, asked for by a signal, or the only one there would be."""
+        asked = self.interruption.takes_save()
+        lost = self._is_looked_at() and self._keep_folder()
+        return self._is_checkpointed(self.step) or asked or lost
 
     def _is_checkpointed(self, step: int) -> bool:
         train = self.config.train
@@ -152,13 +174,14 @@ class Trainer:
         """`save`, whose failure (a full disk) costs the file, not the run."""
         try:
             save()
-        except (WriteError, checkpoints.CheckpointError) as error:
-            self._unwritten = self._unwritten or str(error)
-            log.warning("%s; the run goes on without it", error)
+        except (OSError, checkpoints.CheckpointError) as error:
+            problem = f"{error.filename}: {reason_of(error)}" if getattr(error, "filename", None) else str(error)
+            self._unwritten = self._unwritten or problem
+            log.warning("%s; the run goes on without it", problem)
 
     def _stop(self, last: int) -> int:
         """Leaves a checkpoint of this step, unless there is one; returns the exit code."""
-        if self._saved_step != self.step:
+        if self._keep_folder() or self._saved_step != self.step:
             self.save_checkpoint()
         log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
         return self.interruption.exit_code
@@ -262,13 +285,14 @@ class Trainer:
                     shown[f"test/{printable(view.name)}"] = _side_by_side(render8, photo)
 
             images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
-            saved = as_reloaded(self.params, self.scene.normalisation)
+            saved = as_reloaded(self.params, self.scene.normalisation, self.origin)
             evaluation = evaluate(
                 lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask
             )
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / METRICS, self.step, "test", evaluation, extra)
+            self._measurements = _content(self.folder / METRICS)
             measured = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": evaluation.lpips}
             scalars = {f"eval/{name}": value for name, value in measured.items() if value is not None}
             scalars |= self._atomics()
@@ -301,11 +325,12 @@ class Trainer:
         return rendering.colors[0]
 
     def save_model(self) -> None:
-        """Writes the Gaussians as PLY in the frame of the input."""
+        """Writes the Gaussians as PLY in the frame of the input, or relative to the origin that the file tells."""
         path = self._ply()
         self.engine.settle(self.step)
         with self.monitor.paused():
-            save_ply(path, self.params, self.scene.normalisation, antialiased=self.settings.antialiased)
+            antialiased, frame = self.settings.antialiased, self.scene.normalisation
+            save_ply(path, self.params, frame, antialiased=antialiased, origin=self.origin)
         log.info("saved %s", path)
 
     def _ply(self) -> Path:
@@ -317,6 +342,7 @@ class Trainer:
         Gaussians that are not finite are dropped first. Raises TrainingError, and leaves the checkpoints there are
         alone, if no others are left.
         """
+        self._keep_folder()
         self.engine.settle(self.step)
         self.health.keep_for_saving()
         with self.monitor.paused():
@@ -324,7 +350,7 @@ class Trainer:
                 step=self.step, params=self.params, optimizers=state_dicts(self.optimizers),
                 densification=self.densifier.state_dict(), rng=checkpoints.capture_rng(self.generators),
                 sampler=self.sampler.state_dict(), config=as_values(self.config),
-                scene=checkpoints.scene_fingerprint(self.scene), elapsed_seconds=self.monitor.elapsed(),
+                scene=self.fingerprint, elapsed_seconds=self.monitor.elapsed(),
             )  # fmt: skip
             path = checkpoints.save_checkpoint(self.folder, state)
         self._saved_step = self.step
@@ -386,7 +412,7 @@ class Trainer:
         if found is None:
             return None
         path, saved = found
-        checkpoints.check_scene(path, saved, self.scene)
+        checkpoints.check_scene(path, saved, self.fingerprint, self.scene.source)
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
         check_config(path, saved, self.config)
         log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
@@ -423,23 +449,46 @@ class Trainer:
         places = (self.folder, self.folder / checkpoints.FOLDER, *(self.folder / "point_cloud").glob("*"))
         for path in remove_leftovers(places):
             log.info("removed %s, unfinished since an earlier session was killed", path)
+        self._measurements = _content(self.folder / METRICS)
+        self._save_settings()
+        self.monitor = self.make_monitor()
+
+    def _save_settings(self) -> None:
         save_config(self.config, self.folder / "config.yaml")
         views = (*self.scene.train, *self.scene.test)
-        save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation)
-        self.monitor = self.make_monitor()
+        save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation, self.origin)
+
+    def _keep_folder(self) -> bool:
+        """Makes the run folder again if it was deleted or renamed, and returns whether it was. Settings, cameras, log
+        and measurements are whole again, curves begin anew; a checkpoint is left to the caller."""
+        if not self.run_folder.come_back():
+            return False
+        self.folder = self.run_folder.path
+        move_log(self.folder)
+        log.warning(
+            "the run folder was deleted or renamed; %s is there again, without earlier checkpoints, models and curves",
+            self.folder,
+        )
+        self._write(self._save_settings)
+        if self._measurements:
+            self._write(self._save_measurements)
+        self.monitor.move(self.folder, self.config, self.step + 1)
+        return True
+
+    def _save_measurements(self) -> None:
+        with replacing(self.folder / METRICS) as temporary:
+            temporary.write_bytes(self._measurements)
 
     def make_monitor(self) -> Monitor:
         """What watches the run from its next step on. A benchmark overrides it, to watch more closely."""
         return Monitor(self.folder, self.config, self.device, self.step + 1, self._elapsed)
 
 
-def _made_folder(folder: Path) -> Path:
+def _content(path: Path) -> bytes:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # one that is there may be somebody else's
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be the run folder ({error.strerror}); choose another with -m") from error
-    return folder
+        return read_bounded(path, 2**30)
+    except OSError:
+        return b""
 
 
 def _check_reduction(config: Config, device: torch.device) -> None:

@@ -1,13 +1,14 @@
 """What training and rendering both need of a scene: the scene itself, its cameras on the device, its pixels."""
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from datasets import Scene, View, load_scene
+from datasets import Scene, View, load_scene, near_origin
 from datasets.images import FREE_SHARE, ImageStore, available_memory
 from distwar_gs.config import Config, ConfigError
 
@@ -35,6 +36,9 @@ class Cameras:
 def open_scene(config: Config) -> Scene:
     """The scene a configuration names; images are found and measured, not decoded.
 
+    Without data.normalise it is in the frame of the input, unless 32-bit numbers are too coarse there: then a round
+    offset is taken off.
+
     Raises ConfigError if it names none, DataError for one that cannot be used.
     """
     data = config.data
@@ -45,6 +49,7 @@ def open_scene(config: Config) -> Scene:
         invert_masks=data.invert_masks, alpha=data.alpha, test_every=data.test_every, test_list=data.test_list,
         hold_out=data.eval, normalise=data.normalise,
     )  # fmt: skip
+    scene = scene if data.normalise else near_origin(scene)
     log.info(
         "%s: %d training and %d test views (%s), %s, images: %s",
         scene.source, len(scene.train), len(scene.test), scene.split_rule,
@@ -85,8 +90,13 @@ def _open_images(
     host_share: float,
 ) -> ImageStore:
     data = config.data
-    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else data.host_budget_gib * 2**30
+    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else _bytes_of(data.host_budget_gib)
     return ImageStore(
-        views, background=background, device=device, budget_bytes=int(data.image_budget_gib * 2**30),
+        views, background=background, device=device, budget_bytes=_bytes_of(data.image_budget_gib),
         host_budget_bytes=int(host * host_share), threads=data.loader_threads,
     )  # fmt: skip
+
+
+def _bytes_of(gib: float) -> int:
+    """Bytes of so many GiB; of a number that means "all there is", 1e308 perhaps, as many as can be counted."""
+    return int(min(gib * 2**30, sys.maxsize))

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import pwd
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import load_scene
+from datasets import DataError, cache, load_scene
 from datasets.cache import FOLDER_NAME, cached_folder, leads_out
 
 
@@ -120,17 +121,55 @@ def test_scenes_whose_files_look_alike_do_not_share_the_users_cache(tmp_path, ho
     assert len(list(home_cache.iterdir())) == 2
 
 
-def test_without_a_home_the_scene_has_the_cache(tmp_path, monkeypatch):
-    def no_home():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", no_home)
-    assert grey(halved(write_colmap(tmp_path))["d.png"]) == 30
-
-
 def test_an_image_folder_of_any_name(tmp_path):
     scene = write_colmap(tmp_path, images="日" * 84)
     views = halved(scene, images="日" * 84)
     assert [grey(view) for view in views.values()] == [0, 10, 20, 30]
     assert scene / FOLDER_NAME in views["a.png"].image_path.parents
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """Neither HOME nor an entry in the system's list of users, as in some containers."""
+
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    monkeypatch.setattr(pwd, "getpwnam", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"XDG_CACHE_HOME": "/c", "HOME": "/d"}, "/c/distwar-gs"),
+        ({"HOME": "/d"}, "/d/.cache/distwar-gs"),
+        ({"XDG_CACHE_HOME": "/c"}, "/c/distwar-gs"),
+        ({}, f"/temporary/distwar-gs-{os.geteuid()}"),
+    ],
+)
+def test_a_user_without_a_home_has_a_cache(monkeypatch, variables, expected):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: "/temporary")
+    assert cache.user_cache() == Path(expected)
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize("writable", [True, False])
+def test_scenes_of_a_user_without_a_home(tmp_path, monkeypatch, writable):
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    scene = write_colmap(tmp_path / "scene")
+    if not writable:
+        (scene / FOLDER_NAME).touch()
+    view = halved(scene)["d.png"]
+    assert grey(view) == 30 and (tmp_path / "temporary" in view.image_path.parents) == (not writable)
+    with pytest.raises(DataError, match="~/scene: no such folder"):
+        load_scene("~/scene")
+    (tmp_path / "~").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~/list.txt").write_text("a.png\n")
+    assert [view.name for view in load_scene(scene, test_list="~/list.txt").test] == ["a.png"]

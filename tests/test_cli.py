@@ -76,6 +76,8 @@ def test_the_flags_are_frozen():
         (f"--config {ROOT}/configs/strategies/mcmc.yaml", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
         ("--strategy absgrad --set densification.grad_threshold=2e-4", {"densification.strategy": "absgrad"}),
         ("--cap_max 1000", {"densification.cap_max": 1000}),
+        ("--export_origin local", {"train.export_origin": "local"}),
+        ("--export-origin=input", {"train.export_origin": "input"}),
         ("--reduction atomic", {"reduction.strategy": "atomic"}),
         ("--balance_threshold 16", {"reduction.balance_threshold": 16}),
         ("--device cpu", {"train.device": "cpu"}),
@@ -167,7 +169,18 @@ USAGE_MISTAKES = [
     (render_args, "", "give one model to render"),
     (render_args, "a -m b", "give one model to render"),
     (render_args, "a --frames 0", "--frames and --fps must be positive"),
+    (render_args, "a --frames -7", "--frames and --fps must be positive"),
+    (render_args, f"a --frames {10**7}", "--frames is 10000000: it must be between 1 and 1000000"),
+    (render_args, f"a --frames {'9' * 5000}", "argument --frames: invalid int value"),
+    (render_args, "a --frames nan", "argument --frames: invalid int value: 'nan'"),
+    (render_args, "a --fps 0", "--frames and --fps must be positive"),
+    (render_args, "a --fps=-inf", "--frames and --fps must be positive"),
+    (render_args, "a --fps nan", "--fps is nan: it must be between 0.01 and 1000"),
+    (render_args, "a --fps inf", "--fps is inf: it must be between 0.01 and 1000"),
+    (render_args, "a --fps 1e400", "--fps is inf: it must be between 0.01 and 1000"),
+    (render_args, "a --fps 1e-300", "--fps is 1e-300: it must be between 0.01 and 1000"),
     (render_args, "a --path spiral", "argument --path: invalid choice: 'spiral'"),
+    (train_config, "-s x --export_origin near", "argument --export_origin: invalid choice: 'near'"),
     (render_args, "a.ply --iteration 5", "--iteration picks a model of a run folder"),
 ]
 
@@ -288,6 +301,13 @@ def test_errors_of_the_disk_name_the_file(tmp_path, capsys):
         (tmp_path / "none").read_text()
 
     assert run(main, capsys) == (1, f"error: {tmp_path / 'none'}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("name", ["cameras.json", "./ellipse", "a.npy", "a/b", "poses"])
+def test_paths_that_look_like_files(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poses").write_text("")
+    assert render_args(["run", "--path", name]).path == name
 
 
 def test_interrupt(capsys):

@@ -49,6 +49,8 @@ class Row:
     """Words of the run's log."""
     needs: str = ""
     """A package that need not be installed."""
+    offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Where the spots' origin is in the scene's world."""
     real: str = ""
     """Name of the scene among the real ones, which are not made."""
 
@@ -121,6 +123,60 @@ row("COLMAP", "PINHOLE", "focal length 0", refused="camera 1 is not usable")(
 def three_cameras(folder):
     one, two = camera("PINHOLE"), camera("OPENCV", size=(90, 70), number=2)
     plain(folder, Capture(cameras=[one, two, camera("OPENCV_FISHEYE", size=(100, 72), number=3)]))
+
+
+# ------------------------------------------------------------------------------------------- far from the origin
+
+UTM, ECEF = (452310.7, 5411950.2, 263.4), (4177000.25, -862000.75, 4729000.5)
+
+
+def far_away(offset: tuple[float, float, float]) -> Capture:
+    """The capture with its poses about that place; its photographs are those of the one about the origin."""
+    move = np.eye(4)
+    move[:3, 3] = np.negative(offset)
+    return Capture(poses=[pose @ move for pose in ring(6)])
+
+
+@row("COLMAP", "PINHOLE", "UTM coordinates", note="are relative to (452311, 541195", offset=UTM)
+def utm(folder):
+    model = far_away(UTM).reconstruction(points=0)
+    for point in Capture().reconstruction().points3D.values():
+        model.add_point3D(point.xyz + UTM, pycolmap.Track(), point.color)
+    (folder / "sparse/0").mkdir(parents=True)
+    model.write_text(folder / "sparse/0")
+    Capture().write_images(folder / "images")
+
+
+@row(
+    "COLMAP",
+    "PINHOLE",
+    "UTM coordinates, --export_origin input",
+    note="32-bit numbers are multiples of 0.5",
+    offset=UTM,
+)
+def utm_as_it_is(folder):
+    utm(folder)
+    return ["--export_origin", "input"]
+
+
+@row(
+    "nerfstudio",
+    "OPENCV",
+    "positions from the centre of the earth, no points",
+    note="relative to (4177000",
+    offset=ECEF,
+)
+def ecef(folder):
+    Capture(cameras=[camera("OPENCV")], poses=far_away(ECEF).poses).write_transforms(folder)
+    Capture(cameras=[camera("OPENCV")]).write_images(folder / "images")
+
+
+@row("Blender", "camera_angle_x", "UTM coordinates", note="random points before the cameras", offset=UTM)
+def blender_in_utm(folder):
+    capture = Capture(cameras=[camera("SIMPLE_PINHOLE", (90, 48, 32))], poses=far_away(UTM).poses)
+    capture.write_transforms(folder, {"camera_angle_x": 2 * np.arctan(48 / 90)})
+    (folder / "transforms.json").rename(folder / "transforms_train.json")
+    Capture(cameras=[camera("SIMPLE_PINHOLE", (90, 48, 32))]).write_images(folder / "images")
 
 
 # -------------------------------------------------------------------------------------------------- COLMAP: models
@@ -1669,7 +1725,7 @@ def test_input(row, tmp_path, capsys, caplog, monkeypatch, pytestconfig):
     else:
         assert stopped.value.code == 0, printed
         assert row.note in printed
-        RESULTS[row.id] = check_views(arguments, exact=not row.real)
+        RESULTS[row.id] = check_views(arguments, exact=not row.real, spots=SPOTS + row.offset)
 
 
 def check_refusal(row: Row, code: int, printed: str, folder: Path) -> str:
@@ -1679,7 +1735,7 @@ def check_refusal(row: Row, code: int, printed: str, folder: Path) -> str:
     return f"refused: {last.removeprefix('error: ').replace(str(folder) + '/', '')}"
 
 
-def check_views(arguments: list[str], exact: bool) -> str:
+def check_views(arguments: list[str], exact: bool, spots: np.ndarray) -> str:
     """Every view shows the spots where its camera says, and masks keep what they should; then the words for it."""
     config = train_config(arguments)
     scene = open_scene(config)
@@ -1689,8 +1745,8 @@ def check_views(arguments: list[str], exact: bool) -> str:
         frame = scene.normalisation
         for index, view in enumerate(views):
             assert store[index].shape == (view.height, view.width, 3)
-            check_spots(store[index].numpy(), view, frame.apply_points(SPOTS))
-            check_mask(store.mask(index), view, frame.apply_points(SPOTS)[0])
+            check_spots(store[index].numpy(), view, frame.apply_points(spots))
+            check_mask(store.mask(index), view, frame.apply_points(spots)[0])
     sizes = sorted({(view.width, view.height) for view in views})
     points = f"{len(scene.points.positions):,} points" if scene.points else "random points"
     return (

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import imageio.v2 as imageio
 import numpy as np
@@ -17,6 +18,7 @@ from distwar_gs import camera_paths
 from distwar_gs.cli import render_args
 from distwar_gs.config import ConfigError
 from distwar_gs.export import ModelFileError
+from distwar_gs.files import WriteError
 from distwar_gs.outputs import ModelPictures
 from distwar_gs.trainer import Trainer
 
@@ -317,3 +319,63 @@ def test_a_mirrored_world_trains_and_shows_as_the_world_itself(demo_scene, tmp_p
         np.abs(frames["mirrored"] - other).mean() for other in (frames["plain"], frames["plain"][:, :, ::-1])
     )
     assert difference < 0.3 * turned
+
+
+# -------------------------------------------------------------------------------------------------- disks that fill
+
+
+def pictures_without_room(run, folder, file_limit, *arguments: object) -> str:
+    """What is said where no file can have more than 1,000 bytes."""
+    pictures = pictures_of(run, "--out", folder, *arguments)
+    file_limit(1000)
+    with pytest.raises(WriteError) as caught:
+        pictures.render_split("test")
+    file_limit(None)
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--depth",)], ids=["pictures", "depths"])
+def test_a_full_disk_names_the_picture_and_leaves_none_that_is_half(demo_run, tmp_path, file_limit, arguments):
+    message = pictures_without_room(demo_run.folder, tmp_path, file_limit, *arguments)
+    name = "depth/view_000.npy" if arguments else "renders/view_000.png"
+    assert message.startswith(f"{tmp_path}/iteration_60/test/{name}: could not be written (File too large)")
+
+
+def test_a_full_disk_and_a_video(demo_run, tmp_path, file_limit):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 30, "--depth")
+    file_limit(5000)
+    with pytest.raises(WriteError, match=r"iteration_60/ellipse(_depth)?\.mp4: could not be written .ffmpeg: "):
+        pictures.render_path("ellipse")
+    file_limit(None)
+    assert list((tmp_path / "iteration_60").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(demo_run, tmp_path):
+    folder = tmp_path / "iteration_60"
+    for place, name in (("", "ellipse.mp4"), ("test/renders", "view_000.png"), ("test/gt", "view_000.png")):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / f".{name}.{10**30}.tmp").write_text("half")
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 2)
+    pictures.render_path("ellipse")
+    pictures.render_split("test")
+    assert not list(tmp_path.rglob("*.tmp")) and (folder / "ellipse.mp4").stat().st_size > 500
+
+
+def test_what_a_killed_process_left_beside_pictures_in_folders_is_removed(demo_run, tmp_path):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path)
+    views = [replace(view, name=f"left.zip/{view.name}") for view in pictures.scene.test]
+    pictures.scene = replace(pictures.scene, test=tuple(views))
+    left = tmp_path / f"iteration_60/test/renders/left.zip/.view_000.png.{10**30}.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    pictures.render_split("test")
+    assert not left.exists() and imageio.imread(left.parent / "view_000.png").shape == (60, 80, 3)
+
+
+def test_images_a_pixel_wide(demo_run, tmp_path):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 3)
+    narrow = replace(pictures.scene.train[7], width=1)
+    pictures.scene = replace(pictures.scene, train=(narrow,) * 3)
+    pictures.render_path("interpolate")
+    assert [frame.shape for frame in frames_of(tmp_path / "iteration_60/interpolate.mp4")] == [(60, 2, 3)] * 3

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pycolmap
 
-from distwar_gs.capture.photos import LeftOut, printable
+from datasets.errors import printable
+from distwar_gs.capture.photos import LeftOut
 from distwar_gs.capture.refinement import NEEDED
 from distwar_gs.capture.staging import Staged
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.errors import DataError
+from datasets.errors import DataError, printable
 from datasets.imagefile import Progress, map_threads
 from distwar_gs.capture.decoding import NotAPhotoError, decoded, open_photo
 from distwar_gs.capture.video import VIDEO_SUFFIXES
@@ -101,11 +101,6 @@ def check_photos(
     gone = {each.name for each in left_out}
     order = {name: index for index, name in enumerate(names)}
     return [name for name in names if name not in gone], sorted(left_out, key=lambda each: order[each.name])
-
-
-def printable(name: str) -> str:
-    """A file's name as it can be shown: no control characters, no bytes that are not text."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in name)
 
 
 def _files(folder: Path, out: Path | None, left_out: list[LeftOut]) -> Iterator[str]:

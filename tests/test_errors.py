@@ -1,12 +1,8 @@
-"""What names of files may do to a terminal or a log: nothing."""
-
-import io
-import logging
+"""What names of files in a message may do to a terminal: nothing."""
 
 import pytest
 
 from datasets.errors import DataError, printable
-from distwar_gs.messages import PrintableFormatter
 
 RED = "\x1b[31mred\x1b[0m"
 
@@ -27,13 +23,3 @@ RED = "\x1b[31mred\x1b[0m"
 def test_what_steers_a_terminal_or_breaks_a_line_is_an_escape(text, shown):
     assert printable(text) == shown
     assert str(DataError(f"{text}: missing")) == f"{shown}: missing"
-
-
-def test_logs_are_lines_of_printable_characters():
-    stream = io.StringIO()
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(PrintableFormatter("%(levelname)s %(message)s"))
-    log = logging.Logger("any")
-    log.addHandler(handler)
-    log.warning("first view: %s, %d %%", f"{RED}\nerror: all is lost", 7)
-    assert stream.getvalue() == "WARNING first view: \\x1b[31mred\\x1b[0m\\nerror: all is lost, 7 %\n"
