@@ -1,11 +1,12 @@
 // Tensors in, tensors out: checks and registers the blend op for one backend. Compiled once with blend_cpu.cpp and once
 // with the CUDA kernels; the schemas, fake kernels and autograd are registered from Python (blend.py).
+#include "blend.h"
+
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include "../tiles/tile_lists_of_tensors.h"
-#include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {
@@ -60,7 +61,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height,
     c10::string_view /*strategy*/, int64_t /*threshold*/) {
     const DeviceGuard guard(means2d.device());
-    const auto in = inputs(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, width, height);
+    const auto in =
+        inputs(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, width, height);
     const State state(in, means2d.options());
     auto colors_out = at::empty({in.images, height, width, in.channels}, means2d.options());
     blend_forward(in, state.pointers(), colors_out.mutable_data_ptr<float>());
@@ -81,7 +83,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     check(v_transmittances, "v_transmittances", at::kFloat, in.width, means2d);
     const Strategy chosen = strategy_named(strategy);
     const bool packs = sums_packed(chosen, in.channels);  // then every gradient is written when the sums are unpacked
-    const auto sums_like = [packs](const Tensor& tensor) { return packs ? at::empty_like(tensor) : at::zeros_like(tensor); };
+    const auto sums_like = [packs](const Tensor& tensor) {
+        return packs ? at::empty_like(tensor) : at::zeros_like(tensor);
+    };
     auto v_means2d = sums_like(means2d), v_conics = sums_like(conics), v_colors = sums_like(colors);
     auto v_opacities = sums_like(opacities);
     auto v_means2d_abs = absgrad ? sums_like(means2d) : at::empty({0}, means2d.options());

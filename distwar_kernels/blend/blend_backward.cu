@@ -5,8 +5,8 @@
 // are staged through shared memory in batches of 256; every warp walks the batch, farthest first, and visits each
 // Gaussian that at least one of its pixels sees.
 //
-// A pixel takes the Gaussian off what it has blended (backward_pixel.cuh). Each visit leaves channels + 6 numbers a lane
-// (8 with absgrad), all for one Gaussian; where they are summed is the policy's business (warp_reduce.cuh).
+// A pixel takes the Gaussian off what it has blended (backward_pixel.cuh). Each visit leaves channels + 6 numbers a
+// lane (8 with absgrad), all for one Gaussian; where they are summed is the policy's business (warp_reduce.cuh).
 //
 // It stores nothing but the sums. Floor: about 45 instructions a visit over 4 * 132 * 1.98e9 warp-instructions/s on an
 // H200, and as many again for a butterfly of ten sums.
@@ -31,7 +31,8 @@ struct Staged {
         splat[slot] = here;
 #pragma unroll
         for (int k = 0; k < kChannels; ++k)
-            color[slot][k] = kChannels <= 4 ? packed[k % 4] : in.colors[static_cast<long long>(gaussian) * kChannels + k];
+            color[slot][k] =
+                kChannels <= 4 ? packed[k % 4] : in.colors[static_cast<long long>(gaussian) * kChannels + k];
     }
 };
 
@@ -108,9 +109,10 @@ template <int kChannels, bool kAbsGrad>
 void launch_backward(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
                      const BlendGradients& grad, Strategy strategy, int threshold) {
     using Emit = EmitGradients<kChannels, kAbsGrad>;
-    const auto kernel = strategy == Strategy::kAtomic       ? blend_backward_kernel<kChannels, kAbsGrad, Atomic, Emit>
-                        : strategy == Strategy::kSerialized ? blend_backward_kernel<kChannels, kAbsGrad, Serialized, Emit>
-                                                            : blend_backward_kernel<kChannels, kAbsGrad, Butterfly, Emit>;
+    const auto kernel = strategy == Strategy::kAtomic ? blend_backward_kernel<kChannels, kAbsGrad, Atomic, Emit>
+                        : strategy == Strategy::kSerialized
+                            ? blend_backward_kernel<kChannels, kAbsGrad, Serialized, Emit>
+                            : blend_backward_kernel<kChannels, kAbsGrad, Butterfly, Emit>;
     launch(kernel, in.tiles(), kBlockSize, in.stream, in, saved, upstream, threshold, Emit{grad});
 }
 
@@ -140,7 +142,7 @@ void blend_traffic(const BlendInputs& in, const BlendState& saved, int64_t* coun
     const BlendUpstream any = {saved.transmittances, saved.transmittances};  // what is summed does not matter
     const TrafficTally tally{reinterpret_cast<unsigned long long*>(counts)};
     launch(blend_backward_kernel<1, false, CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in, saved,
-                    any, 0, tally);
+           any, 0, tally);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

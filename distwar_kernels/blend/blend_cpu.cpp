@@ -30,8 +30,14 @@ struct Gaussian {
     const float* color;
 
     Gaussian(const BlendInputs& in, int id)
-        : id(id), x(in.means2d[2 * id]), y(in.means2d[2 * id + 1]), a(in.conics[3 * id]), b(in.conics[3 * id + 1]),
-          c(in.conics[3 * id + 2]), opacity(in.opacities[id]), color(in.colors + static_cast<int64_t>(id) * in.channels) {
+        : id(id),
+          x(in.means2d[2 * id]),
+          y(in.means2d[2 * id + 1]),
+          a(in.conics[3 * id]),
+          b(in.conics[3 * id + 1]),
+          c(in.conics[3 * id + 2]),
+          opacity(in.opacities[id]),
+          color(in.colors + static_cast<int64_t>(id) * in.channels) {
         const double determinant = double(a) * c - double(b) * b;
         rest = static_cast<float>(determinant / a);
         skew = double(b) / a;
@@ -77,7 +83,9 @@ struct Tile {
         if (in.masks && !in.masks[index]) end = begin;
     }
 
-    int64_t pixel(const BlendInputs& in, int row) const { return (int64_t(image) * in.height + y0 + row) * in.width + x0; }
+    int64_t pixel(const BlendInputs& in, int row) const {
+        return (int64_t(image) * in.height + y0 + row) * in.width + x0;
+    }
     const float* background(const BlendInputs& in) const {
         return in.backgrounds ? in.backgrounds + image * in.channels : nullptr;
     }
@@ -305,9 +313,9 @@ struct PatchCounts {
     static constexpr int kAcross = kTileSize / kPatchWidth;
     static_assert(kPatchesPerTile * kPatchWidth * kPatchHeight == kTileSize * kTileSize);
     int64_t visits_by_lanes[kWarpSize + 1] = {};  // at 0: list entries walked in vain
-    int active[kPatchesPerTile] = {};  // lanes of each patch, for the current Gaussian
-    int visits[kPatchesPerTile] = {};  // Gaussians of this tile with an active lane
-    int walked[kPatchesPerTile] = {};  // list entries up to the last of them
+    int active[kPatchesPerTile] = {};             // lanes of each patch, for the current Gaussian
+    int visits[kPatchesPerTile] = {};             // Gaussians of this tile with an active lane
+    int walked[kPatchesPerTile] = {};             // list entries up to the last of them
 
     void row(int row, Mask hit) {
         for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= hit[x];

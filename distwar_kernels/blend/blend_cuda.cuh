@@ -24,7 +24,8 @@ __device__ inline const float* background_of(const BlendInputs& in, const Pixel&
 // The words of a patch in BlendState::visits: bit i of word w is entry 32 w + i of the tile's list.
 __device__ inline int* patch_visits(int* visits, const TileRange& range, Patch patch) {
     const int words = (range.end - range.begin + kWarpSize - 1) / kWarpSize;
-    return visits + static_cast<long long>(kPatchesPerTile) * (range.begin / kWarpSize + patch.tile) + patch.index * words;
+    return visits + static_cast<long long>(kPatchesPerTile) * (range.begin / kWarpSize + patch.tile) +
+           patch.index * words;
 }
 
 // blend_backward for strategy `sw_t` (blend_transposed.cu), which takes one to four channels.

@@ -109,7 +109,8 @@ struct ForwardPixel {
 };
 
 template <int kChannels>
-__global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs in, BlendState saved, float* colors_out) {
+__global__ void __launch_bounds__(kBlockSize)
+    blend_forward_kernel(BlendInputs in, BlendState saved, float* colors_out) {
     __shared__ Staged<kChannels> staged;
     const Pixel pixel(in);
     const TileRange range = visible_range(in);
@@ -123,7 +124,8 @@ __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs i
     ForwardPixel<kChannels> state(pixel);
     for (int start = range.begin; start < range.end; start += kBlockSize) {
         if (__syncthreads_and(state.done())) break;
-        if (start + threadIdx.x < range.end) staged.load(saved.splats, threadIdx.x, in.flatten_ids[start + threadIdx.x]);
+        if (start + threadIdx.x < range.end)
+            staged.load(saved.splats, threadIdx.x, in.flatten_ids[start + threadIdx.x]);
         __syncthreads();
 
         const int count = min(kBlockSize, range.end - start);

@@ -23,7 +23,8 @@ namespace distwar::DISTWAR_BACKEND {
 namespace {
 
 constexpr int kWarps = 4;  // of a block: half a tile's
-constexpr int kGroup = 4;  // visits unrolled together
+constexpr int kThreadsPerBlock = kWarps * kWarpSize;
+constexpr int kGroup = 4;                   // visits unrolled together
 constexpr float kLog2AlphaCap = -0.00145f;  // a little below log2(0.999)
 
 // What a warp has in shared memory.
@@ -31,9 +32,9 @@ template <int kChannels, bool kAbsGrad>
 struct Scratch {
     SumRows<kAbsGrad> rows;
     SharedSplats<kChannels> seen;
-    float4 v_color[kWarpSize];  // of the pixels
+    float4 v_color[kWarpSize];                // of the pixels
     float3 slopes[kAbsGrad ? kWarpSize : 1];  // u_y, v_y and v of those seen
-    int positions[2 * kWarpSize];  // VisitQueue's
+    int positions[2 * kWarpSize];             // VisitQueue's
 };
 
 // 32 (or at the end fewer) list entries that contribute to a patch, farthest first; a lane has one.
@@ -137,7 +138,8 @@ struct EmitFixed {
     __device__ void add(int gaussian, const SplatGradient& g, const float* v_color, float2 absolute) const {
         const float record[kSplatFloats] = {g.x,        g.y,        g.xx,       g.xy,       g.yy,       g.opacity,
                                             absolute.x, absolute.y, v_color[0], v_color[1], v_color[2], v_color[3]};
-        auto* sums = reinterpret_cast<unsigned long long*>(fixed.sums) + static_cast<long long>(kSplatFloats) * gaussian;
+        auto* sums =
+            reinterpret_cast<unsigned long long*>(fixed.sums) + static_cast<long long>(kSplatFloats) * gaussian;
 #pragma unroll
         for (int i = 0; i < kSplatFloats; ++i) {
             if (!kAbsGrad && (i == 6 || i == 7)) continue;
@@ -150,8 +152,8 @@ struct EmitFixed {
 template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
 struct Walk {
     BackwardPixel<kChannels> pixel;
-    float x;     // from the patch's centre
-    int line;    // of the patch's pixels
+    float x;   // from the patch's centre
+    int line;  // of the patch's pixels
     Scratch<kChannels, kAbsGrad>& scratch;
     Emit emit;
     int threshold;
@@ -201,10 +203,12 @@ struct Walk {
     }
 
     // The lanes of a visit that are too few to reduce: each adds its own share. Lane `source` has fetched the Gaussian.
-    __device__ void add_directly(const PatchSplat& fetched, int gaussian, int source, bool active, const Unblended& here) const {
+    __device__ void add_directly(const PatchSplat& fetched, int gaussian, int source, bool active,
+                                 const Unblended& here) const {
         const auto theirs = [source](auto value) { return __shfl_sync(kFullWarp, value, source); };
-        const PatchSplat splat = {theirs(fetched.dx), theirs(fetched.dy), theirs(fetched.u), theirs(fetched.v),
-                                  theirs(fetched.u_x), theirs(fetched.u_y), theirs(fetched.v_y), theirs(fetched.log2_opacity)};
+        const PatchSplat splat = {theirs(fetched.dx),  theirs(fetched.dy),          theirs(fetched.u),
+                                  theirs(fetched.v),   theirs(fetched.u_x),         theirs(fetched.u_y),
+                                  theirs(fetched.v_y), theirs(fetched.log2_opacity)};
         const int id = theirs(gaussian);
         if (!active) return;
         float v_color[4] = {};
@@ -216,7 +220,7 @@ struct Walk {
 };
 
 template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
-__global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
+__global__ void __launch_bounds__(kThreadsPerBlock, 32 / kWarps)
     blend_transposed_kernel(BlendInputs in, BlendState saved, BlendUpstream upstream, int threshold, Emit emit) {
     __shared__ Scratch<kChannels, kAbsGrad> scratches[kWarps];
     auto& scratch = scratches[threadIdx.x / kWarpSize];
@@ -233,10 +237,11 @@ __global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
     const int lane = lane_index();
     scratch.v_color[lane] = start.v_color_padded();
     __syncwarp();
-    Walk<kChannels, kAbsGrad, kSplit, Emit> walk = {start, pixel.patch_offset().x, lane / kPatchWidth, scratch, emit, threshold};
+    Walk<kChannels, kAbsGrad, kSplit, Emit> walk = {start,    pixel.patch_offset().x, lane / kPatchWidth, scratch, emit,
+                                                    threshold};
 
-    VisitQueue queue = {in.flatten_ids, patch_visits(saved.visits, range, patch), scratch.positions,
-                        range.begin, (warp_last - range.begin) / kWarpSize};
+    VisitQueue queue = {in.flatten_ids, patch_visits(saved.visits, range, patch), scratch.positions, range.begin,
+                        (warp_last - range.begin) / kWarpSize};
     while (true) {
         const Batch batch = queue.pull(start.last);
         if (batch.count == 0) break;
@@ -255,7 +260,8 @@ __global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
                 walk.template visit<false>(batch, mine, first, rows);
             const RowSums sums = sum_rows<kChannels>(scratch.rows, scratch.v_color);
             if (lane >= first && lane < first + rows)
-                emit.template add<kAbsGrad>(batch.gaussian, mine.gradient(about_mean(mine, sums)), sums.v_color, sums.absolute);
+                emit.template add<kAbsGrad>(batch.gaussian, mine.gradient(about_mean(mine, sums)), sums.v_color,
+                                            sums.absolute);
             __syncwarp();
         }
     }
@@ -295,8 +301,9 @@ static void blend_backward_fixed(const BlendInputs& in, const BlendState& saved,
     const FixedPoint fixed = {grad.fixed, grad.largest, static_cast<float>(in.width) * in.height};
     const auto launch_for = [&](auto channels) {
         with_flag(grad.v_means2d_abs != nullptr, [&](auto absgrad) {
-            launch(blend_transposed_kernel<channels, absgrad, false, EmitFixed>, in.tiles() * (kPatchesPerTile / kWarps),
-                   kWarps * kWarpSize, in.stream, in, saved, upstream, 1, EmitFixed{fixed});
+            launch(blend_transposed_kernel<channels, absgrad, false, EmitFixed>,
+                   in.tiles() * (kPatchesPerTile / kWarps), kThreadsPerBlock, in.stream, in, saved, upstream, 1,
+                   EmitFixed{fixed});
         });
     };
     for_channels_among(in.channels, launch_for, std::integer_sequence<int, 3, 4>());
@@ -310,8 +317,9 @@ void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, c
     const auto launch_for = [&](auto channels) {
         with_flag(grad.v_means2d_abs != nullptr, [&](auto absgrad) {
             with_flag(threshold > 1, [&](auto split) {
-                launch(blend_transposed_kernel<channels, absgrad, split, EmitPacked>, in.tiles() * (kPatchesPerTile / kWarps),
-                       kWarps * kWarpSize, in.stream, in, saved, upstream, threshold, EmitPacked{grad.packed});
+                launch(blend_transposed_kernel<channels, absgrad, split, EmitPacked>,
+                       in.tiles() * (kPatchesPerTile / kWarps), kThreadsPerBlock, in.stream, in, saved, upstream,
+                       threshold, EmitPacked{grad.packed});
             });
         });
     };

@@ -1,8 +1,9 @@
-// Sums that do not depend on the order of their addends: in 64-bit integers, in units small beside the largest they can be.
+// Sums that do not depend on the order of their addends: in 64-bit integers, in units small beside the largest they can
+// be.
 //
-// No |sum| exceeds a bound that follows from the largest |dL/dcolour| of a pixel and the number of pixels: what is left of
-// 62 bits is precision. Some fields of a record may grow larger by nature (by distances squared, or by 1 / opacity), and
-// their units are coarser. Adding is exact, so runs are bit-equal whichever warp comes first.
+// No |sum| exceeds a bound that follows from the largest |dL/dcolour| of a pixel and the number of pixels: what is left
+// of 62 bits is precision. Some fields of a record may grow larger by nature (by distances squared, or by 1 / opacity),
+// and their units are coarser. Adding is exact, so runs are bit-equal whichever warp comes first.
 #pragma once
 
 #include "../constants.h"

@@ -2,8 +2,8 @@
 //
 // The exponent of alpha = opacity * exp(-sigma) is kept in the conic's Cholesky form, in base 2:
 //   sigma log2(e) = u^2 + v^2,  u = scale_u (dx + skew dy),  v = scale_v dy,  (dx, dy) = mean - pixel
-// Being a sum of squares it neither cancels nor goes negative, also for needles whose conic is nearly singular: skew has
-// a second word, and the determinant is taken without rounding its products. About the centre of a warp's patch of
+// Being a sum of squares it neither cancels nor goes negative, also for needles whose conic is nearly singular: skew
+// has a second word, and the determinant is taken without rounding its products. About the centre of a warp's patch of
 // pixels both are linear in the pixel's offset (x, y): with opacity, five multiply-adds a pixel.
 //
 // Forward and backward kernels must take the same decisions at alpha's cut, so the arithmetic that leads there is
@@ -95,14 +95,15 @@ struct PatchSplat {
     __device__ float v_at(float y) const { return __fmaf_rn(v_y, y, v); }
 
     // Whether alpha may reach its cut on the patch: the smallest u^2 + v^2 on the rectangle of pixel centres against
-    // what opacity leaves, with a margin for rounding. If the mean is outside, the smallest value is on one of the sides
-    // (at most two) that face it, a parabola each.
+    // what opacity leaves, with a margin for rounding. If the mean is outside, the smallest value is on one of the
+    // sides (at most two) that face it, a parabola each.
     __device__ bool touches_patch() const {
         constexpr float kHalfWidth = 0.5f * (kPatchWidth - 1), kHalfHeight = 0.5f * (kPatchHeight - 1);
         const float reach = log2_opacity + 7.9954f;  // log2(255) = 7.99435
         const float x = clamp(dx, kHalfWidth), y = clamp(dy, kHalfHeight);
         float least = x == dx && y == dy ? 0.0f : INFINITY;
-        if (x != dx) least = square_norm(x, clamp(-((u + u_x * x) * u_y + v * v_y) / (u_y * u_y + v_y * v_y), kHalfHeight));
+        if (x != dx)
+            least = square_norm(x, clamp(-((u + u_x * x) * u_y + v * v_y) / (u_y * u_y + v_y * v_y), kHalfHeight));
         if (y != dy) least = fminf(least, square_norm(clamp(-(u + u_y * y) / u_x, kHalfWidth), y));
         return least <= reach;
     }
@@ -110,7 +111,11 @@ struct PatchSplat {
     // Of one pixel.
     __device__ SplatSums sums_of_one(float v_sigma, float x, float y) const {
         const float from_x = dx - x, from_y = dy - y;
-        return {v_sigma, v_sigma * u_at(x, y), v_sigma * v_at(y), v_sigma * from_x * from_x, v_sigma * from_x * from_y,
+        return {v_sigma,
+                v_sigma * u_at(x, y),
+                v_sigma * v_at(y),
+                v_sigma * from_x * from_x,
+                v_sigma * from_x * from_y,
                 v_sigma * from_y * from_y};
     }
 
@@ -118,7 +123,8 @@ struct PatchSplat {
     __device__ SplatGradient gradient(const SplatSums& s) const {
         constexpr float kScale = 1.0f / kHalfLog2e;
         const float over_opacity = exp2f(-log2_opacity);
-        return {-kScale * u_x * s.u, -kScale * (u_y * s.u + v_y * s.v), 0.5f * s.xx, s.xy, 0.5f * s.yy, -over_opacity * s.one};
+        return {-kScale * u_x * s.u,  -kScale * (u_y * s.u + v_y * s.v), 0.5f * s.xx, s.xy, 0.5f * s.yy,
+                -over_opacity * s.one};
     }
 
    private:
@@ -143,8 +149,8 @@ struct Sample {
     }
 };
 
-// 32 Gaussians seen from a warp's patch, where every lane can read them: put by a lane each. A pixel reads its row's two
-// numbers and four that all rows share, in pieces of 8 bytes: more than that costs a lane a second cycle.
+// 32 Gaussians seen from a warp's patch, where every lane can read them: put by a lane each. A pixel reads its row's
+// two numbers and four that all rows share, in pieces of 8 bytes: more than that costs a lane a second cycle.
 template <int kChannels>
 struct alignas(16) SharedSplats {
     float4 rows[2][kWarpSize + 1];  // most, u of rows 0 and 1; of rows 2 and 3. One apart, or their banks would meet

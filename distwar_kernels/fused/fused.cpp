@@ -1,4 +1,5 @@
-// Tensors in, tensors out: checks and registers the fused rasteriser. Schemas, fake kernels and autograd are in fused.py.
+// Tensors in, tensors out: checks and registers the fused rasteriser. Schemas, fake kernels and autograd are in
+// fused.py.
 //
 // What the forward pass leaves travels as one list of tensors in the order of struct State.
 #include "fused.h"
@@ -41,10 +42,23 @@ struct View {
         const int sh_rows = parameters[5].size(1);
         TORCH_CHECK(0 <= sh_degree && (sh_degree + 1) * (sh_degree + 1) - 1 <= sh_rows && sh_degree <= 3,
                     message("shN has ", sh_rows, " rows, too few for degree ", sh_degree));
-        gaussians = {data(0), data(1), data(2), data(3), data(4), data(5), static_cast<int>(means.size(0)), sh_rows,
-                     static_cast<int>(sh_degree), Adam{}};
-        camera = {viewmat.const_data_ptr<float>(), K.const_data_ptr<float>(), static_cast<int>(width),
-                  static_cast<int>(height), static_cast<float>(planes[0]), static_cast<float>(planes[1]), antialiased,
+        gaussians = {data(0),
+                     data(1),
+                     data(2),
+                     data(3),
+                     data(4),
+                     data(5),
+                     static_cast<int>(means.size(0)),
+                     sh_rows,
+                     static_cast<int>(sh_degree),
+                     Adam{}};
+        camera = {viewmat.const_data_ptr<float>(),
+                  K.const_data_ptr<float>(),
+                  static_cast<int>(width),
+                  static_cast<int>(height),
+                  static_cast<float>(planes[0]),
+                  static_cast<float>(planes[1]),
+                  antialiased,
                   with_depth};
         TORCH_CHECK(camera.tiles() <= kMostTiles,
                     message("an image of ", width, " x ", height, " pixels has more than ", kMostTiles, " tiles"));
@@ -59,7 +73,8 @@ struct State {
     Tensor transmittances, last_ids, visits;                                        // struct BlendState
     static constexpr int kTensors = 9;
 
-    State(const View& view, int64_t capacity, int64_t list_capacity, bool with_slopes, const at::TensorOptions& floats) {
+    State(const View& view, int64_t capacity, int64_t list_capacity, bool with_slopes,
+          const at::TensorOptions& floats) {
         const Camera& camera = view.camera;
         const auto ints = floats.dtype(at::kInt);
         counts = at::empty({2}, ints);
@@ -75,20 +90,25 @@ struct State {
 
     explicit State(TensorList saved) {
         TORCH_CHECK(saved.size() == kTensors, "not what the forward pass left");
-        Tensor* const mine[] = {&counts, &gaussian_ids, &splats, &color_slopes, &isect_offsets,
+        Tensor* const mine[] = {&counts,      &gaussian_ids,   &splats,   &color_slopes, &isect_offsets,
                                 &flatten_ids, &transmittances, &last_ids, &visits};
         for (int i = 0; i < kTensors; ++i) *mine[i] = saved[i];
     }
 
     std::vector<Tensor> tensors() const {
-        return {counts, gaussian_ids, splats, color_slopes, isect_offsets, flatten_ids, transmittances, last_ids, visits};
+        return {counts,      gaussian_ids,   splats,   color_slopes, isect_offsets,
+                flatten_ids, transmittances, last_ids, visits};
     }
 
     Visible visible() const {
-        return {counts.mutable_data_ptr<int>(), gaussian_ids.mutable_data_ptr<int>(), splats.mutable_data_ptr<float>(),
+        return {counts.mutable_data_ptr<int>(),
+                gaussian_ids.mutable_data_ptr<int>(),
+                splats.mutable_data_ptr<float>(),
                 color_slopes.numel() ? color_slopes.mutable_data_ptr<float>() : nullptr,
-                isect_offsets.mutable_data_ptr<int>(), flatten_ids.mutable_data_ptr<int>(),
-                static_cast<int>(gaussian_ids.numel()), static_cast<int>(flatten_ids.numel())};
+                isect_offsets.mutable_data_ptr<int>(),
+                flatten_ids.mutable_data_ptr<int>(),
+                static_cast<int>(gaussian_ids.numel()),
+                static_cast<int>(flatten_ids.numel())};
     }
 
     BlendInputs blend_inputs(const View& view) const { return blend_inputs(view.channels(), view.background); }
@@ -114,7 +134,8 @@ struct State {
     }
 };
 
-// moments: exp_avg of the six parameters, then exp_avg_sq. rates: their step sizes, beta1, beta2, eps, 1 / sqrt(1 - beta2^t).
+// moments: exp_avg of the six parameters, then exp_avg_sq. rates: their step sizes, beta1, beta2, eps, 1 / sqrt(1 -
+// beta2^t).
 Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
              int64_t t) {
     TORCH_CHECK(moments.size() == 12 && rates.size() == 10, "twelve moments and ten rates are needed");
@@ -143,9 +164,8 @@ std::tuple<Tensor, std::vector<Tensor>> forward(TensorList parameters, const Ten
                                                 const OptionalTensor& background, int64_t width, int64_t height,
                                                 at::ArrayRef<double> planes, bool antialiased, bool with_depth,
                                                 int64_t sh_degree, bool with_slopes, int64_t capacity,
-                                                int64_t list_capacity, bool /*absgrad*/,
-                                                c10::string_view /*strategy*/, int64_t /*threshold*/,
-                                                TensorList moments, at::ArrayRef<double> rates,
+                                                int64_t list_capacity, bool /*absgrad*/, c10::string_view /*strategy*/,
+                                                int64_t /*threshold*/, TensorList moments, at::ArrayRef<double> rates,
                                                 const OptionalTensor& last_steps, int64_t t) {
     const DeviceGuard guard(parameters[0].device());
     View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
@@ -153,8 +173,8 @@ std::tuple<Tensor, std::vector<Tensor>> forward(TensorList parameters, const Ten
     const auto floats = parameters[0].options().requires_grad(false);
     const State state(view, capacity, list_capacity, with_slopes, floats);
     const Visible visible = state.visible();
-    const auto scratch = at::empty({static_cast<int64_t>(scratch_bytes(view.gaussians, view.camera, visible))},
-                                   floats.dtype(at::kByte));
+    const auto scratch =
+        at::empty({static_cast<int64_t>(scratch_bytes(view.gaussians, view.camera, visible))}, floats.dtype(at::kByte));
     project_and_list(view.gaussians, view.camera, visible, scratch.mutable_data_ptr<uint8_t>(), current_stream());
     auto image = at::empty({height, width, view.channels()}, floats);
     blend_forward(state.blend_inputs(view), state.blend_state(), image.mutable_data_ptr<float>());
@@ -212,7 +232,8 @@ template <class F>
 void for_passes(const Tensor& features, F f) {
     const int channels = features.size(1);
     for (int first = 0; first < channels; first += FeaturePass::kChannels)
-        f(FeaturePass{features.const_data_ptr<float>(), channels, first}, std::min(channels - first, FeaturePass::kChannels));
+        f(FeaturePass{features.const_data_ptr<float>(), channels, first},
+          std::min(channels - first, FeaturePass::kChannels));
 }
 
 // Features [N, F] blended as the colours were, before zeros: [height, width, F].
@@ -230,7 +251,8 @@ Tensor draw_features(const Tensor& features, TensorList saved, bool /*absgrad*/,
         paint_features(pass, state.visible(), current_stream());
         const auto& pixels = state.transmittances;
         auto image = at::empty({pixels.size(0), pixels.size(1), FeaturePass::kChannels}, features.options());
-        blend_forward(state.blend_inputs(FeaturePass::kChannels, {}), state.blend_state(), image.mutable_data_ptr<float>());
+        blend_forward(state.blend_inputs(FeaturePass::kChannels, {}), state.blend_state(),
+                      image.mutable_data_ptr<float>());
         images.push_back(image.narrow(2, 0, count));
     });
     check_launch("fused_features");
@@ -251,8 +273,8 @@ std::tuple<Tensor, Tensor> differentiate_features(const Tensor& features, Tensor
         const auto v_pass =
             at::constant_pad_nd(v_image.narrow(2, pass.first, count), {0, FeaturePass::kChannels - count}).contiguous();
         blend_backward(state.blend_inputs(FeaturePass::kChannels, {}), state.blend_state(),
-                       {v_pass.const_data_ptr<float>(), nullptr}, into_records(records, absgrad), strategy_named(strategy),
-                       threshold);
+                       {v_pass.const_data_ptr<float>(), nullptr}, into_records(records, absgrad),
+                       strategy_named(strategy), threshold);
         collect_features(pass, state.visible(), records.mutable_data_ptr<float>(), v_features.mutable_data_ptr<float>(),
                          current_stream());
     });
@@ -260,7 +282,8 @@ std::tuple<Tensor, Tensor> differentiate_features(const Tensor& features, Tensor
     return {v_features, records};
 }
 
-Statistics statistics_of(const OptionalTensor& grad2d, const OptionalTensor& count, bool absgrad, const Gaussians& gaussians) {
+Statistics statistics_of(const OptionalTensor& grad2d, const OptionalTensor& count, bool absgrad,
+                         const Gaussians& gaussians) {
     if (!grad2d || !count) return {};
     TORCH_CHECK(grad2d->numel() == gaussians.count && count->numel() == gaussians.count && grad2d->is_contiguous() &&
                     count->is_contiguous(),
@@ -287,10 +310,11 @@ std::vector<Tensor> gradients(TensorList parameters, const Tensor& viewmat, cons
     return arrays;
 }
 
-void step(TensorList parameters, const Tensor& viewmat, const Tensor& K, const OptionalTensor& background, int64_t width,
-          int64_t height, at::ArrayRef<double> planes, bool antialiased, bool with_depth, int64_t sh_degree,
-          TensorList saved, const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
-          TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps, int64_t t) {
+void step(TensorList parameters, const Tensor& viewmat, const Tensor& K, const OptionalTensor& background,
+          int64_t width, int64_t height, at::ArrayRef<double> planes, bool antialiased, bool with_depth,
+          int64_t sh_degree, TensorList saved, const Tensor& records, bool absgrad, const OptionalTensor& grad2d,
+          const OptionalTensor& count, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
+          int64_t t) {
     const DeviceGuard guard(parameters[0].device());
     View view(parameters, viewmat, K, background, width, height, planes, antialiased, with_depth, sh_degree);
     view.gaussians.adam = adam_of(parameters, moments, rates, last_steps, t);
@@ -301,7 +325,8 @@ void step(TensorList parameters, const Tensor& viewmat, const Tensor& K, const O
     check_launch("fused_step");
 }
 
-void make_up(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const Tensor& last_steps, int64_t t) {
+void make_up(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const Tensor& last_steps,
+             int64_t t) {
     const DeviceGuard guard(parameters[0].device());
     const int count = parameters[0].size(0), sh_rows = parameters[5].size(1);
     catch_up(adam_of(parameters, moments, rates, last_steps, t), count, sh_rows, current_stream());

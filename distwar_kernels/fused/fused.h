@@ -1,5 +1,5 @@
-// The fused rasteriser: what one pinhole camera sees of all Gaussians, from trained parameters to packed splats and tile
-// lists, and back to the parameters or straight into Adam. CUDA only; the blend in between is ../blend.
+// The fused rasteriser: what one pinhole camera sees of all Gaussians, from trained parameters to packed splats and
+// tile lists, and back to the parameters or straight into Adam. CUDA only; the blend in between is ../blend.
 //
 // Arrays are dense, float32 unless said otherwise; N counts Gaussians, V those that the camera sees, in the order of N.
 // Nothing here makes the host wait: buffers have capacities, counts stay on the device, and a view that outgrows its
@@ -84,13 +84,14 @@ struct Visible {
 size_t scratch_bytes(const Gaussians& gaussians, const Camera& camera, const Visible& visible);
 
 // Projects, colours and lists the Gaussians.
-void project_and_list(const Gaussians& gaussians, const Camera& camera, const Visible& visible, void* scratch, void* stream);
+void project_and_list(const Gaussians& gaussians, const Camera& camera, const Visible& visible, void* scratch,
+                      void* stream);
 
 // Densification statistics of a pass, added to; null where not wanted.
 struct Statistics {
-    float* grad2d;   // [N] length of dL/d(projected centre) in units of half the image
-    float* count;    // [N] 1 for each visible
-    bool absolute;   // lengths of the sums of absolute gradients instead
+    float* grad2d;  // [N] length of dL/d(projected centre) in units of half the image
+    float* count;   // [N] 1 for each visible
+    bool absolute;  // lengths of the sums of absolute gradients instead
 };
 
 // dL/d(parameters), to be given zeroed.
@@ -100,7 +101,7 @@ struct Gradients {
 
 // From the blend's packed gradients [capacity, 12] (blend_transposed.cu says in which order) to the parameters'.
 void project_backward(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
-           const Statistics& statistics, const Gradients& gradients, void* stream);
+                      const Statistics& statistics, const Gradients& gradients, void* stream);
 
 // The same, and Gaussians::adam right away.
 void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible,

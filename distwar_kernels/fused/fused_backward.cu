@@ -1,12 +1,12 @@
 // The fused rasteriser's way back: from the blend's packed gradients to the parameters, and into Adam if asked.
 //
 // A block takes 128 visible Gaussians. First a thread has one: it projects it again (gaussian.cuh), chains the gradient
-// to mean, quaternion, scale, opacity and sh0, and hands those to a sink: an array, or Adam. It leaves the harmonics of its
-// direction and the colour's gradient in shared memory, whose products are shN's gradient. Then the threads walk the
-// block's rows of shN together, whole lines at a time: three quarters of all bytes are there.
+// to mean, quaternion, scale, opacity and sh0, and hands those to a sink: an array, or Adam. It leaves the harmonics of
+// its direction and the colour's gradient in shared memory, whose products are shN's gradient. Then the threads walk
+// the block's rows of shN together, whole lines at a time: three quarters of all bytes are there.
 //
-// A Gaussian whose record is zero has contributed to no pixel. It is left as it is. (Its view counts in the statistics all
-// the same, as in the reference.) Lazy Adam makes up for that later: lazy_adam.cuh.
+// A Gaussian whose record is zero has contributed to no pixel. It is left as it is. (Its view counts in the statistics
+// all the same, as in the reference.) Lazy Adam makes up for that later: lazy_adam.cuh.
 //
 // It stores nothing. Floor with Adam, K contributors: (59 * 6 + 9 + 12 + 1) * 4 K bytes read and written, over the
 // memory's bandwidth.
@@ -64,13 +64,15 @@ struct StepAdam {
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             if (indices[i] < 0) continue;
-            values[indices[i]] = states[i].value, means[indices[i]] = states[i].mean, squares[indices[i]] = states[i].square;
+            values[indices[i]] = states[i].value, means[indices[i]] = states[i].mean,
+            squares[indices[i]] = states[i].square;
         }
     }
 };
 
 template <class Sink, int N>
-__device__ void take_row(const Sink& sink, Parameter parameter, int row, const Missed& missed, const float (&gradients)[N]) {
+__device__ void take_row(const Sink& sink, Parameter parameter, int row, const Missed& missed,
+                         const float (&gradients)[N]) {
     long long indices[N];
     Missed same[N];
 #pragma unroll
@@ -102,7 +104,7 @@ __device__ void count(const Statistics& statistics, const Camera& camera, const 
 // What a block keeps of its Gaussians: their rows, and the two factors of shN's gradient.
 template <int kRows>
 struct Factors {
-    int rows[kBackwardThreads];  // -1: nothing to do
+    int rows[kBackwardThreads];                    // -1: nothing to do
     float harmonics[kBackwardThreads][kRows | 1];  // an odd row each, so that banks do not meet
     float v_color[kBackwardThreads][3];
     Missed missed[kBackwardThreads];
@@ -118,7 +120,8 @@ struct Factors {
 
 template <class Sink, int kDegree>
 __global__ void __launch_bounds__(kBackwardThreads)
-    project_backward_kernel(Gaussians g, Camera camera, Visible visible, const float* packed, Statistics statistics, Sink sink) {
+    project_backward_kernel(Gaussians g, Camera camera, Visible visible, const float* packed, Statistics statistics,
+                            Sink sink) {
     constexpr int kRows = sh_rows_of(kDegree), kFloats = 3 * kRows;
     __shared__ Factors<kRows> factors;
     const int held = visible.held(), thread = threadIdx.x, slot = blockIdx.x * kBackwardThreads + thread;
@@ -133,7 +136,8 @@ __global__ void __launch_bounds__(kBackwardThreads)
             const Lens lens(camera);
             const UpToDate<Sink::kIsLazy> parameters(g, row);
             const Missed& missed = parameters.missed;
-            const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(flat_gradient, visible.splats, slot);
+            const Vec3 mean = parameters.vector(kMeans, row),
+                       v_color = color_gradient(flat_gradient, visible.splats, slot);
             const Flat flat(parameters.shape(row), camera, lens, lens.to_camera(mean));
             ShapeGradient shape = flat.gradient(flat_gradient, camera, lens);
             if constexpr (kDegree > 0) {
@@ -185,7 +189,8 @@ __global__ void catch_up_kernel(Adam adam, Parameter parameter, int floats, long
     if (index >= numbers) return;
     const int missed = adam.step - adam.last_steps[index / floats];
     if (missed <= 0) return;
-    AdamState state = {adam.parameters[parameter][index], adam.exp_avg[parameter][index], adam.exp_avg_sq[parameter][index]};
+    AdamState state = {adam.parameters[parameter][index], adam.exp_avg[parameter][index],
+                       adam.exp_avg_sq[parameter][index]};
     state.make_up(adam, adam.step_sizes[parameter], Missed::steps_of(adam, missed));
     adam.parameters[parameter][index] = state.value;
     adam.exp_avg[parameter][index] = state.mean, adam.exp_avg_sq[parameter][index] = state.square;
@@ -205,9 +210,8 @@ void project_backward(const Gaussians& g, const Camera& camera, const Visible& v
 
 void project_backward_and_step(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
                                const Statistics& statistics, void* stream) {
-    for_laziness(g, [&](auto lazy) {
-        launch_backward(g, camera, visible, packed, statistics, StepAdam<lazy>{g.adam}, stream);
-    });
+    for_laziness(
+        g, [&](auto lazy) { launch_backward(g, camera, visible, packed, statistics, StepAdam<lazy>{g.adam}, stream); });
 }
 
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream) {

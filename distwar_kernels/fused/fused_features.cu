@@ -1,15 +1,15 @@
-// N-D features beside the fused rasteriser's colours: four of them a pass, in the place of the colours of the same splats,
-// over the same tile lists. So the blend's own kernels draw and differentiate them, in their fastest form.
+// N-D features beside the fused rasteriser's colours: four of them a pass, in the place of the colours of the same
+// splats, over the same tile lists. So the blend's own kernels draw and differentiate them, in their fastest form.
 //
 // paint_kernel, a thread a visible Gaussian: its features of this pass become its splat's colour words.
-// collect_kernel, likewise: the blend has added to the whole record; the colour words go to the features' gradient and are
-// zeroed for the next pass, the geometry's stay and sum up over the passes.
+// collect_kernel, likewise: the blend has added to the whole record; the colour words go to the features' gradient and
+// are zeroed for the next pass, the geometry's stay and sum up over the passes.
 //
 // Rows of features are as far apart as all their channels, Gaussians come in the order of N.
 //
-// They store nothing else. Floor, V visible, a pass: paint_kernel 20 V bytes read and 16 V written, collect_kernel 36 V read
-// and 32 V written, over the memory's bandwidth; up to twice as much of the features where a row's 16 bytes are half of a
-// sector.
+// They store nothing else. Floor, V visible, a pass: paint_kernel 20 V bytes read and 16 V written, collect_kernel 36 V
+// read and 32 V written, over the memory's bandwidth; up to twice as much of the features where a row's 16 bytes are
+// half of a sector.
 #include "../launch.cuh"
 #include "fused.h"
 
@@ -18,7 +18,9 @@ namespace {
 
 constexpr int kColorWords = 2;  // of a splat or a record: the third float4
 
-__device__ float4& colors_of(float* packed, int slot) { return reinterpret_cast<float4*>(packed)[3ll * slot + kColorWords]; }
+__device__ float4& colors_of(float* packed, int slot) {
+    return reinterpret_cast<float4*>(packed)[3ll * slot + kColorWords];
+}
 
 __global__ void __launch_bounds__(kThreads) paint_kernel(FeaturePass pass, Visible visible) {
     const int slot = blockIdx.x * kThreads + threadIdx.x;
@@ -43,7 +45,8 @@ __global__ void __launch_bounds__(kThreads)
     const float values[FeaturePass::kChannels] = {sums.x, sums.y, sums.z, sums.w};
 #pragma unroll
     for (int k = 0; k < FeaturePass::kChannels; ++k)
-        if (pass.has(k) && isfinite(__ldg(pass.features + pass.index(row, k)))) v_features[pass.index(row, k)] = values[k];
+        if (pass.has(k) && isfinite(__ldg(pass.features + pass.index(row, k))))
+            v_features[pass.index(row, k)] = values[k];
 }
 
 }  // namespace

@@ -1,8 +1,9 @@
 // The fused rasteriser's first half: which Gaussians a camera sees, as splats, and their colours.
 //
 // project_kernel, a thread a Gaussian: depth, then projection (gaussian.cuh), then the tiles it touches
-// (footprint.cuh). Those that touch any are written one behind another in the order of the Gaussians, their places found
-// by one pass of a prefix sum (chained_scan.cuh): the same result on every run. What is behind the camera costs 12 bytes.
+// (footprint.cuh). Those that touch any are written one behind another in the order of the Gaussians, their places
+// found by one pass of a prefix sum (chained_scan.cuh): the same result on every run. What is behind the camera costs
+// 12 bytes.
 //
 // color_kernel, a thread a visible Gaussian: a block fetches its rows of shN together, whole lines at a time, since a
 // row of 180 bytes a thread would be read in pieces of 4. With the colour goes its slope along the mean, which the way

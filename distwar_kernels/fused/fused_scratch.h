@@ -10,7 +10,6 @@ constexpr int kLogOpacityWord = 6, kTileCountWord = 7;
 
 using TileKey = unsigned short;
 
-
 struct Scratch {
     unsigned *project_words, *list_words;  // of the prefix sums
     unsigned *depth_keys, *sorted_keys;    // [capacity]

@@ -1,13 +1,13 @@
-// The fused rasteriser's tile lists. Visible Gaussians are sorted by depth, their entries written in that order, and the
-// entries sorted by tile alone: a stable sort keeps each tile's nearest first. So the long array is sorted by 13 bits or
-// so, not by the 45 of tile and depth.
+// The fused rasteriser's tile lists. Visible Gaussians are sorted by depth, their entries written in that order, and
+// the entries sorted by tile alone: a stable sort keeps each tile's nearest first. So the long array is sorted by 13
+// bits or so, not by the 45 of tile and depth.
 //
 // list_kernel, a thread a Gaussian in depth order: a prefix sum over the tiles they touch says where each one's entries
-// begin (chained_scan.cuh). Small footprints are written by their thread; a large one by its warp, a lane a row of tiles.
-// bound_kernel, a thread an entry: where the tile changes, lists begin.
+// begin (chained_scan.cuh). Small footprints are written by their thread; a large one by its warp, a lane a row of
+// tiles. bound_kernel, a thread an entry: where the tile changes, lists begin.
 //
-// Sorts take the buffers' capacity, since the host does not know the counts; places without an entry hold the highest key
-// and end up last.
+// Sorts take the buffers' capacity, since the host does not know the counts; places without an entry hold the highest
+// key and end up last.
 //
 // Floor, V visible and I entries: 4 passes over 16 V bytes for depth, 2 over 12 I bytes for tiles, and 32 V + 6 I
 // for the writing, over the memory's bandwidth.
@@ -68,8 +68,8 @@ __device__ Splat shape_of(const float* splats, int slot, int& tiles) {
     return {make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, {}};
 }
 
-// Footprints are worked out as project_kernel did, but compiled another time: if rounding makes an entry more of one, it
-// is left out, if it makes one less, its place stays without a tile.
+// Footprints are worked out as project_kernel did, but compiled another time: if rounding makes an entry more of one,
+// it is left out, if it makes one less, its place stays without a tile.
 __global__ void __launch_bounds__(kScanThreads) list_kernel(Camera camera, Visible visible, Scratch scratch) {
     __shared__ ChainedScan scan;
     const int block = scan.begin(scratch.list_words), index = block * kScanThreads + threadIdx.x, held = visible.held();
@@ -82,14 +82,19 @@ __global__ void __launch_bounds__(kScanThreads) list_kernel(Camera camera, Visib
     }
     const int begin = scan.exclusive(scratch.list_words, tiles);
     if (threadIdx.x == 0 && (block + 1) * kScanThreads >= held) visible.counts[1] = scan.total;
-    const Entries entries = {scratch.tile_keys, scratch.entries, slot, begin, min(begin + tiles, visible.list_capacity)};
+    const Entries entries = {scratch.tile_keys, scratch.entries, slot, begin,
+                             min(begin + tiles, visible.list_capacity)};
     if (tiles > 0 && tiles <= kSmall) list_alone(splat, camera, entries);
     for (unsigned large = __ballot_sync(kFullWarp, tiles > kSmall); large; large &= large - 1) {
         const int source = first_lane(large);
         const auto theirs = [source](auto value) { return __shfl_sync(kFullWarp, value, source); };
-        const Splat shared = {make_float2(theirs(splat.mean.x), theirs(splat.mean.y)), theirs(splat.scale_u),
-                              theirs(splat.skew), theirs(splat.skew_low), theirs(splat.scale_v),
-                              theirs(splat.log2_opacity), {}};
+        const Splat shared = {make_float2(theirs(splat.mean.x), theirs(splat.mean.y)),
+                              theirs(splat.scale_u),
+                              theirs(splat.skew),
+                              theirs(splat.skew_low),
+                              theirs(splat.scale_v),
+                              theirs(splat.log2_opacity),
+                              {}};
         list_together(shared, camera, {entries.tiles, entries.slots, theirs(slot), theirs(begin), theirs(entries.end)});
     }
 }
@@ -132,7 +137,8 @@ Scratch carve(Carver& carver, const Gaussians& g, const Camera& camera, const Vi
     s.list_words = carver.take<unsigned>(ChainedScan::words_for(blocks_for(visible.capacity)));
     s.depth_keys = carver.take<unsigned>(visible.capacity), s.sorted_keys = carver.take<unsigned>(visible.capacity);
     s.slots = carver.take<int>(visible.capacity), s.by_depth = carver.take<int>(visible.capacity);
-    s.tile_keys = carver.take<TileKey>(visible.list_capacity), s.sorted_tiles = carver.take<TileKey>(visible.list_capacity);
+    s.tile_keys = carver.take<TileKey>(visible.list_capacity),
+    s.sorted_tiles = carver.take<TileKey>(visible.list_capacity);
     s.entries = carver.take<int>(visible.list_capacity);
     s.sort_bytes = std::max(sort_bytes<unsigned>(visible.capacity, kDepthBits),
                             sort_bytes<TileKey>(visible.list_capacity, tile_bits(camera.tiles())));
@@ -158,7 +164,8 @@ void project_and_list(const Gaussians& g, const Camera& camera, const Visible& v
     fill_bytes(s.tile_keys, 0xff, visible.list_capacity * sizeof(TileKey), stream);
 
     project_and_color(g, camera, visible, s, stream);
-    sort_pairs(s.sort, s.sort_bytes, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, visible.capacity, kDepthBits, stream);
+    sort_pairs(s.sort, s.sort_bytes, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, visible.capacity, kDepthBits,
+               stream);
     launch(list_kernel, blocks_for(visible.capacity), kScanThreads, stream, camera, visible, s);
     sort_pairs(s.sort, s.sort_bytes, s.tile_keys, s.sorted_tiles, s.entries, visible.flatten_ids, visible.list_capacity,
                tile_bits(camera.tiles()), stream);

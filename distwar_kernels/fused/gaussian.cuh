@@ -1,7 +1,7 @@
 // A Gaussian on its way from the world to the image plane and its gradient on the way back, for one thread.
 //
-// EWA splatting as projection/projection_reference.py has it: covariance2d = A A^T + blur, A = J W M, M = R(q) diag(s), J
-// the Jacobian of the pinhole projection with the direction clamped a margin outside the image. The way back is the
+// EWA splatting as projection/projection_reference.py has it: covariance2d = A A^T + blur, A = J W M, M = R(q) diag(s),
+// J the Jacobian of the pinhole projection with the direction clamped a margin outside the image. The way back is the
 // chain rule through the same products; everything on it is computed again rather than stored.
 #pragma once
 
@@ -47,7 +47,8 @@ struct Lens {
 struct Clamped {
     float value;
     bool free;
-    __device__ Clamped(float x, float low, float high) : value(fminf(fmaxf(x, low), high)), free(x >= low && x <= high) {}
+    __device__ Clamped(float x, float low, float high)
+        : value(fminf(fmaxf(x, low), high)), free(x >= low && x <= high) {}
 };
 
 struct Rotation {
@@ -115,14 +116,14 @@ struct Shape {
 struct Flat {
     Vec3 at;  // in camera axes
     Rotation rotation;
-    Mat3 axes;    // R(q)
-    Vec3 scale;   // standard deviations
+    Mat3 axes;   // R(q)
+    Vec3 scale;  // standard deviations
     float own_opacity;
     float unbounded;  // not finite if a number is not that sigmoid and exp would bring into bounds
     float2 mean;      // pixels
     Clamped tx, ty;
-    Vec3 t0, t1;  // rows of J W
-    Vec3 a0, a1;  // rows of J W M
+    Vec3 t0, t1;       // rows of J W
+    Vec3 a0, a1;       // rows of J W M
     float xx, xy, yy;  // the covariance, blurred
     float determinant;
     float exact_determinant, ratio;  // before the blur, and to the one after it
@@ -153,8 +154,9 @@ struct Flat {
 
     __device__ float opacity() const { return own_opacity * compensation; }
 
-    // As the blend wants it, its colour apart. With conic = inverse covariance, conic_xy / conic_xx = -xy / yy, and what
-    // is left of the conic's determinant over conic_xx is 1 / yy: no difference of products but the covariance's own.
+    // As the blend wants it, its colour apart. With conic = inverse covariance, conic_xy / conic_xx = -xy / yy, and
+    // what is left of the conic's determinant over conic_xx is 1 / yy: no difference of products but the covariance's
+    // own.
     __device__ Splat splat() const {
         Splat s = {};
         s.mean = mean;

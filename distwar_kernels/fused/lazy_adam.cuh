@@ -1,16 +1,17 @@
 // Lazy Adam: what dense Adam would have done to a Gaussian while it was not seen, in closed form.
 //
-// With n zero gradients dense Adam takes m to beta1^n m and v to beta2^n v, and moves the parameter by the sum of lr m' /
-// sqrt(v'), a geometric series of ratio beta1 / sqrt(beta2); learning rate and bias corrections are taken as they are now.
-// Whoever reads a parameter adds that (UpToDate); it is written when the Gaussian contributes again, or by catch_up.
+// With n zero gradients dense Adam takes m to beta1^n m and v to beta2^n v, and moves the parameter by the sum of lr m'
+// / sqrt(v'), a geometric series of ratio beta1 / sqrt(beta2); learning rate and bias corrections are taken as they are
+// now. Whoever reads a parameter adds that (UpToDate); it is written when the Gaussian contributes again, or by
+// catch_up.
 #pragma once
 
 #include "gaussian.cuh"
 
 namespace distwar::cuda {
 
-// What the zero gradients of n steps do to a number under Adam: factors of its moments, and how many times the step that
-// its old moments make it goes on.
+// What the zero gradients of n steps do to a number under Adam: factors of its moments, and how many times the step
+// that its old moments make it goes on.
 struct Missed {
     float mean, square, steps;
 
@@ -52,7 +53,8 @@ struct UpToDate {
     __device__ float value(Parameter parameter, long long index) const {
         const float value = __ldg(g.of(parameter) + index);
         if (!kLazy) return value;
-        AdamState state = {value, __ldg(g.adam.exp_avg[parameter] + index), __ldg(g.adam.exp_avg_sq[parameter] + index)};
+        AdamState state = {value, __ldg(g.adam.exp_avg[parameter] + index),
+                           __ldg(g.adam.exp_avg_sq[parameter] + index)};
         state.make_up(g.adam, g.adam.step_sizes[parameter], missed);
         return state.value;
     }
@@ -62,11 +64,10 @@ struct UpToDate {
     __device__ float4 quat(int row) const {
         if (!kLazy) return __ldg(reinterpret_cast<const float4*>(g.quats) + row);
         const long long first = 4ll * row;
-        return make_float4(value(kQuats, first), value(kQuats, first + 1), value(kQuats, first + 2), value(kQuats, first + 3));
+        return make_float4(value(kQuats, first), value(kQuats, first + 1), value(kQuats, first + 2),
+                           value(kQuats, first + 3));
     }
-    __device__ Shape shape(int row) const {
-        return {quat(row), vector(kScales, row), value(kOpacities, row)};
-    }
+    __device__ Shape shape(int row) const { return {quat(row), vector(kScales, row), value(kOpacities, row)}; }
 };
 
 // Calls f with whether Adam is lazy as a compile-time constant.

@@ -43,9 +43,9 @@ std::tuple<Tensor, Tensor, Tensor> loss(const Tensor& image, const Tensor& targe
     auto value = at::empty({}, options), parts = at::empty({2}, options), v_image = at::empty_like(image);
     const auto maps = at::empty({3, in.height, in.width, 3}, options);
     const auto partials = at::empty({photometric_blocks(in.width, in.height), 2}, options);
-    photometric_loss(in, {maps.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>()},
-                     {value.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>(),
-                      v_image.mutable_data_ptr<float>()});
+    photometric_loss(
+        in, {maps.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>()},
+        {value.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>(), v_image.mutable_data_ptr<float>()});
     check_launch("photometric_loss");
     return {value, parts, v_image};
 }

@@ -31,14 +31,14 @@ constexpr float kWhite = std::numeric_limits<uint8_t>::max();
 constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
 constexpr int kChannels = 3;
 constexpr int kRadius = 5, kTaps = 2 * kRadius + 1;
-constexpr int kUnfinished = kTaps - 1;          // rows whose column sums lack some taps
-constexpr int kRows = 8;                        // of a batch
-constexpr int kRun = 8;                         // pixels of a row that one lane blurs
-constexpr int kColumns = kChannels * 32;        // floats of a strip's row, and threads of a block
-constexpr int kMargin = kChannels * kRadius;    // floats on either side that its windows reach
-constexpr int kTailRows = (kRows + 2) / 3;      // rows whose floats right of the threads' columns one warp fetches
+constexpr int kUnfinished = kTaps - 1;             // rows whose column sums lack some taps
+constexpr int kRows = 8;                           // of a batch
+constexpr int kRun = 8;                            // pixels of a row that one lane blurs
+constexpr int kColumns = kChannels * 32;           // floats of a strip's row, and threads of a block
+constexpr int kMargin = kChannels * kRadius;       // floats on either side that its windows reach
+constexpr int kTailRows = (kRows + 2) / 3;         // rows whose floats right of the threads' columns one warp fetches
 constexpr int kWideFloats = 129, kOwnFloats = 97;  // rows in shared memory: 1 modulo 32, so that 8 of them do not clash
-constexpr int kEnoughBlocks = 600;              // about five for each SM of a large GPU
+constexpr int kEnoughBlocks = 600;                 // about five for each SM of a large GPU
 constexpr int kFewestBatches = 3, kMostBatches = 16;
 static_assert(kColumns == 32 * kChannels && 32 / kRows * kRun * kChannels == kColumns, "a warp a channel");
 static_assert(2 * kMargin <= 32 && kColumns + 32 <= kWideFloats, "a warp fetches the rest of a row");
@@ -199,8 +199,7 @@ struct Share {
 #pragma unroll
         for (int row = 0; row < kRows; ++row) f(own[row], row, place, first + place, reach);
 #pragma unroll
-        for (int i = 0; i < kTailRows; ++i)
-            f(tail[i], kChannels * i + warp, beyond, first + beyond, reach_beyond);
+        for (int i = 0; i < kTailRows; ++i) f(tail[i], kChannels * i + warp, beyond, first + beyond, reach_beyond);
     }
 };
 
@@ -239,8 +238,7 @@ __device__ void blur_columns(const Rows<Pass>& rows, float (&unfinished)[kUnfini
     typename Pass::Here here[kRows];
     typename Pass::Result results[kRows];  // stored in the end: branches between the rows would keep them apart
 #pragma unroll
-    for (int i = 0; i < kRows; ++i)
-        here[i] = pass.look((first_row + i) * chunk.floats + column, owns(i));
+    for (int i = 0; i < kRows; ++i) here[i] = pass.look((first_row + i) * chunk.floats + column, owns(i));
 #pragma unroll
     for (int i = 0; i < kUnfinished; ++i)
 #pragma unroll
@@ -430,14 +428,16 @@ void run(const PhotometricInputs& in, const PhotometricScratch& scratch, const P
     const int blocks = cut.blocks();
     const double per_number = 1.0 / (static_cast<double>(cut.floats) * cut.height);
     const Pictures<kAlpha> pictures = {in.image, in.target, in.background};
-    const Derivatives maps = {reinterpret_cast<float2*>(scratch.maps),
-                              scratch.maps + 2ll * cut.floats * cut.height};
+    const Derivatives maps = {reinterpret_cast<float2*>(scratch.maps), scratch.maps + 2ll * cut.floats * cut.height};
     const Spread<kAlpha> spreading = {pictures, maps, out.v_image,
                                       static_cast<float>((1.0 - in.lambda_dssim) * per_number),
                                       static_cast<float>(in.lambda_dssim * per_number)};
-    const Totals totals = {scratch.partials, out.loss,
-                           out.parts,        blocks,
-                           static_cast<float>(per_number), static_cast<float>(in.lambda_dssim)};
+    const Totals totals = {scratch.partials,
+                           out.loss,
+                           out.parts,
+                           blocks,
+                           static_cast<float>(per_number),
+                           static_cast<float>(in.lambda_dssim)};
     launch(compare<kAlpha>, blocks, kColumns, in.stream, Compare<kAlpha>{pictures, maps}, cut, scratch.partials);
     launch(spread<kAlpha>, blocks + 1, kColumns, in.stream, spreading, cut, totals);
 }

@@ -1,9 +1,10 @@
 // Tensors in, tensors out: registers the sphere op for CUDA (schemas, fake kernels and autograd are in spheres.py).
+#include "spheres.h"
+
 #include <ATen/Functions.h>
 #include <torch/library.h>
 
 #include "../tiles/tile_lists_of_tensors.h"
-#include "spheres.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {
@@ -60,18 +61,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& centers, const
     auto v_opacities = at::zeros_like(opacities);
     const Strategy chosen = strategy_named(strategy);
     TORCH_CHECK(chosen != Strategy::kTransposed, "sw_t is for lanes that share an address: use sw_s for spheres");
-    spheres_backward(in,
-                     {ids.const_data_ptr<int>(), v_colors_out.const_data_ptr<float>(),
-                      v_transmittances.const_data_ptr<float>()},
-                     {v_centers.mutable_data_ptr<float>(), v_radii.mutable_data_ptr<float>(),
-                      v_colors.mutable_data_ptr<float>(), v_opacities.mutable_data_ptr<float>()},
-                     chosen, threshold);
+    spheres_backward(
+        in, {ids.const_data_ptr<int>(), v_colors_out.const_data_ptr<float>(), v_transmittances.const_data_ptr<float>()},
+        {v_centers.mutable_data_ptr<float>(), v_radii.mutable_data_ptr<float>(), v_colors.mutable_data_ptr<float>(),
+         v_opacities.mutable_data_ptr<float>()},
+        chosen, threshold);
     check_launch("spheres_backward");
     return {v_centers, v_radii, v_colors, v_opacities};
 }
 
 Tensor traffic(const Tensor& centers, const Tensor& radii, const Tensor& colors, const Tensor& opacities,
-               const Tensor& Ks, const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height) {
+               const Tensor& Ks, const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width,
+               int64_t height) {
     const DeviceGuard guard(centers.device());
     const auto [image, transmittances, ids] =
         forward(centers, radii, colors, opacities, Ks, {}, isect_offsets, flatten_ids, width, height, "", 0);

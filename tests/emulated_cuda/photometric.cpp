@@ -17,7 +17,7 @@ struct Call {
 };
 
 void run(const Call* call) {
-    const PhotometricInputs in = {call->image, call->target,       call->background, call->width,
+    const PhotometricInputs in = {call->image,  call->target,       call->background, call->width,
                                   call->height, call->lambda_dssim, nullptr};
     photometric_loss(in, {call->maps, call->partials}, {call->loss, call->parts, call->v_image});
 }
