@@ -17,6 +17,7 @@ constexpr float kExtent = 3.33f;              // standard deviations until alpha
 constexpr float kFrustumMargin = 0.3f;        // of tan(fov / 2): the Jacobian is clamped that far outside the image
 constexpr int kSphereFragments = 8;           // spheres a pixel blends; those behind them are not seen
 constexpr int kSplatFloats = 12;              // of a Gaussian, or its gradient, packed for the CUDA kernels
-constexpr int kMaxChannels = 32;              // colour channels blended in one pass; more go in several
+constexpr float kHarmonic0 = 0.28209479177387814f;  // 1 / (2 sqrt(pi)), the spherical harmonic of degree 0
+constexpr int kMaxChannels = 32;                    // colour channels blended in one pass; more go in several
 
 }  // namespace distwar

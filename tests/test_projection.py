@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distwar_kernels import Projection, project_gaussians
 from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT
-from distwar_kernels.projection.projection_reference import project_reference, rotation_matrices
+from distwar_kernels.projection.projection_torch import project_torch, rotation_matrices
 
 WIDTH, HEIGHT = 64, 48
 # Off-centre principal point, different focal lengths.
@@ -41,7 +41,7 @@ def scene(n: int = 50, count: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
 
 
 def project(arguments: tuple[Tensor, ...], **options: object) -> Projection:
-    return Projection(*project_reference(*arguments, WIDTH, HEIGHT, **options))
+    return Projection(*project_torch(*arguments, WIDTH, HEIGHT, **options))
 
 
 # ----------------------------------------------------------------------------------------- an independent witness

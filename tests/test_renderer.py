@@ -11,8 +11,8 @@ from distwar_gs.config import Config, ConfigError, with_values
 from distwar_gs.renderer import Rendering, RenderSettings, render, render_settings, view_colors
 from distwar_kernels import Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
-from distwar_kernels.projection.projection_reference import project_reference
-from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.projection.projection_torch import project_torch
+from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 WIDTH, HEIGHT = 49, 35  # neither is a multiple of the tile size
@@ -65,14 +65,14 @@ def reference_render(
 ) -> Rendering:  # fmt: skip
     """What `render` should give (depth included), composed anew of the references, in the precision of the inputs."""
     opacities = torch.sigmoid(params["opacities"])
-    radii, means2d, depths, conics, compensations = project_reference(
+    radii, means2d, depths, conics, compensations = project_torch(
         params["means"], params["quats"], torch.exp(params["scales"]), opacities, viewmats, Ks, WIDTH, HEIGHT,
         near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
     )  # fmt: skip
     centres = torch.linalg.inv(viewmats)[:, :3, 3]
     coefficients = torch.cat([params["sh0"], params["shN"]], 1)
     harmonics = [
-        spherical_harmonics_reference(degree, params["means"] - centre, coefficients) for centre in centres.unbind()
+        spherical_harmonics_torch(degree, params["means"] - centre, coefficients) for centre in centres.unbind()
     ]
     colors = torch.cat([torch.relu(torch.stack(harmonics) + 0.5), depths[..., None]], -1)
     visible = torch.stack([opacities] * len(viewmats))

@@ -17,7 +17,7 @@ from distwar_kernels.constants import (
     WARP_SIZE,
 )
 from distwar_kernels.spheres.spheres import SPHERE_CANDIDATES, sphere_bounds
-from distwar_kernels.spheres.spheres_reference import spheres_reference
+from distwar_kernels.spheres.spheres_torch import render_spheres_torch
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 GPU_BOUND = 1e-4
@@ -149,7 +149,7 @@ def everything_in_every_tile(scene: Scene) -> tuple[Tensor, Tensor]:
     order = [torch.argsort(scene["centers"][c, :, 2], stable=True) + c * n for c in range(cameras)]
     offsets = (torch.arange(cameras * tiles, dtype=torch.int32) * n).reshape(cameras, tile_height, tile_width)
     ids = torch.cat([o.repeat(tiles) for o in order]).int()
-    render, transmittances, _ = spheres_reference(
+    render, transmittances, _ = render_spheres_torch(
         *(scene[name] for name in SPHERES), scene["image_width"], scene["image_height"], offsets, ids,
         scene["backgrounds"],
     )  # fmt: skip
@@ -247,7 +247,7 @@ def counted_by_hand(scene: Scene) -> Tensor:
     means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "Ks")), 0.01)
     width, height = scene["image_width"], scene["image_height"]
     lists = intersect_tiles_reference(means2d, extents, scene["centers"][..., 2], width, height)
-    ids = spheres_reference(*(scene[name] for name in SPHERES), width, height, *lists)[2]
+    ids = render_spheres_torch(*(scene[name] for name in SPHERES), width, height, *lists)[2]
     columns, rows = tile_grid(width, height)
     margin = (0, 0, 0, columns * TILE_SIZE - width, 0, rows * TILE_SIZE - height)
     ids = torch.nn.functional.pad(ids, margin, value=-1)

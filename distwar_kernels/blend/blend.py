@@ -7,10 +7,10 @@ from torch import Tensor
 
 from distwar_kernels import loader
 from distwar_kernels.constants import MAX_CHANNELS, PATCHES_PER_TILE, SPLAT_FLOATS, TILE_SIZE, WARP_SIZE
+from distwar_kernels.gsplat_ops import gsplat
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.shapes import check_shapes
-from distwar_kernels.stock import gsplat
 from distwar_kernels.tuner import ReductionTuner, Run, resolve
 
 _DEFAULT = Reduction()
@@ -64,7 +64,7 @@ def rasterize_to_pixels(
     _check_shapes(means2d, conics, colors, opacities, isect_offsets, backgrounds, masks, packed)
     _check_tiles(isect_offsets, image_width, image_height, tile_size)
     if reduction.strategy == "gsplat":
-        return _stock(
+        return _by_gsplat(
             means2d, conics, colors, opacities, image_width, image_height, tile_size, isect_offsets, flatten_ids,
             backgrounds, masks, packed, absgrad,
         )  # fmt: skip
@@ -121,7 +121,7 @@ def _check_tiles(isect_offsets: Tensor, image_width: int, image_height: int, til
         )
 
 
-def _stock(means2d: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def _by_gsplat(means2d: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     if not means2d.is_cuda:
         raise ValueError("reduction 'gsplat' needs CUDA tensors: gsplat has no CPU kernels")
     return gsplat().rasterize_to_pixels(means2d, *args)

@@ -8,8 +8,8 @@ from torch.nn.functional import pad
 
 from distwar_kernels.blend.blend_reference import blend_reference
 from distwar_kernels.fused.fused import View
-from distwar_kernels.projection.projection_reference import project_reference
-from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.projection.projection_torch import project_torch
+from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 
@@ -18,7 +18,7 @@ def rasterize_reference(params: Mapping[str, Tensor], view: View, features: Tens
     which gradients flow; with features a fourth, their image [H, W, F]."""
     viewmats, Ks = view.viewmat[None].to(params["means"]), view.K[None].to(params["means"])
     opacities = torch.sigmoid(params["opacities"])
-    radii, means2d, depths, conics, compensations = project_reference(
+    radii, means2d, depths, conics, compensations = project_torch(
         params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, view.width, view.height,
         near_plane=view.near_plane, far_plane=view.far_plane, antialiased=view.antialiased,
     )  # fmt: skip
@@ -47,5 +47,5 @@ def colors_reference(params: Mapping[str, Tensor], viewmat: Tensor, sh_degree: i
     """Colours [N, 3] as the camera sees them; negative ones are cut to 0."""
     center = -viewmat[:3, :3].T @ viewmat[:3, 3]
     coefficients = torch.cat([params["sh0"], params["shN"]], dim=1)
-    harmonics = spherical_harmonics_reference(sh_degree, params["means"] - center, coefficients)
+    harmonics = spherical_harmonics_torch(sh_degree, params["means"] - center, coefficients)
     return (harmonics + 0.5).clamp_min(0.0)

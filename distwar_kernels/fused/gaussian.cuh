@@ -1,6 +1,6 @@
 // A Gaussian on its way from the world to the image plane and its gradient on the way back, for one thread.
 //
-// EWA splatting as projection/projection_reference.py has it: covariance2d = A A^T + blur, A = J W M, M = R(q) diag(s),
+// EWA splatting as projection/projection_torch.py has it: covariance2d = A A^T + blur, A = J W M, M = R(q) diag(s),
 // J the Jacobian of the pinhole projection with the direction clamped a margin outside the image. The way back is the
 // chain rule through the same products; everything on it is computed again rather than stored.
 #pragma once

@@ -5,8 +5,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from distwar_kernels.constants import BLUR
-from distwar_kernels.projection.projection_reference import project_reference
-from distwar_kernels.stock import gsplat
+from distwar_kernels.gsplat_ops import gsplat
+from distwar_kernels.projection.projection_torch import project_torch
 
 
 class Projection(NamedTuple):
@@ -43,11 +43,11 @@ def project_gaussians(
         antialiased: also return the compensation for the blur that widens small Gaussians (Mip-Splatting, Yu et al.
             2024, section 4.2; opacities are to be multiplied by it).
 
-    On CUDA this is gsplat's ``fully_fused_projection``; on the CPU the PyTorch reference, differentiated by autograd.
+    On CUDA this is gsplat's ``fully_fused_projection``; on the CPU PyTorch code, differentiated by autograd.
     """
     if not means.is_cuda:
         return Projection(
-            *project_reference(
+            *project_torch(
                 means, quats, scales, opacities, viewmats, Ks, image_width, image_height,
                 near_plane=near_plane, far_plane=far_plane, antialiased=antialiased,
             )

@@ -15,7 +15,7 @@ from distwar_kernels.constants import SPHERE_FRAGMENTS
 from distwar_kernels.library import LIBRARY
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.shapes import check_shapes
-from distwar_kernels.spheres.spheres_reference import spheres_reference
+from distwar_kernels.spheres.spheres_torch import render_spheres_torch
 from distwar_kernels.tiles.tiles import intersect_tiles
 from distwar_kernels.traffic import AtomicTraffic
 from distwar_kernels.tuner import CANDIDATES, Run, resolve
@@ -54,8 +54,8 @@ def render_spheres(
         near_plane: spheres that reach nearer to the camera's plane are culled, as are broken ones (NaN, infinities).
 
     Returns:
-        Colours [C, image_height, image_width, 3] and alphas [C, image_height, image_width, 1]. On the CPU this is the
-        PyTorch reference; on CUDA the tile lists come from gsplat.
+        Colours [C, image_height, image_width, 3] and alphas [C, image_height, image_width, 1]. On the CPU this is
+        PyTorch code; on CUDA the tile lists come from gsplat.
 
     Raises:
         ValueError: shapes disagree, or reduction "gsplat", which has no spheres, or "sw_t", which is for the blend.
@@ -65,7 +65,7 @@ def render_spheres(
     lists = _tile_lists(centers, radii, colors, opacities, Ks, image_width, image_height, near_plane)
     spheres = (centers, radii, colors, opacities, Ks)
     if not centers.is_cuda:
-        render, transmittances, _ = spheres_reference(*spheres, image_width, image_height, *lists, backgrounds)
+        render, transmittances, _ = render_spheres_torch(*spheres, image_width, image_height, *lists, backgrounds)
         return render, 1.0 - transmittances[..., None]
     loader.load("cuda")
     reduction, tuner = resolve(reduction, centers.device, SPHERE_CANDIDATES)

@@ -1,4 +1,5 @@
-"""The sphere op in plain PyTorch, any dtype, differentiable by autograd: its definition, and what runs on the CPU."""
+"""The sphere op in plain PyTorch, any dtype, differentiable by autograd: its definition, and
+what the CPU runs."""
 
 import torch
 from torch import Tensor
@@ -7,7 +8,7 @@ from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, SPHERE_FRAGMENTS, TI
 from distwar_kernels.tiles.tile_lists import tiles_of
 
 
-def spheres_reference(
+def render_spheres_torch(
     centers: Tensor,  # [C, N, 3]
     radii: Tensor,  # [C, N]
     colors: Tensor,  # [C, N, 3]

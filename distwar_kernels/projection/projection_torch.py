@@ -1,4 +1,5 @@
-"""Projection in plain PyTorch, any dtype, differentiable by autograd: the CPU's projection and the tests' witness."""
+"""Projection in plain PyTorch, any dtype, differentiable by autograd: what the CPU runs, and in float64 the
+ground truth of the tests."""
 
 import torch
 from torch import Tensor
@@ -6,7 +7,7 @@ from torch import Tensor
 from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT, FRUSTUM_MARGIN
 
 
-def project_reference(
+def project_torch(
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
