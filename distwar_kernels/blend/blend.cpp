@@ -82,27 +82,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     check(v_colors_out, "v_colors_out", at::kFloat, in.channels, means2d);
     check(v_transmittances, "v_transmittances", at::kFloat, in.width, means2d);
     const Strategy chosen = strategy_named(strategy);
-    const bool packs = sums_packed(chosen, in.channels);  // then every gradient is written when the sums are unpacked
-    const auto sums_like = [packs](const Tensor& tensor) {
-        return packs ? at::empty_like(tensor) : at::zeros_like(tensor);
-    };
-    auto v_means2d = sums_like(means2d), v_conics = sums_like(conics), v_colors = sums_like(colors);
-    auto v_opacities = sums_like(opacities);
-    auto v_means2d_abs = absgrad ? sums_like(means2d) : at::empty({0}, means2d.options());
-    const auto packed = packs ? at::zeros({in.n_gaussians, kSplatFloats}, means2d.options()) : Tensor();
-    BlendGradients grad;
-    grad.v_means2d = v_means2d.mutable_data_ptr<float>();
-    grad.v_conics = v_conics.mutable_data_ptr<float>();
-    grad.v_colors = v_colors.mutable_data_ptr<float>();
-    grad.v_opacities = v_opacities.mutable_data_ptr<float>();
-    grad.v_means2d_abs = absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr;
-    grad.packed = packs ? packed.mutable_data_ptr<float>() : nullptr;
-    grad.in_records = false;
-    grad.fixed = nullptr;
+    const bool in_records = sums_in_records(chosen, in.channels);  // then it writes every gradient, but adds to none
+    const auto sums = [&](const Tensor& like) { return in_records ? at::empty_like(like) : at::zeros_like(like); };
+    auto v_means2d = sums(means2d), v_conics = sums(conics), v_colors = sums(colors), v_opacities = sums(opacities);
+    auto v_means2d_abs = absgrad ? sums(means2d) : at::empty({0}, means2d.options());
+    const auto records = at::zeros({in_records ? in.n_gaussians : 0, kSplatFloats}, means2d.options());
+    const BlendGradients grad = {v_means2d.mutable_data_ptr<float>(), v_conics.mutable_data_ptr<float>(),
+                                 v_colors.mutable_data_ptr<float>(), v_opacities.mutable_data_ptr<float>(),
+                                 absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr};
     const BlendState state = {transmittances.mutable_data_ptr<float>(), last_ids.mutable_data_ptr<int>(),
                               splats.mutable_data_ptr<float>(), visits.mutable_data_ptr<int>()};
     const BlendUpstream upstream = {v_colors_out.const_data_ptr<float>(), v_transmittances.const_data_ptr<float>()};
-    blend_backward(in, state, upstream, grad, chosen, threshold);
+    blend_backward(in, state, upstream, grad, in_records ? records.mutable_data_ptr<float>() : nullptr, chosen,
+                   threshold);
     check_launch("blend_backward");
     return {v_means2d, v_conics, v_colors, v_opacities, v_means2d_abs};
 }

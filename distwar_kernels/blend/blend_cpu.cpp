@@ -354,7 +354,7 @@ void count_tile(const BlendInputs& in, const Tile& tile, const BackwardPixels& p
 }  // namespace
 
 bool takes_channels(int) { return true; }
-bool sums_packed(Strategy, int) { return false; }
+bool sums_in_records(Strategy, int) { return false; }
 
 void blend_forward(const BlendInputs& in, const BlendState& state, float* colors_out) {
 #pragma omp parallel num_threads(in.threads)
@@ -371,7 +371,7 @@ void blend_forward(const BlendInputs& in, const BlendState& state, float* colors
 
 // Strategy and threshold say where a GPU makes the sums; here a tile's sums are always made in registers.
 void blend_backward(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
-                    const BlendGradients& grad, Strategy, int) {
+                    const BlendGradients& grad, float*, Strategy, int) {
     std::vector<float> records(static_cast<size_t>(in.n_isects) * (in.channels + kGeometryRecord), 0.0f);
 #pragma omp parallel num_threads(in.threads)
     {

@@ -53,24 +53,21 @@ __global__ void pack_kernel(BlendInputs in, float* splats) {
 // A batch of the tile's Gaussians, and what each warp has found of 32 of them.
 template <int kChannels>
 struct Staged {
-    float4 mean_u[kBlockSize];     // mean, scale_u, skew
-    float4 v_opacity[kBlockSize];  // skew_low, scale_v, log2_opacity
+    float4 first[kBlockSize], second[kBlockSize];  // pieces of a splat
     float4 color[kBlockSize];
     int gaussian[kBlockSize];
     SharedSplats<kChannels> seen[kPatchesPerTile];
     int entry[kPatchesPerTile][kWarpSize];  // which of the batch each one seen is
 
     __device__ void load(const float* splats, int slot, int gaussian) {
-        const float4* words = reinterpret_cast<const float4*>(splats) + 3ll * gaussian;
-        mean_u[slot] = __ldg(words);
-        v_opacity[slot] = __ldg(words + 1);
-        color[slot] = __ldg(words + 2);
+        first[slot] = __ldg(piece_of(splats, gaussian, kMeanX));
+        second[slot] = __ldg(piece_of(splats, gaussian, kSkewLow));
+        color[slot] = __ldg(piece_of(splats, gaussian, kColor));
         this->gaussian[slot] = gaussian;
     }
 
     __device__ PatchSplat seen_from(float2 center, int slot) const {
-        const float4 a = mean_u[slot], b = v_opacity[slot];
-        return PatchSplat({make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, {}}, center);
+        return PatchSplat(Splat::of_pieces(first[slot], second[slot], {}), center);
     }
 };
 

@@ -6,7 +6,7 @@
 // and their units are coarser. Adding is exact, so runs are bit-equal whichever warp comes first.
 #pragma once
 
-#include "../constants.h"
+#include "../records.cuh"
 
 namespace distwar::DISTWAR_BACKEND {
 
@@ -15,9 +15,9 @@ struct FixedPoint {
     const float* largest;  // |dL/dcolour| of any pixel and channel
     float pixels;
 
-    // What one unit is worth in field `index` of a record (blend_transposed.cu: mean, conic, opacity, |mean|, colours).
-    __device__ float units(int index) const {
-        const bool conic = index >= 2 && index < 5, opacity = index == 5;
+    // What one unit is worth in a word of a record.
+    __device__ float units(int word) const {
+        const bool conic = word >= kGradConicXX && word <= kGradConicYY, opacity = word == kGradOpacity;
         const int slack = conic ? 30 : opacity ? 14 : 8;
         const float bound = fmaxf(*largest * pixels, 1e-30f);
         return exp2f(fminf(floorf(62.0f - slack - log2f(bound)), 120.0f));

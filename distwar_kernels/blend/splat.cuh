@@ -10,6 +10,7 @@
 // written with intrinsics: the compiler fuses it one way only.
 #pragma once
 
+#include "../records.cuh"
 #include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {
@@ -25,39 +26,6 @@ __device__ inline float exp2_approx(float x) {
     return exp2f(x);
 #endif
 }
-
-struct Splat {
-    float2 mean;
-    float scale_u, skew, skew_low, scale_v;
-    float log2_opacity;  // -infinity for a Gaussian that is not to be seen
-    float4 color;        // the first four channels, zero beyond the last
-
-    __device__ static Splat load(const float* splats, int gaussian) {
-        const float4* words = reinterpret_cast<const float4*>(splats) + 3ll * gaussian;
-        const float4 a = __ldg(words), b = __ldg(words + 1);
-        return {make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, __ldg(words + 2)};
-    }
-
-    // One that is not seen, if `gaussian` is negative.
-    __device__ static Splat load_or_nothing(const float* splats, int gaussian) {
-        if (gaussian >= 0) return load(splats, gaussian);
-        Splat nothing = {};
-        nothing.log2_opacity = -INFINITY;
-        return nothing;
-    }
-
-    __device__ void store(float* splats, int gaussian) const {
-        float4* words = reinterpret_cast<float4*>(splats) + 3ll * gaussian;
-        words[0] = make_float4(mean.x, mean.y, scale_u, skew);
-        words[1] = make_float4(skew_low, scale_v, log2_opacity, 0.0f);
-        words[2] = color;
-    }
-};
-
-// dL/d of a projected Gaussian, its colours apart.
-struct SplatGradient {
-    float x, y, xx, xy, yy, opacity;
-};
 
 // Sums over pixels of dL/dsigma times 1, u, v, dx^2, dx dy, dy^2: what a Gaussian's gradient follows from.
 struct SplatSums {

@@ -195,13 +195,7 @@ Tensor traffic(TensorList parameters, const Tensor& viewmat, const Tensor& K, co
     return counts;
 }
 
-// Where the blend's sums go: zeroed records [capacity, 12].
-BlendGradients into_records(const Tensor& records, bool absgrad) {
-    float* first = records.mutable_data_ptr<float>();
-    return {first, first + 2, first + 8, first + 5, absgrad ? first + 6 : nullptr, first, true};
-}
-
-// The blend's gradients: [capacity, 12], a record for each visible Gaussian (blend_transposed.cu says in which order).
+// The blend's gradients: [capacity, 12], a record for each visible Gaussian (../records.cuh).
 Tensor blend_records(TensorList parameters, const Tensor& viewmat, const Tensor& K, const OptionalTensor& background,
                      int64_t width, int64_t height, at::ArrayRef<double> planes, bool antialiased, bool with_depth,
                      int64_t sh_degree, TensorList saved, const Tensor& v_image, const OptionalTensor& v_transmittances,
@@ -212,17 +206,20 @@ Tensor blend_records(TensorList parameters, const Tensor& viewmat, const Tensor&
     check(v_image, "v_image", at::kFloat, view.channels(), state.splats);
     if (v_transmittances) check(*v_transmittances, "v_transmittances", at::kFloat, view.camera.width, state.splats);
     auto records = at::zeros_like(state.splats);
-    BlendGradients grad = into_records(records, absgrad);
-    Tensor fixed, largest;
+    const BlendInputs in = state.blend_inputs(view);
+    const BlendUpstream upstream = {v_image.const_data_ptr<float>(), data_or_null<float>(v_transmittances)};
+    float* sums = records.mutable_data_ptr<float>();
     if (deterministic) {
         TORCH_CHECK(strategy == "sw_t", "only the reduction strategy sw_t can be deterministic");
-        fixed = at::zeros_like(records, records.options().dtype(at::kLong));
-        largest = v_image.abs().max();
-        grad.fixed = reinterpret_cast<long long*>(fixed.mutable_data_ptr<int64_t>());
-        grad.largest = largest.const_data_ptr<float>();
+        const auto exact = at::zeros_like(records, records.options().dtype(at::kLong));
+        const Tensor largest = v_image.abs().max();
+        blend_backward_to_exact_records(in, state.blend_state(), upstream, sums, absgrad,
+                                        reinterpret_cast<long long*>(exact.mutable_data_ptr<int64_t>()),
+                                        largest.const_data_ptr<float>());
+    } else {
+        blend_backward_to_records(in, state.blend_state(), upstream, sums, absgrad, strategy_named(strategy),
+                                  threshold);
     }
-    const BlendUpstream upstream = {v_image.const_data_ptr<float>(), data_or_null<float>(v_transmittances)};
-    blend_backward(state.blend_inputs(view), state.blend_state(), upstream, grad, strategy_named(strategy), threshold);
     check_launch("fused_blend_backward");
     return records;
 }
@@ -272,9 +269,9 @@ std::tuple<Tensor, Tensor> differentiate_features(const Tensor& features, Tensor
         paint_features(pass, state.visible(), current_stream());
         const auto v_pass =
             at::constant_pad_nd(v_image.narrow(2, pass.first, count), {0, FeaturePass::kChannels - count}).contiguous();
-        blend_backward(state.blend_inputs(FeaturePass::kChannels, {}), state.blend_state(),
-                       {v_pass.const_data_ptr<float>(), nullptr}, into_records(records, absgrad),
-                       strategy_named(strategy), threshold);
+        blend_backward_to_records(state.blend_inputs(FeaturePass::kChannels, {}), state.blend_state(),
+                                  {v_pass.const_data_ptr<float>(), nullptr}, records.mutable_data_ptr<float>(), absgrad,
+                                  strategy_named(strategy), threshold);
         collect_features(pass, state.visible(), records.mutable_data_ptr<float>(), v_features.mutable_data_ptr<float>(),
                          current_stream());
     });

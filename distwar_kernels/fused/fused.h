@@ -69,7 +69,7 @@ struct Camera {
 struct Visible {
     int* counts;          // [2] Gaussians, entries of the tile lists
     int* gaussian_ids;    // [capacity] which Gaussian
-    float* splats;        // [capacity, 12] as the blend wants them (blend/splat.cuh)
+    float* splats;        // [capacity, 12] as the blend wants them (../records.cuh)
     float* color_slopes;  // [3, 3, capacity] dcolour/dmean through the view direction, or null if nobody asks
     int* isect_offsets;   // [tiles + 1] where each tile's list begins, and where the last one ends
     int* flatten_ids;     // [list_capacity] the lists: positions in gaussian_ids, nearest first
@@ -99,13 +99,13 @@ struct Gradients {
     float *means, *quats, *scales, *opacities, *sh0, *shN;
 };
 
-// From the blend's packed gradients [capacity, 12] (blend_transposed.cu says in which order) to the parameters'.
-void project_backward(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
+// From the blend's gradient records [capacity, 12] to the parameters'.
+void project_backward(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* records,
                       const Statistics& statistics, const Gradients& gradients, void* stream);
 
 // The same, and Gaussians::adam right away.
 void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible,
-                               const float* packed, const Statistics& statistics, void* stream);
+                               const float* records, const Statistics& statistics, void* stream);
 
 // Some of each Gaussian's features, as many as a splat has colour words. One that is not finite counts as 0.
 struct FeaturePass {
@@ -120,8 +120,8 @@ struct FeaturePass {
 // Writes a pass's features over the colours of the splats.
 void paint_features(const FeaturePass& pass, const Visible& visible, void* stream);
 
-// Moves the colour words of the blend's packed gradients to v_features [N, channels], and zeroes them.
-void collect_features(const FeaturePass& pass, const Visible& visible, float* packed, float* v_features, void* stream);
+// Moves the colour words of the blend's records to v_features [N, channels], and zeroes them.
+void collect_features(const FeaturePass& pass, const Visible& visible, float* records, float* v_features, void* stream);
 
 // Makes up for what all of `count` Gaussians have missed up to step t.
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream);

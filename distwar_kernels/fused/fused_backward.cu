@@ -1,4 +1,4 @@
-// The fused rasteriser's way back: from the blend's packed gradients to the parameters, and into Adam if asked.
+// The fused rasteriser's way back: from the blend's records gradients to the parameters, and into Adam if asked.
 //
 // A block takes 128 visible Gaussians. First a thread has one: it projects it again (gaussian.cuh), chains the gradient
 // to mean, quaternion, scale, opacity and sh0, and hands those to a sink: an array, or Adam. It leaves the harmonics of
@@ -81,8 +81,8 @@ __device__ void take_row(const Sink& sink, Parameter parameter, int row, const M
 }
 
 // dL/dcolour, without the channels that were cut off at 0.
-__device__ Vec3 color_gradient(const FlatGradient& g, const float* splats, int slot) {
-    const float4 color = __ldg(reinterpret_cast<const float4*>(splats) + 3ll * slot + 2);
+__device__ Vec3 color_gradient(const GradientRecord& g, const float* splats, int slot) {
+    const float4 color = __ldg(piece_of(splats, slot, kColor));
     return {color.x > 0.0f ? g.color.x : 0.0f, color.y > 0.0f ? g.color.y : 0.0f, color.z > 0.0f ? g.color.z : 0.0f};
 }
 
@@ -94,9 +94,9 @@ __device__ Vec3 through_direction(const Visible& visible, int slot, Vec3 v_color
     return v_color.x * slope(0) + (v_color.y * slope(1) + v_color.z * slope(2));
 }
 
-__device__ void count(const Statistics& statistics, const Camera& camera, const FlatGradient& g, int row) {
+__device__ void count(const Statistics& statistics, const Camera& camera, const GradientRecord& g, int row) {
     if (!statistics.grad2d) return;
-    const float x = statistics.absolute ? g.abs_x : g.x, y = statistics.absolute ? g.abs_y : g.y;
+    const float x = statistics.absolute ? g.absolute.x : g.x, y = statistics.absolute ? g.absolute.y : g.y;
     statistics.grad2d[row] += hypotf(0.5f * camera.width * x, 0.5f * camera.height * y);
     statistics.count[row] += 1.0f;
 }
@@ -120,7 +120,7 @@ struct Factors {
 
 template <class Sink, int kDegree>
 __global__ void __launch_bounds__(kBackwardThreads)
-    project_backward_kernel(Gaussians g, Camera camera, Visible visible, const float* packed, Statistics statistics,
+    project_backward_kernel(Gaussians g, Camera camera, Visible visible, const float* records, Statistics statistics,
                             Sink sink) {
     constexpr int kRows = sh_rows_of(kDegree), kFloats = 3 * kRows;
     __shared__ Factors<kRows> factors;
@@ -130,16 +130,15 @@ __global__ void __launch_bounds__(kBackwardThreads)
     factors.rows[thread] = -1;
     if (slot < held) {
         const int row = visible.gaussian_ids[slot];
-        const FlatGradient flat_gradient(packed, slot);
-        count(statistics, camera, flat_gradient, row);
-        if (!flat_gradient.is_zero()) {
+        const GradientRecord record = GradientRecord::load(records, slot);
+        count(statistics, camera, record, row);
+        if (!record.is_zero()) {
             const Lens lens(camera);
             const UpToDate<Sink::kIsLazy> parameters(g, row);
             const Missed& missed = parameters.missed;
-            const Vec3 mean = parameters.vector(kMeans, row),
-                       v_color = color_gradient(flat_gradient, visible.splats, slot);
+            const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(record, visible.splats, slot);
             const Flat flat(parameters.shape(row), camera, lens, lens.to_camera(mean));
-            ShapeGradient shape = flat.gradient(flat_gradient, camera, lens);
+            ShapeGradient shape = flat.gradient(record, camera, lens);
             if constexpr (kDegree > 0) {
                 shape.mean = shape.mean + through_direction(visible, slot, v_color);
                 factors.template put<kDegree>(thread, row, missed, Direction(mean, lens.center()).unit, v_color);
@@ -174,11 +173,11 @@ __global__ void __launch_bounds__(kBackwardThreads)
 }
 
 template <class Sink>
-void launch_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
+void launch_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* records,
                      const Statistics& statistics, const Sink& sink, void* stream) {
     const int blocks = (visible.capacity + kBackwardThreads - 1) / kBackwardThreads;
     for_degree(g.sh_degree, [&](auto degree) {
-        launch(project_backward_kernel<Sink, degree>, blocks, kBackwardThreads, stream, g, camera, visible, packed,
+        launch(project_backward_kernel<Sink, degree>, blocks, kBackwardThreads, stream, g, camera, visible, records,
                statistics, sink);
     });
 }
@@ -203,15 +202,16 @@ __global__ void mark_kernel(int* last_steps, int count, int step) {
 
 }  // namespace
 
-void project_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
+void project_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* records,
                       const Statistics& statistics, const Gradients& gradients, void* stream) {
-    launch_backward(g, camera, visible, packed, statistics, StoreGradients(gradients), stream);
+    launch_backward(g, camera, visible, records, statistics, StoreGradients(gradients), stream);
 }
 
-void project_backward_and_step(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
+void project_backward_and_step(const Gaussians& g, const Camera& camera, const Visible& visible, const float* records,
                                const Statistics& statistics, void* stream) {
-    for_laziness(
-        g, [&](auto lazy) { launch_backward(g, camera, visible, packed, statistics, StepAdam<lazy>{g.adam}, stream); });
+    for_laziness(g, [&](auto lazy) {
+        launch_backward(g, camera, visible, records, statistics, StepAdam<lazy>{g.adam}, stream);
+    });
 }
 
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream) {

@@ -11,16 +11,11 @@
 // read and 32 V written, over the memory's bandwidth; up to twice as much of the features where a row's 16 bytes are
 // half of a sector.
 #include "../launch.cuh"
+#include "../records.cuh"
 #include "fused.h"
 
 namespace distwar::cuda {
 namespace {
-
-constexpr int kColorWords = 2;  // of a splat or a record: the third float4
-
-__device__ float4& colors_of(float* packed, int slot) {
-    return reinterpret_cast<float4*>(packed)[3ll * slot + kColorWords];
-}
 
 __global__ void __launch_bounds__(kThreads) paint_kernel(FeaturePass pass, Visible visible) {
     const int slot = blockIdx.x * kThreads + threadIdx.x;
@@ -32,16 +27,16 @@ __global__ void __launch_bounds__(kThreads) paint_kernel(FeaturePass pass, Visib
         const float value = pass.has(k) ? __ldg(pass.features + pass.index(row, k)) : 0.0f;
         values[k] = isfinite(value) ? value : 0.0f;
     }
-    colors_of(visible.splats, slot) = make_float4(values[0], values[1], values[2], values[3]);
+    *piece_of(visible.splats, slot, kColor) = make_float4(values[0], values[1], values[2], values[3]);
 }
 
 __global__ void __launch_bounds__(kThreads)
-    collect_kernel(FeaturePass pass, Visible visible, float* packed, float* v_features) {
+    collect_kernel(FeaturePass pass, Visible visible, float* records, float* v_features) {
     const int slot = blockIdx.x * kThreads + threadIdx.x;
     if (slot >= visible.held()) return;
     const long long row = visible.gaussian_ids[slot];
-    const float4 sums = colors_of(packed, slot);
-    colors_of(packed, slot) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float4 sums = *piece_of(records, slot, kGradColor);
+    *piece_of(records, slot, kGradColor) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     const float values[FeaturePass::kChannels] = {sums.x, sums.y, sums.z, sums.w};
 #pragma unroll
     for (int k = 0; k < FeaturePass::kChannels; ++k)
@@ -55,8 +50,9 @@ void paint_features(const FeaturePass& pass, const Visible& visible, void* strea
     launch(paint_kernel, blocks_for(visible.capacity), kThreads, stream, pass, visible);
 }
 
-void collect_features(const FeaturePass& pass, const Visible& visible, float* packed, float* v_features, void* stream) {
-    launch(collect_kernel, blocks_for(visible.capacity), kThreads, stream, pass, visible, packed, v_features);
+void collect_features(const FeaturePass& pass, const Visible& visible, float* records, float* v_features,
+                      void* stream) {
+    launch(collect_kernel, blocks_for(visible.capacity), kThreads, stream, pass, visible, records, v_features);
 }
 
 }  // namespace distwar::cuda

@@ -54,8 +54,7 @@ __global__ void __launch_bounds__(kScanThreads)
     const int slot = scan.exclusive(scratch.project_words, tiles > 0);
     if (threadIdx.x == 0 && block == gridDim.x - 1) visible.counts[0] = scan.total;
     if (tiles == 0 || slot >= visible.capacity) return;
-    splat.store(visible.splats, slot);
-    visible.splats[kSplatFloats * static_cast<long long>(slot) + kTileCountWord] = __int_as_float(tiles);
+    splat.store(visible.splats, slot, tiles);
     visible.gaussian_ids[slot] = row;
     scratch.depth_keys[slot] = __float_as_uint(depth);
     scratch.slots[slot] = slot;
@@ -110,10 +109,10 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
         for (int channel = 0; channel < 3; ++channel) slopes[channel] = slopes[channel] + row[channel] * slope;
     });
     const bool sound = 0.0f * (color.x + color.y + color.z) == 0.0f;
-    if (!sound) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLogOpacityWord] = -INFINITY;
+    if (!sound) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLog2Opacity] = -INFINITY;
     const float channels[3] = {fmaxf(color.x, 0.0f), fmaxf(color.y, 0.0f), fmaxf(color.z, 0.0f)};
     const float depth = camera.with_depth ? lens.to_camera(mean).z : 0.0f;
-    reinterpret_cast<float4*>(visible.splats)[3ll * slot + 2] =
+    *piece_of(visible.splats, slot, kColor) =
         sound ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if constexpr (kDegree > 0) {
         if (!visible.color_slopes) return;

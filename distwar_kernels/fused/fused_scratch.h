@@ -5,9 +5,6 @@
 
 namespace distwar::cuda {
 
-// The spare word of a splat carries the number of tiles it touches; another is named to put out a broken splat.
-constexpr int kLogOpacityWord = 6, kTileCountWord = 7;
-
 using TileKey = unsigned short;
 
 struct Scratch {

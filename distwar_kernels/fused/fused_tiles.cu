@@ -62,10 +62,9 @@ __device__ void list_together(const Splat& splat, const Camera& camera, const En
 }
 
 __device__ Splat shape_of(const float* splats, int slot, int& tiles) {
-    const float4* words = reinterpret_cast<const float4*>(splats) + 3ll * slot;
-    const float4 a = __ldg(words), b = __ldg(words + 1);
-    tiles = __float_as_int(b.w);
-    return {make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, {}};
+    const float4 first = __ldg(piece_of(splats, slot, kMeanX)), second = __ldg(piece_of(splats, slot, kSkewLow));
+    tiles = __float_as_int(second.w);
+    return Splat::of_pieces(first, second, {});
 }
 
 // Footprints are worked out as project_kernel did, but compiled another time: if rounding makes an entry more of one,

@@ -79,25 +79,6 @@ struct Rotation {
     }
 };
 
-// dL/d of what the blend saw of a Gaussian: its packed record.
-struct FlatGradient {
-    float x, y, xx, xy, yy, opacity, abs_x, abs_y;
-    float4 color;  // the fourth is the depth's, if that was blended
-
-    __device__ FlatGradient(const float* packed, int slot) {
-        const float4* record = reinterpret_cast<const float4*>(packed) + 3ll * slot;
-        const float4 a = record[0], b = record[1];
-        x = a.x, y = a.y, xx = a.z, xy = a.w, yy = b.x, opacity = b.y, abs_x = b.z, abs_y = b.w;
-        color = record[2];
-    }
-
-    // Nothing at all: no pixel has it among its contributors.
-    __device__ bool is_zero() const {
-        return x == 0.0f && y == 0.0f && xx == 0.0f && xy == 0.0f && yy == 0.0f && opacity == 0.0f && color.x == 0.0f &&
-               color.y == 0.0f && color.z == 0.0f && color.w == 0.0f;
-    }
-};
-
 // dL/d of a Gaussian's parameters as they are trained, its colour apart.
 struct ShapeGradient {
     Vec3 mean, log_scale;
@@ -174,7 +155,7 @@ struct Flat {
         return probe == 0.0f && determinant > 0.0f;
     }
 
-    __device__ ShapeGradient gradient(const FlatGradient& g, const Camera& camera, const Lens& lens) const {
+    __device__ ShapeGradient gradient(const GradientRecord& g, const Camera& camera, const Lens& lens) const {
         ShapeGradient result;
         const float v_opacity = g.opacity * compensation;
         result.logit = v_opacity * own_opacity * (1.0f - own_opacity);
@@ -231,7 +212,7 @@ struct Flat {
     }
 
     // dL/d(position in camera axes), through the projected centre, the Jacobian and the depth.
-    __device__ Vec3 to_camera_gradient(const FlatGradient& g, const Camera& camera, const Lens& lens, Vec3 v_t0,
+    __device__ Vec3 to_camera_gradient(const GradientRecord& g, const Camera& camera, const Lens& lens, Vec3 v_t0,
                                        Vec3 v_t1) const {
         const Mat3& w = lens.rotation;
         const float inverse_z = 1.0f / at.z, jx = lens.fx * inverse_z, jy = lens.fy * inverse_z;
