@@ -16,7 +16,7 @@ from distwar_gs.devices import resolve_device
 from distwar_gs.export import find_ply, load_model
 from distwar_gs.model import sh_degree_of
 from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
-from distwar_gs.views import Cameras, evaluation_background, open_scene
+from distwar_gs.views import camera_of, evaluation_background, open_scene
 
 log = logging.getLogger(__name__)
 
@@ -65,17 +65,15 @@ class TrainedModel:
     @torch.no_grad()
     def render(self, view: View, *, with_depth: bool = False) -> Rendering:
         """The model as a view sees it."""
-        cameras = Cameras.of((view,), self.device)
         return render(
-            self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
-            sh_degree=sh_degree_of(self.params), background=self.background, with_depth=with_depth,
+            self.params, camera_of(view, self.device), self.settings, sh_degree=sh_degree_of(self.params),
+            background=self.background, with_depth=with_depth,
         )  # fmt: skip
 
     @torch.no_grad()
     def project(self, view: View) -> Splats:
         """The model's Gaussians as a view sees them, in tiles."""
-        cameras = Cameras.of((view,), self.device)
-        return project(self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings)
+        return project(self.params, camera_of(view, self.device), self.settings)
 
 
 def _step_of(ply: Path) -> int:

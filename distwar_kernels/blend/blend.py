@@ -8,7 +8,7 @@ from torch import Tensor
 from distwar_kernels import loader
 from distwar_kernels.constants import MAX_CHANNELS, PATCHES_PER_TILE, SPLAT_FLOATS, TILE_SIZE, WARP_SIZE
 from distwar_kernels.gsplat_ops import gsplat
-from distwar_kernels.library import LIBRARY
+from distwar_kernels.library import LIBRARY, InputGradients
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.shapes import check_shapes
 from distwar_kernels.tuner import ReductionTuner, Run, resolve
@@ -240,13 +240,14 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, *state)
     ctx.absgrad = probe is not None
     ctx.reduction = inputs[-2:]
+    ctx.gradients = InputGradients("blend_forward", inputs)
     ctx.mark_non_differentiable(*state[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | None, *_: None) -> tuple:
     *inputs, transmittances, last_ids, splats, visits = ctx.saved_tensors
-    backgrounds, colors = inputs[4], inputs[2]
+    _, _, colors, _, backgrounds, *_ = inputs
     if v_colors_out is None:
         v_colors_out = transmittances.new_zeros(*transmittances.shape, colors.shape[-1])
     if v_transmittances is None:
@@ -255,10 +256,12 @@ def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | 
         *inputs, transmittances, last_ids, splats, visits, v_colors_out.contiguous(), v_transmittances.contiguous(),
         ctx.absgrad, *ctx.reduction,
     )  # fmt: skip
-    wants_background = backgrounds is not None and ctx.needs_input_grad[4]
+    wants_background = backgrounds is not None and ctx.gradients.wants(ctx, "backgrounds")
     v_backgrounds = (v_colors_out * transmittances[..., None]).sum(dim=(1, 2)) if wants_background else None
-    v_probe = v_means2d_abs if ctx.absgrad else None
-    return (v_means2d, v_conics, v_colors, v_opacities, v_backgrounds, None, v_probe, *[None] * 6)
+    return ctx.gradients.of(
+        means2d=v_means2d, conics=v_conics, colors=v_colors, opacities=v_opacities, backgrounds=v_backgrounds,
+        absgrad_probe=v_means2d_abs if ctx.absgrad else None,
+    )  # fmt: skip
 
 
 torch.library.register_autograd("distwar::blend_forward", _backward, setup_context=_save_for_backward, lib=LIBRARY)

@@ -6,7 +6,8 @@
 // of tiles each is extreme where it is on the whole ellipse, or else at the row's edge nearest to that.
 #pragma once
 
-#include "../blend/splat.cuh"
+#include "../records.cuh"
+#include "fused.h"
 
 namespace distwar::cuda {
 
@@ -18,7 +19,7 @@ struct TileSpan {
 struct Footprint {
     int first_row, end_row;
 
-    __device__ Footprint(const Splat& splat, int tile_width, int tile_height) : splat(splat), columns(tile_width) {
+    __device__ Footprint(const Splat& splat, const TileGrid& grid) : splat(splat), columns(grid.width) {
         reach = splat.log2_opacity + 7.9954f;  // log2(255) = 7.99435; the rest is for rounding
         first_row = end_row = 0;
         if (!(reach > 0.0f)) return;
@@ -26,7 +27,7 @@ struct Footprint {
         const float slope = splat.skew / splat.scale_v,
                     width = sqrtf(slope * slope + 1.0f / (splat.scale_u * splat.scale_u));
         lean = half_height * slope / width;
-        const TileSpan rows = span(splat.mean.y - half_height, splat.mean.y + half_height, tile_height);
+        const TileSpan rows = span(splat.mean.y - half_height, splat.mean.y + half_height, grid.height);
         first_row = rows.begin, end_row = rows.end;
     }
 

@@ -94,10 +94,10 @@ __device__ Vec3 through_direction(const Visible& visible, int slot, Vec3 v_color
     return v_color.x * slope(0) + (v_color.y * slope(1) + v_color.z * slope(2));
 }
 
-__device__ void count(const Statistics& statistics, const Camera& camera, const GradientRecord& g, int row) {
+__device__ void count(const Statistics& statistics, const View& view, const GradientRecord& g, int row) {
     if (!statistics.grad2d) return;
     const float x = statistics.absolute ? g.absolute.x : g.x, y = statistics.absolute ? g.absolute.y : g.y;
-    statistics.grad2d[row] += hypotf(0.5f * camera.width * x, 0.5f * camera.height * y);
+    statistics.grad2d[row] += hypotf(0.5f * view.width * x, 0.5f * view.height * y);
     statistics.count[row] += 1.0f;
 }
 
@@ -118,30 +118,31 @@ struct Factors {
     }
 };
 
-template <class Sink, int kDegree>
+template <class Lens, class Sink, int kDegree>
 __global__ void __launch_bounds__(kBackwardThreads)
-    project_backward_kernel(Gaussians g, Camera camera, Visible visible, const float* records, Statistics statistics,
-                            Sink sink) {
+    project_backward_kernel(Gaussians g, View view, Visible visible, Fit fit, const float* records,
+                            Statistics statistics, Sink sink) {
     constexpr int kRows = sh_rows_of(kDegree), kFloats = 3 * kRows;
     __shared__ Factors<kRows> factors;
     const int held = visible.held(), thread = threadIdx.x, slot = blockIdx.x * kBackwardThreads + thread;
-    if (blockIdx.x * kBackwardThreads >= held || !visible.complete()) return;
+    if (blockIdx.x * kBackwardThreads >= held || !fit.complete()) return;
 
     factors.rows[thread] = -1;
     if (slot < held) {
         const int row = visible.gaussian_ids[slot];
         const GradientRecord record = GradientRecord::load(records, slot);
-        count(statistics, camera, record, row);
+        count(statistics, view, record, row);
         if (!record.is_zero()) {
-            const Lens lens(camera);
+            const Pose pose(view);
+            const Lens lens(view.intrinsics, view.width, view.height);
             const UpToDate<Sink::kIsLazy> parameters(g, row);
             const Missed& missed = parameters.missed;
             const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(record, visible.splats, slot);
-            const Flat flat(parameters.shape(row), camera, lens, lens.to_camera(mean));
-            ShapeGradient shape = flat.gradient(record, camera, lens);
+            const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, pose.to_camera(mean));
+            ShapeGradient shape = projected.gradient(record, view, pose, lens);
             if constexpr (kDegree > 0) {
                 shape.mean = shape.mean + through_direction(visible, slot, v_color);
-                factors.template put<kDegree>(thread, row, missed, Direction(mean, lens.center()).unit, v_color);
+                factors.template put<kDegree>(thread, row, missed, Direction(mean, pose.center()).unit, v_color);
             }
             sink.mark(row);
             take_row(sink, kMeans, row, missed, {shape.mean.x, shape.mean.y, shape.mean.z});
@@ -173,12 +174,14 @@ __global__ void __launch_bounds__(kBackwardThreads)
 }
 
 template <class Sink>
-void launch_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* records,
+void launch_backward(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit, const float* records,
                      const Statistics& statistics, const Sink& sink, void* stream) {
     const int blocks = (visible.capacity + kBackwardThreads - 1) / kBackwardThreads;
-    for_degree(g.sh_degree, [&](auto degree) {
-        launch(project_backward_kernel<Sink, degree>, blocks, kBackwardThreads, stream, g, camera, visible, records,
-               statistics, sink);
+    for_lens(view.lens, [&](auto lens) {
+        for_degree(g.sh_degree, [&](auto degree) {
+            launch(project_backward_kernel<typename decltype(lens)::type, Sink, degree>, blocks, kBackwardThreads,
+                   stream, g, view, visible, fit, records, statistics, sink);
+        });
     });
 }
 
@@ -202,15 +205,15 @@ __global__ void mark_kernel(int* last_steps, int count, int step) {
 
 }  // namespace
 
-void project_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* records,
-                      const Statistics& statistics, const Gradients& gradients, void* stream) {
-    launch_backward(g, camera, visible, records, statistics, StoreGradients(gradients), stream);
+void project_backward(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,
+                      const float* records, const Statistics& statistics, const Gradients& gradients, void* stream) {
+    launch_backward(g, view, visible, fit, records, statistics, StoreGradients(gradients), stream);
 }
 
-void project_backward_and_step(const Gaussians& g, const Camera& camera, const Visible& visible, const float* records,
-                               const Statistics& statistics, void* stream) {
+void project_backward_and_step(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,
+                               const float* records, const Statistics& statistics, void* stream) {
     for_laziness(g, [&](auto lazy) {
-        launch_backward(g, camera, visible, records, statistics, StepAdam<lazy>{g.adam}, stream);
+        launch_backward(g, view, visible, fit, records, statistics, StepAdam<lazy>{g.adam}, stream);
     });
 }
 

@@ -1,4 +1,4 @@
-// The fused rasteriser's first half: which Gaussians a camera sees, as splats, and their colours.
+// The fused rasteriser's projection: which Gaussians a camera sees, as splats, and their colours.
 //
 // project_kernel, a thread a Gaussian: depth, then projection (gaussian.cuh), then the tiles it touches
 // (footprint.cuh). Those that touch any are written one behind another in the order of the Gaussians, their places
@@ -13,7 +13,6 @@
 // (16 + 36) V written in color_kernel; over the memory's bandwidth.
 #include "../chained_scan.cuh"
 #include "footprint.cuh"
-#include "fused_scratch.h"
 #include "harmonics.cuh"
 #include "lazy_adam.cuh"
 
@@ -26,44 +25,44 @@ struct Seen {
     float depth;
     int tiles = 0;
 
-    template <bool kLazy>
-    __device__ Seen(const UpToDate<kLazy>& parameters, const Camera& camera, int row) {
-        const Lens lens(camera);
-        const Vec3 at = lens.to_camera(parameters.vector(kMeans, row));
-        if (!(at.z >= camera.near_plane && at.z <= camera.far_plane)) return;
-        const Flat flat(parameters.shape(row), camera, lens, at);
-        if (!flat.is_sound() || !(flat.opacity() >= kAlphaCut)) return;
-        splat = flat.splat();
-        depth = at.z;
-        tiles = Footprint(splat, camera.tile_width(), camera.tile_height()).tiles();
+    template <class Lens, bool kLazy>
+    __device__ Seen(const UpToDate<kLazy>& parameters, const View& view, const Lens& lens, int row) {
+        const Pose pose(view);
+        const Vec3 mean = pose.to_camera(parameters.vector(kMeans, row));
+        if (!(mean.z >= view.near_plane && mean.z <= view.far_plane)) return;
+        const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, mean);
+        if (!projected.is_sound() || !(projected.opacity() >= kAlphaCut)) return;
+        splat = projected.splat();
+        depth = mean.z;
+        tiles = Footprint(splat, view.grid).tiles();
     }
 };
 
-template <bool kLazy>
+template <class Lens, bool kLazy>
 __global__ void __launch_bounds__(kScanThreads)
-    project_kernel(Gaussians g, Camera camera, Visible visible, Scratch scratch) {
+    project_kernel(Gaussians g, View view, Visible visible, unsigned* scan_words) {
     __shared__ ChainedScan scan;
-    const int block = scan.begin(scratch.project_words), row = block * kScanThreads + threadIdx.x;
+    const int block = scan.begin(scan_words), row = block * kScanThreads + threadIdx.x;
     Splat splat;
     float depth = 0.0f;
     int tiles = 0;
     if (row < g.count) {
-        const Seen seen(UpToDate<kLazy>(g, row), camera, row);
+        const Lens lens(view.intrinsics, view.width, view.height);
+        const Seen seen(UpToDate<kLazy>(g, row), view, lens, row);
         splat = seen.splat, depth = seen.depth, tiles = seen.tiles;
     }
-    const int slot = scan.exclusive(scratch.project_words, tiles > 0);
-    if (threadIdx.x == 0 && block == gridDim.x - 1) visible.counts[0] = scan.total;
+    const int slot = scan.exclusive(scan_words, tiles > 0);
+    if (threadIdx.x == 0 && block == gridDim.x - 1) *visible.count = scan.total;
     if (tiles == 0 || slot >= visible.capacity) return;
     splat.store(visible.splats, slot, tiles);
     visible.gaussian_ids[slot] = row;
-    scratch.depth_keys[slot] = __float_as_uint(depth);
-    scratch.slots[slot] = slot;
+    visible.depths[slot] = depth;
 }
 
 constexpr int kColorThreads = 128;
 
 template <int kDegree, bool kLazy>
-__global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camera camera, Visible visible) {
+__global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View view, Visible visible) {
     constexpr int kFloats = 3 * sh_rows_of(kDegree);
     __shared__ float harmonics[kColorThreads * (kFloats > 0 ? kFloats : 1)];
     __shared__ int ids[kColorThreads];
@@ -96,10 +95,10 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
     }
     if (thread >= count) return;
 
-    const Lens lens(camera);
+    const Pose pose(view);
     const UpToDate<kLazy> parameters(g, kLazy ? missed[thread] : Missed::nothing());
     const Vec3 mean = parameters.vector(kMeans, ids[thread]);
-    const Direction direction(mean, lens.center());
+    const Direction direction(mean, pose.center());
     Vec3 color = Vec3{0.5f, 0.5f, 0.5f} + kHarmonic0 * parameters.vector(kSh0, ids[thread]);
     Vec3 slopes[3] = {};
     for_harmonics<kDegree>(direction.unit, [&](int k, float value, Vec3 slope) {
@@ -111,7 +110,7 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
     const bool sound = 0.0f * (color.x + color.y + color.z) == 0.0f;
     if (!sound) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLog2Opacity] = -INFINITY;
     const float channels[3] = {fmaxf(color.x, 0.0f), fmaxf(color.y, 0.0f), fmaxf(color.z, 0.0f)};
-    const float depth = camera.with_depth ? lens.to_camera(mean).z : 0.0f;
+    const float depth = view.with_depth ? pose.to_camera(mean).z : 0.0f;
     *piece_of(visible.splats, slot, kColor) =
         sound ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if constexpr (kDegree > 0) {
@@ -127,13 +126,17 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
 
 }  // namespace
 
-void project_and_color(const Gaussians& g, const Camera& camera, const Visible& visible, const Scratch& scratch,
-                       void* stream) {
+int project_words(const Gaussians& g) { return ChainedScan::words_for(blocks_for(g.count)); }
+
+void project(const Gaussians& g, const View& view, const Visible& visible, unsigned* scan_words, void* stream) {
     const int blocks = (visible.capacity + kColorThreads - 1) / kColorThreads;
     for_laziness(g, [&](auto lazy) {
-        launch(project_kernel<lazy>, blocks_for(g.count), kScanThreads, stream, g, camera, visible, scratch);
+        for_lens(view.lens, [&](auto lens) {
+            launch(project_kernel<typename decltype(lens)::type, lazy>, blocks_for(g.count), kScanThreads, stream, g,
+                   view, visible, scan_words);
+        });
         for_degree(g.sh_degree, [&](auto degree) {
-            launch(color_kernel<degree, lazy>, blocks, kColorThreads, stream, g, camera, visible);
+            launch(color_kernel<degree, lazy>, blocks, kColorThreads, stream, g, view, visible);
         });
     });
 }

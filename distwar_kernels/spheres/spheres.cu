@@ -34,9 +34,10 @@ struct Ray {
     float2 slope, rest;  // x / z and y / z, and what their rounding has left over
 
     __device__ Ray(const SphereInputs& in, const Pixel& pixel) {
-        const float* K = in.Ks + 9 * pixel.image;
-        divide(pixel.x + 0.5f - K[2], K[0], slope.x, rest.x);
-        divide(pixel.y + 0.5f - K[5], K[4], slope.y, rest.y);
+        const float* f = in.intrinsics + 4 * pixel.image;
+        const float* c = f + 2;
+        divide(pixel.x + 0.5f - c[0], f[0], slope.x, rest.x);
+        divide(pixel.y + 0.5f - c[1], f[1], slope.y, rest.y);
         const float scale = rsqrtf(1.0f + slope.x * slope.x + slope.y * slope.y);
         direction = make_float3(slope.x * scale, slope.y * scale, scale);
     }
