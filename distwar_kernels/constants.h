@@ -1,6 +1,12 @@
 // The constants of the splatting model, named once: CUDA and C++ include this file, Python parses it (constants.py).
-// All of them equal gsplat 1.5.3's, so that images agree.
+// The blend's equal gsplat 1.5.3's, so that images agree.
 #pragma once
+
+#ifdef __CUDACC__
+#define DISTWAR_ON_BOTH __host__ __device__
+#else
+#define DISTWAR_ON_BOTH
+#endif
 
 namespace distwar {
 
@@ -18,6 +24,10 @@ constexpr float kFrustumMargin = 0.3f;        // of tan(fov / 2): the Jacobian i
 constexpr int kSphereFragments = 8;           // spheres a pixel blends; those behind them are not seen
 constexpr int kSplatFloats = 12;              // of a Gaussian, or its gradient, packed for the CUDA kernels
 constexpr float kHarmonic0 = 0.28209479177387814f;  // 1 / (2 sqrt(pi)), the spherical harmonic of degree 0
-constexpr int kMaxChannels = 32;                    // colour channels blended in one pass; more go in several
+constexpr int kSsimRadius = 5;                      // pixels that SSIM's window reaches: 11x11
+constexpr float kSsimSigma = 1.5f;                  // its standard deviation, pixels
+constexpr float kSsimC1 = 1.0e-4f;                  // (0.01, 0.03)^2 as Wang et al. 2004 chose them
+constexpr float kSsimC2 = 9.0e-4f;
+constexpr int kMaxChannels = 32;  // colour channels blended in one pass; more go in several
 
 }  // namespace distwar

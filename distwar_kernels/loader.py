@@ -42,7 +42,14 @@ class _Backend:
 
 _BACKENDS = {
     "cpu": _Backend(
-        sources=("blend/blend.cpp", "blend/blend_cpu.cpp", "tiles/tiles.cpp", "tiles/tiles_cpu.cpp"),
+        sources=(
+            "blend/blend.cpp",
+            "blend/blend_cpu.cpp",
+            "photometric/photometric.cpp",
+            "photometric/photometric_cpu.cpp",
+            "tiles/tiles.cpp",
+            "tiles/tiles_cpu.cpp",
+        ),
         # Infinities and NaN keep their meaning (a broken Gaussian is culled by comparisons), so no -ffast-math.
         cxx_flags=(
             "-O3",

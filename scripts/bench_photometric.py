@@ -21,7 +21,8 @@ from torch import Tensor
 from distwar_gs.cli import run_cli
 from distwar_gs.devices import resolve_device
 from distwar_gs.losses import photometric_loss
-from distwar_kernels.photometric.photometric_reference import composite, photometric_reference
+from distwar_kernels.photometric.photometric import composite
+from distwar_kernels.photometric.photometric_reference import photometric_reference
 from scripts.measuring import machine, median_ms, print_table, relative_l2, write_csv
 
 _LAMBDA = 0.2

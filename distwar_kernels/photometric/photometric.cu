@@ -28,9 +28,8 @@ namespace distwar::DISTWAR_BACKEND {
 namespace {
 
 constexpr float kWhite = std::numeric_limits<uint8_t>::max();
-constexpr float kC1 = 0.01f * 0.01f, kC2 = 0.03f * 0.03f;
 constexpr int kChannels = 3;
-constexpr int kRadius = 5, kTaps = 2 * kRadius + 1;
+constexpr int kRadius = kSsimRadius, kTaps = kSsimTaps;
 constexpr int kUnfinished = kTaps - 1;             // rows whose column sums lack some taps
 constexpr int kRows = 8;                           // of a batch
 constexpr int kRun = 8;                            // pixels of a row that one lane blurs
@@ -42,13 +41,6 @@ constexpr int kEnoughBlocks = 600;                 // about five for each SM of 
 constexpr int kFewestBatches = 3, kMostBatches = 16;
 static_assert(kColumns == 32 * kChannels && 32 / kRows * kRun * kChannels == kColumns, "a warp a channel");
 static_assert(2 * kMargin <= 32 && kColumns + 32 <= kWideFloats, "a warp fetches the rest of a row");
-
-// The normalised Gaussian of sigma 1.5, `offset` pixels from its middle.
-__device__ inline float window(int offset) {
-    constexpr float kHalf[] = {0.26601172486179436f, 0.2130055377112537f,   0.10936068950970002f,
-                               0.03600077212843083f, 0.007598758135239185f, 0.00102838008447911f};
-    return kHalf[offset < 0 ? -offset : offset];
-}
 
 // ------------------------------------------------------------------------------------------------------ the geometry
 
@@ -219,7 +211,7 @@ __device__ void blur_rows(Rows<Pass>& rows) {
             const int offset = tap - i - kRadius;
             if (offset < -kRadius || offset > kRadius) continue;
 #pragma unroll
-            for (int m = 0; m < Pass::kMaps; ++m) sums[i][m] += window(offset) * maps[m];
+            for (int m = 0; m < Pass::kMaps; ++m) sums[i][m] += ssim_window(offset) * maps[m];
         }
     }
 #pragma unroll
@@ -250,7 +242,7 @@ __device__ void blur_columns(const Rows<Pass>& rows, float (&unfinished)[kUnfini
 #pragma unroll
         for (int tap = 0; tap < kTaps; ++tap)
 #pragma unroll
-            for (int m = 0; m < Pass::kMaps; ++m) sums[i + tap][m] += window(tap - kRadius) * maps[m];
+            for (int m = 0; m < Pass::kMaps; ++m) sums[i + tap][m] += ssim_window(tap - kRadius) * maps[m];
         results[i] = pass.finish(column % kChannels, sums[i], here[i], owns(i));
     }
 #pragma unroll
@@ -318,8 +310,8 @@ struct Compare {
         const auto [s, d, ss, dd] = moments;
         const float s_whole = s + 1.0f, d_squared = d * d;
         const float var_s = ss - s * s, var_d = dd - d_squared;
-        const float by_luminance = 1.0f / (0.5f * (s_whole * s_whole + d_squared) + kC1);
-        const float by_contrast = 1.0f / (0.5f * (var_s + var_d) + kC2);
+        const float by_luminance = 1.0f / (0.5f * (s_whole * s_whole + d_squared) + kSsimC1);
+        const float by_contrast = 1.0f / (0.5f * (var_s + var_d) + kSsimC2);
         const float a = d_squared * by_luminance, b = var_d * by_contrast;
         const float scale = (a - 1.0f) * by_contrast;
         const float by_ss = scale * b, by_dd = by_ss - 2.0f * scale;
@@ -443,6 +435,8 @@ void run(const PhotometricInputs& in, const PhotometricScratch& scratch, const P
 }
 
 }  // namespace
+
+int64_t photometric_map_floats(int width, int height) { return 3ll * kChannels * width * height; }
 
 int photometric_blocks(int width, int height) { return cut_of(width, height).blocks(); }
 
