@@ -54,7 +54,7 @@ class Engine(Protocol):
     def look(
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
     ) -> Rendering:
-        """What cameras see of the model after this step. Changes nothing: a run that is looked at stays the same."""
+        """What cameras see of the model after this step. Changes nothing: the run goes on as if nobody had looked."""
 
     @property
     def skipped(self) -> int:
@@ -230,7 +230,7 @@ class FusedEngine:
 
     @property
     def skipped(self) -> int:
-        """See Engine; those that the host has heard of."""
+        """See Engine; those whose counts have reached the host."""
         return self.sizes.overflows
 
     def settle(self, step: int) -> None:

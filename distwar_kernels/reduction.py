@@ -15,7 +15,7 @@ class Reduction:
     """A reduction strategy and its balance threshold.
 
     strategy:
-        ``gsplat``  gsplat's own forward and backward, the stock reference (CUDA only)
+        ``gsplat``  gsplat's own forward and backward, the reference (CUDA only)
         ``atomic``  every active lane adds to memory: the paper's baseline
         ``sw_s``    DISTWAR serialised: a leader collects the lanes that share an address, one after another
         ``sw_b``    DISTWAR butterfly: all 32 lanes exchange and sum, idle lanes contribute zero

@@ -45,7 +45,7 @@ def project(arguments: tuple[Tensor, ...], **options: object) -> Projection:
     return Projection(*project_torch(*tensors, Cameras.of_matrices(poses, Ks, WIDTH, HEIGHT), **options))
 
 
-# ----------------------------------------------------------------------------------------- an independent witness
+# ------------------------------------------------------------------------------------------- independent ground truth
 
 
 def pinhole(point: Tensor, viewmat: Tensor, K: Tensor) -> Tensor:

@@ -1,15 +1,17 @@
 // The blend op's backward pass with DISTWAR's reductions: strategies `atomic`, `sw_s` and `sw_b` for any number of
 // channels (and `sw_b` in the place of `sw_t` where there are more than that takes).
 //
-// Work to lanes: a block a tile, a thread a pixel, a warp a patch of 8x4 pixels (tile_lists.cuh). The tile's Gaussians
-// are staged through shared memory in batches of 256; every warp walks the batch, farthest first, and visits each
-// Gaussian that at least one of its pixels sees.
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh). The
+// tile's Gaussians are staged through shared memory in batches of 256; every warp goes through the batch, farthest
+// first, and visits each Gaussian that at least one of its pixels sees.
 //
-// A pixel takes the Gaussian off what it has blended (backward_pixel.cuh). Each visit leaves channels + 6 numbers a
-// lane (8 with absgrad), all for one Gaussian; where they are summed is the policy's business (warp_reduce.cuh).
+// Each pixel removes the Gaussian from what it has blended (backward_pixel.cuh). A visit yields channels + 6 numbers
+// per lane (8 with absgrad), all for one Gaussian; the policy decides where they are summed (warp_reduce.cuh).
 //
-// It stores nothing but the sums. Floor: about 45 instructions a visit over 4 * 132 * 1.98e9 warp-instructions/s on an
-// H200, and as many again for a butterfly of ten sums.
+// It stores nothing but the sums.
+//
+// Lower bound: about 45 instructions per visit over 4 * 132 * 1.98e9 warp-instructions/s on an H200, and as many again
+// for a butterfly of ten sums.
 #include "../warp_reduce.cuh"
 #include "../warp_traffic.cuh"
 #include "backward_pixel.cuh"

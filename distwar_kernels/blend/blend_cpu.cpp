@@ -1,11 +1,11 @@
-// The blend op on the CPU: the same mathematics as the CUDA kernels, a tile row of 16 pixels at a time (lanes.h).
+// The blend op on the CPU: the same mathematics as the CUDA kernels, one tile row of 16 pixels at a time (lanes.h).
 //
-// Work to threads: tiles, dynamically. A thread keeps a tile's pixel state in a few KiB of L1, walks the tile's
+// Thread mapping: tiles, dynamically. A thread keeps a tile's pixel state in a few KiB of L1, goes through the tile's
 // Gaussians and touches only the rows that a Gaussian's alpha >= 1/255 ellipse can reach.
 //
-// Backward: each (tile, Gaussian) instance is summed over its pixels in registers, in a fixed order, and written to
-// its own record; a second pass adds the records of each Gaussian in instance order. No atomics, so the gradients are
-// bit-equal from run to run, whatever the number of threads.
+// In the backward pass each (tile, Gaussian) instance is summed over its pixels in registers, in a fixed order, and
+// written to a record of its own; a second pass adds the records of each Gaussian in the order of instances. No
+// atomics, so the gradients are bit-equal from run to run, whatever the number of threads.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -26,7 +26,7 @@ struct Gaussian {
     int id;
     float x, y, a, b, c, rest, opacity;
     double skew;
-    bool sound;  // everything finite, the conic positive definite
+    bool valid;  // everything finite, the conic positive definite
     const float* color;
 
     Gaussian(const BlendInputs& in, int id)
@@ -41,7 +41,7 @@ struct Gaussian {
         const double determinant = double(a) * c - double(b) * b;
         rest = static_cast<float>(determinant / a);
         skew = double(b) / a;
-        sound = a > 0.0f && rest > 0.0f && finite(in.channels);  // others are culled: their colours would spoil pixels
+        valid = a > 0.0f && rest > 0.0f && finite(in.channels);  // others are culled: their colours would spoil pixels
     }
 
    private:
@@ -58,7 +58,7 @@ struct RowRange {
     int begin = 0, end = 0;
 
     RowRange(const Gaussian& g, float tile_x, float tile_y) {
-        if (!g.sound || !(g.opacity >= kAlphaCut)) return;
+        if (!g.valid || !(g.opacity >= kAlphaCut)) return;
         const float reach = 2.0f * std::log(g.opacity / kAlphaCut) + 1e-3f;  // twice the largest visible sigma
         const float half_height = std::sqrt(reach / g.rest), half_width = std::sqrt(reach * g.c / g.a / g.rest);
         if (!(g.x + half_width >= tile_x + 0.5f) || !(g.x - half_width <= tile_x + kTileSize - 0.5f)) return;

@@ -1,13 +1,15 @@
 // The blend op's forward pass: alpha blending of sorted 2D Gaussians (Kerbl et al. 2023, equation 3).
 //
-// Work to lanes: a block a tile, a thread a pixel, a warp a patch of 8x4 pixels (tile_lists.cuh). The tile's Gaussians
-// are staged through shared memory in batches of 256. Each warp tests 32 of them at once against its patch, a lane a
-// Gaussian, and visits those that may reach it: colour += c * alpha * T, T *= 1 - alpha, until T would fall to 1e-4.
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh). The
+// tile's Gaussians are staged through shared memory in batches of 256. Each warp tests 32 of them at once against its
+// patch, one lane per Gaussian, and visits those that may reach it: colour += c * alpha * T, T *= 1 - alpha, until T
+// would fall to 1e-4.
 //
-// It stores for the backward pass: T and the position of the last contributor of each pixel, the packed Gaussians
-// (splat.cuh), and for each patch the list entries that contribute to at least one of its pixels, a bit an entry.
+// It stores for the backward pass: T and the position of the last contributor of each pixel, the splats
+// (../records.cuh), and per patch one bit per list entry: whether it contributes to at least one of the patch's pixels.
 //
-// Floor: about 30 instructions a visit and 45 for 32 tests, over 4 * 132 * 1.98e9 warp-instructions/s on an H200.
+// Lower bound: about 30 instructions per visit and 45 per 32 tests, over 4 * 132 * 1.98e9 warp-instructions/s on an
+// H200.
 #include "../warp_reduce.cuh"
 #include "blend_cuda.cuh"
 #include "splat.cuh"
@@ -127,7 +129,7 @@ __global__ void __launch_bounds__(kBlockSize)
 
         const int count = min(kBlockSize, range.end - start);
         for (int first = 0; first < count && !__all_sync(kFullWarp, state.done()); first += kWarpSize) {
-            // A lane tests a Gaussian. Those that may reach the patch come first, in their order.
+            // Each lane tests one Gaussian. Those that may reach the patch come first, in their order.
             PatchSplat mine;
             bool reaches = false;
             if (first + lane < count) {
@@ -141,11 +143,12 @@ __global__ void __launch_bounds__(kBlockSize)
                 seen.put(slot, mine, staged.color[first + lane]);
             else
                 seen.put_nothing(slot);
-            // The slots behind are read, too, if only to be multiplied by 0: by the colours of one that is sound.
+            // Unused slots are read as well (weight 0), so they must have finite colours: those of the first Gaussian
+            // that reaches the patch.
             entry[slot] = first + (reaches ? lane : first_lane(reaching));
             __syncwarp();
 
-            unsigned contributors = 0;  // to this pixel, a bit a slot
+            unsigned contributors = 0;  // to this pixel, one bit per slot
             for (int i = 0; i < visible; i += kGroup) {
                 float raw[kGroup];
                 unsigned group = 0;

@@ -1,19 +1,21 @@
-// The blend op's backward pass with transposed sums: strategy `sw_t`, up to four channels.
+// The blend op's backward pass with transposed sums: strategy `sw_t`, up to four channels. docs/kernels.md has pictures
+// and the derivation.
 //
-// A visit (a patch meets a Gaussian) leaves two numbers a pixel, s = dL/dsigma and w = alpha T. With (x, y) the pixel's
-// offset from the patch's centre, all that is geometric follows from the sums of s times 1, x, y, x^2, xy, y^2, and the
-// colours' gradient is the sum of w dL/dcolour. So visits write s and w as rows of shared memory; every 16 rows the
-// lanes, which were pixels, become half a row each and sum (transposed_sums.cuh). Then 16 lanes finish a Gaussian each
-// and add it to its gradient record. A visit with fewer lanes than the threshold goes straight to memory instead.
+// A visit (a patch meets a Gaussian) yields two numbers per pixel, s = dL/dsigma and w = alpha T. With (x, y) the
+// pixel's offset from the patch's centre, all that is geometric follows from the sums of s times 1, x, y, x^2, xy, y^2,
+// and the colours' gradient is the sum of w dL/dcolour. So each visit writes s and w as a row of shared memory. After
+// every 16 rows the lanes, which were pixels until then, become half a row each and sum (transposed_sums.cuh). Then 16
+// lanes finish one Gaussian each and add it to its gradient record. A visit with fewer active lanes than the threshold
+// goes straight to memory instead.
 //
-// Work to lanes: a warp a patch of 8x4 pixels, and no barrier between warps. The forward pass has left a bit for each
+// Thread mapping: one warp per patch of 8x4 pixels, and no barrier between warps. The forward pass has left one bit per
 // list entry that contributes to the patch; a warp gathers 32 of them, farthest first, and each lane fetches one.
 //
-// It stores a gradient record of 48 bytes per Gaussian (../records.cuh); the blend op unpacks them in the end, the
+// It stores a gradient record of 48 bytes per Gaussian (../records.cuh). The blend op unpacks them in the end; the
 // fused rasteriser wants them as they are.
 //
-// Floor: about 42 instructions a visit over 4 * 132 * 1.98e9 warp-instructions/s on an H200, and about 14 cycles of
-// shared memory and L1 over 132 * 1.98e9 cycles/s, which is a third more: that binds.
+// Lower bound: about 42 instructions per visit over 4 * 132 * 1.98e9 warp-instructions/s on an H200, and about 14
+// cycles of shared memory and L1 per visit over 132 * 1.98e9 cycles/s, a third more: this is the bottleneck.
 #include "../warp_reduce.cuh"
 #include "backward_pixel.cuh"
 #include "fixed_point.cuh"

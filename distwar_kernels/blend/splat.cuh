@@ -1,10 +1,10 @@
-// A projected Gaussian in the form the blend kernels work with, packed once a pass: 48 bytes, three 16-byte loads.
+// How the blend kernels work with a splat (../records.cuh), which is packed once per pass.
 //
 // The exponent of alpha = opacity * exp(-sigma) is kept in the conic's Cholesky form, in base 2:
 //   sigma log2(e) = u^2 + v^2,  u = scale_u (dx + skew dy),  v = scale_v dy,  (dx, dy) = mean - pixel
 // Being a sum of squares it neither cancels nor goes negative, also for needles whose conic is nearly singular: skew
 // has a second word, and the determinant is taken without rounding its products. About the centre of a warp's patch of
-// pixels both are linear in the pixel's offset (x, y): with opacity, five multiply-adds a pixel.
+// pixels both are linear in the pixel's offset (x, y): with opacity, five multiply-adds per pixel.
 //
 // Forward and backward kernels must take the same decisions at alpha's cut, so the arithmetic that leads there is
 // written with intrinsics: the compiler fuses it one way only.
@@ -117,8 +117,8 @@ struct Sample {
     }
 };
 
-// 32 Gaussians seen from a warp's patch, where every lane can read them: put by a lane each. A pixel reads its row's
-// two numbers and four that all rows share, in pieces of 8 bytes: more than that costs a lane a second cycle.
+// 32 Gaussians seen from a warp's patch, where every lane can read them: each put there by one lane. A pixel reads its
+// row's two numbers and four that all rows share, in pieces of 8 bytes: more than that takes a second cycle per lane.
 template <int kChannels>
 struct alignas(16) SharedSplats {
     float4 rows[2][kWarpSize + 1];  // most, u of rows 0 and 1; of rows 2 and 3. One apart, or their banks would meet

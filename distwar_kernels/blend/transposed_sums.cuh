@@ -1,4 +1,4 @@
-// Sums of rows: a visit leaves two numbers a pixel as a row in shared memory, and 16 rows are summed at once by lanes
+// Sums of rows: a visit leaves two numbers per pixel as a row in shared memory, and 16 rows are summed at once by lanes
 // that were pixels and become half a row each. The sum of 32 lanes costs a lane 16 additions and one exchange, not five
 // exchanges for every number of a record.
 #pragma once

@@ -21,8 +21,8 @@ enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN };
 
 // Adam (Kingma and Ba 2015) over the Gaussians that contribute to the view.
 //
-// With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps it missed is made up for
-// (lazy_adam.cuh).
+// With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps that skipped it is applied
+// later (lazy_adam.cuh).
 struct Adam {
     static constexpr int kParameters = 6;  // in the order of Gaussians
     float* parameters[kParameters];
@@ -147,7 +147,7 @@ void paint_features(const FeaturePass& pass, const Visible& visible, void* strea
 // Moves the colour words of the blend's records to v_features [N, channels], and zeroes them.
 void collect_features(const FeaturePass& pass, const Visible& visible, float* records, float* v_features, void* stream);
 
-// Makes up for what all of `count` Gaussians have missed up to step t.
+// Applies to all of `count` Gaussians what they have skipped up to step t.
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream);
 
 }  // namespace distwar::cuda

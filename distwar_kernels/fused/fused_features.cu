@@ -1,15 +1,15 @@
-// N-D features beside the fused rasteriser's colours: four of them a pass, in the place of the colours of the same
-// splats, over the same tile lists. So the blend's own kernels draw and differentiate them, in their fastest form.
+// Per-Gaussian features beside the fused rasteriser's colours: four in each pass take the place of the colours in the
+// same splats, over the same tile lists. So the blend's own kernels draw and differentiate them, in their fastest form.
 //
-// paint_kernel, a thread a visible Gaussian: its features of this pass become its splat's colour words.
-// collect_kernel, likewise: the blend has added to the whole record; the colour words go to the features' gradient and
-// are zeroed for the next pass, the geometry's stay and sum up over the passes.
+// Thread mapping, both kernels: one thread per visible Gaussian. paint_kernel writes this pass's features over the
+// colour words of its splat. collect_kernel moves the colour words of its gradient record to the features' gradient and
+// zeroes them for the next pass; the geometry's words stay and sum up over the passes.
 //
-// Rows of features are as far apart as all their channels, Gaussians come in the order of N.
+// It stores nothing else. A row of features is as long as all their channels; Gaussians come in the order of N.
 //
-// They store nothing else. Floor, V visible, a pass: paint_kernel 20 V bytes read and 16 V written, collect_kernel 36 V
-// read and 32 V written, over the memory's bandwidth; up to twice as much of the features where a row's 16 bytes are
-// half of a sector.
+// Lower bound per pass, for V visible Gaussians: paint_kernel reads 20 V bytes and writes 16 V, collect_kernel reads 36
+// V and writes 32 V, over the memory's bandwidth; up to twice as many bytes of features where the 16 of a row are half
+// of a 32-byte sector.
 #include "../launch.cuh"
 #include "../records.cuh"
 #include "fused.h"

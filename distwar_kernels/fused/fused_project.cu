@@ -1,16 +1,16 @@
 // The fused rasteriser's projection: which Gaussians a camera sees, as splats, and their colours.
 //
-// project_kernel, a thread a Gaussian: depth, then projection (gaussian.cuh), then the tiles it touches
-// (footprint.cuh). Those that touch any are written one behind another in the order of the Gaussians, their places
-// found by one pass of a prefix sum (chained_scan.cuh): the same result on every run. What is behind the camera costs
-// 12 bytes.
+// Thread mapping. project_kernel, one thread per Gaussian: depth, then projection (gaussian.cuh), then the tiles that
+// it touches (footprint.cuh). Gaussians that touch at least one tile are written one behind another in the order of N;
+// a prefix sum in one pass (chained_scan.cuh) finds their places, so the result is the same on every run. A Gaussian
+// behind the camera costs 12 bytes. color_kernel, one thread per visible Gaussian: a block fetches its rows of shN
+// together, whole cache lines at a time; one thread per row of 180 bytes would read it in pieces of 4. With the colour
+// it stores the colour's slope along the mean, which saves the backward pass a second read of all coefficients.
 //
-// color_kernel, a thread a visible Gaussian: a block fetches its rows of shN together, whole lines at a time, since a
-// row of 180 bytes a thread would be read in pieces of 4. With the colour goes its slope along the mean, which the way
-// back would need all coefficients again for.
+// It stores what `Visible` holds (fused.h).
 //
-// Floor, N Gaussians, V visible: 56 bytes a Gaussian read in project_kernel and 56 V written; (192 + 12) V read and
-// (16 + 36) V written in color_kernel; over the memory's bandwidth.
+// Lower bound, for N Gaussians of which V are visible: project_kernel reads 56 N bytes and writes 56 V; color_kernel
+// reads (192 + 12) V and writes (16 + 36) V; over the memory's bandwidth.
 #include "../chained_scan.cuh"
 #include "footprint.cuh"
 #include "harmonics.cuh"
@@ -31,7 +31,7 @@ struct Seen {
         const Vec3 mean = pose.to_camera(parameters.vector(kMeans, row));
         if (!(mean.z >= view.near_plane && mean.z <= view.far_plane)) return;
         const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, mean);
-        if (!projected.is_sound() || !(projected.opacity() >= kAlphaCut)) return;
+        if (!projected.is_valid() || !(projected.opacity() >= kAlphaCut)) return;
         splat = projected.splat();
         depth = mean.z;
         tiles = Footprint(splat, view.grid).tiles();
@@ -66,13 +66,13 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View 
     constexpr int kFloats = 3 * sh_rows_of(kDegree);
     __shared__ float harmonics[kColorThreads * (kFloats > 0 ? kFloats : 1)];
     __shared__ int ids[kColorThreads];
-    __shared__ Missed missed[kLazy ? kColorThreads : 1];
+    __shared__ SkippedSteps skipped[kLazy ? kColorThreads : 1];
     const int first = blockIdx.x * kColorThreads, count = min(visible.held() - first, kColorThreads);
     const int thread = threadIdx.x, slot = first + thread;
     if (count <= 0) return;
     if (thread < count) {
         ids[thread] = visible.gaussian_ids[slot];
-        if (kLazy) missed[thread] = UpToDate<kLazy>(g, ids[thread]).missed;
+        if (kLazy) skipped[thread] = UpToDate<kLazy>(g, ids[thread]).skipped;
     }
     __syncthreads();
     if constexpr (kFloats > 0) {
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View 
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 const int flat = min(first + i * kColorThreads, count * kFloats - 1), row = flat / kFloats;
-                const UpToDate<kLazy> parameters(g, kLazy ? missed[row] : Missed::nothing());
+                const UpToDate<kLazy> parameters(g, kLazy ? skipped[row] : SkippedSteps::none());
                 fetched[i] = parameters.value(kShN, 3ll * g.sh_rows * ids[row] + flat - row * kFloats);
             }
 #pragma unroll
@@ -96,7 +96,7 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View 
     if (thread >= count) return;
 
     const Pose pose(view);
-    const UpToDate<kLazy> parameters(g, kLazy ? missed[thread] : Missed::nothing());
+    const UpToDate<kLazy> parameters(g, kLazy ? skipped[thread] : SkippedSteps::none());
     const Vec3 mean = parameters.vector(kMeans, ids[thread]);
     const Direction direction(mean, pose.center());
     Vec3 color = Vec3{0.5f, 0.5f, 0.5f} + kHarmonic0 * parameters.vector(kSh0, ids[thread]);
@@ -107,12 +107,12 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View 
 #pragma unroll
         for (int channel = 0; channel < 3; ++channel) slopes[channel] = slopes[channel] + row[channel] * slope;
     });
-    const bool sound = 0.0f * (color.x + color.y + color.z) == 0.0f;
-    if (!sound) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLog2Opacity] = -INFINITY;
+    const bool valid = 0.0f * (color.x + color.y + color.z) == 0.0f;
+    if (!valid) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLog2Opacity] = -INFINITY;
     const float channels[3] = {fmaxf(color.x, 0.0f), fmaxf(color.y, 0.0f), fmaxf(color.z, 0.0f)};
     const float depth = view.with_depth ? pose.to_camera(mean).z : 0.0f;
     *piece_of(visible.splats, slot, kColor) =
-        sound ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        valid ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if constexpr (kDegree > 0) {
         if (!visible.color_slopes) return;
 #pragma unroll

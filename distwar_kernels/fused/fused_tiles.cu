@@ -1,17 +1,17 @@
-// The fused rasteriser's tile lists. Visible Gaussians are sorted by depth, their entries written in that order, and
-// the entries sorted by tile alone: a stable sort keeps each tile's nearest first. So the long array is sorted by 13
-// bits or so, not by the 45 of tile and depth.
+// The fused rasteriser's tile lists. Visible Gaussians are sorted by depth, their list entries are written in that
+// order, and the entries are sorted by tile alone: a stable sort keeps the nearest of each tile first. So the long
+// array is sorted by about 13 bits, not by the 45 of tile and depth.
 //
-// key_kernel, a thread a place: the depths' bits as keys.
-// list_kernel, a thread a Gaussian in depth order: a prefix sum over the tiles they touch says where each one's entries
-// begin (chained_scan.cuh). Small footprints are written by their thread; a large one by its warp, a lane a row of
-// tiles. bound_kernel, a thread an entry: where the tile changes, lists begin.
+// Thread mapping. key_kernel, one thread per splat: the depth's bits as a sort key. list_kernel, one thread per splat
+// in depth order: a prefix sum over the numbers of tiles (chained_scan.cuh) says where its entries begin. A small
+// footprint is written by its thread, a large one by the whole warp, one lane per row of tiles. bound_kernel, one
+// thread per entry: where the tile changes, a list begins.
 //
-// Sorts take the buffers' capacity, since the host does not know the counts; places without an entry hold the highest
-// key and end up last.
+// Sorts run over the buffers' capacity, since the host does not know the counts; unused places hold the highest key and
+// end up last.
 //
-// Floor, V visible and I entries: 4 passes over 16 V bytes for depth, 2 over 12 I bytes for tiles, and 32 V + 6 I
-// for the writing, over the memory's bandwidth.
+// Lower bound, for V visible Gaussians and I entries: 4 passes over 16 V bytes for depth, 2 over 12 I bytes for tiles,
+// and 44 V + 6 I for keys and entries, over the memory's bandwidth.
 #include <algorithm>
 
 #include "../chained_scan.cuh"

@@ -125,7 +125,7 @@ struct ProjectedGaussian {
         return s;
     }
 
-    __device__ bool is_sound() const {
+    __device__ bool is_valid() const {
         const float probe = 0.0f * (mean.x + mean.y + scale.x + scale.y + scale.z + xx + yy + raw_sum +
                                     rotation.inverse_length + rotation.w + rotation.x + rotation.y + rotation.z);
         return probe == 0.0f && determinant > 0.0f;

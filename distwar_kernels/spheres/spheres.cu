@@ -4,11 +4,11 @@
 // A sphere seen along a ray that passes its centre at distance b has alpha = opacity * (1 - b^2 / radius^2). A pixel
 // blends the nearest kSphereFragments spheres that its ray meets and remembers which they were.
 //
-// Backward, a pixel goes through its own short list. So at each step the lanes of a warp add to *different* spheres, or
-// to the same one where a sphere covers the patch: the general case of warp_reduce.cuh, where the blend is the special
-// one in which a warp visits one Gaussian at a time.
+// In the backward pass each pixel goes through its own short list. So at each step the lanes of a warp add to
+// *different* spheres, or to the same one where a sphere covers the patch: the general case of warp_reduce.cuh. The
+// blend is the special case, in which a warp visits one Gaussian at a time.
 //
-// Work to lanes: a block a tile, a thread a pixel, a warp 8x4 pixels (tile_lists.cuh).
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh).
 #include <cuda_runtime.h>
 
 #include "../launch.cuh"
