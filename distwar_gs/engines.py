@@ -7,7 +7,7 @@ training loop does not know which one it has. What a step must remember between 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.optim import Adam
 import distwar_kernels as kernels
 from distwar_gs.config import Config
 from distwar_gs.optimizer import moments_of, set_steps, step_all
-from distwar_gs.renderer import FusedRasterizer, Rendering, RenderSettings, render
+from distwar_gs.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
 from distwar_gs.strategies import Strategy
 from distwar_gs.timing import StepTimer
 from distwar_kernels import Cameras
@@ -28,8 +28,9 @@ from distwar_kernels.fused.capacity import BufferSizes
 class Rendered(Protocol):
     """A training view, and what the engine that has rendered it needs to make a step of its gradients."""
 
-    step: int
-    """The step it is for, from 1."""
+    @property
+    def step(self) -> int:
+        """The step it is for, from 1."""
 
     @property
     def image(self) -> Tensor:
@@ -45,10 +46,13 @@ class Engine(Protocol):
     def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> Rendered:
         """What one camera sees (C = 1), for a step (from 1) whose learning rates are set."""
 
-    def update(self, rendered: Rendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
+    def update(self, rendered: Any, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates.
 
-        gradients: of the loss, by the name of what was rendered: `image` [H, W, 3]. Raises ValueError for others.
+        rendered: from this engine's `forward`.
+        gradients: of the loss, by the name of what was rendered: `image` [H, W, 3].
+
+        Raises ValueError for gradients of anything else.
         """
 
     def look(
@@ -78,7 +82,7 @@ class ComposedRendered:
     """See Rendered."""
 
     step: int
-    rendering: Rendering
+    rendering: ComposedRendering
     """With its graph."""
 
     @property
@@ -106,8 +110,7 @@ class ComposedEngine:
 
     def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> ComposedRendered:
         """See Engine."""
-        rendering = render(self.params, camera, self.settings, sh_degree=sh_degree, background=background)
-        return ComposedRendered(step, rendering)
+        return ComposedRendered(step, self._render(camera, sh_degree, background))
 
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
@@ -115,7 +118,7 @@ class ComposedEngine:
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
         rendering.colors.backward(v_image[None])
         timer.mark("backward")
-        gradient = rendering.means2d.absgrad if self.settings.absgrad else rendering.means2d.grad
+        gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
         self.densifier.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
         timer.mark("densify")
         self.densifier.regularise(self.params)
@@ -127,8 +130,7 @@ class ComposedEngine:
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
     ) -> Rendering:
         """See Engine."""
-        options = {"sh_degree": sh_degree, "background": background, "with_depth": with_depth}
-        return render(self.params, camera, self.settings, **options)
+        return self._render(camera, sh_degree, background, with_depth)
 
     @property
     def skipped(self) -> int:
@@ -137,6 +139,14 @@ class ComposedEngine:
 
     def settle(self, step: int) -> None:
         """Nothing to do: every step is whole."""
+
+    def _render(
+        self, camera: Cameras, sh_degree: int, background: Tensor, with_depth: bool = False
+    ) -> ComposedRendering:
+        return COMPOSED.render(
+            self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
+            features=None,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------- all at once
@@ -225,8 +235,10 @@ class FusedEngine:
                 step, self._last_steps
             )  # whose learning rates and bias corrections `settle` takes
             pending = replace(made, t=step + 1)
-        options = {"sh_degree": sh_degree, "background": background, "with_depth": with_depth, "features": None}
-        return FusedRasterizer().render(self.params, camera, self.settings, **options, adam=pending)
+        return FUSED.render(
+            self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
+            features=None, adam=pending,
+        )  # fmt: skip
 
     @property
     def skipped(self) -> int:
@@ -275,6 +287,6 @@ def make_engine(
 ) -> Engine:
     """The engine of these settings' rasteriser."""
     run = (params, optimizers, densifier, settings)
-    if settings.rasterizer == FusedRasterizer.name:
+    if settings.rasterizer == FUSED.name:
         return FusedEngine(*run, adam=config.optim.adam, deterministic=config.train.deterministic)
     return ComposedEngine(*run)

@@ -110,6 +110,4 @@ def photometric_gradient(
 
 def as_floats(photo: Tensor, background: Tensor | None = None) -> Tensor:
     """A photo of bytes as float32 [H, W, 3] in [0, 1]; one with straight alpha, [H, W, 4], is laid on a background."""
-    if photo.shape[-1] == 4 and background is None:
-        raise ValueError("target has an alpha channel, and there is no background to lay it on")
     return kernels.composite(photo, torch.float32, background)

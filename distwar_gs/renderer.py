@@ -92,7 +92,7 @@ class Splats:
 
 @dataclass(frozen=True)
 class Rendering:
-    """Images of C views, and what densification needs of them."""
+    """Images of C views."""
 
     colors: Tensor
     """[C, H, W, 3], linear in the Gaussians' colours; may exceed [0, 1] slightly."""
@@ -100,14 +100,20 @@ class Rendering:
     """[C, H, W, 1] in [0, 1]."""
     depths: Tensor | None
     """[C, H, W, 1] expected depth along the camera's z axis, 0 where nothing is seen; only if asked for."""
-    means2d: Tensor | None = None
-    """[C, N, 2] projected centres, pixels; part of the graph. None from the fused rasteriser, as the next two."""
-    radii: Tensor | None = None
-    """[C, N, 2] int32, 0 where culled."""
-    splat_colors: Tensor | None = None
-    """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
-    features: Tensor | None = None
+    features: Tensor | None
     """[C, H, W, F] blended features, weighted by alpha: 0 where nothing is seen; only if given."""
+
+
+@dataclass(frozen=True)
+class ComposedRendering(Rendering):
+    """And what densification needs of them: from the ops one after another."""
+
+    means2d: Tensor
+    """[C, N, 2] projected centres, pixels; part of the graph."""
+    radii: Tensor
+    """[C, N, 2] int32, 0 where culled."""
+    splat_colors: Tensor
+    """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
 
 
 def render_settings(config: Config, extent: float, device: torch.device) -> RenderSettings:
@@ -170,8 +176,9 @@ def render(
     Raises ValueError for features that are not [N, F] with F at least 1.
     """
     check_features(features, len(params["means"]))
-    options = {"sh_degree": sh_degree, "background": background, "with_depth": with_depth, "features": features}
-    return RASTERIZERS[settings.rasterizer].render(params, cameras, settings, **options)
+    return RASTERIZERS[settings.rasterizer].render(
+        params, cameras, settings, sh_degree=sh_degree, background=background, with_depth=with_depth, features=features
+    )
 
 
 def view_traffic(params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
@@ -197,7 +204,7 @@ class ComposedRasterizer:
         background: Tensor | None,
         with_depth: bool,
         features: Tensor | None,
-    ) -> Rendering:
+    ) -> ComposedRendering:
         """See Rasterizer."""
         splats = project(params, cameras, settings)
         if splats.means2d.requires_grad:
@@ -213,9 +220,8 @@ class ComposedRasterizer:
         )  # fmt: skip
         drawn = rendered[..., : colors.shape[-1]]
         drawn_features = None if features is None else rendered[..., colors.shape[-1] :]
-        return Rendering(
-            drawn[..., :3], alphas, _depths(drawn, alphas), splats.means2d, splats.radii, colors, drawn_features
-        )
+        images = (drawn[..., :3], alphas, _depths(drawn, alphas), drawn_features)
+        return ComposedRendering(*images, splats.means2d, splats.radii, colors)
 
     def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
         """See Rasterizer."""
@@ -245,9 +251,9 @@ def project(params: Mapping[str, Tensor], cameras: Cameras, settings: RenderSett
         near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
     )  # fmt: skip
     opacities = opacities.expand(len(cameras.viewmats), -1)
-    if settings.antialiased:
-        opacities = opacities * projection.compensations
-    radii, means2d, depths, conics, _ = projection
+    radii, means2d, depths, conics, compensations = projection
+    if compensations is not None:
+        opacities = opacities * compensations
     lists = kernels.intersect_tiles(means2d, radii, depths, cameras.width, cameras.height)
     return Splats(means2d, conics, opacities, depths, radii, *lists)
 
@@ -303,10 +309,15 @@ class FusedRasterizer:
     ) -> Rendering:
         """See Rasterizer. adam: as for `fused.rasterize`."""
         drawing = settings.draw_options(sh_degree, background, with_depth)
-        options = {"features": features, "absgrad": settings.absgrad, "reduction": settings.reduction, "adam": adam}
-        views = [fused.rasterize(params, camera, drawing, **options) for camera in cameras.each()]
+        views = [
+            fused.rasterize(
+                params, camera, drawing, features=features, absgrad=settings.absgrad, reduction=settings.reduction,
+                adam=adam,
+            )
+            for camera in cameras.each()
+        ]  # fmt: skip
         rendered, alphas, *drawn = (torch.stack(parts) for parts in zip(*views, strict=True))
-        return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), features=drawn[0] if drawn else None)
+        return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), drawn[0] if drawn else None)
 
     def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
         """See Rasterizer."""
@@ -318,5 +329,5 @@ class FusedRasterizer:
         return BYTES_PER_GAUSSIAN + (4 * numbers if adam == "dense" else 0)
 
 
-RASTERIZERS: dict[str, Rasterizer] = {one.name: one for one in (ComposedRasterizer(), FusedRasterizer())}
-"""By their names."""
+COMPOSED, FUSED = ComposedRasterizer(), FusedRasterizer()
+RASTERIZERS: dict[str, Rasterizer] = {COMPOSED.name: COMPOSED, FUSED.name: FUSED}

@@ -65,9 +65,10 @@ class Cameras(NamedTuple):
         """All of them one by one."""
         return (self.one(index) for index in range(len(self.viewmats)))
 
-    def to(self, *where: torch.device | str | torch.dtype) -> "Cameras":
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Cameras":
         """With tensors on this device, of this dtype."""
-        return self._replace(viewmats=self.viewmats.to(*where), intrinsics=self.intrinsics.to(*where))
+        viewmats, intrinsics = (tensor.to(device=device, dtype=dtype) for tensor in (self.viewmats, self.intrinsics))
+        return self._replace(viewmats=viewmats, intrinsics=intrinsics)
 
     def check(self, count: int | None = None) -> None:
         """Raises ValueError for a model that is not in the table, shapes that disagree, or another count than this."""

@@ -95,7 +95,7 @@ def load(backend: str) -> None:
 
 # torch.compile loads while it traces, instead of tracing how to load. So says torch.compiler.assume_constant_result,
 # too, but it imports torch._dynamo for that, which takes longer than torch itself.
-load._dynamo_marked_constant = True
+load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

@@ -42,10 +42,15 @@ class Reduction:
             raise ValueError(f"unknown reduction strategy {self.strategy!r}: choose one of {', '.join(STRATEGIES)}")
         if self.balance_threshold is None:
             object.__setattr__(self, "balance_threshold", DEFAULT_THRESHOLDS.get(self.strategy, 1))
-        if not 0 <= self.balance_threshold <= WARP_SIZE:
+        if not 0 <= self.threshold <= WARP_SIZE:
             raise ValueError(
                 f"balance threshold {self.balance_threshold} is outside 0..{WARP_SIZE} (active lanes of a warp)"
             )
+
+    @property
+    def threshold(self) -> int:
+        """The balance threshold, which is a number once this is made."""
+        return int(self.balance_threshold or 0)
 
     def __str__(self) -> str:
         """``sw_b@8``; the threshold only where it matters."""

@@ -139,7 +139,7 @@ class ReductionTuner:
             self._allowance_ms -= measured.cost_ms
         self._round_ms = measured.timed_ms
         milliseconds = measured.milliseconds()
-        self.reduction = min(milliseconds, key=milliseconds.get)
+        self.reduction = min(milliseconds, key=milliseconds.__getitem__)
         outcome = TuningRound(self._passes, measured.primitives, milliseconds, self.reduction, measured.cost_ms)
         self.rounds.append(outcome)
         self._round = None
@@ -182,7 +182,7 @@ class _Round:
             return False
         for candidate, begin, end in self._pending:
             self._times[candidate].append(begin.elapsed_time(end))
-        self.cost_ms += self._start.elapsed_time(self._pending[-1][2])
+        self.cost_ms += self._start.elapsed_time(self._pending[-1][2]) if self._start else 0.0
         self._pending = []
         best = min(sum(self._times[candidate]) for candidate in self._racing)
         self._racing = [candidate for candidate in self._racing if sum(self._times[candidate]) <= _DROP * best]

@@ -116,7 +116,7 @@ def test_states_are_as_their_fakes_and_their_docstrings(device, options):
     for name, real, fake in zip(visible._fields + blend._fields, (*visible, *blend), fakes, strict=True):
         assert (real.shape, real.dtype) == (fake.shape, fake.dtype), name
     held, entries = rendered.counts.tolist()
-    assert int(visible.count) == held <= capacity and entries <= list_capacity
+    assert int(visible.total) == held <= capacity and entries <= list_capacity
     ids = visible.gaussian_ids[:held]
     assert (ids.diff() > 0).all()
     depths = view.camera.viewmats[0, 2, :3] @ params["means"].to(device)[ids.long()].T + view.camera.viewmats[0, 2, 3]
@@ -135,7 +135,7 @@ def test_splats_may_come_from_elsewhere(device):
         fused.render_whole([params[name][part] for name in PARAMETERS], *view, BufferSizes()).state.visible
         for part in (slice(0, 30), slice(30, 60))
     ]
-    held = [int(half.count) for half in halves]
+    held = [int(half.total) for half in halves]
     together = [torch.cat([getattr(half, name)[:n] for half, n in zip(halves, held, strict=True)])
                 for name in ("splats", "depths")]  # fmt: skip
     count = torch.tensor([sum(held)], dtype=torch.int32, device=device)
@@ -330,7 +330,7 @@ def test_opcheck_of_features(device):
     params, view = random_params(20, 3), random_view(1, width=20, height=18).to(device)
     parameters = [params[name].to(device) for name in PARAMETERS]
     visible, blend = fused.render_whole(parameters, *view, BufferSizes()).state
-    visible.splats[int(visible.count) :] = 0.0  # splats nobody has written
+    visible.splats[int(visible.total) :] = 0.0  # splats nobody has written
     features = random_features(20, 5).to(device)
     v_image = torch.randn(18, 20, 5, generator=torch.Generator().manual_seed(1)).to(device)
     leaf = visible._replace(splats=visible.splats.clone().requires_grad_())

@@ -8,7 +8,7 @@ from random_scenes import relative_l2
 from torch import Tensor
 
 from distwar_gs.config import Config, ConfigError, with_values
-from distwar_gs.renderer import Rendering, RenderSettings, render, render_settings, view_colors
+from distwar_gs.renderer import ComposedRendering, Rendering, RenderSettings, render, render_settings, view_colors
 from distwar_kernels import Cameras, Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
 from distwar_kernels.projection.projection_torch import project_torch
@@ -61,7 +61,7 @@ def one_gaussian(depth: float = 3.0, opacity: float = 12.0, log_scale: float = -
 def reference_render(
     params: dict[str, Tensor], cameras: Cameras, settings: RenderSettings, degree: int, background: Tensor,
     features: Tensor,
-) -> Rendering:  # fmt: skip
+) -> ComposedRendering:  # fmt: skip
     """What `render` should give (depth included), composed anew of the references, in the precision of the inputs."""
     opacities = torch.sigmoid(params["opacities"])
     radii, means2d, depths, conics, compensations = project_torch(
@@ -82,7 +82,7 @@ def reference_render(
     flat = (tensor.flatten(0, 1) for tensor in (means2d, conics, channels, visible))
     image, alphas = blend_reference(*flat, WIDTH, HEIGHT, *lists, backgrounds)
     image, depths, drawn = image.split([3, 1, features.shape[1]], -1)
-    return Rendering(image, alphas, depths / alphas.clamp_min(1e-10), means2d, radii, colors, drawn)
+    return ComposedRendering(image, alphas, depths / alphas.clamp_min(1e-10), drawn, means2d, radii, colors)
 
 
 # Seeds at which float32 and float64 agree on which pixels every Gaussian reaches.
@@ -144,7 +144,7 @@ def assert_agrees_with_the_references(
     actual = render(params, cameras, settings, **options)
     none = torch.zeros(60, 0, dtype=torch.float64)
     expected = reference_render(
-        doubles, cameras.to(torch.float64), settings, degree, background.double(), doubles.get("features", none)
+        doubles, cameras.to(dtype=torch.float64), settings, degree, background.double(), doubles.get("features", none)
     )
     weights = weights_of(actual, "colors", "alphas", "depths", *(["features"] if features is not None else []))
     for rendering in (actual, expected):

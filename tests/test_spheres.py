@@ -55,8 +55,8 @@ def sphere_scene(
     }
 
 
-def moved(scene: Scene, to: str | torch.dtype) -> Scene:
-    return {name: None if value is None else value.to(to) for name, value in scene.items()}
+def moved(scene: Scene, **to: object) -> Scene:
+    return {name: None if value is None else value.to(**to) for name, value in scene.items()}
 
 
 def run_spheres(scene: Scene, **options: object) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ def test_only_the_nearest_fragments_are_blended():
 
 
 def test_gradcheck():
-    scene = moved(sphere_scene(3, n=5, width=8, height=6, radius=(0.3, 0.6)), torch.float64)
+    scene = moved(sphere_scene(3, n=5, width=8, height=6, radius=(0.3, 0.6)), dtype=torch.float64)
 
     def render(centers, radii, colors, opacities, backgrounds):
         return render_spheres(centers, radii, colors, opacities, scene["cameras"], backgrounds)
@@ -230,7 +230,7 @@ def any_sphere_scene(seed: int) -> Scene:
 
 @cache
 def exact_results(seed: int) -> dict[str, Tensor]:
-    return run_spheres(moved(any_sphere_scene(seed), torch.float64))
+    return run_spheres(moved(any_sphere_scene(seed), dtype=torch.float64))
 
 
 def test_float32_on_the_cpu_agrees_with_float64():
@@ -238,7 +238,7 @@ def test_float32_on_the_cpu_agrees_with_float64():
 
 
 def error_of_seed(seed: int, device: str, **options: object) -> float:
-    result = run_spheres(moved(any_sphere_scene(seed), device), **options)
+    result = run_spheres(moved(any_sphere_scene(seed), device=device), **options)
     return max(relative_l2(result[name], value) for name, value in exact_results(seed).items())
 
 
@@ -283,7 +283,7 @@ def test_the_kernel_counts_its_traffic(seed):
 
 @pytest.mark.gpu
 def test_auto_tunes_spheres_too():
-    scene, device = moved(sphere_scene(5, n=500, width=160, height=120), "cuda"), torch.device("cuda")
+    scene, device = moved(sphere_scene(5, n=500, width=160, height=120), device="cuda"), torch.device("cuda")
     tuner = tuner_of(device, SPHERE_CANDIDATES)
     tuner.reset()
     for _ in range(8):
@@ -291,12 +291,12 @@ def test_auto_tunes_spheres_too():
         torch.cuda.synchronize()
     assert len(tuner.rounds) == 1
     tuner.reset()
-    assert_close(result, run_spheres(moved(scene, "cpu")), GPU_BOUND)
+    assert_close(result, run_spheres(moved(scene, device="cpu")), GPU_BOUND)
 
 
 @pytest.mark.gpu
 def test_opcheck():
-    scene = moved(sphere_scene(1, n=20, width=20, height=18), "cuda")
+    scene = moved(sphere_scene(1, n=20, width=20, height=18), device="cuda")
     run_spheres(scene)  # loads the kernels
     means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "cameras")), 0.01)
     lists = intersect_tiles_reference(means2d.cpu(), extents.cpu(), scene["centers"][..., 2].cpu(), 20, 18)

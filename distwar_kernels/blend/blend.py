@@ -172,15 +172,15 @@ def _blend_pass(
         *gaussians, probe, *tiles, width, height, reduction.strategy, reduction.balance_threshold
     )
     if tuner:
-        forward = (*gaussians, *tiles, transmittances, *state)
-        tuner.watch(render, opacities.numel(), lambda: _backward_again(forward, probe is not None))
+        inputs, saved = (*gaussians, *tiles), (transmittances, *state)
+        tuner.watch(render, opacities.numel(), lambda: _backward_again(inputs, saved, probe is not None))
     return render[..., :channels], transmittances
 
 
-def _backward_again(forward: tuple[Tensor | None, ...], absgrad: bool) -> Run:
+def _backward_again(inputs: tuple[Tensor | None, ...], saved: tuple[Tensor, ...], absgrad: bool) -> Run:
     """The backward kernel once more, for the tuner to time; the gradient of the transmittances costs nothing extra."""
-    tensors = [None if tensor is None else tensor.detach() for tensor in forward]
-    v_transmittances = torch.zeros_like(tensors[-4])
+    tensors = [None if tensor is None else tensor.detach() for tensor in (*inputs, *saved)]
+    v_transmittances = torch.zeros_like(saved[0]).detach()
 
     def run(v_colors_out: Tensor, reduction: Reduction) -> None:
         upstream = (v_colors_out.contiguous(), v_transmittances)

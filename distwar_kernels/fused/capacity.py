@@ -66,10 +66,10 @@ class BufferSizes:
             self._free.append(on_host)
 
     def _learn(self, counts: list[int], gaussians: int, capacities: tuple[int, int]) -> bool:
-        shares = tuple(count / max(gaussians, 1) for count in counts)
         if self._views % _WINDOW == 0:
             self._before, self._now = self._now, (0.0, 0.0)
-        self._now = tuple(map(max, self._now, shares))
+        visible, entries = (count / max(gaussians, 1) for count in counts)
+        self._now = (max(self._now[0], visible), max(self._now[1], entries))
         self._views += 1
         return all(count <= capacity for count, capacity in zip(counts, capacities, strict=True))
 

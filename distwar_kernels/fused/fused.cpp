@@ -20,13 +20,13 @@ std::vector<Tensor> project_splats(Inputs inputs, bool with_slopes, int64_t capa
 }
 
 // Lists and blends splats from wherever. The last three arguments are the backward pass's.
-std::tuple<Tensor, std::vector<Tensor>> blend_splats(const Tensor& count, const Tensor& splats, const Tensor& depths,
+std::tuple<Tensor, std::vector<Tensor>> blend_splats(const Tensor& total, const Tensor& splats, const Tensor& depths,
                                                      at::IntArrayRef image, const OptionalTensor& background,
                                                      bool with_depth, int64_t list_capacity, bool /*absgrad*/,
                                                      c10::string_view /*strategy*/, int64_t /*threshold*/) {
     const DeviceGuard guard(splats.device());
     TORCH_CHECK(image.size() == 2, "an image has a width and a height");
-    check(count, "count", at::kInt, 1, splats);
+    check(total, "total", at::kInt, 1, splats);
     check(depths, "depths", at::kFloat, splats.size(0), splats);
     const auto floats = splats.options().requires_grad(false);
     const int64_t width = image[0], height = image[1], capacity = splats.size(0);
@@ -36,7 +36,7 @@ std::tuple<Tensor, std::vector<Tensor>> blend_splats(const Tensor& count, const 
     const BlendInputs in = blend.blend_inputs(splats, channels, background);
 
     Visible visible{};
-    visible.count = count.mutable_data_ptr<int>(), visible.splats = splats.mutable_data_ptr<float>();
+    visible.total = total.mutable_data_ptr<int>(), visible.splats = splats.mutable_data_ptr<float>();
     visible.depths = depths.mutable_data_ptr<float>(), visible.capacity = capacity;
     const int64_t scratch_bytes = list_scratch_bytes(grid, capacity, list_capacity);
     const auto scratch = at::empty({scratch_bytes}, floats.dtype(at::kByte));

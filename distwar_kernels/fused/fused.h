@@ -76,7 +76,7 @@ struct View {
 
 // What the camera sees: the joint between projection and lists, across which GPUs can exchange splats.
 struct Visible {
-    int* count;           // [1] Gaussians: the true number, also where it exceeds the capacity
+    int* total;           // [1] Gaussians: the true number, also where it exceeds the capacity
     int* gaussian_ids;    // [capacity] which Gaussian
     float* splats;        // [capacity, 12] as the blend wants them (../records.cuh)
     float* depths;        // [capacity] along the camera's z axis
@@ -84,7 +84,7 @@ struct Visible {
     int capacity;
 
     // How many Gaussians the arrays hold.
-    DISTWAR_ON_BOTH int held() const { return *count < capacity ? *count : capacity; }
+    DISTWAR_ON_BOTH int held() const { return *total < capacity ? *total : capacity; }
 };
 
 // The tile lists of visible splats.
@@ -107,7 +107,7 @@ struct Fit {
 int project_words(const Gaussians& gaussians);
 void project(const Gaussians& gaussians, const View& view, const Visible& visible, unsigned* scan_words, void* stream);
 
-// Makes the lists from visible.count, splats and depths. scratch: list_scratch_bytes(...) of memory.
+// Makes the lists from visible.total, splats and depths. scratch: list_scratch_bytes(...) of memory.
 size_t list_scratch_bytes(const TileGrid& grid, int capacity, int list_capacity);
 void list_splats(const TileGrid& grid, const Visible& visible, const Lists& lists, void* scratch, void* stream);
 

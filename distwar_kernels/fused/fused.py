@@ -166,7 +166,7 @@ def _draw(
         )
     )
     image, blend = torch.ops.distwar.fused_blend(
-        visible.count, visible.splats, visible.depths, [camera.width, camera.height], options.padded_background(),
+        visible.total, visible.splats, visible.depths, [camera.width, camera.height], options.padded_background(),
         options.with_depth, list_capacity, *choices,
     )  # fmt: skip
     return image, FusedState(visible, BlendState(*blend))

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kScanThreads)
         splat = seen.splat, depth = seen.depth, tiles = seen.tiles;
     }
     const int slot = scan.exclusive(scan_words, tiles > 0);
-    if (threadIdx.x == 0 && block == gridDim.x - 1) *visible.count = scan.total;
+    if (threadIdx.x == 0 && block == gridDim.x - 1) *visible.total = scan.total;
     if (tiles == 0 || slot >= visible.capacity) return;
     splat.store(visible.splats, slot, tiles);
     visible.gaussian_ids[slot] = row;

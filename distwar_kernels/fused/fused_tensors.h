@@ -140,23 +140,23 @@ inline void assign(const std::vector<Tensor*>& fields, TensorList tensors, const
 
 // state.py: VisibleSplats.
 struct VisibleTensors {
-    Tensor count, gaussian_ids, splats, depths, color_slopes;
+    Tensor total, gaussian_ids, splats, depths, color_slopes;
 
     VisibleTensors(const Inputs& inputs, int64_t capacity, bool with_slopes) {
         const auto ints = inputs.floats.dtype(at::kInt);
-        count = at::zeros({1}, ints);
+        total = at::zeros({1}, ints);
         gaussian_ids = at::empty({capacity}, ints);
         splats = at::empty({capacity, kSplatFloats}, inputs.floats);
         depths = at::empty({capacity}, inputs.floats);
         color_slopes = at::empty({9, with_slopes && inputs.gaussians.sh_degree > 0 ? capacity : 0}, inputs.floats);
     }
     explicit VisibleTensors(TensorList saved) {
-        assign({&count, &gaussian_ids, &splats, &depths, &color_slopes}, saved, "visible splats");
+        assign({&total, &gaussian_ids, &splats, &depths, &color_slopes}, saved, "visible splats");
     }
-    std::vector<Tensor> tensors() const { return {count, gaussian_ids, splats, depths, color_slopes}; }
+    std::vector<Tensor> tensors() const { return {total, gaussian_ids, splats, depths, color_slopes}; }
 
     Visible pointers() const {
-        return {count.mutable_data_ptr<int>(),
+        return {total.mutable_data_ptr<int>(),
                 gaussian_ids.mutable_data_ptr<int>(),
                 splats.mutable_data_ptr<float>(),
                 depths.mutable_data_ptr<float>(),
@@ -217,7 +217,7 @@ struct BlendTensors {
 inline Fit fit_of(const VisibleTensors& visible, const OptionalTensor& counts, int64_t list_capacity) {
     if (counts) check(*counts, "counts", at::kInt, 2, visible.splats);
     const int* both = data_or_null<int>(counts);
-    return {both ? both : visible.count.const_data_ptr<int>(), both ? both + 1 : nullptr,
+    return {both ? both : visible.total.const_data_ptr<int>(), both ? both + 1 : nullptr,
             static_cast<int>(visible.splats.size(0)), static_cast<int>(list_capacity)};
 }
 

@@ -39,7 +39,7 @@ struct Scratch {
 // The bits of a positive float rise with it; what is behind the last splat gets the highest key.
 __global__ void __launch_bounds__(kThreads) key_kernel(Visible visible, Lists lists, Scratch scratch) {
     const int slot = blockIdx.x * kThreads + threadIdx.x;
-    if (slot == 0) lists.counts[0] = *visible.count, lists.counts[1] = 0;
+    if (slot == 0) lists.counts[0] = *visible.total, lists.counts[1] = 0;
     if (slot >= visible.capacity) return;
     scratch.depth_keys[slot] = slot < visible.held() ? __float_as_uint(visible.depths[slot]) : ~0u;
     scratch.slots[slot] = slot;

@@ -12,6 +12,8 @@ from distwar_kernels.library import LIBRARY, InputGradients
 
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")
 """The six tensors of the argument `parameters`, in order."""
+_SPLATS = VisibleSplats._fields.index("splats")
+_TRANSMITTANCES = BlendState._fields.index("transmittances")
 
 _VIEW = f"{cameras.SCHEMA}, float[] planes, bool antialiased, bool with_depth, int sh_degree"
 _CHOICES = "bool absgrad, str strategy, int threshold"
@@ -21,7 +23,7 @@ LIBRARY.define(
     " -> Tensor[] visible"
 )
 LIBRARY.define(
-    "fused_blend(Tensor count, Tensor splats, Tensor depths, int[] image, Tensor? background, bool with_depth,"
+    "fused_blend(Tensor total, Tensor splats, Tensor depths, int[] image, Tensor? background, bool with_depth,"
     f" int list_capacity, {_CHOICES}) -> (Tensor colors, Tensor[] blend)"
 )
 LIBRARY.define(
@@ -58,7 +60,7 @@ def _project_fake(
 
 
 @torch.library.register_fake("distwar::fused_blend", lib=LIBRARY)
-def _blend_fake(count, splats, depths, image, background, with_depth, list_capacity, *choices):
+def _blend_fake(total, splats, depths, image, background, with_depth, list_capacity, *choices):
     width, height = image
     colors = splats.new_empty(height, width, 4 if with_depth else 3)
     return colors, list(BlendState.empty(splats, width, height, list_capacity))
@@ -94,7 +96,7 @@ def _save_for_project_backward(ctx: Any, inputs: tuple, output: list[Tensor]) ->
 
 def _project_backward(ctx: Any, v_visible: Sequence[Tensor | None] | None) -> tuple:
     """From records to the parameters."""
-    records = VisibleSplats(*v_visible).splats if v_visible else None
+    records = v_visible[_SPLATS] if v_visible else None
     if records is None:
         return ctx.gradients.of()
     saved = iter(ctx.saved_tensors)
@@ -123,7 +125,7 @@ def _blend_backward(ctx: Any, v_image: Tensor | None, v_blend: Sequence[Tensor |
     """From the image and the transmittances to records."""
     splats, background, *blend = ctx.saved_tensors
     transmittances = BlendState(*blend).transmittances
-    v_transmittances = BlendState(*v_blend).transmittances if v_blend else None
+    v_transmittances = v_blend[_TRANSMITTANCES] if v_blend else None
     if v_image is None and v_transmittances is None:
         return ctx.gradients.of()
     if v_image is None:
@@ -155,8 +157,8 @@ def _features_backward(ctx: Any, v_image: Tensor) -> tuple:
     v_features, records = torch.ops.distwar.fused_features_backward(
         features, visible, blend, v_image.contiguous(), *ctx.choices
     )
-    v_visible = VisibleSplats(*[None] * ctx.visible)._replace(splats=records)
-    return ctx.gradients.of(features=v_features, visible=list(v_visible))
+    v_visible = [records if index == _SPLATS else None for index in range(ctx.visible)]
+    return ctx.gradients.of(features=v_features, visible=v_visible)
 
 
 torch.library.register_autograd(

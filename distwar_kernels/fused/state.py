@@ -17,7 +17,7 @@ class VisibleSplats(NamedTuple):
     The arrays have room for `capacity` splats; those that there are come first, in the order of the Gaussians.
     """
 
-    count: Tensor
+    total: Tensor
     """[1] int32: how many there are, also if that is more than the capacity."""
     gaussian_ids: Tensor
     """[capacity] int32: which Gaussian each is."""
@@ -31,10 +31,9 @@ class VisibleSplats(NamedTuple):
     @classmethod
     def empty(cls, like: Tensor, capacity: int, with_slopes: bool) -> "VisibleSplats":
         """Of these sizes, without values."""
-        ints = {"dtype": torch.int32}
         return cls(
-            like.new_empty(1, **ints),
-            like.new_empty(capacity, **ints),
+            _ints(like, 1),
+            _ints(like, capacity),
             like.new_empty(capacity, SPLAT_FLOATS),
             like.new_empty(capacity),
             like.new_empty(9, capacity if with_slopes else 0),
@@ -61,14 +60,14 @@ class BlendState(NamedTuple):
     def empty(cls, like: Tensor, width: int, height: int, list_capacity: int) -> "BlendState":
         """Of these sizes, without values."""
         across, down = tile_grid(width, height)
-        ints, tiles = {"dtype": torch.int32}, across * down
+        tiles = across * down
         return cls(
-            like.new_empty(2, **ints),
-            like.new_empty(tiles + 1, **ints),
-            like.new_empty(list_capacity, **ints),
+            _ints(like, 2),
+            _ints(like, tiles + 1),
+            _ints(like, list_capacity),
             like.new_empty(height, width),
-            like.new_empty(height, width, **ints),
-            like.new_empty(list_capacity // WARP_SIZE + tiles, PATCHES_PER_TILE, **ints),
+            _ints(like, height, width),
+            _ints(like, list_capacity // WARP_SIZE + tiles, PATCHES_PER_TILE),
         )
 
 
@@ -82,3 +81,7 @@ class FusedState(NamedTuple):
     def capacities(self) -> tuple[int, int]:
         """Visible Gaussians, and entries of the tile lists, that there was room for."""
         return len(self.visible.splats), len(self.blend.flatten_ids)
+
+
+def _ints(like: Tensor, *size: int) -> Tensor:
+    return like.new_empty(size, dtype=torch.int32)

@@ -52,10 +52,15 @@ def photometric_gradient(
 
 
 def composite(target: Tensor, dtype: torch.dtype, background: Tensor | None) -> Tensor:
-    """A photo of bytes as numbers in [0, 1]; one with alpha (straight, not premultiplied) is laid on `background`."""
+    """A photo of bytes as numbers in [0, 1]; one with alpha (straight, not premultiplied) is laid on `background`.
+
+    Raises ValueError if it has no background.
+    """
     photo = target.to(dtype) / 255.0
     if photo.shape[-1] == 3:
         return photo
+    if background is None:
+        raise ValueError("target has an alpha channel, and there is no background to lay it on")
     return photo[..., :3] * photo[..., 3:] + background.to(dtype) * (1.0 - photo[..., 3:])
 
 

@@ -6,6 +6,7 @@ window of sigma 1.5, zero padding, every channel by itself, the mean over the wh
 """
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ class _Ssim(torch.autograd.Function):
     maps, where autograd would push five maps (two of them the constant target's) back through the convolution."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, y: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
         """Mean SSIM of two [1, C, H, W] images."""
         value, *terms = _similarity(x, y)
         if ctx.needs_input_grad[0]:
@@ -54,7 +55,7 @@ class _Ssim(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
         """The chain rule through the window's three moments of x: E[x], E[x^2] and E[xy]."""
         if not ctx.needs_input_grad[0]:
             return None, None

@@ -128,8 +128,8 @@ def _tile_lists(
     finite = torch.isfinite(torch.cat([centers, colors, radii[..., None], opacities[..., None]], dim=-1)).all(-1)
     extents = torch.where(finite[..., None], extents, 0)
     # The lists are made in float32; their boxes have a pixel to spare.
-    lists = intersect_tiles(means2d.float(), extents, centers[..., 2].float(), cameras.width, cameras.height)
-    return tuple(part.contiguous() for part in lists)
+    offsets, ids = intersect_tiles(means2d.float(), extents, centers[..., 2].float(), cameras.width, cameras.height)
+    return offsets.contiguous(), ids.contiguous()
 
 
 def sphere_bounds(centers: Tensor, radii: Tensor, cameras: Cameras, near_plane: float) -> tuple[Tensor, Tensor]:
