@@ -3,6 +3,7 @@
 # make sanitize: the blend's and the loss's CUDA kernels on the CPU, under GCC's sanitizers.
 PYTHON ?= python3
 BIN := .venv/bin
+CPP := $(shell find distwar_kernels tests -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .PHONY: demo test test-slow test-gpu test-gpu-fallbacks sanitize sanitize-gpu clean
 
@@ -14,6 +15,7 @@ demo: .venv/ready
 test: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: TESTS := --slow

@@ -1,12 +1,13 @@
 """How a training step renders and updates: by the fused rasteriser, or by the ops one after another and autograd.
 
 Both do the same work in the same order (render; the loss gives dL/d(image); differentiate, count, update), so the
-training loop does not know which one it has. `ComposedEngine` is the one to read first.
+training loop does not know which one it has. What a step must remember between rendering and updating is in the
+`Rendered` that the loop holds meanwhile. `ComposedEngine` is the one to read first.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,36 +17,48 @@ from torch.optim import Adam
 import distwar_kernels as kernels
 from distwar_gs.config import Config
 from distwar_gs.optimizer import moments_of, set_steps, step_all
-from distwar_gs.renderer import Rendering, RenderSettings, fused_view, render
+from distwar_gs.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
 from distwar_gs.strategies import Strategy
 from distwar_gs.timing import StepTimer
+from distwar_kernels import Cameras
 from distwar_kernels.fused import fused
-from distwar_kernels.fused.room import Room
+from distwar_kernels.fused.capacity import BufferSizes
 
 
-@dataclass(frozen=True)
-class TrainingView:
-    """A training camera on the device."""
+class Rendered(Protocol):
+    """A training view, and what the engine that has rendered it needs to make a step of its gradients."""
 
-    viewmat: Tensor
-    """[4, 4] world-to-camera, OpenCV axes."""
-    K: Tensor
-    """[3, 3], pixels."""
-    width: int
-    height: int
+    @property
+    def step(self) -> int:
+        """The step it is for, from 1."""
+
+    @property
+    def image(self) -> Tensor:
+        """[H, W, 3]."""
+
+    def coverage(self) -> float:
+        """The share of the image that any Gaussian covers; waits for the device."""
 
 
 class Engine(Protocol):
-    """Renders a training view, then makes of dL/d(image) a step."""
+    """Renders a training view, then makes of the gradients of what was rendered a step."""
 
-    def forward(self, step: int, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
-        """The image [H, W, 3] for a step (from 1) whose learning rates are set."""
+    def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> Rendered:
+        """What one camera sees (C = 1), for a step (from 1) whose learning rates are set."""
 
-    def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
-        """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates."""
+    def update(self, rendered: Any, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
+        """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates.
 
-    def coverage(self) -> float:
-        """The share of the last image that any Gaussian covers; waits for the device."""
+        rendered: from this engine's `forward`.
+        gradients: of the loss, by the name of what was rendered: `image` [H, W, 3].
+
+        Raises ValueError for gradients of anything else.
+        """
+
+    def look(
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
+    ) -> Rendering:
+        """What cameras see of the model after this step. Changes nothing: the run goes on as if nobody had looked."""
 
     @property
     def skipped(self) -> int:
@@ -54,8 +67,32 @@ class Engine(Protocol):
     def settle(self, step: int) -> None:
         """Brings parameters and optimisers up to this step: before they are measured, saved, or their rows change."""
 
-    def release(self) -> None:
-        """Lets go of a step that was begun and cannot be ended."""
+
+def _image_gradient(gradients: Mapping[str, Tensor]) -> Tensor:
+    if set(gradients) != {"image"}:
+        raise ValueError(f"this engine differentiates the image only, not {', '.join(sorted(gradients))}")
+    return gradients["image"]
+
+
+# ------------------------------------------------------------------------------------------------- op after op
+
+
+@dataclass(frozen=True)
+class ComposedRendered:
+    """See Rendered."""
+
+    step: int
+    rendering: ComposedRendering
+    """With its graph."""
+
+    @property
+    def image(self) -> Tensor:
+        """See Rendered; part of the graph."""
+        return self.rendering.colors[0]
+
+    def coverage(self) -> float:
+        """See Rendered."""
+        return float((self.rendering.alphas > 0).float().mean())
 
 
 class ComposedEngine:
@@ -70,32 +107,30 @@ class ComposedEngine:
     ) -> None:
         """Work on these; they stay the trainer's."""
         self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
-        self._rendering: Rendering | None = None
 
-    def forward(self, step: int, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
+    def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> ComposedRendered:
         """See Engine."""
-        self._rendering = render(
-            self.params, view.viewmat[None], view.K[None], view.width, view.height, self.settings,
-            sh_degree=sh_degree, background=background,
-        )  # fmt: skip
-        return self._rendering.colors[0]
+        return ComposedRendered(step, self._render(camera, sh_degree, background))
 
-    def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
+    def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
-        rendering = self._rendering
+        v_image, rendering = _image_gradient(gradients), rendered.rendering
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
         rendering.colors.backward(v_image[None])
         timer.mark("backward")
-        gradient = rendering.means2d.absgrad if self.settings.absgrad else rendering.means2d.grad
-        self.densifier.after_backward(step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
+        gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
+        self.densifier.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
         timer.mark("densify")
         self.densifier.regularise(self.params)
         step_all(self.optimizers)
         timer.mark("optimizer")
 
-    def coverage(self) -> float:
+    @torch.no_grad()
+    def look(
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
+    ) -> Rendering:
         """See Engine."""
-        return float((self._rendering.alphas > 0).float().mean())
+        return self._render(camera, sh_degree, background, with_depth)
 
     @property
     def skipped(self) -> int:
@@ -105,9 +140,35 @@ class ComposedEngine:
     def settle(self, step: int) -> None:
         """Nothing to do: every step is whole."""
 
-    def release(self) -> None:
-        """See Engine."""
-        self._rendering = None
+    def _render(
+        self, camera: Cameras, sh_degree: int, background: Tensor, with_depth: bool = False
+    ) -> ComposedRendering:
+        return COMPOSED.render(
+            self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
+            features=None,
+        )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- all at once
+
+
+@dataclass(frozen=True)
+class FusedRendered:
+    """See Rendered."""
+
+    step: int
+    view: fused.Rendered
+    adam: fused.AdamStep | None
+    """The step to come, by which it was drawn; None for torch's Adam."""
+
+    @property
+    def image(self) -> Tensor:
+        """See Rendered."""
+        return self.view.image
+
+    def coverage(self) -> float:
+        """See Rendered."""
+        return float((self.view.transmittances < 1).float().mean())
 
 
 class FusedEngine:
@@ -128,51 +189,61 @@ class FusedEngine:
     ) -> None:
         """Work on these; they stay the trainer's."""
         self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
-        self.room = Room()
+        self.sizes = BufferSizes()
         self._adam, self._deterministic = adam, deterministic
-        self._rendered: fused.Rendered | None = None
-        self._knows_room = False
-        self._adam_step: fused.AdamStep | None = None
+        self._knows_sizes = False
         self._last_steps: Tensor | None = None  # of lazy Adam; None: all Gaussians are up to the last step
 
-    def forward(self, step: int, view: TrainingView, sh_degree: int, background: Tensor) -> Tensor:
-        """See Engine. Waits for the device the first time only, to know what room a view takes; a deterministic one
-        always, since when it hears of a view that did not fit depends on time."""
-        camera = fused_view(view.viewmat, view.K, view.width, view.height, self.settings, sh_degree, background)
+    def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> FusedRendered:
+        """See Engine. Synchronises once to size its buffers, and at every step in deterministic mode, where overflow
+        must be detected at a fixed step."""
+        options, adam = self.settings.draw_options(sh_degree, background), None
         if self._adam != "dense":
-            self._adam_step = self._step_of_adam(step, self._missing_since(step) if self._adam == "lazy" else None)
-        if self._knows_room and not self._deterministic:
-            self._rendered = fused.render_what_fits(self._parameters(), camera, self.room, self._adam_step)
+            adam = self._step_of_adam(step, self._missing_since(step) if self._adam == "lazy" else None)
+        if self._knows_sizes and not self._deterministic:
+            view = fused.render_what_fits(self._parameters(), camera, options, self.sizes, adam)
         else:
-            self._rendered = fused.render_whole(fused.checked(self.params, camera), camera, self.room, self._adam_step)
-            self._knows_room = True
-        return self._rendered.image
+            view = fused.render_whole(fused.checked(self.params, camera), camera, options, self.sizes, adam)
+            self._knows_sizes = True
+        return FusedRendered(step, view, adam)
 
-    def update(self, step: int, v_image: Tensor, timer: StepTimer) -> None:
+    def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
-        records = self._blend_backward(v_image)
+        absgrad = self.settings.absgrad
+        records = self._blend_backward(rendered.view, _image_gradient(gradients))
         timer.mark("blend_backward")
-        statistics = self.densifier.statistics(step)
-        if self._adam == "dense":
-            gradients = fused.gradients(self._rendered, records, self.settings.absgrad, statistics)
-            for name, gradient in zip(fused.PARAMETERS, gradients, strict=True):
+        statistics = self.densifier.statistics(rendered.step)
+        if rendered.adam is None:
+            dense = fused.gradients(rendered.view, records, absgrad, statistics)
+            for name, gradient in zip(fused.PARAMETERS, dense, strict=True):
                 self.params[name].grad = gradient
             timer.mark("backward")
             self.densifier.regularise(self.params)
             step_all(self.optimizers)
         else:
-            fused.step(self._rendered, records, self.settings.absgrad, statistics, self._adam_step)
-        self._rendered = self._adam_step = None  # or they would keep what is replaced before the next step
+            fused.step(rendered.view, records, absgrad, statistics, rendered.adam)
         timer.mark("optimizer")
 
-    def coverage(self) -> float:
-        """See Engine."""
-        return float((self._rendered.transmittances < 1).float().mean())
+    @torch.no_grad()
+    def look(
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
+    ) -> Rendering:
+        """See Engine. Gaussians are drawn where dense Adam would have them; the steps they lack are not written."""
+        pending = None
+        if self._last_steps is not None:
+            made = self._step_of_adam(
+                step, self._last_steps
+            )  # whose learning rates and bias corrections `settle` takes
+            pending = replace(made, t=step + 1)
+        return FUSED.render(
+            self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
+            features=None, adam=pending,
+        )  # fmt: skip
 
     @property
     def skipped(self) -> int:
-        """See Engine; those that the host has heard of."""
-        return self.room.cut_short
+        """See Engine; those whose counts have reached the host."""
+        return self.sizes.overflows
 
     def settle(self, step: int) -> None:
         """See Engine."""
@@ -183,10 +254,6 @@ class FusedEngine:
             self._last_steps = None
         set_steps(self.optimizers, step)
 
-    def release(self) -> None:
-        """See Engine."""
-        self._rendered = self._adam_step = None
-
     def _parameters(self) -> list[Tensor]:
         return [self.params[name] for name in fused.PARAMETERS]
 
@@ -196,14 +263,14 @@ class FusedEngine:
             self._last_steps = torch.full((len(means),), step - 1, dtype=torch.int32, device=means.device)
         return self._last_steps
 
-    def _blend_backward(self, v_image: Tensor) -> Tensor:
-        rendered, absgrad = self._rendered, self.settings.absgrad
+    def _blend_backward(self, view: fused.Rendered, v_image: Tensor) -> Tensor:
+        absgrad = self.settings.absgrad
         reduction, tuner = kernels.resolve(self.settings.reduction, v_image.device)
         if tuner:
             tuner.watch_gradient(
-                v_image, len(rendered.parameters[0]), lambda v, r: fused.blend_backward(rendered, v, absgrad, r)
+                v_image, len(view.parameters[0]), lambda v, r: fused.blend_backward(view, v, absgrad, r)
             )
-        return fused.blend_backward(rendered, v_image, absgrad, reduction, self._deterministic)
+        return fused.blend_backward(view, v_image, absgrad, reduction, self._deterministic)
 
     def _step_of_adam(self, step: int, last_steps: Tensor | None) -> fused.AdamStep:
         groups = [self.optimizers[name].param_groups[0] for name in fused.PARAMETERS]
@@ -218,8 +285,8 @@ def make_engine(
     densifier: Strategy,
     settings: RenderSettings,
 ) -> Engine:
-    """The engine for these settings (whose rasteriser is decided already)."""
-    if settings.rasterizer == "fused":
-        choices = {"adam": config.optim.adam, "deterministic": config.train.deterministic}
-        return FusedEngine(params, optimizers, densifier, settings, **choices)
-    return ComposedEngine(params, optimizers, densifier, settings)
+    """The engine of these settings' rasteriser."""
+    run = (params, optimizers, densifier, settings)
+    if settings.rasterizer == FUSED.name:
+        return FusedEngine(*run, adam=config.optim.adam, deterministic=config.train.deterministic)
+    return ComposedEngine(*run)

@@ -35,7 +35,7 @@ from distwar_gs.splat_formats import (
     read_splat,
 )
 from distwar_gs.spz import encode_spz, is_beyond_reach, read_spz
-from distwar_kernels.sh.sh_reference import C0 as SH_C0
+from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:
     from datasets.scene import Normalisation, View

@@ -11,6 +11,7 @@ from torch import Tensor
 from datasets import View
 from datasets.images import available_memory
 from distwar_gs.config import Config
+from distwar_gs.renderer import RASTERIZERS
 from distwar_gs.rows import SLACK
 
 log = logging.getLogger(__name__)
@@ -20,12 +21,6 @@ SHARES = {"cuda": 0.9, "cpu": 0.5}
 do other programs."""
 PIXEL_BYTES = {"cuda": 200, "cpu": 800}
 """What rendering and loss take for each pixel of a view, generously."""
-_FUSED_STEP = 225
-"""Scratch of the fused rasteriser: 152 bytes for a visible Gaussian (splat, colour slopes, gradient record, sorting),
-13 for each of two entries in the tile lists, a quarter more as the buffers are sized (distwar_kernels.fused.room)."""
-_COMPOSED_STEP, _COMPOSED_HARMONIC = 1000, 16
-"""What autograd keeps between the single ops, and for each number of the higher harmonics; measured on the CPU: 940 and
-1,590 bytes at degrees 0 and 3."""
 
 
 def bytes_per_gaussian(sh_degree: int, rasterizer: str, adam: str) -> tuple[int, int]:
@@ -37,15 +32,12 @@ def bytes_per_gaussian(sh_degree: int, rasterizer: str, adam: str) -> tuple[int,
 
     Args:
         sh_degree: the model's.
-        rasterizer: "fused" or "composed", as distwar_gs.renderer chose.
+        rasterizer: as distwar_gs.renderer chose, which knows what a step takes.
         adam: the setting `optim.adam`; "dense" stores gradients with the fused rasteriser, too.
     """
     harmonics = 3 * ((sh_degree + 1) ** 2 - 1)
     numbers = 14 + harmonics
-    if rasterizer == "fused":
-        step = _FUSED_STEP + (4 * numbers if adam == "dense" else 0)
-    else:
-        step = _COMPOSED_STEP + _COMPOSED_HARMONIC * harmonics
+    step = RASTERIZERS[rasterizer].step_bytes(sh_degree, adam)
     return math.ceil(SLACK * 12 * numbers) + 12, max(step, 4 * harmonics + 48)
 
 

@@ -26,7 +26,7 @@ from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
 from distwar_gs.random_start import is_within_sight, points_in_view
-from distwar_kernels.sh.sh_reference import C0 as SH_C0
+from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
     from datasets.scene import Scene

@@ -3,6 +3,7 @@ the fused rasteriser, which is all of them at once."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,10 +11,39 @@ from torch import Tensor
 import distwar_kernels as kernels
 from distwar_gs.config import Config, ConfigError
 from distwar_gs.near_plane import OF_EXTENT
-from distwar_kernels import loader, stock
+from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
+from distwar_kernels.fused.capacity import BYTES_PER_GAUSSIAN
 from distwar_kernels.shapes import check_features
+
+
+class Rasterizer(Protocol):
+    """A way to an image."""
+
+    name: str
+    """A key of RASTERIZERS."""
+
+    def render(
+        self,
+        params: Mapping[str, Tensor],
+        cameras: Cameras,
+        settings: "RenderSettings",
+        *,
+        sh_degree: int,
+        background: Tensor | None,
+        with_depth: bool,
+        features: Tensor | None,
+    ) -> "Rendering":
+        """As the function `render`, which has checked the arguments."""
+
+    def traffic(
+        self, params: Mapping[str, Tensor], camera: Cameras, settings: "RenderSettings"
+    ) -> kernels.AtomicTraffic:
+        """What the blend's backward pass sends to the atomic units for a view."""
+
+    def step_bytes(self, sh_degree: int, adam: str) -> int:
+        """Memory per Gaussian that a training step takes beside parameters and moments; adam: `optim.adam`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +61,14 @@ class RenderSettings:
     reduction: kernels.Reduction = kernels.Reduction()
     """How the blend's backward pass sums gradients."""
     rasterizer: str = "composed"
-    """fused, or composed of single ops (on CUDA gsplat's around our blend)."""
+    """A key of RASTERIZERS."""
+
+    def draw_options(self, sh_degree: int, background: Tensor | None, with_depth: bool = False) -> fused.DrawOptions:
+        """As the fused rasteriser takes them."""
+        return fused.DrawOptions(
+            sh_degree, background, near_plane=self.near_plane, far_plane=self.far_plane, antialiased=self.antialiased,
+            with_depth=with_depth,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +93,7 @@ class Splats:
 
 @dataclass(frozen=True)
 class Rendering:
-    """Images of C views, and what densification needs of them."""
+    """Images of C views."""
 
     colors: Tensor
     """[C, H, W, 3], linear in the Gaussians' colours; may exceed [0, 1] slightly."""
@@ -64,14 +101,20 @@ class Rendering:
     """[C, H, W, 1] in [0, 1]."""
     depths: Tensor | None
     """[C, H, W, 1] expected depth along the camera's z axis, 0 where nothing is seen; only if asked for."""
-    means2d: Tensor | None = None
-    """[C, N, 2] projected centres, pixels; part of the graph. None from the fused rasteriser, as the next two."""
-    radii: Tensor | None = None
-    """[C, N, 2] int32, 0 where culled."""
-    splat_colors: Tensor | None = None
-    """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
-    features: Tensor | None = None
+    features: Tensor | None
     """[C, H, W, F] blended features, weighted by alpha: 0 where nothing is seen; only if given."""
+
+
+@dataclass(frozen=True)
+class ComposedRendering(Rendering):
+    """And what densification needs of them: from the ops one after another."""
+
+    means2d: Tensor
+    """[C, N, 2] projected centres, pixels; part of the graph."""
+    radii: Tensor
+    """[C, N, 2] int32, 0 where culled."""
+    splat_colors: Tensor
+    """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
 
 
 def render_settings(config: Config, extent: float, device: torch.device) -> RenderSettings:
@@ -117,15 +160,12 @@ def load_kernels(settings: RenderSettings, device: torch.device) -> None:
     """
     loader.load(device.type)
     if device.type == "cuda" and settings.rasterizer != "fused":
-        stock.gsplat()
+        gsplat_ops.gsplat()
 
 
 def render(
     params: Mapping[str, Tensor],
-    viewmats: Tensor,  # [C, 4, 4]
-    Ks: Tensor,  # [C, 3, 3]
-    width: int,
-    height: int,
+    cameras: Cameras,
     settings: RenderSettings,
     *,
     sh_degree: int,
@@ -137,40 +177,72 @@ def render(
 
     Args:
         params: as in distwar_gs.model: log scales, logit opacities.
-        viewmats: world-to-camera, OpenCV axes. Ks: intrinsics in pixels of the rendered size.
-        width, height: pixels.
+        cameras: C of them; their size is the images'.
+        settings: near plane, rasteriser, ...
         sh_degree: degree of the spherical harmonics in use.
         background: colour behind the Gaussians; black if None.
         with_depth: blend depth as a fourth channel.
-        features: any numbers [N, F] of the Gaussians to be blended like the colours, before zeros; one that is not
-            finite counts as 0.
+        features: per-Gaussian numbers [N, F], alpha-blended like colours over a zero background; one that is not finite
+            counts as 0.
 
     Raises ValueError for features that are not [N, F] with F at least 1.
     """
     check_features(features, len(params["means"]))
-    if settings.rasterizer == "fused":
-        cameras = (
-            fused_view(viewmat, K, width, height, settings, sh_degree, background, with_depth)
-            for viewmat, K in zip(viewmats, Ks, strict=True)
-        )
-        return _render_fused(params, list(cameras), settings, features)
-    splats = project(params, viewmats, Ks, width, height, settings)
-    if splats.means2d.requires_grad:
-        splats.means2d.retain_grad()
-    colors = view_colors(params, viewmats, splats.radii, sh_degree)
-    if with_depth:
-        colors = torch.cat([colors, splats.depths[..., None]], dim=-1)
-    channels = colors if features is None else _with_features(colors, features)
-    rendered, alphas = kernels.rasterize_to_pixels(
-        splats.means2d, splats.conics, channels, splats.opacities, width, height, TILE_SIZE, splats.isect_offsets,
-        splats.flatten_ids, backgrounds=_backgrounds(background, len(viewmats), channels.shape[-1]),
-        absgrad=settings.absgrad, reduction=settings.reduction,
-    )  # fmt: skip
-    drawn = rendered[..., : colors.shape[-1]]
-    drawn_features = None if features is None else rendered[..., colors.shape[-1] :]
-    return Rendering(
-        drawn[..., :3], alphas, _depths(drawn, alphas), splats.means2d, splats.radii, colors, drawn_features
+    return RASTERIZERS[settings.rasterizer].render(
+        params, cameras, settings, sh_degree=sh_degree, background=background, with_depth=with_depth, features=features
     )
+
+
+def view_traffic(params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
+    """What the blend's backward pass sends to the atomic units for a view."""
+    return RASTERIZERS[settings.rasterizer].traffic(params, camera, settings)
+
+
+# ------------------------------------------------------------------------------------------------- op after op
+
+
+class ComposedRasterizer:
+    """The ops one after another; on CUDA gsplat's around our blend."""
+
+    name = "composed"
+
+    def render(
+        self,
+        params: Mapping[str, Tensor],
+        cameras: Cameras,
+        settings: RenderSettings,
+        *,
+        sh_degree: int,
+        background: Tensor | None,
+        with_depth: bool,
+        features: Tensor | None,
+    ) -> ComposedRendering:
+        """See Rasterizer."""
+        splats = project(params, cameras, settings)
+        if splats.means2d.requires_grad:
+            splats.means2d.retain_grad()
+        colors = view_colors(params, cameras, splats.radii, sh_degree)
+        if with_depth:
+            colors = torch.cat([colors, splats.depths[..., None]], dim=-1)
+        channels = colors if features is None else _with_features(colors, features)
+        rendered, alphas = kernels.rasterize_to_pixels(
+            splats.means2d, splats.conics, channels, splats.opacities, cameras.width, cameras.height, TILE_SIZE,
+            splats.isect_offsets, splats.flatten_ids, absgrad=settings.absgrad, reduction=settings.reduction,
+            backgrounds=_backgrounds(background, len(cameras.viewmats), channels.shape[-1]),
+        )  # fmt: skip
+        drawn = rendered[..., : colors.shape[-1]]
+        drawn_features = None if features is None else rendered[..., colors.shape[-1] :]
+        images = (drawn[..., :3], alphas, _depths(drawn, alphas), drawn_features)
+        return ComposedRendering(*images, splats.means2d, splats.radii, colors)
+
+    def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
+        """See Rasterizer."""
+        return splat_traffic(project(params, camera, settings), camera.width, camera.height)
+
+    def step_bytes(self, sh_degree: int, adam: str) -> int:
+        """What autograd keeps between the single ops, and 16 for each number of the higher harmonics; measured on the
+        CPU: 940 and 1,590 bytes at degrees 0 and 3."""
+        return 1000 + 16 * 3 * ((sh_degree + 1) ** 2 - 1)
 
 
 def _with_features(colors: Tensor, features: Tensor) -> Tensor:
@@ -183,63 +255,25 @@ def _depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
     return rendered[..., 3:] / alphas.clamp_min(1e-10) if rendered.shape[-1] == 4 else None
 
 
-def fused_view(
-    viewmat: Tensor,
-    K: Tensor,
-    width: int,
-    height: int,
-    settings: RenderSettings,
-    sh_degree: int,
-    background: Tensor | None,
-    with_depth: bool = False,
-) -> fused.View:
-    """One camera as the fused rasteriser takes it."""
-    return fused.View(
-        viewmat, K, width, height, sh_degree, background, near_plane=settings.near_plane,
-        far_plane=settings.far_plane, antialiased=settings.antialiased, with_depth=with_depth,
-    )  # fmt: skip
-
-
-def _render_fused(
-    params: Mapping[str, Tensor], cameras: list[fused.View], settings: RenderSettings, features: Tensor | None
-) -> Rendering:
-    options = {"features": features, "absgrad": settings.absgrad, "reduction": settings.reduction}
-    views = [fused.rasterize(params, camera, **options) for camera in cameras]
-    rendered, alphas, *drawn = (torch.stack(parts) for parts in zip(*views, strict=True))
-    return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), features=drawn[0] if drawn else None)
-
-
-def project(
-    params: Mapping[str, Tensor], viewmats: Tensor, Ks: Tensor, width: int, height: int, settings: RenderSettings
-) -> Splats:
+def project(params: Mapping[str, Tensor], cameras: Cameras, settings: RenderSettings) -> Splats:
     """Projects the Gaussians and lists each tile's; arguments as for `render`."""
     opacities = _opacities(params)
     projection = kernels.project_gaussians(
-        params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, width, height,
+        params["means"], params["quats"], params["scales"].exp(), opacities, cameras,
         near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
     )  # fmt: skip
-    opacities = opacities.expand(len(viewmats), -1)
-    if settings.antialiased:
-        opacities = opacities * projection.compensations
-    radii, means2d, depths, conics, _ = projection
-    return Splats(
-        means2d, conics, opacities, depths, radii, *kernels.intersect_tiles(means2d, radii, depths, width, height)
-    )
+    opacities = opacities.expand(len(cameras.viewmats), -1)
+    radii, means2d, depths, conics, compensations = projection
+    if compensations is not None:
+        opacities = opacities * compensations
+    lists = kernels.intersect_tiles(means2d, radii, depths, cameras.width, cameras.height)
+    return Splats(means2d, conics, opacities, depths, radii, *lists)
 
 
 def _opacities(params: Mapping[str, Tensor]) -> Tensor:
     """Opacities [N]; 0, too little to be drawn, where exp and sigmoid would make numbers of infinities."""
     finite = params["opacities"].isfinite() & params["scales"].isfinite().all(dim=-1)
     return torch.where(finite, torch.sigmoid(params["opacities"]), 0.0)
-
-
-def view_traffic(
-    params: Mapping[str, Tensor], viewmat: Tensor, K: Tensor, width: int, height: int, settings: RenderSettings
-) -> kernels.AtomicTraffic:
-    """What the blend's backward pass sends to the atomic units for a view."""
-    if settings.rasterizer == "fused":
-        return fused.traffic(params, fused_view(viewmat, K, width, height, settings, 0, None))
-    return splat_traffic(project(params, viewmat[None], K[None], width, height, settings), width, height)
 
 
 def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraffic:
@@ -249,13 +283,11 @@ def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraf
     )
 
 
-def view_colors(params: Mapping[str, Tensor], viewmats: Tensor, radii: Tensor, sh_degree: int) -> Tensor:
+def view_colors(params: Mapping[str, Tensor], cameras: Cameras, radii: Tensor, sh_degree: int) -> Tensor:
     """Colours [C, N, 3] of the Gaussians as each camera sees them; negative ones are cut to 0 as in 3DGS, but minus
     infinity is NaN, which is not drawn."""
-    # R^T t by hand: a general inverse would make the host wait for the GPU.
-    centres = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:])[..., 0]
-    directions = params["means"][None] - centres[:, None]
-    coefficients = torch.cat([params["sh0"], params["shN"]], dim=1).expand(len(viewmats), -1, -1, -1)
+    directions = params["means"][None] - cameras.centers[:, None]
+    coefficients = torch.cat([params["sh0"], params["shN"]], dim=1).expand(len(directions), -1, -1, -1)
     harmonics = kernels.spherical_harmonics(sh_degree, directions, coefficients, masks=(radii > 0).all(-1))
     return torch.where(harmonics.isneginf(), torch.nan, (harmonics + 0.5).clamp_min(0.0))
 
@@ -265,3 +297,49 @@ def _backgrounds(background: Tensor | None, views: int, channels: int) -> Tensor
     if background is None:
         return None
     return torch.nn.functional.pad(background, (0, channels - len(background))).expand(views, -1)
+
+
+# ------------------------------------------------------------------------------------------------- all at once
+
+
+class FusedRasterizer:
+    """All ops in a few kernels, on CUDA."""
+
+    name = "fused"
+
+    def render(
+        self,
+        params: Mapping[str, Tensor],
+        cameras: Cameras,
+        settings: RenderSettings,
+        *,
+        sh_degree: int,
+        background: Tensor | None,
+        with_depth: bool,
+        features: Tensor | None,
+        adam: fused.AdamStep | None = None,
+    ) -> Rendering:
+        """See Rasterizer. adam: as for `fused.rasterize`."""
+        drawing = settings.draw_options(sh_degree, background, with_depth)
+        views = [
+            fused.rasterize(
+                params, camera, drawing, features=features, absgrad=settings.absgrad, reduction=settings.reduction,
+                adam=adam,
+            )
+            for camera in cameras.each()
+        ]  # fmt: skip
+        rendered, alphas, *drawn = (torch.stack(parts) for parts in zip(*views, strict=True))
+        return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), drawn[0] if drawn else None)
+
+    def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
+        """See Rasterizer."""
+        return fused.traffic(params, camera, settings.draw_options(0, None))
+
+    def step_bytes(self, sh_degree: int, adam: str) -> int:
+        """Its buffers, and gradients if torch's Adam makes the step."""
+        numbers = 14 + 3 * ((sh_degree + 1) ** 2 - 1)
+        return BYTES_PER_GAUSSIAN + (4 * numbers if adam == "dense" else 0)
+
+
+COMPOSED, FUSED = ComposedRasterizer(), FusedRasterizer()
+RASTERIZERS: dict[str, Rasterizer] = {COMPOSED.name: COMPOSED, FUSED.name: FUSED}

@@ -16,7 +16,7 @@ import torch
 from datasets.ply import Ply
 from distwar_gs.packing import content_of, from_smallest_three, logit
 from distwar_gs.ply import ModelFileError, columns, element
-from distwar_kernels.sh.sh_reference import C0 as SH_C0
+from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 CHUNK = 256
 """Gaussians that share their bounds in a compressed PLY."""

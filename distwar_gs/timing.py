@@ -1,7 +1,7 @@
 """Where the time of a step goes: CUDA events on the GPU, the clock on the CPU, nothing on steps that do not log."""
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ class PartTimer:
         """Begin the first part now."""
         self._device = device
         self._marks = [("", self._now())]
-        self._blend: list[object] = []
+        self._blend: list[Any] = []
 
     def mark(self, part: str) -> None:
         """Ends `part`; the next one begins here."""
@@ -60,12 +60,12 @@ class PartTimer:
             parts["blend_backward"] = self._between(*self._blend)
         return parts
 
-    def _now(self) -> object:
+    def _now(self) -> Any:
         if self._device.type == "cpu":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
-    def _between(self, begin: object, end: object) -> float:
+    def _between(self, begin: Any, end: Any) -> float:
         return (end - begin) * 1e3 if isinstance(begin, float) else begin.elapsed_time(end)

@@ -18,7 +18,7 @@ from distwar_gs.model import sh_degree_of
 from distwar_gs.near_plane import with_near_plane, with_reference_near_plane
 from distwar_gs.origins import record_of, words
 from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
-from distwar_gs.views import Cameras, evaluation_background, open_scene
+from distwar_gs.views import camera_of, evaluation_background, open_scene
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +77,15 @@ class TrainedModel:
     @torch.no_grad()
     def render(self, view: View, *, with_depth: bool = False) -> Rendering:
         """The model as a view sees it."""
-        cameras = Cameras.of((view,), self.device)
         return render(
-            self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
-            sh_degree=sh_degree_of(self.params), background=self.background, with_depth=with_depth,
+            self.params, camera_of(view, self.device), self.settings, sh_degree=sh_degree_of(self.params),
+            background=self.background, with_depth=with_depth,
         )  # fmt: skip
 
     @torch.no_grad()
     def project(self, view: View) -> Splats:
         """The model's Gaussians as a view sees them, in tiles."""
-        cameras = Cameras.of((view,), self.device)
-        return project(self.params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings)
+        return project(self.params, camera_of(view, self.device), self.settings)
 
 
 def _check_place(ply: Path, means: Tensor, scene: Scene) -> None:

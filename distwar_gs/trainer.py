@@ -15,7 +15,7 @@ from datasets.errors import printable
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.devices import resolve_device
-from distwar_gs.engines import TrainingView, make_engine
+from distwar_gs.engines import Rendered, make_engine
 from distwar_gs.errors import TrainingError
 from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
 from distwar_gs.files import read_bounded, remove_leftovers, replacing
@@ -37,7 +37,14 @@ from distwar_gs.start import find_start, first_gaussians
 from distwar_gs.strategies import make_strategy
 from distwar_gs.terminal import reason_of
 from distwar_gs.timing import StepTimer
-from distwar_gs.views import Cameras, evaluation_background, measured_images, open_scene, training_images
+from distwar_gs.views import (
+    camera_of,
+    cameras_of,
+    evaluation_background,
+    measured_images,
+    open_scene,
+    training_images,
+)
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +74,7 @@ class Trainer:
         load_kernels(self.settings, self.device)  # so that no step has to build them
         self.tuner = kernels.tuner_of(self.device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
-        self.cameras = Cameras.of(self.scene.train, self.device)
+        self.cameras = cameras_of(self.scene.train, self.device)
         self.images = training_images(self.scene, config, self.device)
         test_share = len(self.scene.test) / (len(self.scene.train) + len(self.scene.test))
         self.test_images = measured_images(self.scene.test, config, test_share)
@@ -207,19 +214,22 @@ class Trainer:
         self.images.prefetch(self.sampler.upcoming())
         timer.mark("data")
         rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
-        image = self._render_training_view(index, step, background)
+        rendered = self._render_training_view(index, step, background)
+        image = rendered.image
         timer.mark("forward")
         kept = self.images.mask(index)
         v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
         timer.mark("loss")
-        self.engine.update(step, v_image, timer)
+        self.engine.update(rendered, {"image": v_image}, timer)
+        image = image.detach()
+        del rendered  # its buffers, and the graph
         self.densifier.perturb(self.params, rates["means"], self.generators["device"])
         timer.mark("optimizer")
         self.step, self._shown = step, None
         self.health.record(step, index, losses["loss"])
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
-            self._publish(step, timer, psnr(image.detach(), as_floats(photo, background), kept), rates)
+            self._publish(step, timer, psnr(image, as_floats(photo, background), kept), rates)
 
     def _background(self) -> Tensor:
         """The colour [3] to render this step's view on, and to lay a photo with alpha on."""
@@ -227,14 +237,12 @@ class Trainer:
             return self.background
         return torch.rand(3, generator=self.generators["host"]).to(self.device, non_blocking=True)
 
-    def _render_training_view(self, index: int, step: int, background: Tensor) -> Tensor:
-        view = self.scene.train[index]
-        camera = TrainingView(self.cameras.viewmats[index], self.cameras.Ks[index], view.width, view.height)
-        degree = active_sh_degree(step, self.config.model, self._first_degree)
-        image = self.engine.forward(step, camera, degree, background)
+    def _render_training_view(self, index: int, step: int, background: Tensor) -> Rendered:
+        sh_degree = active_sh_degree(step, self.config.model, self._first_degree)
+        rendered = self.engine.forward(step, self.cameras[index], sh_degree, background)
         if step == self._first_step:
-            _check_coverage(view, self.engine.coverage())
-        return image
+            _check_coverage(self.scene.train[index], rendered.coverage())
+        return rendered
 
     def _refine(self, step: int) -> None:
         if self.densifier.is_due(step):
@@ -312,16 +320,12 @@ class Trainer:
         return {"reduction/atomics_per_view": fmean(self._traffic(view).atomics(reduction) for view in views)}
 
     def _traffic(self, view: View) -> kernels.AtomicTraffic:
-        cameras = Cameras.of((view,), self.device)
-        return view_traffic(self.params, cameras.viewmats[0], cameras.Ks[0], view.width, view.height, self.settings)
+        return view_traffic(self.params, camera_of(view, self.device), self.settings)
 
     def render_view(self, view: View, params: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model as a view sees it, with all its harmonics: [H, W, 3]. `params`: others than those in training."""
-        params, cameras = params or self.params, Cameras.of((view,), self.device)
-        rendering = render(
-            params, cameras.viewmats, cameras.Ks, view.width, view.height, self.settings,
-            sh_degree=sh_degree_of(params), background=self.background,
-        )  # fmt: skip
+        params, camera = params or self.params, camera_of(view, self.device)
+        rendering = render(params, camera, self.settings, sh_degree=sh_degree_of(params), background=self.background)
         return rendering.colors[0]
 
     def save_model(self) -> None:
@@ -368,7 +372,6 @@ class Trainer:
 
     def _out_of_memory(self, error: torch.OutOfMemoryError) -> TrainingError:
         traceback.clear_frames(error.__traceback__)  # else what the failed step had made stays until the run has ended
-        self.engine.release()
         torch.cuda.empty_cache()
         self._give_up_step()
         path = self.save_checkpoint()

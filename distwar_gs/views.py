@@ -3,34 +3,29 @@
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from datasets import Scene, View, load_scene, near_origin
 from datasets.images import FREE_SHARE, ImageStore, available_memory
 from distwar_gs.config import Config, ConfigError
+from distwar_kernels import Cameras
 
 log = logging.getLogger(__name__)
 
 _COLORS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0)}
 
 
-@dataclass(frozen=True)
-class Cameras:
-    """Cameras on the device, so that no step has to copy them."""
+def cameras_of(views: Sequence[View], device: torch.device) -> tuple[Cameras, ...]:
+    """A camera for each view, float32 on the device: copied there together, so that no step has to."""
+    viewmats, Ks = (torch.tensor([getattr(view, name).tolist() for view in views]) for name in ("viewmat", "K"))
+    together = Cameras.of_matrices(viewmats.float().to(device), Ks.float().to(device), 0, 0)
+    return tuple(together.one(index)._replace(width=view.width, height=view.height) for index, view in enumerate(views))
 
-    viewmats: Tensor
-    """[V, 4, 4] world-to-camera, OpenCV axes."""
-    Ks: Tensor
-    """[V, 3, 3], pixels."""
 
-    @classmethod
-    def of(cls, views: Sequence[View], device: torch.device) -> "Cameras":
-        """The views' matrices as float32."""
-        matrices = (torch.tensor([getattr(view, name).tolist() for view in views]) for name in ("viewmat", "K"))
-        return cls(*(matrix.float().to(device) for matrix in matrices))
+def camera_of(view: View, device: torch.device) -> Cameras:
+    """The camera of one view."""
+    return cameras_of((view,), device)[0]
 
 
 def open_scene(config: Config) -> Scene:

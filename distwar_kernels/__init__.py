@@ -5,8 +5,9 @@ Importing builds nothing; a backend's kernels are built when an op first meets a
 
 from distwar_kernels.blend.blend import rasterize_to_pixels
 from distwar_kernels.blend.traffic import atomic_traffic
+from distwar_kernels.cameras import MODELS, Cameras
 from distwar_kernels.errors import KernelError
-from distwar_kernels.photometric.photometric import photometric_gradient, photometric_loss
+from distwar_kernels.photometric.photometric import composite, photometric_gradient, photometric_loss
 from distwar_kernels.projection.projection import Projection, project_gaussians
 from distwar_kernels.reduction import STRATEGIES, Reduction
 from distwar_kernels.sh.sh import spherical_harmonics
@@ -16,14 +17,17 @@ from distwar_kernels.traffic import AtomicTraffic
 from distwar_kernels.tuner import ReductionTuner, TuningRound, resolve, tuner_of
 
 __all__ = [
+    "MODELS",
     "STRATEGIES",
     "AtomicTraffic",
+    "Cameras",
     "KernelError",
     "Projection",
     "Reduction",
     "ReductionTuner",
     "TuningRound",
     "atomic_traffic",
+    "composite",
     "intersect_tiles",
     "photometric_gradient",
     "photometric_loss",

@@ -1,6 +1,6 @@
-// An exclusive prefix sum over all threads of a launch, in one pass and in the order of the threads: blocks publish their
-// totals and look back over those of the blocks before them (Merrill and Garland 2016, "Single-pass parallel prefix scan
-// with decoupled look-back").
+// An exclusive prefix sum over all threads of a launch, in one pass and in the order of the threads: blocks publish
+// their totals and look back over those of the blocks before them (Merrill and Garland 2016, "Single-pass parallel
+// prefix scan with decoupled look-back").
 //
 // A block's state is one 32-bit word, two bits saying what the other thirty hold, so that it can be read while it is
 // written. Blocks number themselves as they start: whoever is waited for is running already.
@@ -31,7 +31,7 @@ __device__ inline unsigned warp_inclusive(unsigned value) {
 constexpr int kScanThreads = 256;
 
 struct ChainedScan {
-    unsigned block;  // this block's place among all
+    unsigned block;   // this block's place among all
     unsigned before;  // of it
     unsigned total;   // up to and including it
 

@@ -45,7 +45,14 @@ class _Backend:
 
 _BACKENDS = {
     "cpu": _Backend(
-        sources=("blend/blend.cpp", "blend/blend_cpu.cpp", "tiles/tiles.cpp", "tiles/tiles_cpu.cpp"),
+        sources=(
+            "blend/blend.cpp",
+            "blend/blend_cpu.cpp",
+            "photometric/photometric.cpp",
+            "photometric/photometric_cpu.cpp",
+            "tiles/tiles.cpp",
+            "tiles/tiles_cpu.cpp",
+        ),
         # Infinities and NaN keep their meaning (a broken Gaussian is culled by comparisons), so no -ffast-math.
         cxx_flags=(
             "-O3",
@@ -91,7 +98,7 @@ def load(backend: str) -> None:
 
 # torch.compile loads while it traces, instead of tracing how to load. So says torch.compiler.assume_constant_result,
 # too, but it imports torch._dynamo for that, which takes longer than torch itself.
-load._dynamo_marked_constant = True
+load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @cache

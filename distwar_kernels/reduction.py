@@ -15,7 +15,7 @@ class Reduction:
     """A reduction strategy and its balance threshold.
 
     strategy:
-        ``gsplat``  gsplat's own forward and backward, the stock reference (CUDA only)
+        ``gsplat``  gsplat's own forward and backward, the reference (CUDA only)
         ``atomic``  every active lane adds to memory: the paper's baseline
         ``sw_s``    DISTWAR serialised: a leader collects the lanes that share an address, one after another
         ``sw_b``    DISTWAR butterfly: all 32 lanes exchange and sum, idle lanes contribute zero
@@ -42,10 +42,15 @@ class Reduction:
             raise ValueError(f"unknown reduction strategy {self.strategy!r}: choose one of {', '.join(STRATEGIES)}")
         if self.balance_threshold is None:
             object.__setattr__(self, "balance_threshold", DEFAULT_THRESHOLDS.get(self.strategy, 1))
-        if not 0 <= self.balance_threshold <= WARP_SIZE:
+        if not 0 <= self.threshold <= WARP_SIZE:
             raise ValueError(
                 f"balance threshold {self.balance_threshold} is outside 0..{WARP_SIZE} (active lanes of a warp)"
             )
+
+    @property
+    def threshold(self) -> int:
+        """The balance threshold, which is a number once this is made."""
+        return int(self.balance_threshold or 0)
 
     def __str__(self) -> str:
         """``sw_b@8``; the threshold only where it matters."""

@@ -70,6 +70,6 @@ class AtomicTraffic:
         lanes = torch.arange(WARP_SIZE + 1)
         groups, shared = self.counts[1], self.counts[2]
         reducible = {"atomic": torch.zeros_like(lanes), "sw_s": groups, "sw_b": shared, "sw_t": shared}
-        reduced = torch.where(lanes >= reduction.balance_threshold, reducible[reduction.strategy], 0)
+        reduced = torch.where(lanes >= reduction.threshold, reducible[reduction.strategy], 0)
         saved = (reduced * (lanes - 1).clamp_min(0)).sum()
         return (self.pairs - int(saved)) * self.record_size

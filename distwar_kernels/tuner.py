@@ -50,10 +50,10 @@ class TuningRound:
     """GPU time it took in all."""
 
     def __str__(self) -> str:
-        """``sw_b@8 (1.05 ms a view; sw_b@4 1.09, ...)``, fastest first."""
+        """``sw_b@8 (1.05 ms per view; sw_b@4 1.09, ...)``, fastest first."""
         (_, best), *rest = sorted(self.milliseconds.items(), key=lambda item: item[1])
         others = ", ".join(f"{reduction} {ms:.2f}" for reduction, ms in rest)
-        return f"{self.choice} ({best:.2f} ms a view; {others})"
+        return f"{self.choice} ({best:.2f} ms per view; {others})"
 
 
 class ReductionTuner:
@@ -89,7 +89,7 @@ class ReductionTuner:
         self._round: _Round | None = None
 
     def watch(self, rendered: Tensor, primitives: int, prepare: Callable[[], Run]) -> None:
-        """Hears of a forward pass on CUDA whose backward pass it may measure.
+        """Notes a forward pass on CUDA whose backward pass it may measure.
 
         rendered: what the op computed. primitives: how many Gaussians (spheres, ...) the pass was for.
         prepare: called if this pass is to be measured; what it returns then runs under each candidate when the gradient
@@ -104,7 +104,7 @@ class ReductionTuner:
             rendered.register_hook(lambda gradient: current.measure(gradient, run))
 
     def watch_gradient(self, gradient: Tensor, primitives: int, run: Run) -> None:
-        """Hears of a backward pass that is run by hand, and may run it under each candidate now."""
+        """Notes a backward pass that is run by hand, and may run it under each candidate now."""
         current = self._next_round(primitives)
         if current:
             current.measure(gradient, run)
@@ -139,7 +139,7 @@ class ReductionTuner:
             self._allowance_ms -= measured.cost_ms
         self._round_ms = measured.timed_ms
         milliseconds = measured.milliseconds()
-        self.reduction = min(milliseconds, key=milliseconds.get)
+        self.reduction = min(milliseconds, key=milliseconds.__getitem__)
         outcome = TuningRound(self._passes, measured.primitives, milliseconds, self.reduction, measured.cost_ms)
         self.rounds.append(outcome)
         self._round = None
@@ -182,7 +182,7 @@ class _Round:
             return False
         for candidate, begin, end in self._pending:
             self._times[candidate].append(begin.elapsed_time(end))
-        self.cost_ms += self._start.elapsed_time(self._pending[-1][2])
+        self.cost_ms += self._start.elapsed_time(self._pending[-1][2]) if self._start else 0.0
         self._pending = []
         best = min(sum(self._times[candidate]) for candidate in self._racing)
         self._racing = [candidate for candidate in self._racing if sum(self._times[candidate]) <= _DROP * best]

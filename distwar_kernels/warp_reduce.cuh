@@ -13,9 +13,10 @@
 // `emit(key, record)` does the atomic adds. All 32 lanes must call `add` together: masks come from a ballot over the
 // whole warp, never from __activemask(), which reports whoever happens to be converged.
 //
-// kUniformKey says that the active lanes of a warp always share their key (blend_backward.cu: a warp visits one Gaussian at a
-// time); with false every lane may have its own (spheres.cu). A kernel that can tell beforehand that no lane takes part
-// calls `idle` and skips the work: nothing to sum, but warp_traffic.cuh, a policy that counts, wants to know.
+// kUniformKey says that the active lanes of a warp always share their key (blend_backward.cu: a warp visits one
+// Gaussian at a time); with false every lane may have its own (spheres.cu). A kernel that can tell beforehand that no
+// lane takes part calls `idle` and skips the work: nothing to sum, but warp_traffic.cuh, a policy that counts, wants to
+// know.
 #pragma once
 
 #include <cuda_runtime.h>

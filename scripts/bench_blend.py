@@ -22,7 +22,7 @@ import torch
 from distwar_gs.cli import run_cli
 from distwar_gs.devices import resolve_device
 from distwar_gs.renderer import RenderSettings, project
-from distwar_kernels import Reduction
+from distwar_kernels import Cameras, Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
 from scripts.measuring import integers, machine, median_ms, print_table, reductions, relative_l2, worst_error, write_csv
 from scripts.projected import Projected
@@ -94,12 +94,10 @@ def _synthetic_scene(args: argparse.Namespace, device: torch.device) -> Projecte
         "sh0": torch.randn(n, 1, 3, generator=g),
         "shN": torch.zeros(n, 0, 3),
     }
-    K = torch.tensor([[focal, 0.0, width / 2], [0.0, focal, height / 2], [0.0, 0.0, 1.0]])
+    intrinsics = torch.tensor([[focal, focal, width / 2, height / 2]])
     params = {name: tensor.to(device) for name, tensor in params.items()}
-    viewmats = torch.eye(4, device=device)[None]
-    settings = RenderSettings(near_plane=0.01, far_plane=1e10)
-    splats = project(params, viewmats, K.to(device)[None], width, height, settings)
-    return Projected.of(params, splats, viewmats, width, height)
+    camera = Cameras("pinhole", torch.eye(4)[None], intrinsics, width, height).to(device)
+    return Projected.of(params, project(params, camera, RenderSettings(near_plane=0.01, far_plane=1e10)), camera)
 
 
 def _time(scene: Projected, reduction: Reduction, pairs: int, repeats: int) -> Row:

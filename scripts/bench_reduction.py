@@ -33,7 +33,7 @@ from distwar_gs.config import ConfigError
 from distwar_gs.model import sh_degree_of
 from distwar_gs.renderer import render
 from distwar_gs.trained import TrainedModel
-from distwar_gs.views import Cameras
+from distwar_gs.views import camera_of
 from distwar_kernels import Reduction, tuner_of
 from distwar_kernels.blend.blend_reference import blend_gradients_reference, decided_pixels
 from scripts import reduction_report as report
@@ -113,8 +113,7 @@ def _measure_model(path: Path, iteration: int | None, args: argparse.Namespace) 
 
 
 def _projected(model: TrainedModel, view: View) -> Projected:
-    viewmats = Cameras.of((view,), model.device).viewmats
-    return Projected.of(model.params, model.project(view), viewmats, view.width, view.height)
+    return Projected.of(model.params, model.project(view), camera_of(view, model.device))
 
 
 def _choice_of_auto(scenes: Sequence[Projected]) -> Reduction:
@@ -163,13 +162,11 @@ def _blend_forward(scene: Projected, reduction: Reduction) -> Callable[[], objec
 
 def _whole_backward(model: TrainedModel, view: View, reduction: Reduction) -> Callable[[], object]:
     """From the gradient of the image to those of the parameters: blend, harmonics, projection, activations."""
-    cameras = Cameras.of((view,), model.device)
     params = {name: value.detach().clone().requires_grad_() for name, value in model.params.items()}
     settings = replace(model.settings, reduction=reduction, rasterizer="composed")  # gsplat's around every blend
     rendering = render(
-        params, cameras.viewmats, cameras.Ks, view.width, view.height, settings, sh_degree=sh_degree_of(params),
-        background=model.background,
-    )  # fmt: skip
+        params, camera_of(view, model.device), settings, sh_degree=sh_degree_of(params), background=model.background
+    )
     upstream = torch.randn(rendering.colors.shape, generator=torch.Generator().manual_seed(0)).to(rendering.colors)
     leaves = list(params.values())
     return lambda: torch.autograd.grad(rendering.colors, leaves, upstream, retain_graph=True, allow_unused=True)

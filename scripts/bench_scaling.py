@@ -35,13 +35,14 @@ from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, validate, with_values
 from distwar_gs.densification import Densifier
 from distwar_gs.devices import resolve_device
-from distwar_gs.engines import Engine, FusedEngine, TrainingView, make_engine
+from distwar_gs.engines import Engine, FusedEngine, make_engine
 from distwar_gs.losses import photometric_gradient
 from distwar_gs.model import as_parameters
 from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import make_optimizers, set_learning_rates
 from distwar_gs.renderer import render_settings
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
+from distwar_kernels import Cameras
 from scripts.measuring import STAGES, machine, markdown, peak_memory_mib, stages_of, write_csv
 
 ENGINES = {
@@ -169,10 +170,11 @@ def make_params(count: int, device: torch.device) -> dict[str, Tensor]:
     }
 
 
-def make_views(width: int, height: int, device: torch.device) -> list[TrainingView]:
+def make_views(width: int, height: int, device: torch.device) -> list[Cameras]:
     """Cameras on a ring around the ball, which they see almost from edge to edge."""
-    K = torch.tensor([[width, 0.0, width / 2], [0.0, width, height / 2], [0.0, 0.0, 1.0]], device=device)
-    return [TrainingView(_turned(2 * math.pi * i / VIEWS).to(device), K, width, height) for i in range(VIEWS)]
+    viewmats = torch.stack([_turned(2 * math.pi * i / VIEWS) for i in range(VIEWS)])
+    intrinsics = torch.tensor([width, width, width / 2, height / 2], dtype=torch.float32).repeat(VIEWS, 1)
+    return list(Cameras("pinhole", viewmats, intrinsics, width, height).to(device).each())
 
 
 def _turned(angle: float) -> Tensor:
@@ -211,18 +213,18 @@ class Training:
         """One step, counted from 1, as Trainer.train_step makes it."""
         view, photo = self.views[step % VIEWS], self.photos[step % VIEWS]
         set_learning_rates(self.optimizers, step, self.config.optim, _EXTENT)
-        image = self.engine.forward(step, view, SH_DEGREE, self.background)
+        rendered = self.engine.forward(step, view, SH_DEGREE, self.background)
         timer.mark("forward")
-        v_image, _ = photometric_gradient(image, photo, self.config.optim.lambda_dssim, self.background)
+        v_image, _ = photometric_gradient(rendered.image, photo, self.config.optim.lambda_dssim, self.background)
         timer.mark("loss")
-        self.engine.update(step, v_image, timer)
+        self.engine.update(rendered, {"image": v_image}, timer)
 
     def complaint(self) -> str:
-        """What is wrong with the times: a view that did not fit the fused engine's room was not rendered whole."""
+        """What is wrong with the times: a view that overflowed the fused engine's buffers was not rendered whole."""
         if not isinstance(self.engine, FusedEngine):
             return ""
-        self.engine.room.listen(wait=True)
-        cut_short = self.engine.room.cut_short
+        self.engine.sizes.collect(wait=True)
+        cut_short = self.engine.sizes.overflows
         return f"{cut_short} views cut short" if cut_short else ""
 
 

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
-from distwar_kernels import Reduction, render_spheres, sphere_traffic
+from distwar_kernels import Cameras, Reduction, render_spheres, sphere_traffic
 from scripts.measuring import integers, machine, median_kernel_ms, print_table, reductions, write_csv
 
 KERNEL = "spheres_backward_kernel"
-Scene = dict[str, Tensor | int]
+Scene = dict[str, Tensor | Cameras]
 
 
 @dataclass
@@ -79,17 +79,15 @@ def _scene(args: argparse.Namespace) -> Scene:
     n, size = args.spheres, torch.tensor([args.width, args.height])
     z = 2.0 + 4.0 * torch.rand(1, n, 1, generator=g)
     focal = 0.9 * args.width
-    K = torch.tensor([[[focal, 0.0, args.width / 2], [0.0, focal, args.height / 2], [0.0, 0.0, 1.0]]])
+    intrinsics = torch.tensor([[focal, focal, args.width / 2, args.height / 2]])
     scene = {
         "centers": torch.cat([(torch.rand(1, n, 2, generator=g) - 0.5) * size / focal * z, z], dim=-1),
         "radii": args.radius * (0.1 + 0.9 * torch.rand(1, n, generator=g) ** 2),
         "colors": torch.rand(1, n, 3, generator=g),
         "opacities": 0.1 + 0.8 * torch.rand(1, n, generator=g),
-        "Ks": K,
+        "cameras": Cameras("pinhole", torch.eye(4)[None], intrinsics, args.width, args.height),
     }
-    return {name: tensor.cuda() for name, tensor in scene.items()} | {
-        "image_width": args.width, "image_height": args.height,
-    }  # fmt: skip
+    return {name: value.to("cuda") for name, value in scene.items()}
 
 
 def _backward(scene: Scene, reduction: Reduction) -> Callable[[], object]:

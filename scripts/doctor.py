@@ -372,10 +372,10 @@ def _smoke_test(device: str) -> None:
 
     means = torch.tensor([[0.0, 0.0, 4.0]], device=device, requires_grad=True)
     one = torch.ones(1, device=device)
-    viewmats = torch.eye(4, device=device)[None]
-    Ks = torch.tensor([[[30.0, 0.0, 15.0], [0.0, 30.0, 10.0], [0.0, 0.0, 1.0]]], device=device)
+    intrinsics = torch.tensor([[30.0, 30.0, 15.0, 10.0]])
+    camera = kernels.Cameras("pinhole", torch.eye(4)[None], intrinsics, 30, 20).to(device)
     quats, scales = torch.tensor([[1.0, 0.0, 0.0, 0.0]], device=device), one.expand(1, 3).contiguous()
-    p = kernels.project_gaussians(means, quats, scales, one, viewmats, Ks, 30, 20)
+    p = kernels.project_gaussians(means, quats, scales, one, camera)
     tiles = kernels.intersect_tiles(p.means2d, p.radii, p.depths, 30, 20)
     colors = kernels.spherical_harmonics(0, means[None], torch.ones(1, 1, 1, 3, device=device)) + 0.5
     image, _ = kernels.rasterize_to_pixels(p.means2d, p.conics, colors, one[None], 30, 20, TILE_SIZE, *tiles)

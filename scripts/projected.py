@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distwar_gs.model import sh_degree_of
 from distwar_gs.renderer import Splats, view_colors
-from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic, rasterize_to_pixels
+from distwar_kernels import AtomicTraffic, Cameras, Reduction, atomic_traffic, rasterize_to_pixels
 from distwar_kernels.constants import TILE_SIZE
 
 LEAVES = ("means2d", "conics", "colors", "opacities")
@@ -29,12 +29,12 @@ class Projected:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, params: dict[str, Tensor], splats: Splats, viewmats: Tensor, width: int, height: int) -> "Projected":
+    def of(cls, params: dict[str, Tensor], splats: Splats, camera: Cameras) -> "Projected":
         """The Gaussians as a camera sees them, in the colours it sees them in."""
-        colors = view_colors(params, viewmats, splats.radii, sh_degree_of(params))
+        colors = view_colors(params, camera, splats.radii, sh_degree_of(params))
         return cls(
-            splats.means2d, splats.conics, colors, splats.opacities, splats.isect_offsets, splats.flatten_ids, width,
-            height,
+            splats.means2d, splats.conics, colors, splats.opacities, splats.isect_offsets, splats.flatten_ids,
+            camera.width, camera.height,
         )  # fmt: skip
 
     def leaves(self) -> list[Tensor]:

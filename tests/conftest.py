@@ -177,9 +177,9 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     request.getfixturevalue("emulated_fused_ops")
     import emulated_fused
 
-    from distwar_kernels.fused import room
+    from distwar_kernels.fused import capacity
 
     emulated_fused.pretend_cuda(monkeypatch)
-    monkeypatch.setattr(room, "_GRAIN", 64)
-    monkeypatch.setattr(room, "_ROOMS", {})
+    monkeypatch.setattr(capacity, "_GRAIN", 64)
+    monkeypatch.setattr(capacity, "_SHARED", {})
     return torch.device("cpu")

@@ -23,7 +23,7 @@ STRATEGIES = ("atomic", "sw_s", "sw_b", "sw_t")
 _POINTERS = (
     "means2d", "conics", "colors", "opacities", "backgrounds", "masks", "isect_offsets", "flatten_ids", "colors_out",
     "transmittances", "last_ids", "splats", "visits", "v_colors_out", "v_transmittances", "v_means2d", "v_conics",
-    "v_colors", "v_opacities", "v_means2d_abs", "packed", "counts",
+    "v_colors", "v_opacities", "v_means2d_abs", "records", "counts",
 )  # fmt: skip
 _NUMBERS = (
     "images", "n_isects", "width", "height", "tile_width", "tile_height", "n_gaussians", "channels", "strategy",
@@ -48,7 +48,7 @@ def run(library: ctypes.CDLL, scene: BlendScene, reduction: Reduction, absgrad: 
         "flatten_ids": scene.flatten_ids, "v_colors_out": v_image, "v_transmittances": -v_alpha[..., 0],
         "colors_out": torch.full((*pixels, channels), nan), "transmittances": torch.full(pixels, nan),
         "last_ids": torch.full(pixels, 12345, dtype=torch.int32), "splats": torch.full((n, SPLAT_FLOATS), nan),
-        "visits": torch.full((words,), -1, dtype=torch.int32), "packed": torch.zeros(n, SPLAT_FLOATS),
+        "visits": torch.full((words,), -1, dtype=torch.int32), "records": torch.zeros(n, SPLAT_FLOATS),
         "v_means2d": torch.zeros_like(scene.means2d), "v_conics": torch.zeros_like(scene.conics),
         "v_colors": torch.zeros_like(scene.colors), "v_opacities": torch.zeros_like(scene.opacities),
         "v_means2d_abs": torch.zeros_like(scene.means2d) if absgrad else None,

@@ -1,12 +1,27 @@
 """Random Gaussians as they are trained, cameras, and what the fused rasteriser makes of them."""
 
+from dataclasses import replace
+from typing import NamedTuple
+
 import torch
-from test_projection import cameras, gaussians
+from test_projection import gaussians, viewmats
 from torch import Tensor
 
-from distwar_kernels.fused.fused import PARAMETERS, View
+from distwar_kernels import Cameras
+from distwar_kernels.fused.fused import PARAMETERS, DrawOptions
 
 WEIGHT_SEED = 99
+
+
+class View(NamedTuple):
+    """What the rasteriser is told beside the Gaussians."""
+
+    camera: Cameras
+    options: DrawOptions
+
+    def to(self, device: torch.device) -> "View":
+        background = None if self.options.background is None else self.options.background.to(device)
+        return View(self.camera.to(device), replace(self.options, background=background))
 
 
 def random_params(n: int, seed: int, dtype: torch.dtype = torch.float32, sh_rows: int = 15) -> dict[str, Tensor]:
@@ -30,7 +45,8 @@ def random_view(seed: int, width: int = 40, height: int = 33, **options: object)
     K = torch.tensor([[1.1 * width, 0.0, 0.35 * width], [0.0, 1.4 * height, 0.6 * height], [0.0, 0.0, 1.0]])
     background = torch.tensor([0.2, 0.5, 0.9])
     settings = {"sh_degree": 3, "background": background, "near_plane": 0.1} | options
-    return View(cameras(1, seed)[0].float(), K, width, height, **settings)
+    camera = Cameras.of_matrices(viewmats(1, seed).float(), K[None], width, height)
+    return View(camera, DrawOptions(**settings))
 
 
 def weights(like: Tensor) -> Tensor:
@@ -41,11 +57,11 @@ def weights(like: Tensor) -> Tensor:
 def render_and_differentiate(
     params: dict[str, Tensor], view: View, rasterize, features: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Image, alpha and the gradients of a random loss of both, by `rasterize(params, view)`; with features, which are
+    """Image, alpha and the gradients of a random loss of both, by `rasterize(params, *view)`; with features, which are
     handed on by name and whose image comes last, also theirs."""
     leaves = {name: params[name].clone().requires_grad_() for name in PARAMETERS}
     more = {} if features is None else {"features": features.clone().requires_grad_()}
-    image, alpha, *rest = rasterize(leaves, view, **more)
+    image, alpha, *rest = rasterize(leaves, *view, **more)
     outputs = {"image": image, "alpha": alpha} | {name: rest[-1] for name in more}
     sum((output * weights(output)).sum() for output in outputs.values()).backward()
     gradients = {f"v_{name}": leaf.grad for name, leaf in (leaves | more).items()}

@@ -22,8 +22,8 @@ def footprints(case: Case, view: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Centres and the larger radii, in pixels, of the Gaussians as a camera sees them."""
     params, camera = make_params(case.gaussians, CPU), make_views(*case.size, CPU)[view]
     projection = project_gaussians(
-        params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid(), camera.viewmat[None],
-        camera.K[None], camera.width, camera.height, near_plane=0.03, far_plane=1e10, antialiased=False,
+        params["means"], params["quats"], params["scales"].exp(), params["opacities"].sigmoid(), camera,
+        near_plane=0.03, far_plane=1e10, antialiased=False,
     )  # fmt: skip
     return projection[1][0], projection[0][0].amax(dim=-1)
 

@@ -30,6 +30,19 @@ def test_every_constant_of_the_header_has_a_python_name():
         assert isinstance(getattr(constants, python_name), (int, float)), python_name
 
 
+@pytest.mark.parametrize(("enum", "prefix"), [("SplatWord", "k"), ("GradientWord", "kGrad")])
+def test_the_picture_of_a_record_has_its_words_in_order(enum, prefix):
+    package = Path(constants.__file__).parent
+    body = re.search(
+        rf"enum {enum} {{(.*?)}};", (package / "records.cuh").read_text(encoding="utf-8"), re.DOTALL
+    ).group(1)
+    words = re.findall(rf"^\s+({prefix}\w+),", body, re.MULTILINE)
+    assert len(words) == constants.SPLAT_FLOATS - 3  # the colour's four count as one
+    picture = (package.parent / "docs/kernels.md").read_text(encoding="utf-8").partition("gradient record\n")[2]
+    drawn = re.findall(r"\bk[A-Z]\w+", picture.partition("A splat keeps")[0])
+    assert [word for word in drawn if word.startswith("kGrad") == (prefix == "kGrad")] == words
+
+
 def test_numbers_are_written_nowhere_else():
     """The kernels take these from the header: a second copy could drift."""
     for path in Path(constants.__file__).parent.rglob("*.c*"):

@@ -13,7 +13,7 @@ from datasets import load_scene
 from distwar_gs.export import find_ply, load_model, load_ply, save_model, save_ply
 from distwar_gs.metrics import psnr
 from distwar_gs.renderer import RenderSettings, render
-from distwar_gs.views import Cameras
+from distwar_gs.views import camera_of
 
 NAMES = ("a.ply", "a.compressed.ply", "a.splat", "a.spz")
 
@@ -87,10 +87,9 @@ def pictures(scene, params) -> list[torch.Tensor]:
     degree = int(params["shN"].shape[1] == 8) * 2
     settings, shown = RenderSettings(near_plane=0.01, far_plane=1e10), []
     for view in load_scene(scene, normalise=False).test:
-        cameras = Cameras.of((view,), torch.device("cpu"))
+        camera = camera_of(view, torch.device("cpu"))
         with torch.no_grad():
-            shown.append(render(params, cameras.viewmats, cameras.Ks, view.width, view.height, settings,
-                                sh_degree=degree).colors[0].clamp(0, 1))  # fmt: skip
+            shown.append(render(params, camera, settings, sh_degree=degree).colors[0].clamp(0, 1))
     return shown
 
 

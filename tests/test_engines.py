@@ -1,7 +1,5 @@
 """Both engines make the same step of the same training: image, statistics, parameters, moments."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from demo_runs import demo_config
@@ -12,14 +10,14 @@ from torch import Tensor
 from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.config import Config
 from distwar_gs.densification import Densifier, drop_rows
-from distwar_gs.engines import ComposedEngine, Engine, FusedEngine, TrainingView
+from distwar_gs.engines import ComposedEngine, Engine, FusedEngine
 from distwar_gs.losses import photometric_gradient
 from distwar_gs.model import as_parameters
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
 from distwar_gs.renderer import RenderSettings
 from distwar_gs.timing import NoTimer
 from distwar_gs.trainer import Trainer
-from distwar_kernels.fused import room
+from distwar_kernels.fused import capacity
 
 WIDTH, HEIGHT = 40, 33
 CONFIG = Config()
@@ -33,19 +31,23 @@ class Training:
         self.params = as_parameters(random_params(50, 3), device)
         self.optimizers = make_optimizers(self.params, CONFIG.optim, 1.0)
         self.densifier = Densifier(50, device, 1.0, CONFIG.densification, False)
-        settings = RenderSettings(view.near_plane, view.far_plane, absgrad=bool(options.pop("absgrad", False)))
+        planes = (view.options.near_plane, view.options.far_plane)
+        settings = RenderSettings(*planes, absgrad=bool(options.pop("absgrad", False)), rasterizer=kind)
         make = {"composed": ComposedEngine, "fused": FusedEngine}[kind]
         self.engine: Engine = make(self.params, self.optimizers, self.densifier, settings, **options)
-        self.view = TrainingView(view.viewmat.to(device), view.K.to(device), WIDTH, HEIGHT)
-        self.background = view.background.to(device)
+        self.camera, drawing = view.to(device)
+        self.background = drawing.background
         g = torch.Generator().manual_seed(7)
         self.photo = torch.randint(0, 256, (HEIGHT, WIDTH, 3), generator=g).to(torch.uint8).to(device)
 
     def step(self, step: int) -> Tensor:
-        image = self.engine.forward(step, self.view, 3, self.background)
-        v_image, _ = photometric_gradient(image, self.photo, 0.2)
-        self.engine.update(step, v_image, NoTimer())
-        return image.detach()
+        rendered = self.engine.forward(step, self.camera, 3, self.background)
+        v_image, _ = photometric_gradient(rendered.image, self.photo, 0.2)
+        self.engine.update(rendered, {"image": v_image}, NoTimer())
+        return rendered.image.detach()
+
+    def look(self, step: int) -> Tensor:
+        return self.engine.look(step, self.camera, 3, self.background).colors[0]
 
     def optimizers_at(self, step: int) -> None:
         """As if so many steps had been made, none of which had a gradient."""
@@ -86,8 +88,7 @@ def test_a_first_step_is_the_same_by_both(device, adam, absgrad):
 def test_both_know_how_much_of_an_image_is_covered(device):
     coverages = []
     for training in (Training("fused", device), Training("composed", torch.device("cpu"))):
-        training.engine.forward(1, training.view, 3, training.background)
-        coverages.append(training.engine.coverage())
+        coverages.append(training.engine.forward(1, training.camera, 3, training.background).coverage())
     assert coverages[0] == pytest.approx(coverages[1], abs=0.01) and 0.1 < coverages[0] < 1
 
 
@@ -111,14 +112,14 @@ def test_training_goes_on_with_fewer_gaussians(device, adam):
 
 
 def test_steps_whose_views_do_not_fit_are_told(device, monkeypatch):
-    monkeypatch.setattr(room, "_GRAIN", 8)
+    monkeypatch.setattr(capacity, "_GRAIN", 8)
     training = Training("fused", device)
     assert training.engine.skipped == 0
     training.step(1)
-    monkeypatch.setattr(training.engine.room, "sizes", lambda gaussians: (8, 8))
+    monkeypatch.setattr(training.engine.sizes, "capacities", lambda gaussians: (8, 8))
     before = training.params["means"].detach().clone()
     training.step(2)
-    training.engine.room.listen(wait=True)
+    training.engine.sizes.collect(wait=True)
     assert training.engine.skipped == 1 and torch.equal(training.params["means"], before)
 
 
@@ -129,13 +130,13 @@ def displacements(device: torch.device, adam: str, *, seen_again: bool) -> dict[
     """
     training = Training("fused", device, adam=adam)
     before = training.state()
-    in_view = training.view
-    away = in_view.viewmat.clone()
-    away[2, 3] = -100.0  # behind the camera, all of them
+    in_view = training.camera
+    away = in_view.viewmats.clone()
+    away[0, 2, 3] = -100.0  # behind the camera, all of them
     training.optimizers_at(5000)
     for step in range(5000, 5014 + seen_again):
         looks = step in (5000, 5013 + seen_again)
-        training.view = in_view if looks and (step == 5000 or seen_again) else replace(in_view, viewmat=away)
+        training.camera = in_view if looks and (step == 5000 or seen_again) else in_view._replace(viewmats=away)
         training.step(step)
     training.engine.settle(step)
     return {name: value - before[name] for name, value in training.state().items() if name in training.params}
@@ -147,6 +148,46 @@ def test_lazy_adam_makes_up_for_what_dense_adam_would_have_done(device, seen_aga
     for name, wanted in dense.items():
         assert relative_l2(lazy[name], wanted) < 0.003, name
         assert relative_l2(visible[name], wanted) > 0.3, "nothing to make up for"
+
+
+@pytest.mark.parametrize("adam", ["lazy", "visible", "dense"])
+def test_looking_shows_the_settled_model_and_changes_no_bit_of_the_run(device, adam):
+    watched, alone = (Training("fused", device, adam=adam, deterministic=True) for _ in range(2))
+    away = watched.camera.viewmats.clone()
+    away[0, 0, 3] += 0.8  # some are seen by one camera only, and lag behind under lazy Adam
+    cameras = (watched.camera, watched.camera._replace(viewmats=away))
+    watched.look(0), watched.engine.look(0, cameras[1], 1, watched.background, with_depth=True)
+    for step in range(1, 7):
+        for training in (watched, alone):
+            training.camera = cameras[step % 2]
+            training.step(step)
+        watched.camera = cameras[0]
+        seen = [watched.look(step) for _ in range(2)]
+        assert torch.equal(*seen)
+    settled = alone.engine
+    settled.settle(6)
+    alone.camera = cameras[0]
+    torch.testing.assert_close(seen[0], alone.look(6), rtol=1e-5, atol=1e-6)
+    watched.engine.settle(6)
+    assert torch.equal(watched.look(6), alone.look(6))
+    before, after = alone.state(), watched.state()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_looking_through_the_ops_changes_nothing_either():
+    watched, alone = (Training("composed", torch.device("cpu"), absgrad=True) for _ in range(2))
+    for step in (1, 2, 3):
+        images = [training.step(step) for training in (watched, alone)]
+        assert torch.equal(*images) and not torch.equal(watched.look(step), images[0])
+    before, after = alone.state(), watched.state()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_gradients_that_no_engine_can_take_are_named(device):
+    training = Training("composed", torch.device("cpu"))
+    rendered = training.engine.forward(1, training.camera, 3, training.background)
+    with pytest.raises(ValueError, match="the image only, not depth, image"):
+        training.engine.update(rendered, {"image": rendered.image, "depth": rendered.image}, NoTimer())
 
 
 def test_a_state_goes_on_under_the_other_engine(device):

@@ -1,20 +1,23 @@
 """The fused rasteriser against its float64 reference: its kernels run thread by thread on the CPU, and on a GPU."""
 
 import math
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from fused_scenes import random_features, random_params, random_view, render_and_differentiate, weights
+from fused_scenes import View, random_features, random_params, random_view, render_and_differentiate, weights
 from random_scenes import assert_below, assert_close, relative_l2
 from torch import Tensor
 
-from distwar_kernels import Reduction
-from distwar_kernels.fused import fused, room
-from distwar_kernels.fused.fused import PARAMETERS, AdamStep, View
+from distwar_kernels import Cameras, Reduction
+from distwar_kernels.fused import capacity, fused
+from distwar_kernels.fused.capacity import BufferSizes
+from distwar_kernels.fused.fused import PARAMETERS, AdamStep, DrawOptions
 from distwar_kernels.fused.fused_reference import rasterize_reference
-from distwar_kernels.fused.room import Room
+from distwar_kernels.fused.state import BlendState, VisibleSplats
 
 BOUND = 2e-5
 VIEWS = {
@@ -29,17 +32,12 @@ VIEWS = {
 }
 
 
-def moved(view: View, device: torch.device) -> View:
-    background = None if view.background is None else view.background.to(device)
-    return replace(view, viewmat=view.viewmat.to(device), K=view.K.to(device), background=background)
-
-
 def results(
     params: dict[str, Tensor], view: View, device: torch.device, features: Tensor | None = None, **options: object
 ) -> dict[str, Tensor]:
     params = {name: tensor.to(device) for name, tensor in params.items()}
     features = None if features is None else features.to(device)
-    rendered = render_and_differentiate(params, moved(view, device), partial(fused.rasterize, **options), features)
+    rendered = render_and_differentiate(params, view.to(device), partial(fused.rasterize, **options), features)
     return {name: tensor.cpu() for name, tensor in rendered.items()}
 
 
@@ -86,6 +84,83 @@ def test_cuda_over_many_seeds(seeds):
     assert_below(errors, 1e-4)
 
 
+# --------------------------------------------------------------------------------------------------- what ops leave
+
+
+def fields_in_cpp(struct: str) -> tuple[str, ...]:
+    source = (Path(fused.__file__).parent / "fused_tensors.h").read_text(encoding="utf-8")
+    declared = re.search(rf"struct {struct} {{\s+Tensor ([^;]+);", source).group(1)
+    travelling = re.search(
+        rf"struct {struct} {{.*?tensors\(\) const {{\s*return {{([^}}]+)}};", source, re.DOTALL
+    ).group(1)
+    names = tuple(re.findall(r"\w+", declared))
+    assert names == tuple(re.findall(r"\w+", travelling))
+    return names
+
+
+def test_states_have_the_same_fields_in_cpp():
+    assert fields_in_cpp("VisibleTensors") == VisibleSplats._fields
+    assert fields_in_cpp("BlendTensors") == BlendState._fields
+
+
+@pytest.mark.parametrize("options", [{}, {"sh_degree": 0}, {"with_depth": True, "background": None}], ids=str)
+def test_states_are_as_their_fakes_and_their_docstrings(device, options):
+    params, view = random_params(60, 3), random_view(1, **options).to(device)
+    rendered = fused.render_whole([params[name].to(device) for name in PARAMETERS], *view, BufferSizes())
+    visible, blend = rendered.state
+    capacity, list_capacity = rendered.state.capacities
+    slopes = view.options.sh_degree > 0
+    fakes = (
+        *VisibleSplats.empty(rendered.image, capacity, slopes), *BlendState.empty(rendered.image, 40, 33, list_capacity)
+    )  # fmt: skip
+    for name, real, fake in zip(visible._fields + blend._fields, (*visible, *blend), fakes, strict=True):
+        assert (real.shape, real.dtype) == (fake.shape, fake.dtype), name
+    held, entries = rendered.counts.tolist()
+    assert int(visible.total) == held <= capacity and entries <= list_capacity
+    ids = visible.gaussian_ids[:held]
+    assert (ids.diff() > 0).all()
+    depths = view.camera.viewmats[0, 2, :3] @ params["means"].to(device)[ids.long()].T + view.camera.viewmats[0, 2, 3]
+    torch.testing.assert_close(visible.depths[:held], depths)
+    assert blend.isect_offsets[-1] == entries and (blend.flatten_ids[:entries] < held).all()
+    assert (blend.last_ids < entries).all() and torch.equal(blend.last_ids >= 0, blend.transmittances < 1)
+
+
+def test_splats_may_come_from_elsewhere(device):
+    """The joint: two halves of the Gaussians projected apart and put together are blended as all of them at once, and
+    the records go back to where their splats came from."""
+    params, view = random_params(60, 3), random_view(1).to(device)
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    whole = fused.render_whole([params[name] for name in PARAMETERS], *view, BufferSizes())
+    halves = [
+        fused.render_whole([params[name][part] for name in PARAMETERS], *view, BufferSizes()).state.visible
+        for part in (slice(0, 30), slice(30, 60))
+    ]
+    held = [int(half.total) for half in halves]
+    together = [torch.cat([getattr(half, name)[:n] for half, n in zip(halves, held, strict=True)])
+                for name in ("splats", "depths")]  # fmt: skip
+    count = torch.tensor([sum(held)], dtype=torch.int32, device=device)
+    image, blend = torch.ops.distwar.fused_blend(
+        count, *together, [40, 33], view.options.background, False, len(whole.state.blend.flatten_ids), False, "sw_t", 1
+    )
+    blend = BlendState(*blend)
+    assert torch.equal(image, whole.image) and torch.equal(blend.counts, whole.counts)
+    v_image = weights(image)
+    records = torch.ops.distwar.fused_blend_backward(
+        together[0], blend, view.options.background, v_image, None, False, "sw_t", 1, True
+    )
+    wanted = fused.blend_backward(whole, v_image, False, Reduction(), deterministic=True)
+    assert torch.equal(records, wanted[: sum(held)])
+
+
+def test_a_loss_of_the_background_alone(device):
+    params, (camera, options) = random_params(40, 3), random_view(1).to(device)
+    params = {name: tensor.to(device) for name, tensor in params.items()}
+    background = options.background.clone().requires_grad_()
+    image, alpha = fused.rasterize(params, camera, replace(options, background=background))
+    (gradient,) = torch.autograd.grad(image.sum(), background)
+    torch.testing.assert_close(gradient, (1 - alpha).sum().expand(3))
+
+
 # -------------------------------------------------------------------------------------------------- what is not seen
 
 
@@ -127,7 +202,7 @@ def test_next_to_no_gaussians(device, n):
     params, view = random_params(n, 2), random_view(1)
     result = results(params, view, device)
     if n == 0:
-        assert torch.equal(result["image"], view.background.expand(33, 40, 3)) and result["alpha"].max() == 0
+        assert torch.equal(result["image"], view.options.background.expand(33, 40, 3)) and result["alpha"].max() == 0
     else:
         assert_close(result, expected(params, view), 1e-4)  # of one small Gaussian, nothing averages out
 
@@ -148,7 +223,7 @@ FEATURES = {
 def test_features_against_the_reference(device, channels, options):
     params, view, features = random_params(60, 3), random_view(1, **options), random_features(60, channels)
     result = results(params, view, device, features)
-    assert result["features"].shape == (view.height, view.width, channels)
+    assert result["features"].shape == (view.camera.height, view.camera.width, channels)
     assert_close(result, expected(params, view, features), BOUND)
 
 
@@ -174,7 +249,7 @@ def from_features_alone(
     """Gradients, of what is trained, of a loss of the features' image only."""
     leaves = {name: tensor.detach().clone() for name, tensor in (params | {"features": features}).items()}
     wanted = [leaves[name].requires_grad_() for name in trained]
-    image = rasterize(leaves, view, features=leaves["features"])[-1]
+    image = rasterize(leaves, *view, features=leaves["features"])[-1]
     gradients = torch.autograd.grad((image * weights(image)).sum(), wanted, materialize_grads=True)
     return {name: gradient.cpu() for name, gradient in zip(trained, gradients, strict=True)}
 
@@ -183,7 +258,7 @@ def from_features_alone(
 def test_a_loss_of_features_alone(device, trained):
     params, view, features = random_params(60, 3), random_view(1), random_features(60, 5)
     there = {name: tensor.to(device) for name, tensor in params.items()}
-    actual = from_features_alone(fused.rasterize, there, moved(view, device), features.to(device), trained)
+    actual = from_features_alone(fused.rasterize, there, view.to(device), features.to(device), trained)
     doubles = {name: tensor.double() for name, tensor in params.items()}
     wanted = from_features_alone(rasterize_reference, doubles, view, features.double(), trained)
     assert_close(actual, wanted, BOUND)  # colours have no part in it: sh0 and shN get zeros
@@ -215,16 +290,17 @@ def test_features_of_no_gaussians_and_of_no_pixels(device):
     assert result["features"].shape == (33, 40, 5) and result["features"].abs().max() == 0
     assert result["v_features"].shape == (0, 5)
     for size in ({"width": 0}, {"height": 0}, {"width": 0, "height": 0}):
-        view = replace(random_view(1), **size)
+        camera, options = random_view(1)
+        view = View(camera._replace(**size), options)
         result = results(random_params(20, 2), view, device, random_features(20, 5))
-        assert result["features"].shape == (view.height, view.width, 5)
+        assert result["features"].shape == (view.camera.height, view.camera.width, 5)
         assert result["v_features"].shape == (20, 5) and result["v_features"].abs().max() == 0
 
 
 def test_features_of_a_view_that_does_not_fit_at_first(device, monkeypatch):
-    monkeypatch.setattr(room, "_GRAIN", 8)
-    monkeypatch.setattr(room, "_FIRST", (0.1, 0.2))
-    monkeypatch.setattr(room, "_ROOMS", {})
+    monkeypatch.setattr(capacity, "_GRAIN", 8)
+    monkeypatch.setattr(capacity, "_FIRST", (0.1, 0.2))
+    monkeypatch.setattr(capacity, "_SHARED", {})
     params, view, features = random_params(200, 17), random_view(6), random_features(200, 3)
     assert_close(results(params, view, device, features), expected(params, view, features), BOUND)
 
@@ -239,10 +315,10 @@ def test_features_need_not_be_contiguous(device):
 
 def test_records_of_features_hold_geometry_only(device):
     params, view = random_params(60, 3), random_view(1)
-    rendered = fused.render_whole([params[name].to(device) for name in PARAMETERS], moved(view, device), Room())
+    rendered = fused.render_whole([params[name].to(device) for name in PARAMETERS], *view.to(device), BufferSizes())
     features, held = random_features(60, 6).to(device), int(rendered.counts[0])
     v_image = weights(torch.empty(33, 40, 6)).to(device)
-    backward = partial(torch.ops.distwar.fused_features_backward, features, rendered.state, v_image)
+    backward = partial(torch.ops.distwar.fused_features_backward, features, *rendered.state, v_image)
     (_, plain), (_, absolute) = (backward(absgrad, "sw_t", 1) for absgrad in (False, True))
     assert plain[:held, :6].abs().max() > 0 and plain[:, 6:].abs().max() == 0
     assert relative_l2(absolute[:, :6], plain[:, :6]) < BOUND and absolute[:, 8:].abs().max() == 0
@@ -251,17 +327,17 @@ def test_records_of_features_hold_geometry_only(device):
 
 
 def test_opcheck_of_features(device):
-    params, view = random_params(20, 3), moved(random_view(1, width=20, height=18), device)
+    params, view = random_params(20, 3), random_view(1, width=20, height=18).to(device)
     parameters = [params[name].to(device) for name in PARAMETERS]
-    state = list(fused.render_whole(parameters, view, Room()).state)
-    state[2][int(state[0][0]) :] = 0.0  # splats nobody has written
+    visible, blend = fused.render_whole(parameters, *view, BufferSizes()).state
+    visible.splats[int(visible.total) :] = 0.0  # splats nobody has written
     features = random_features(20, 5).to(device)
     v_image = torch.randn(18, 20, 5, generator=torch.Generator().manual_seed(1)).to(device)
-    splats = state[2].clone().requires_grad_()
-    forward = (features.clone().requires_grad_(), [*state[:2], splats, *state[3:]], True, "sw_t", 1)
+    leaf = visible._replace(splats=visible.splats.clone().requires_grad_())
+    forward = (features.clone().requires_grad_(), list(leaf), list(blend), True, "sw_t", 1)
     tolerance = {"atol": 1e-4, "rtol": 1e-4}  # on the GPU atomics sum in any order
     torch.library.opcheck(torch.ops.distwar.fused_features.default, forward, **tolerance)
-    backward = (features, state, v_image, True, "sw_t", 1)
+    backward = (features, list(visible), list(blend), v_image, True, "sw_t", 1)
     torch.library.opcheck(torch.ops.distwar.fused_features_backward.default, backward, **tolerance)
 
 
@@ -304,11 +380,11 @@ def torch_adam(parameters: list[Tensor], moments: list[Tensor], gradients: list[
     return [p.detach() for p in leaves] + [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
 
 
-def step_once(params: dict[str, Tensor], view: View, device: torch.device, its_room: Room) -> dict[str, object]:
+def step_once(params: dict[str, Tensor], view: View, device: torch.device, sizes: BufferSizes) -> dict[str, object]:
     """A step by hand: gradients, statistics, and what became of parameters and moments."""
     parameters = [params[name].to(device).clone() for name in PARAMETERS]
     before = [p.clone() for p in parameters]
-    rendered = fused.render_what_fits(parameters, moved(view, device), its_room)
+    rendered = fused.render_what_fits(parameters, *view.to(device), sizes)
     records = fused.blend_backward(rendered, torch.ones_like(rendered.image), False, Reduction())
     gradients = fused.gradients(rendered, records, False, None)
     statistics = {name: torch.zeros(len(parameters[0]), device=device) for name in ("grad2d", "count")}
@@ -320,17 +396,17 @@ def step_once(params: dict[str, Tensor], view: View, device: torch.device, its_r
             "after": [*parameters, *moments]}  # fmt: skip
 
 
-def enough_room(params: dict[str, Tensor], view: View, device: torch.device) -> Room:
-    its_room = Room()
+def large_enough(params: dict[str, Tensor], view: View, device: torch.device) -> BufferSizes:
+    sizes = BufferSizes()
     parameters = [params[name].to(device) for name in PARAMETERS]
-    fused.render_whole(parameters, moved(view, device), its_room)
-    return its_room
+    fused.render_whole(parameters, *view.to(device), sizes)
+    return sizes
 
 
 def test_a_step_is_adams_for_those_that_contribute_and_nothing_for_others(device):
     params, view = random_params(60, 11), random_view(4, sh_degree=2)
     params["means"][:10, 2] = -2.0  # behind the camera
-    outcome = step_once(params, view, device, enough_room(params, view, device))
+    outcome = step_once(params, view, device, large_enough(params, view, device))
     contributes = outcome["gradients"][0].abs().sum(1) > 0
     assert 0 < contributes.sum() < 51 and not contributes[:10].any()
     by_torch = torch_adam(outcome["before"][:6], outcome["before"][6:], outcome["gradients"])
@@ -344,34 +420,34 @@ def test_a_step_is_adams_for_those_that_contribute_and_nothing_for_others(device
 
 def test_statistics_are_those_of_the_reference(device):
     params, view = random_params(50, 13), random_view(5)
-    statistics = step_once(params, view, device, enough_room(params, view, device))["statistics"]
-    image, _, means2d = rasterize_reference({k: v.double().requires_grad_() for k, v in params.items()}, view)
+    statistics = step_once(params, view, device, large_enough(params, view, device))["statistics"]
+    image, _, means2d = rasterize_reference({k: v.double().requires_grad_() for k, v in params.items()}, *view)
     (gradient,) = torch.autograd.grad(image.sum(), means2d)
-    lengths = torch.hypot(gradient[:, 0] * view.width / 2, gradient[:, 1] * view.height / 2)
+    lengths = torch.hypot(gradient[:, 0] * view.camera.width / 2, gradient[:, 1] * view.camera.height / 2)
     assert_close({"grad2d": statistics["grad2d"].cpu()}, {"grad2d": lengths}, BOUND)
     seen = lengths > 0
     assert (statistics["count"].cpu()[seen] == 1).all() and statistics["count"].max() == 1
 
 
-def test_a_view_that_does_not_fit_changes_nothing_and_makes_room(device, monkeypatch):
-    monkeypatch.setattr(room, "_GRAIN", 8)
-    monkeypatch.setattr(room, "_FIRST", (0.1, 0.2))
-    params, view, its_room = random_params(200, 17), random_view(6), Room()
-    outcome = step_once(params, view, device, its_room)
+def test_a_view_that_does_not_fit_changes_nothing_and_the_buffers_grow(device, monkeypatch):
+    monkeypatch.setattr(capacity, "_GRAIN", 8)
+    monkeypatch.setattr(capacity, "_FIRST", (0.1, 0.2))
+    params, view, sizes = random_params(200, 17), random_view(6), BufferSizes()
+    outcome = step_once(params, view, device, sizes)
     assert all(torch.equal(a, b) for a, b in zip(outcome["before"], outcome["after"], strict=True))
-    its_room.listen(wait=True)
-    assert its_room.cut_short == 1
+    sizes.collect(wait=True)
+    assert sizes.overflows == 1
     for _ in range(3):
-        outcome = step_once(params, view, device, its_room)
-        its_room.listen(wait=True)
-    assert its_room.cut_short <= 2  # the lists' true length shows when all Gaussians fit
+        outcome = step_once(params, view, device, sizes)
+        sizes.collect(wait=True)
+    assert sizes.overflows <= 2  # the lists' true length shows when all Gaussians fit
     assert not torch.equal(outcome["before"][0], outcome["after"][0])
 
 
 def test_deterministic_records_are_right(device):
     params, view = random_params(60, 37), random_view(11, with_depth=True)
     parameters = [params[name].to(device) for name in PARAMETERS]
-    rendered = fused.render_whole(parameters, moved(view, device), Room())
+    rendered = fused.render_whole(parameters, *view.to(device), BufferSizes())
     held = int(rendered.counts[0])
     for scale in (1.0, 1e-7):
         v_image = scale * weights(rendered.image)
@@ -385,9 +461,9 @@ def test_deterministic_records_are_right(device):
 @pytest.mark.gpu
 def test_deterministic_records_are_the_same_every_time():
     device = torch.device("cuda")
-    params, view = random_params(30_000, 41), moved(random_view(12, width=300, height=200), device)
+    params, view = random_params(30_000, 41), random_view(12, width=300, height=200).to(device)
     parameters = [params[name].to(device) for name in PARAMETERS]
-    rendered = fused.render_whole(parameters, view, Room())
+    rendered = fused.render_whole(parameters, *view, BufferSizes())
     v_image = weights(rendered.image)
     first, *others = (fused.blend_backward(rendered, v_image, True, Reduction(), deterministic=True) for _ in range(5))
     assert all(torch.equal(first, other) for other in others)
@@ -398,20 +474,20 @@ def test_deterministic_records_are_the_same_every_time():
 def test_traffic_is_that_of_the_composed_ops(device):
     params, view = random_params(80, 19), random_view(7)
     params = {name: tensor.to(device) for name, tensor in params.items()}
-    traffic = fused.traffic(params, moved(view, device))
+    traffic = fused.traffic(params, *view.to(device))
     assert traffic.visits > 0 and traffic.pairs > traffic.visits
 
 
 @pytest.mark.gpu
 def test_lists_are_the_same_every_time():
     device = torch.device("cuda")
-    params, view = random_params(20_000, 23), moved(random_view(8, width=300, height=200), device)
+    params, view = random_params(20_000, 23), random_view(8, width=300, height=200).to(device)
     parameters = [params[name].to(device) for name in PARAMETERS]
     parameters[0][1::2] = parameters[0][::2]  # equal depths
-    first, second = (fused.render_whole(parameters, view, Room()) for _ in range(2))
+    first, second = (fused.render_whole(parameters, *view, BufferSizes()) for _ in range(2))
     count = int(first.counts[1])
     assert torch.equal(first.counts, second.counts) and torch.equal(first.image, second.image)
-    assert torch.equal(first.state[5][:count], second.state[5][:count])
+    assert torch.equal(first.state.blend.flatten_ids[:count], second.state.blend.flatten_ids[:count])
 
 
 @pytest.mark.gpu
@@ -419,11 +495,11 @@ def test_cuda_agrees_with_gsplats_way():
     from distwar_gs.renderer import RenderSettings, render
 
     device = torch.device("cuda")
-    params, view = random_params(5000, 29), moved(random_view(9, width=200, height=150), device)
-    settings = RenderSettings(view.near_plane, view.far_plane)
+    params, view = random_params(5000, 29), random_view(9, width=200, height=150).to(device)
+    settings = RenderSettings(view.options.near_plane, view.options.far_plane)
 
-    def composed(p: dict[str, Tensor], v: View) -> tuple[Tensor, Tensor]:
-        r = render(p, v.viewmat[None], v.K[None], v.width, v.height, settings, sh_degree=3, background=v.background)
+    def composed(p: dict[str, Tensor], camera: Cameras, options: DrawOptions) -> tuple[Tensor, Tensor]:
+        r = render(p, camera, settings, sh_degree=3, background=options.background)
         return r.colors[0], r.alphas[0]
 
     params = {name: tensor.to(device) for name, tensor in params.items()}
@@ -435,14 +511,14 @@ def test_cuda_agrees_with_gsplats_way():
 def test_a_training_step_never_waits():
     device = torch.device("cuda")
     params, view = random_params(5000, 31), random_view(10, width=200, height=150)
-    its_room = enough_room(params, view, device)
-    step_once(params, view, device, its_room)
-    parameters, view = [params[name].to(device) for name in PARAMETERS], moved(view, device)
+    sizes = large_enough(params, view, device)
+    step_once(params, view, device, sizes)
+    parameters, view = [params[name].to(device) for name in PARAMETERS], view.to(device)
     moments = moments_like(parameters)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        rendered = fused.render_what_fits(parameters, view, its_room)
+        rendered = fused.render_what_fits(parameters, *view, sizes)
         records = fused.blend_backward(rendered, torch.ones_like(rendered.image), False, Reduction())
         rates = fused.adam_rates(LEARNING_RATES, BETAS, EPS, 1)
         fused.step(rendered, records, False, None, AdamStep(moments, rates))
@@ -456,14 +532,17 @@ def test_a_training_step_never_waits():
 def test_what_it_cannot_do_is_named():
     params, view = random_params(3, 1), random_view(1)
     with pytest.raises(ValueError, match="means are on cpu"):
-        fused.rasterize(params, view)
+        fused.rasterize(params, *view)
     with pytest.raises(ValueError, match="gsplat's own rasteriser"):
-        fused.rasterize(params, view, reduction=Reduction("gsplat"))
+        fused.rasterize(params, *view, reduction=Reduction("gsplat"))
     with pytest.raises(ValueError, match="quats"):
-        fused.rasterize(params | {"quats": torch.zeros(3, 3)}, view)
+        fused.rasterize(params | {"quats": torch.zeros(3, 3)}, *view)
+    with pytest.raises(ValueError, match="2 cameras, expected 1"):
+        fused.rasterize(params, view.camera._replace(viewmats=torch.eye(4).repeat(2, 1, 1),
+                                                     intrinsics=torch.ones(2, 4)), view.options)  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", [(4, 2), (3, 0), (3,), (1, 3, 2)])
 def test_features_of_a_wrong_shape_are_named(shape):
     with pytest.raises(ValueError, match=r"features has shape .*, expected \(3, F\) with F at least 1"):
-        fused.rasterize(random_params(3, 1), random_view(1), features=torch.zeros(shape))
+        fused.rasterize(random_params(3, 1), *random_view(1), features=torch.zeros(shape))

@@ -21,6 +21,7 @@ from distwar_gs.optimizer import make_optimizers, step_all
 from distwar_gs.renderer import RenderSettings, render
 from distwar_gs.strategies import make_strategy
 from distwar_gs.trainer import Trainer
+from distwar_kernels import Cameras
 
 CONFIG = config_of({"densification.strategy": "mcmc"}).densification
 FAINTEST = 0.005
@@ -100,7 +101,8 @@ def drawn_on_screen(params: dict[str, Tensor]) -> Tensor:
     """The colours [64, 64, 3] of Gaussians about the origin, seen from 4 units away."""
     viewmat, K = torch.eye(4), torch.tensor([[200.0, 0, 32], [0, 200.0, 32], [0, 0, 1]])
     viewmat[2, 3] = 4.0
-    return render(params, viewmat[None], K[None], 64, 64, RenderSettings(0.1, 100.0), sh_degree=0).colors[0]
+    camera = Cameras.of_matrices(viewmat[None], K[None], 64, 64)
+    return render(params, camera, RenderSettings(0.1, 100.0), sh_degree=0).colors[0]
 
 
 @pytest.mark.parametrize(("opacity", "count", "bound"), [(0.3, 2, 0.035), (0.6, 5, 0.055), (0.9, 20, 0.16)])

@@ -1,7 +1,9 @@
-"""The photometric loss and its gradient against the float64 definition: the CUDA kernels in the emulator, the losses
-module's CPU path, and on a GPU the op itself."""
+"""The photometric loss and its gradient against the float64 definition: the CUDA kernels in the emulator, the CPU's op,
+and on a GPU that op."""
 
 import ctypes
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +13,9 @@ from random_scenes import assert_below, relative_l2
 from torch import Tensor
 
 from distwar_gs import losses
-from distwar_kernels import photometric_loss
-from distwar_kernels.photometric.photometric_reference import composite, photometric_reference
+from distwar_kernels import constants, loader, photometric_gradient, photometric_loss
+from distwar_kernels.photometric.photometric import composite
+from distwar_kernels.photometric.photometric_reference import photometric_reference
 
 BOUND = 1e-5  # rounding gives 1e-7
 PLAIN_BOUND = 2e-5  # without contrast variances are small differences: 8e-6 (PyTorch's float32 convolutions: 1e-4)
@@ -182,19 +185,81 @@ def test_blocks_fill_a_gpu_and_cover_the_image(library):
 
 
 @pytest.mark.parametrize("function", [photometric_loss, losses.photometric_loss])
-@pytest.mark.parametrize("size", [(1, 1, 3), (9, 14, 4), (30, 21, 3)], ids=str)
+@pytest.mark.parametrize("size", SIZES, ids=str)
 def test_cpu_agrees_with_the_reference(size, function):
     image, target, background = pictures(*size)
     expected = exact(image, target, LAMBDA, background)
     assert worst_error(through_autograd(function, image, target, LAMBDA, background), expected) < BOUND
 
 
-def test_bytes_are_floats_of_the_losses_module():
+@pytest.mark.parametrize("lambda_dssim", [0.0, 0.5, 1.0])
+def test_cpu_at_other_weights(lambda_dssim):
+    image, target, background = pictures(19, 35, 4, seed=1)
+    expected = exact(image, target, lambda_dssim, background)
+    result = through_autograd(photometric_loss, image, target, lambda_dssim, background)
+    assert worst_error(result, expected) < BOUND
+
+
+def test_cpu_over_many_sizes():
+    errors = {}
+    for seed in range(20):
+        image, target, background = any_pictures(seed)
+        result = through_autograd(photometric_loss, image, target, seed % 11 / 10, background)
+        errors[seed] = worst_error(result, exact(image, target, seed % 11 / 10, background))
+    assert_below(errors, 2e-6)  # ten times what is seen; PyTorch's float32 convolutions: 7e-6
+
+
+@plain_pictures
+def test_cpu_on_pictures_without_contrast(pair):
+    assert worst_error(through_autograd(photometric_loss, *pair, LAMBDA), exact(*pair, LAMBDA, None)) < PLAIN_BOUND
+
+
+def test_cpu_finds_equal_pictures_equal():
+    """Those with alpha, too: each byte over each background is the float that PyTorch makes of it."""
+    alpha = torch.arange(256, dtype=torch.uint8).reshape(16, 16, 1)
+    target = torch.cat([equal_pictures()[1].reshape(16, 16, 3), alpha.flip(0)], dim=-1)
+    background = torch.tensor([0.3, 0.7, 1.0 / 3.0])
+    laid = (losses.as_floats(target, background), target, LAMBDA, background)
+    for arguments in ((*equal_pictures(), LAMBDA), laid):
+        gradient, loss, parts = photometric_gradient(*arguments)
+        assert (loss.item(), parts["l1"].item(), parts["ssim"].item()) == (0.0, 0.0, 1.0)
+        assert not gradient.any()
+
+
+def test_cpu_is_bit_equal_for_any_number_of_threads():
+    image, target, background = pictures(57, 83, 4)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(photometric_gradient(image, target, LAMBDA, background))
+    finally:
+        torch.set_num_threads(threads)
+    for gradient, loss, parts in results[1:]:
+        assert torch.equal(gradient, results[0][0]) and loss == results[0][1] and parts == results[0][2]
+
+
+def test_the_losses_module_gives_bytes_and_floats_the_same_loss():
     image, target, background = pictures(12, 17, 4)
-    photo = target / 255.0
-    photo = photo[..., :3] * photo[..., 3:] + background * (1.0 - photo[..., 3:])
     of_bytes = losses.photometric_loss(image[None], target, LAMBDA, background)[0]
-    assert of_bytes.item() == losses.photometric_loss(image, photo, LAMBDA)[0].item()
+    of_floats = losses.photometric_loss(image, losses.as_floats(target, background), LAMBDA)[0]
+    torch.testing.assert_close(of_bytes, of_floats, rtol=1e-5, atol=1e-6)
+
+
+def test_the_window_is_that_of_the_constants():
+    source = (Path(constants.__file__).parent / "photometric/photometric.h").read_text(encoding="utf-8")
+    table = re.search(r"kHalf\[\] = {([^}]+)}", source).group(1)
+    half = torch.tensor([float(number.strip().rstrip("f")) for number in table.split(",")], dtype=torch.float64)
+    offsets = torch.arange(constants.SSIM_RADIUS + 1, dtype=torch.float64)
+    window = torch.exp(-(offsets**2) / (2 * constants.SSIM_SIGMA**2))
+    torch.testing.assert_close(half, window / (2 * window.sum() - 1), rtol=1e-12, atol=0.0)
+
+
+def test_opcheck_on_the_cpu():
+    image, target, background = pictures(9, 14, 4)
+    loader.load("cpu")
+    arguments = (image.requires_grad_(), target, background, LAMBDA)
+    torch.library.opcheck(torch.ops.distwar.photometric_loss.default, arguments)
 
 
 @pytest.mark.parametrize(
@@ -206,6 +271,7 @@ def test_bytes_are_floats_of_the_losses_module():
         ("target", lambda i, t, b: (i, t[1:], b)),
         ("target", lambda i, t, b: (i, t[..., :2], b)),
         ("uint8", lambda i, t, b: (i, t / 255.0, b)),
+        ("float32", lambda i, t, b: (i.double(), t, b)),
         ("background", lambda i, t, b: (i, t, b[:2])),
         ("background", lambda i, t, b: (i, t, None)),
     ],

@@ -9,7 +9,7 @@ from scene_files import write_blender, write_colmap
 
 from datasets import DataError, load_scene, pointcloud
 from datasets.pointcloud import read_points
-from distwar_kernels.sh.sh_reference import C0 as SH_C0
+from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 RGB = np.array([[0, 128, 255], [10, 20, 30], [255, 0, 1], [77, 200, 13]], np.uint8)
 XYZ = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.25], [-3.0, 4.0, 1.5], [0.0, 0.0, -2.0]])

@@ -7,23 +7,23 @@ import torch
 from random_scenes import relative_l2
 from torch import Tensor
 
-from distwar_kernels import Projection, project_gaussians
+from distwar_kernels import Cameras, Projection, project_gaussians
 from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT
-from distwar_kernels.projection.projection_reference import project_reference, rotation_matrices
+from distwar_kernels.projection.projection_torch import project_torch, rotation_matrices
 
 WIDTH, HEIGHT = 64, 48
 # Off-centre principal point, different focal lengths.
 INTRINSICS = torch.tensor([[70.0, 0.0, 20.0], [0.0, 85.0, 31.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
-def cameras(count: int, seed: int) -> Tensor:
+def viewmats(count: int, seed: int) -> Tensor:
     """World-to-camera matrices [count, 4, 4] that look roughly along +z from around the origin, in float64."""
     g = torch.Generator().manual_seed(seed)
     quats = torch.tensor([1.0, 0, 0, 0]) + 0.1 * torch.randn(count, 4, generator=g)
-    viewmats = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
-    viewmats[:, :3, :3] = rotation_matrices(quats.double())
-    viewmats[:, :3, 3] = 0.3 * torch.randn(count, 3, generator=g)
-    return viewmats
+    poses = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
+    poses[:, :3, :3] = rotation_matrices(quats.double())
+    poses[:, :3, 3] = 0.3 * torch.randn(count, 3, generator=g)
+    return poses
 
 
 def gaussians(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -37,14 +37,15 @@ def gaussians(n: int, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def scene(n: int = 50, count: int = 2, seed: int = 0) -> tuple[Tensor, ...]:
-    return *gaussians(n, seed), cameras(count, seed), INTRINSICS.repeat(count, 1, 1)
+    return *gaussians(n, seed), viewmats(count, seed), INTRINSICS.repeat(count, 1, 1)
 
 
 def project(arguments: tuple[Tensor, ...], **options: object) -> Projection:
-    return Projection(*project_reference(*arguments, WIDTH, HEIGHT, **options))
+    *tensors, poses, Ks = arguments
+    return Projection(*project_torch(*tensors, Cameras.of_matrices(poses, Ks, WIDTH, HEIGHT), **options))
 
 
-# ----------------------------------------------------------------------------------------- an independent witness
+# ------------------------------------------------------------------------------------------- independent ground truth
 
 
 def pinhole(point: Tensor, viewmat: Tensor, K: Tensor) -> Tensor:
@@ -79,22 +80,22 @@ def in_view(point: Tensor, viewmat: Tensor, K: Tensor) -> bool:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_projection_of_gaussians_in_view(seed):
-    means, quats, scales, opacities, viewmats, Ks = arguments = scene(seed=seed)
+    means, quats, scales, opacities, poses, Ks = arguments = scene(seed=seed)
     result = project(arguments, antialiased=True)
     checked = 0
-    for c in range(len(viewmats)):
+    for c in range(len(poses)):
         for n in range(len(means)):
-            if not in_view(means[n], viewmats[c], Ks[c]):
+            if not in_view(means[n], poses[c], Ks[c]):
                 continue
-            jacobian = numerical_jacobian(means[n], viewmats[c], Ks[c])
+            jacobian = numerical_jacobian(means[n], poses[c], Ks[c])
             exact = jacobian @ covariance(quats[n], scales[n]) @ jacobian.T
             blurred = exact + BLUR * torch.eye(2, dtype=torch.float64)
             inverse = torch.linalg.inv(blurred)
             compensation = math.sqrt(torch.linalg.det(exact) / torch.linalg.det(blurred))
             expected = [inverse[0, 0], inverse[0, 1], inverse[1, 1]]
             torch.testing.assert_close(result.conics[c, n], torch.stack(expected), rtol=1e-6, atol=1e-9)
-            torch.testing.assert_close(result.means2d[c, n], pinhole(means[n], viewmats[c], Ks[c]))
-            torch.testing.assert_close(result.depths[c, n], (viewmats[c, :3, :3] @ means[n] + viewmats[c, :3, 3])[2])
+            torch.testing.assert_close(result.means2d[c, n], pinhole(means[n], poses[c], Ks[c]))
+            torch.testing.assert_close(result.depths[c, n], (poses[c, :3, :3] @ means[n] + poses[c, :3, 3])[2])
             assert result.compensations[c, n].item() == pytest.approx(compensation, rel=1e-5)
             check_radii(result.radii[c, n], opacities[n].item() * compensation, torch.diagonal(blurred))
             checked += 1
@@ -144,13 +145,13 @@ def test_the_jacobian_is_clamped_by_the_true_principal_point():
 
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_gradcheck_away_from_the_clamps(antialiased):
-    means, quats, scales, opacities, viewmats, Ks = scene(n=20, count=2, seed=3)
-    visible = [n for n in range(len(means)) if all(in_view(means[n], v, Ks[0]) for v in viewmats)][:4]
+    means, quats, scales, opacities, poses, Ks = scene(n=20, count=2, seed=3)
+    visible = [n for n in range(len(means)) if all(in_view(means[n], v, Ks[0]) for v in poses)][:4]
     assert len(visible) == 4
     inputs = [t[visible].clone().requires_grad_() for t in (means, quats, scales)]
 
     def outputs(means: Tensor, quats: Tensor, scales: Tensor) -> tuple[Tensor, ...]:
-        result = project((means, quats, scales, opacities[visible], viewmats, Ks), antialiased=antialiased)
+        result = project((means, quats, scales, opacities[visible], poses, Ks), antialiased=antialiased)
         return tuple(t for t in result[1:] if t is not None)
 
     assert torch.autograd.gradcheck(outputs, inputs)
@@ -208,8 +209,8 @@ def with_one_bad(changes: dict[str, object], dtype: torch.dtype = torch.float32)
 
 def project_pair(tensors: dict[str, Tensor], device: str, **options: object) -> Projection:
     pair = {name: t.to(device) for name, t in tensors.items()}
-    viewmats, Ks = torch.eye(4, device=device)[None], INTRINSICS.float().to(device)[None]
-    return project_gaussians(**pair, viewmats=viewmats, Ks=Ks, image_width=WIDTH, image_height=HEIGHT, **options)
+    camera = Cameras.of_matrices(torch.eye(4)[None], INTRINSICS.float()[None], WIDTH, HEIGHT).to(device)
+    return project_gaussians(**pair, cameras=camera, **options)
 
 
 @pytest.mark.parametrize("antialiased", [False, True])
@@ -243,8 +244,8 @@ def test_a_gaussian_that_reaches_into_the_image_is_kept():
 
 
 def test_no_gaussians():
-    result = project_gaussians(*(torch.zeros(0, k) for k in (3, 4, 3)), torch.zeros(0), torch.eye(4).repeat(2, 1, 1),
-                               INTRINSICS.float().repeat(2, 1, 1), WIDTH, HEIGHT)  # fmt: skip
+    cameras = Cameras.of_matrices(torch.eye(4).repeat(2, 1, 1), INTRINSICS.float().repeat(2, 1, 1), WIDTH, HEIGHT)
+    result = project_gaussians(*(torch.zeros(0, k) for k in (3, 4, 3)), torch.zeros(0), cameras)
     assert result.radii.shape == (2, 0, 2)
     assert result.compensations is None
 
@@ -261,7 +262,8 @@ def test_cuda_agrees_with_the_cpu(seed, antialiased):
     for device in ("cpu", "cuda"):
         moved = [t.to(device) for t in arguments]
         leaves = [t.requires_grad_() for t in moved[:3]]
-        results[device] = project_gaussians(*moved, WIDTH, HEIGHT, antialiased=antialiased)
+        cameras = Cameras.of_matrices(*moved[4:], WIDTH, HEIGHT)
+        results[device] = project_gaussians(*moved[:4], cameras, antialiased=antialiased)
         radii = results["cpu"].radii.to(device)  # both losses over the same Gaussians
         both = (radii > 0) & (results[device].radii > 0)
         grads[device] = gradients(results[device]._replace(radii=both.int()), leaves)

@@ -8,11 +8,11 @@ from random_scenes import relative_l2
 from torch import Tensor
 
 from distwar_gs.config import Config, ConfigError, with_values
-from distwar_gs.renderer import Rendering, RenderSettings, render, render_settings, view_colors
-from distwar_kernels import Reduction
+from distwar_gs.renderer import ComposedRendering, Rendering, RenderSettings, render, render_settings, view_colors
+from distwar_kernels import Cameras, Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
-from distwar_kernels.projection.projection_reference import project_reference
-from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.projection.projection_torch import project_torch
+from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 WIDTH, HEIGHT = 49, 35  # neither is a multiple of the tile size
@@ -35,16 +35,15 @@ def random_params(seed: int, n: int = 60, degree: int = 3) -> dict[str, Tensor]:
     return {name: value.requires_grad_() for name, value in values.items()}
 
 
-def cameras(count: int) -> tuple[Tensor, Tensor]:
+def cameras(count: int) -> Cameras:
     """Poses that turn and shift a little, intrinsics with unequal focal lengths and an off-centre principal point."""
-    viewmats, intrinsics = torch.eye(4).repeat(count, 1, 1), torch.zeros(count, 3, 3)
+    viewmats = torch.eye(4).repeat(count, 1, 1)
     for index in range(count):
         angle = torch.tensor(0.15 * index)
         viewmats[index, 0, :3] = torch.stack([angle.cos(), torch.tensor(0.0), angle.sin()])
         viewmats[index, 2, :3] = torch.stack([-angle.sin(), torch.tensor(0.0), angle.cos()])
         viewmats[index, :3, 3] = torch.tensor([-0.5 * index, 0.1 * index, 0.3])
-        intrinsics[index] = torch.tensor([[41.0, 0.0, 22.3], [0.0, 44.0, 18.9], [0.0, 0.0, 1.0]])
-    return viewmats, intrinsics
+    return Cameras("pinhole", viewmats, torch.tensor([41.0, 44.0, 22.3, 18.9]).repeat(count, 1), WIDTH, HEIGHT)
 
 
 def one_gaussian(depth: float = 3.0, opacity: float = 12.0, log_scale: float = -1.0) -> dict[str, Tensor]:
@@ -60,30 +59,30 @@ def one_gaussian(depth: float = 3.0, opacity: float = 12.0, log_scale: float = -
 
 
 def reference_render(
-    params: dict[str, Tensor], viewmats: Tensor, Ks: Tensor, settings: RenderSettings, degree: int, background: Tensor,
+    params: dict[str, Tensor], cameras: Cameras, settings: RenderSettings, degree: int, background: Tensor,
     features: Tensor,
-) -> Rendering:  # fmt: skip
+) -> ComposedRendering:  # fmt: skip
     """What `render` should give (depth included), composed anew of the references, in the precision of the inputs."""
     opacities = torch.sigmoid(params["opacities"])
-    radii, means2d, depths, conics, compensations = project_reference(
-        params["means"], params["quats"], torch.exp(params["scales"]), opacities, viewmats, Ks, WIDTH, HEIGHT,
+    radii, means2d, depths, conics, compensations = project_torch(
+        params["means"], params["quats"], torch.exp(params["scales"]), opacities, cameras,
         near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
     )  # fmt: skip
-    centres = torch.linalg.inv(viewmats)[:, :3, 3]
+    centres = torch.linalg.inv(cameras.viewmats)[:, :3, 3]
     coefficients = torch.cat([params["sh0"], params["shN"]], 1)
     harmonics = [
-        spherical_harmonics_reference(degree, params["means"] - centre, coefficients) for centre in centres.unbind()
+        spherical_harmonics_torch(degree, params["means"] - centre, coefficients) for centre in centres.unbind()
     ]
     colors = torch.cat([torch.relu(torch.stack(harmonics) + 0.5), depths[..., None]], -1)
-    visible = torch.stack([opacities] * len(viewmats))
+    visible = torch.stack([opacities] * len(centres))
     visible = visible * compensations if settings.antialiased else visible
     lists = intersect_tiles_reference(means2d, radii, depths, WIDTH, HEIGHT)
-    channels = torch.cat([colors, torch.stack([features] * len(viewmats))], -1)
-    backgrounds = torch.stack([torch.cat([background, background.new_zeros(1 + features.shape[1])])] * len(viewmats))
+    channels = torch.cat([colors, torch.stack([features] * len(centres))], -1)
+    backgrounds = torch.stack([torch.cat([background, background.new_zeros(1 + features.shape[1])])] * len(centres))
     flat = (tensor.flatten(0, 1) for tensor in (means2d, conics, channels, visible))
     image, alphas = blend_reference(*flat, WIDTH, HEIGHT, *lists, backgrounds)
     image, depths, drawn = image.split([3, 1, features.shape[1]], -1)
-    return Rendering(image, alphas, depths / alphas.clamp_min(1e-10), means2d, radii, colors, drawn)
+    return ComposedRendering(image, alphas, depths / alphas.clamp_min(1e-10), drawn, means2d, radii, colors)
 
 
 # Seeds at which float32 and float64 agree on which pixels every Gaussian reaches.
@@ -99,16 +98,15 @@ CASES = {
 
 @pytest.mark.parametrize(("seed", "views", "degree", "settings"), CASES.values(), ids=CASES)
 def test_images_and_gradients_agree_with_the_references(seed, views, degree, settings):
-    assert_agrees_with_the_references(seed, *cameras(views), degree, settings)
+    assert_agrees_with_the_references(seed, cameras(views), degree, settings)
 
 
 @pytest.mark.parametrize("focal", [(41.0, 44.0), (30.0, 85.0)], ids=["square", "tall"])
 @pytest.mark.parametrize("centre", [(4.0, 30.5), (47.0, 2.0), (-9.0, 41.0)], ids=["left", "right", "outside"])
 def test_off_centre_principal_points_and_non_square_pixels(centre, focal):
     """What other trainers get wrong without a sign of it: a point far off the middle, even outside the image."""
-    viewmats, Ks = cameras(2)
-    Ks[:, [0, 1], [0, 1]], Ks[:, :2, 2] = torch.tensor(focal), torch.tensor(centre)
-    assert_agrees_with_the_references(3, viewmats, Ks, 3, SETTINGS)
+    moved = cameras(2)._replace(intrinsics=torch.tensor([*focal, *centre]).repeat(2, 1))
+    assert_agrees_with_the_references(3, moved, 3, SETTINGS)
 
 
 def random_features(channels: int, n: int = 60) -> Tensor:
@@ -133,20 +131,20 @@ def weights_of(rendering: Rendering, *names: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_features_agree_with_the_reference(channels, antialiased):
     settings = dataclasses.replace(SETTINGS, antialiased=antialiased)
-    assert_agrees_with_the_references(3, *cameras(2), 1, settings, random_features(channels))
+    assert_agrees_with_the_references(3, cameras(2), 1, settings, random_features(channels))
 
 
 def assert_agrees_with_the_references(
-    seed: int, viewmats: Tensor, Ks: Tensor, degree: int, settings: RenderSettings, features: Tensor | None = None
+    seed: int, cameras: Cameras, degree: int, settings: RenderSettings, features: Tensor | None = None
 ) -> None:
     params = random_params(seed) | ({} if features is None else {"features": features})
     background = torch.tensor([0.2, 0.5, 0.9])
     doubles = {name: param.detach().double().requires_grad_() for name, param in params.items()}
     options = {"sh_degree": degree, "background": background, "with_depth": True, "features": features}
-    actual = render(params, viewmats, Ks, WIDTH, HEIGHT, settings, **options)
+    actual = render(params, cameras, settings, **options)
     none = torch.zeros(60, 0, dtype=torch.float64)
     expected = reference_render(
-        doubles, viewmats.double(), Ks.double(), settings, degree, background.double(), doubles.get("features", none)
+        doubles, cameras.to(dtype=torch.float64), settings, degree, background.double(), doubles.get("features", none)
     )
     weights = weights_of(actual, "colors", "alphas", "depths", *(["features"] if features is not None else []))
     for rendering in (actual, expected):
@@ -160,10 +158,10 @@ def assert_agrees_with_the_references(
 
 
 def test_views_are_rendered_as_each_alone():
-    params, (viewmats, Ks) = random_params(1), cameras(3)
-    together = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=2)
+    params, views = random_params(1), cameras(3)
+    together = render(params, views, SETTINGS, sh_degree=2)
     for view in range(3):
-        alone = render(params, viewmats[[view]], Ks[[view]], WIDTH, HEIGHT, SETTINGS, sh_degree=2)
+        alone = render(params, views.one(view), SETTINGS, sh_degree=2)
         torch.testing.assert_close(together.colors[view], alone.colors[0], rtol=0, atol=1e-6)
         assert torch.equal(together.radii[view], alone.radii[0])
 
@@ -178,14 +176,14 @@ def random_values(channels: int, device: torch.device) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(("channels", "with_depth", "absgrad"), [(1, False, False), (6, True, True), (9, False, True)])
 def test_both_rasterizers_blend_features_alike(device, channels, with_depth, absgrad):
-    viewmats, Ks, background = (tensor.to(device) for tensor in (*cameras(2), torch.tensor([0.2, 0.5, 0.9])))
+    views, background = cameras(2).to(device), torch.tensor([0.2, 0.5, 0.9], device=device)
     settings = dataclasses.replace(SETTINGS, antialiased=True, absgrad=absgrad)
     options = {"sh_degree": 3, "with_depth": with_depth, "background": background}
     names = ("colors", "alphas", "features", *(["depths"] if with_depth else []))
     renderings, leaves = [], [random_values(channels, device) for _ in range(2)]
     for values, rasterizer in zip(leaves, ("composed", "fused"), strict=True):
         way = dataclasses.replace(settings, rasterizer=rasterizer)
-        renderings.append(render(values, viewmats, Ks, WIDTH, HEIGHT, way, **options, features=values["features"]))
+        renderings.append(render(values, views, way, **options, features=values["features"]))
         pull_back(renderings[-1], weights_of(renderings[0], *names))
     composed, fused = renderings
     assert composed.features.shape == (2, HEIGHT, WIDTH, channels)
@@ -198,14 +196,14 @@ def test_both_rasterizers_blend_features_alike(device, channels, with_depth, abs
 def test_features_of_a_wrong_shape_are_named(shape):
     options = {"sh_degree": 0, "features": torch.zeros(shape)}
     with pytest.raises(ValueError, match=r"features has shape .*, expected \(60, F\)"):
-        render(random_params(0), *cameras(1), WIDTH, HEIGHT, SETTINGS, **options)
+        render(random_params(0), cameras(1), SETTINGS, **options)
 
 
 def test_features_of_ones_are_alpha_and_do_not_change_the_colours():
-    params, (viewmats, Ks) = random_params(0), cameras(1)
+    params, views = random_params(0), cameras(1)
     options = {"sh_degree": 3, "background": torch.ones(3), "with_depth": True}
-    plain = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, **options)
-    more = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, **options, features=torch.ones(60, 2))
+    plain = render(params, views, SETTINGS, **options)
+    more = render(params, views, SETTINGS, **options, features=torch.ones(60, 2))
     assert plain.features is None
     torch.testing.assert_close(more.colors, plain.colors, rtol=0, atol=1e-6)
     torch.testing.assert_close(more.depths, plain.depths, rtol=0, atol=1e-5)
@@ -213,11 +211,9 @@ def test_features_of_ones_are_alpha_and_do_not_change_the_colours():
 
 
 def test_an_opaque_gaussian_gives_its_depth_and_colour():
-    viewmats, Ks = torch.eye(4)[None], torch.tensor([[[30.0, 0.0, 24.5], [0.0, 30.0, 17.5], [0.0, 0.0, 1.0]]])
+    views = Cameras("pinhole", torch.eye(4)[None], torch.tensor([[30.0, 30.0, 24.5, 17.5]]), WIDTH, HEIGHT)
     background = torch.tensor([0.1, 0.2, 0.3])
-    rendering = render(
-        one_gaussian(), viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=0, background=background, with_depth=True
-    )
+    rendering = render(one_gaussian(), views, SETTINGS, sh_degree=0, background=background, with_depth=True)
     alpha = rendering.alphas[0, 17, 24]
     torch.testing.assert_close(alpha, torch.tensor([0.999]))  # the cap
     torch.testing.assert_close(rendering.depths[0, 17, 24], torch.tensor([3.0]))
@@ -230,22 +226,20 @@ def test_an_opaque_gaussian_gives_its_depth_and_colour():
 
 
 def test_depth_does_not_change_the_colours():
-    params, (viewmats, Ks) = random_params(0), cameras(1)
-    plain = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3, background=torch.ones(3))
-    deep = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3, background=torch.ones(3), with_depth=True)
+    params, views = random_params(0), cameras(1)
+    plain = render(params, views, SETTINGS, sh_degree=3, background=torch.ones(3))
+    deep = render(params, views, SETTINGS, sh_degree=3, background=torch.ones(3), with_depth=True)
     assert plain.depths is None
     torch.testing.assert_close(deep.colors, plain.colors, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("right", "down"), [(5, 0), (0, -3), (17, 4)])
 def test_the_principal_point_shifts_the_picture(right, down):
-    params, (viewmats, Ks) = random_params(0), cameras(1)
+    params, views = random_params(0), cameras(1)
     params["means"].data[:, :2] *= 0.2  # nothing near the border, where the linearisation is clamped
-    moved = Ks.clone()
-    moved[0, 0, 2] += right
-    moved[0, 1, 2] += down
-    before = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3).colors[0]
-    after = render(params, viewmats, moved, WIDTH, HEIGHT, SETTINGS, sh_degree=3).colors[0]
+    moved = views._replace(intrinsics=views.intrinsics + torch.tensor([0.0, 0.0, right, down]))
+    before = render(params, views, SETTINGS, sh_degree=3).colors[0]
+    after = render(params, moved, SETTINGS, sh_degree=3).colors[0]
     rolled = before.roll((down, right), dims=(0, 1))
     inside = (slice(max(down, 0), HEIGHT + min(down, 0)), slice(right, WIDTH))
     torch.testing.assert_close(after[inside], rolled[inside], rtol=0, atol=1e-4)
@@ -255,11 +249,11 @@ def test_the_principal_point_shifts_the_picture(right, down):
 @pytest.mark.parametrize("n", [0, 5])
 @pytest.mark.parametrize("with_depth", [False, True])
 def test_nothing_visible_gives_the_background_and_no_gradient(n, with_depth):
-    params, (viewmats, Ks) = random_params(0, n), cameras(2)
+    params, views = random_params(0, n), cameras(2)
     params["means"].data[:, 2] = -4.0
     background = torch.tensor([0.3, 0.6, 0.9])
     options = {"sh_degree": 3, "background": background, "with_depth": with_depth}
-    rendering = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, **options)
+    rendering = render(params, views, SETTINGS, **options)
     assert torch.equal(rendering.colors, background.expand(2, HEIGHT, WIDTH, 3))
     assert not rendering.alphas.any() and not rendering.radii.any()
     if with_depth:
@@ -269,26 +263,24 @@ def test_nothing_visible_gives_the_background_and_no_gradient(n, with_depth):
 
 
 def test_without_a_background_it_is_black():
-    params, (viewmats, Ks) = random_params(0), cameras(1)
-    none = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3)
-    black = render(params, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=3, background=torch.zeros(3))
+    params, views = random_params(0), cameras(1)
+    none = render(params, views, SETTINGS, sh_degree=3)
+    black = render(params, views, SETTINGS, sh_degree=3, background=torch.zeros(3))
     assert torch.equal(none.colors, black.colors)
 
 
 def test_antialiasing_dims_what_the_blur_widens():
-    viewmats, Ks = cameras(1)
+    views = cameras(1)
     small = one_gaussian(log_scale=-6.0)
-    plain = render(small, viewmats, Ks, WIDTH, HEIGHT, SETTINGS, sh_degree=0).alphas.sum()
-    dimmed = render(
-        small, viewmats, Ks, WIDTH, HEIGHT, dataclasses.replace(SETTINGS, antialiased=True), sh_degree=0
-    ).alphas.sum()
+    plain = render(small, views, SETTINGS, sh_degree=0).alphas.sum()
+    dimmed = render(small, views, dataclasses.replace(SETTINGS, antialiased=True), sh_degree=0).alphas.sum()
     assert dimmed < 0.2 * plain
 
 
 def test_negative_colours_are_black():
     params = one_gaussian()
     params["sh0"] = torch.tensor([[[-5.0, 0.0, 5.0]]])
-    colors = view_colors(params, torch.eye(4)[None], torch.ones(1, 1, 2, dtype=torch.int32), sh_degree=0)
+    colors = view_colors(params, cameras(1), torch.ones(1, 1, 2, dtype=torch.int32), sh_degree=0)
     assert colors[0, 0, 0] == 0.0 and colors[0, 0, 1] == 0.5 and colors[0, 0, 2] > 1.0
 
 
@@ -306,7 +298,7 @@ BROKEN = [
 def test_a_gaussian_that_is_not_finite_is_as_if_it_were_not_there(name, column, value, antialiased):
     """Neither the image nor the others' gradients know of it, and nothing of it is counted for densification."""
     settings = dataclasses.replace(SETTINGS, antialiased=antialiased, absgrad=True)
-    viewmats, Ks = cameras(2)
+    views = cameras(2)
     params, index = random_params(4), 17
     with torch.no_grad():
         for key, unseen in (("means", (0.1, 0.1, 2.0)), ("opacities", 3.0)):  # it would be seen
@@ -317,7 +309,7 @@ def test_a_gaussian_that_is_not_finite_is_as_if_it_were_not_there(name, column, 
         params[name][index].reshape(-1)[column] = value
     renderings = []
     for given in (params, alone):
-        rendering = render(given, viewmats, Ks, WIDTH, HEIGHT, settings, sh_degree=3, with_depth=True)
+        rendering = render(given, views, settings, sh_degree=3, with_depth=True)
         weights = torch.randn(rendering.colors.shape, generator=torch.Generator().manual_seed(1))
         (rendering.colors * weights).sum().backward()
         renderings.append(rendering)
@@ -332,9 +324,9 @@ def test_a_gaussian_that_is_not_finite_is_as_if_it_were_not_there(name, column, 
 
 @pytest.mark.parametrize("absgrad", [False, True])
 def test_what_densification_needs_is_there_after_the_backward_pass(absgrad):
-    params, (viewmats, Ks) = random_params(0), cameras(2)
+    params, views = random_params(0), cameras(2)
     settings = dataclasses.replace(SETTINGS, absgrad=absgrad)
-    rendering = render(params, viewmats, Ks, WIDTH, HEIGHT, settings, sh_degree=3)
+    rendering = render(params, views, settings, sh_degree=3)
     rendering.colors.square().sum().backward()
     gradient = rendering.means2d.grad
     assert gradient.shape == rendering.means2d.shape == (2, 60, 2) and gradient.any()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distwar_kernels import spherical_harmonics
-from distwar_kernels.sh.sh_reference import sh_basis
+from distwar_kernels.sh.sh_torch import sh_basis
 
 
 def basis_at(*direction: float) -> list[float]:

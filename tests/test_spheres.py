@@ -7,7 +7,7 @@ import torch
 from random_scenes import REDUCTIONS, assert_below, assert_close, relative_l2
 from torch import Tensor
 
-from distwar_kernels import Reduction, render_spheres, sphere_traffic, tile_grid, tuner_of
+from distwar_kernels import Cameras, Reduction, render_spheres, sphere_traffic, tile_grid, tuner_of
 from distwar_kernels.constants import (
     ALPHA_CAP,
     PATCH_HEIGHT,
@@ -17,12 +17,17 @@ from distwar_kernels.constants import (
     WARP_SIZE,
 )
 from distwar_kernels.spheres.spheres import SPHERE_CANDIDATES, sphere_bounds
-from distwar_kernels.spheres.spheres_reference import spheres_reference
+from distwar_kernels.spheres.spheres_torch import render_spheres_torch
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 GPU_BOUND = 1e-4
-SPHERES = ("centers", "radii", "colors", "opacities", "Ks")
-Scene = dict[str, Tensor | int]
+SPHERES = ("centers", "radii", "colors", "opacities", "cameras")
+Scene = dict[str, Tensor | Cameras]
+
+
+def pinholes(Ks: Tensor, width: int, height: int) -> Cameras:
+    """Cameras in whose frames the spheres are."""
+    return Cameras.of_matrices(torch.eye(4).expand(len(Ks), 4, 4), Ks, width, height)
 
 
 def sphere_scene(
@@ -45,15 +50,13 @@ def sphere_scene(
         "radii": radius[0] + (radius[1] - radius[0]) * torch.rand(cameras, n, generator=g) ** 2,
         "colors": torch.rand(cameras, n, 3, generator=g),
         "opacities": 0.05 + 0.9 * torch.rand(cameras, n, generator=g),
-        "Ks": K.expand(cameras, 3, 3),
+        "cameras": pinholes(K.expand(cameras, 3, 3), width, height),
         "backgrounds": torch.rand(cameras, 3, generator=g),
-        "image_width": width,
-        "image_height": height,
     }
 
 
 def moved(scene: Scene, **to: object) -> Scene:
-    return {name: value.to(**to) if isinstance(value, Tensor) else value for name, value in scene.items()}
+    return {name: None if value is None else value.to(**to) for name, value in scene.items()}
 
 
 def run_spheres(scene: Scene, **options: object) -> dict[str, Tensor]:
@@ -74,7 +77,7 @@ def one_sphere(**changes: object) -> Scene:
     K = torch.tensor([[[20.0, 0.0, 8.5], [0.0, 20.0, 8.5], [0.0, 0.0, 1.0]]])
     scene: Scene = {
         "centers": torch.tensor([[[0.0, 0.0, 5.0]]]), "radii": torch.ones(1, 1), "colors": torch.ones(1, 1, 3),
-        "opacities": torch.full((1, 1), 0.8), "Ks": K, "backgrounds": None, "image_width": 20, "image_height": 20,
+        "opacities": torch.full((1, 1), 0.8), "cameras": pinholes(K, 20, 20), "backgrounds": None,
     }  # fmt: skip
     return scene | changes
 
@@ -116,7 +119,7 @@ def test_gradcheck():
     scene = moved(sphere_scene(3, n=5, width=8, height=6, radius=(0.3, 0.6)), dtype=torch.float64)
 
     def render(centers, radii, colors, opacities, backgrounds):
-        return render_spheres(centers, radii, colors, opacities, scene["Ks"], 8, 6, backgrounds)
+        return render_spheres(centers, radii, colors, opacities, scene["cameras"], backgrounds)
 
     leaves = [scene[name].requires_grad_() for name in (*SPHERES[:4], "backgrounds")]
     assert torch.autograd.gradcheck(render, leaves)
@@ -125,7 +128,7 @@ def test_gradcheck():
 @pytest.mark.parametrize("seed", range(5))
 def test_bounds_hold_every_pixel_and_little_more(seed):
     scene = sphere_scene(seed, n=25, width=64, height=48, radius=(0.05, 1.2))
-    means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "Ks")), 0.01)
+    means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "cameras")), 0.01)
     for i in range(25):
         alone = {name: scene[name][:, i : i + 1] for name in SPHERES[:4]}
         _, alpha = everything_in_every_tile(scene | alone | {"backgrounds": None, "opacities": torch.ones(1, 1)})
@@ -144,15 +147,13 @@ def test_bounds_hold_every_pixel_and_little_more(seed):
 def everything_in_every_tile(scene: Scene) -> tuple[Tensor, Tensor]:
     """render_spheres without its tile lists."""
     cameras, n = scene["radii"].shape
-    tile_width, tile_height = tile_grid(scene["image_width"], scene["image_height"])
+    tile_width, tile_height = tile_grid(scene["cameras"].width, scene["cameras"].height)
     tiles = tile_width * tile_height
     order = [torch.argsort(scene["centers"][c, :, 2], stable=True) + c * n for c in range(cameras)]
     offsets = (torch.arange(cameras * tiles, dtype=torch.int32) * n).reshape(cameras, tile_height, tile_width)
     ids = torch.cat([o.repeat(tiles) for o in order]).int()
-    render, transmittances, _ = spheres_reference(
-        *(scene[name] for name in SPHERES), scene["image_width"], scene["image_height"], offsets, ids,
-        scene["backgrounds"],
-    )  # fmt: skip
+    spheres = (scene[name] for name in SPHERES)
+    render, transmittances, _ = render_spheres_torch(*spheres, offsets, ids, scene["backgrounds"])
     return render, 1.0 - transmittances[..., None]
 
 
@@ -193,11 +194,17 @@ def test_nothing_flows_back_through_capped_alphas():
     assert result["v_colors"].any()
 
 
-@pytest.mark.parametrize("name", ["radii", "colors", "opacities", "Ks", "backgrounds"])
+@pytest.mark.parametrize("name", ["radii", "colors", "opacities", "backgrounds"])
 def test_wrong_shapes_name_the_tensor(name):
     scene = sphere_scene(0)
     with pytest.raises(ValueError, match=name):
         render_spheres(**(scene | {name: scene[name][..., :-1]}))
+
+
+def test_as_many_cameras_are_needed_as_there_are_sets_of_spheres():
+    scene = sphere_scene(0, cameras=2)
+    with pytest.raises(ValueError, match="1 cameras, expected 2"):
+        render_spheres(**(scene | {"cameras": scene["cameras"].one(0)}))
 
 
 @pytest.mark.parametrize("strategy", ["gsplat", "sw_t"])
@@ -244,10 +251,10 @@ def test_cuda_over_many_seeds(reduction, seeds):
 def counted_by_hand(scene: Scene) -> Tensor:
     """[3, 33] as AtomicTraffic has it, from the fragments of the reference."""
     counts = torch.zeros(3, WARP_SIZE + 1, dtype=torch.int64)
-    means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "Ks")), 0.01)
-    width, height = scene["image_width"], scene["image_height"]
+    means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "cameras")), 0.01)
+    width, height = scene["cameras"].width, scene["cameras"].height
     lists = intersect_tiles_reference(means2d, extents, scene["centers"][..., 2], width, height)
-    ids = spheres_reference(*(scene[name] for name in SPHERES), width, height, *lists)[2]
+    ids = render_spheres_torch(*(scene[name] for name in SPHERES), *lists)[2]
     columns, rows = tile_grid(width, height)
     margin = (0, 0, 0, columns * TILE_SIZE - width, 0, rows * TILE_SIZE - height)
     ids = torch.nn.functional.pad(ids, margin, value=-1)
@@ -267,8 +274,7 @@ def counted_by_hand(scene: Scene) -> Tensor:
 @pytest.mark.parametrize("seed", range(10))
 def test_the_kernel_counts_its_traffic(seed):
     scene = sphere_scene(100 + seed, n=150, width=75, height=50, cameras=2, radius=(0.05, 0.4))
-    arguments = {name: scene[name].cuda() for name in SPHERES}
-    traffic = sphere_traffic(**arguments, image_width=75, image_height=50)
+    traffic = sphere_traffic(**{name: scene[name].to("cuda") for name in SPHERES})
     assert torch.equal(traffic.counts, counted_by_hand(scene))
     assert 0.0 < traffic.one_address_share < 1.0
     atomics = {s: traffic.atomics(Reduction(s, 1)) for s in ("atomic", "sw_s", "sw_b")}
@@ -292,13 +298,14 @@ def test_auto_tunes_spheres_too():
 def test_opcheck():
     scene = moved(sphere_scene(1, n=20, width=20, height=18), device="cuda")
     run_spheres(scene)  # loads the kernels
-    means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "Ks")), 0.01)
+    means2d, extents = sphere_bounds(*(scene[name] for name in ("centers", "radii", "cameras")), 0.01)
     lists = intersect_tiles_reference(means2d.cpu(), extents.cpu(), scene["centers"][..., 2].cpu(), 20, 18)
-    tensors = [scene[name].contiguous() for name in (*SPHERES, "backgrounds")] + [part.cuda() for part in lists]
-    leaves = [t.clone().requires_grad_() for t in tensors[:4]] + tensors[4:]
+    tensors = [scene[name] for name in SPHERES[:4]]
+    rest = (*scene["cameras"].arguments(), scene["backgrounds"], *(part.cuda() for part in lists))
+    leaves = [t.clone().requires_grad_() for t in tensors]
     forward = torch.ops.distwar.spheres_forward.default
-    torch.library.opcheck(forward, (*leaves, 20, 18, "sw_b", 8), atol=1e-4, rtol=1e-4)
-    _, transmittances, ids = forward(*tensors, 20, 18, "sw_b", 8)
+    torch.library.opcheck(forward, (*leaves, *rest, "sw_b", 8), atol=1e-4, rtol=1e-4)
+    _, transmittances, ids = forward(*tensors, *rest, "sw_b", 8)
     upstream = (ids, torch.randn(1, 18, 20, 3, device="cuda"), torch.randn_like(transmittances))
     backward = torch.ops.distwar.spheres_backward.default
-    torch.library.opcheck(backward, (*tensors, *upstream, "sw_b", 8), atol=1e-4, rtol=1e-4)
+    torch.library.opcheck(backward, (*tensors, *rest, *upstream, "sw_b", 8), atol=1e-4, rtol=1e-4)

@@ -13,7 +13,7 @@ from foreign_models import FOLDER, assert_within, differences, waves
 from distwar_gs.export import load_model, read_render_mode, save_model
 from distwar_gs.ply import ModelFileError
 from distwar_gs.spz import encode_spz
-from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 
 # Half a step of each number; harmonics lose 3 or 4 of their 8 bits, those beyond 1 were cut.
 BOUNDS = {"means": 2**-12, "quats": 3e-6, "scales": 1 / 31.9, "opacities": 1 / 509, "sh0": 0.0134, "shN": 0.0665}
@@ -91,7 +91,7 @@ def test_the_frame_is_right_up_back(tmp_path):
     directions = torch.nn.functional.normalize(waves(40, 0)["means"], dim=1)
     flipped = directions * torch.tensor([1.0, -1.0, -1.0])
     looks = [
-        spherical_harmonics_reference(3, seen[None], torch.cat([model["sh0"], model["shN"]], dim=1)[None])
+        spherical_harmonics_torch(3, seen[None], torch.cat([model["sh0"], model["shN"]], dim=1)[None])
         for model, seen in ((back, directions), (turned, flipped))
     ]
     torch.testing.assert_close(*looks, rtol=1e-5, atol=1e-5)

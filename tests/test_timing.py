@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 from clock import Clock
-from test_renderer import HEIGHT, SETTINGS, WIDTH, cameras, random_params
+from test_renderer import SETTINGS, cameras, random_params
 from torch import Tensor
 
 from distwar_gs import renderer, timing
@@ -77,7 +77,7 @@ def test_the_blend_of_a_render_is_timed_without_the_harmonics(monkeypatch):
             return gradient
 
     monkeypatch.setattr(renderer.kernels, "spherical_harmonics", slow_harmonics)
-    rendering = renderer.render(random_params(0), *cameras(1), WIDTH, HEIGHT, SETTINGS, sh_degree=3)
+    rendering = renderer.render(random_params(0), cameras(1), SETTINGS, sh_degree=3)
     timer = PartTimer(CPU)
     timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
     rendering.colors.sum().backward()

@@ -71,7 +71,7 @@ def test_the_fastest_is_chosen_within_the_first_passes(gpu):
     (outcome,) = tuner.rounds
     assert outcome.choice == FAST
     assert outcome.milliseconds == pytest.approx({FAST: 1.0, MIDDLE: 1.1, SLOW: 5.0})
-    assert str(outcome) == "sw_b@8 (1.00 ms a view; sw_b@16 1.10, atomic 5.00)"
+    assert str(outcome) == "sw_b@8 (1.00 ms per view; sw_b@16 1.10, atomic 5.00)"
 
 
 def test_slow_candidates_are_dropped_after_the_first_view(gpu):

@@ -10,19 +10,21 @@ from scene_files import write_blender
 
 from distwar_gs import views
 from distwar_gs.config import Config, ConfigError
-from distwar_gs.views import Cameras, measured_images, open_scene, training_images
+from distwar_gs.views import cameras_of, measured_images, open_scene, training_images
 
 CPU = torch.device("cpu")
 
 
 def test_cameras_keep_their_order_and_values(demo_scene, tmp_path):
     scene = open_scene(demo_config(demo_scene, tmp_path))
-    cameras = Cameras.of(scene.train, CPU)
-    assert cameras.viewmats.shape == (14, 4, 4) and cameras.Ks.shape == (14, 3, 3)
-    assert cameras.viewmats.dtype == cameras.Ks.dtype == torch.float32
-    for index, view in enumerate(scene.train):
-        np.testing.assert_array_equal(cameras.viewmats[index].numpy(), view.viewmat.astype(np.float32))
-        np.testing.assert_array_equal(cameras.Ks[index].numpy(), view.K.astype(np.float32))
+    cameras = cameras_of(scene.train, CPU)
+    assert len(cameras) == 14
+    for camera, view in zip(cameras, scene.train, strict=True):
+        camera.check(count=1)
+        assert camera.viewmats.dtype == camera.intrinsics.dtype == torch.float32
+        assert (camera.width, camera.height) == (view.width, view.height)
+        np.testing.assert_array_equal(camera.viewmats[0].numpy(), view.viewmat.astype(np.float32))
+        np.testing.assert_array_equal(camera.Ks[0].numpy(), view.K.astype(np.float32))
 
 
 def test_the_section_data_reaches_the_reader(demo_scene, tmp_path):

@@ -1,5 +1,6 @@
 // Runs every policy of warp_reduce.cuh on random warps and compares with the host: the sums per key, which are exact
-// because the values are small integers, and the number of emits, which is what DISTWAR saves. Exit code 0 if all agree.
+// because the values are small integers, and the number of emits, which is what DISTWAR saves. Exit code 0 if all
+// agree.
 #include <cmath>
 #include <cstdio>
 #include <map>

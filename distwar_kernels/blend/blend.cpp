@@ -1,11 +1,12 @@
 // Tensors in, tensors out: checks and registers the blend op for one backend. Compiled once with blend_cpu.cpp and once
 // with the CUDA kernels; the schemas, fake kernels and autograd are registered from Python (blend.py).
+#include "blend.h"
+
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include "../tiles/tile_lists_of_tensors.h"
-#include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {
@@ -60,7 +61,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(
     const Tensor& isect_offsets, const Tensor& flatten_ids, int64_t width, int64_t height,
     c10::string_view /*strategy*/, int64_t /*threshold*/) {
     const DeviceGuard guard(means2d.device());
-    const auto in = inputs(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, width, height);
+    const auto in =
+        inputs(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, width, height);
     const State state(in, means2d.options());
     auto colors_out = at::empty({in.images, height, width, in.channels}, means2d.options());
     blend_forward(in, state.pointers(), colors_out.mutable_data_ptr<float>());
@@ -80,25 +82,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
     check(v_colors_out, "v_colors_out", at::kFloat, in.channels, means2d);
     check(v_transmittances, "v_transmittances", at::kFloat, in.width, means2d);
     const Strategy chosen = strategy_named(strategy);
-    const bool packs = sums_packed(chosen, in.channels);  // then every gradient is written when the sums are unpacked
-    const auto sums_like = [packs](const Tensor& tensor) { return packs ? at::empty_like(tensor) : at::zeros_like(tensor); };
-    auto v_means2d = sums_like(means2d), v_conics = sums_like(conics), v_colors = sums_like(colors);
-    auto v_opacities = sums_like(opacities);
-    auto v_means2d_abs = absgrad ? sums_like(means2d) : at::empty({0}, means2d.options());
-    const auto packed = packs ? at::zeros({in.n_gaussians, kSplatFloats}, means2d.options()) : Tensor();
-    BlendGradients grad;
-    grad.v_means2d = v_means2d.mutable_data_ptr<float>();
-    grad.v_conics = v_conics.mutable_data_ptr<float>();
-    grad.v_colors = v_colors.mutable_data_ptr<float>();
-    grad.v_opacities = v_opacities.mutable_data_ptr<float>();
-    grad.v_means2d_abs = absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr;
-    grad.packed = packs ? packed.mutable_data_ptr<float>() : nullptr;
-    grad.in_records = false;
-    grad.fixed = nullptr;
+    const bool in_records = sums_in_records(chosen, in.channels);  // then it writes every gradient, but adds to none
+    const auto sums = [&](const Tensor& like) { return in_records ? at::empty_like(like) : at::zeros_like(like); };
+    auto v_means2d = sums(means2d), v_conics = sums(conics), v_colors = sums(colors), v_opacities = sums(opacities);
+    auto v_means2d_abs = absgrad ? sums(means2d) : at::empty({0}, means2d.options());
+    const auto records = at::zeros({in_records ? in.n_gaussians : 0, kSplatFloats}, means2d.options());
+    const BlendGradients grad = {v_means2d.mutable_data_ptr<float>(), v_conics.mutable_data_ptr<float>(),
+                                 v_colors.mutable_data_ptr<float>(), v_opacities.mutable_data_ptr<float>(),
+                                 absgrad ? v_means2d_abs.mutable_data_ptr<float>() : nullptr};
     const BlendState state = {transmittances.mutable_data_ptr<float>(), last_ids.mutable_data_ptr<int>(),
                               splats.mutable_data_ptr<float>(), visits.mutable_data_ptr<int>()};
     const BlendUpstream upstream = {v_colors_out.const_data_ptr<float>(), v_transmittances.const_data_ptr<float>()};
-    blend_backward(in, state, upstream, grad, chosen, threshold);
+    blend_backward(in, state, upstream, grad, in_records ? records.mutable_data_ptr<float>() : nullptr, chosen,
+                   threshold);
     check_launch("blend_backward");
     return {v_means2d, v_conics, v_colors, v_opacities, v_means2d_abs};
 }

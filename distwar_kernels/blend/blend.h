@@ -42,31 +42,36 @@ struct BlendUpstream {
     const float* v_transmittances;  // [images, height, width] or null for zeros (CUDA only)
 };
 
-// The sums it makes, to be given zeroed unless they are made packed.
+// The sums it makes.
 struct BlendGradients {
     float* v_means2d;      // [G, 2]
     float* v_conics;       // [G, 3]
     float* v_colors;       // [G, channels]
     float* v_opacities;    // [G]
     float* v_means2d_abs;  // [G, 2] sum of absolute per-pixel gradients, or null
-    float* packed;         // [G, 12] zeroed: where sums are made if sums_packed(...); else null
-    bool in_records;       // CUDA only: the arrays above are parts of `packed`, which is what the caller wants
-
-    // CUDA only: with these, strategy `sw_t` sums in an order-independent way (fixed_point.cuh), into records.
-    long long* fixed;      // [G, 12] zeroed, or null
-    const float* largest;  // of the absolute values of v_colors_out
 };
 
 // Whether the kernels are compiled for this number of channels; the CPU's take any.
 bool takes_channels(int channels);
 
-// Whether blend_backward makes its sums in BlendGradients::packed.
-bool sums_packed(Strategy strategy, int channels);
+// Whether this strategy makes its sums in records (../records.cuh), so that blend_backward needs some of its own.
+bool sums_in_records(Strategy strategy, int channels);
 
 // colors_out: [images, height, width, channels].
 void blend_forward(const BlendInputs& in, const BlendState& state, float* colors_out);
+
+// grad: zeroed, unless sums_in_records(...). Then `records` [G, 12] are zeroed, else null.
 void blend_backward(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
-                    const BlendGradients& grad, Strategy strategy, int threshold);
+                    const BlendGradients& grad, float* records, Strategy strategy, int threshold);
+
+// CUDA only, at most four channels: the sums of any strategy in zeroed records [G, 12], which are all that is wanted.
+void blend_backward_to_records(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
+                               float* records, bool absgrad, Strategy strategy, int threshold);
+
+// The same by strategy `sw_t`, and the same to the last bit every time (fixed_point.cuh).
+// sums: [G, 12] zeroed. largest: the largest absolute value of v_colors_out, on the device.
+void blend_backward_to_exact_records(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
+                                     float* records, bool absgrad, long long* sums, const float* largest);
 
 // Adds what the warps of blend_backward bring to their reductions to counts laid out as traffic.h says.
 void blend_traffic(const BlendInputs& in, const BlendState& state, int64_t* counts);

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from distwar_kernels import loader
 from distwar_kernels.constants import MAX_CHANNELS, PATCHES_PER_TILE, SPLAT_FLOATS, TILE_SIZE, WARP_SIZE
-from distwar_kernels.library import LIBRARY
+from distwar_kernels.gsplat_ops import gsplat
+from distwar_kernels.library import LIBRARY, InputGradients
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.shapes import check_shapes
-from distwar_kernels.stock import gsplat
 from distwar_kernels.tuner import ReductionTuner, Run, resolve
 
 _DEFAULT = Reduction()
@@ -64,7 +64,7 @@ def rasterize_to_pixels(
     _check_shapes(means2d, conics, colors, opacities, isect_offsets, backgrounds, masks, packed)
     _check_tiles(isect_offsets, image_width, image_height, tile_size)
     if reduction.strategy == "gsplat":
-        return _stock(
+        return _by_gsplat(
             means2d, conics, colors, opacities, image_width, image_height, tile_size, isect_offsets, flatten_ids,
             backgrounds, masks, packed, absgrad,
         )  # fmt: skip
@@ -121,7 +121,7 @@ def _check_tiles(isect_offsets: Tensor, image_width: int, image_height: int, til
         )
 
 
-def _stock(means2d: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+def _by_gsplat(means2d: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     if not means2d.is_cuda:
         raise ValueError("reduction 'gsplat' needs CUDA tensors: gsplat has no CPU kernels")
     return gsplat().rasterize_to_pixels(means2d, *args)
@@ -172,15 +172,15 @@ def _blend_pass(
         *gaussians, probe, *tiles, width, height, reduction.strategy, reduction.balance_threshold
     )
     if tuner:
-        forward = (*gaussians, *tiles, transmittances, *state)
-        tuner.watch(render, opacities.numel(), lambda: _backward_again(forward, probe is not None))
+        inputs, saved = (*gaussians, *tiles), (transmittances, *state)
+        tuner.watch(render, opacities.numel(), lambda: _backward_again(inputs, saved, probe is not None))
     return render[..., :channels], transmittances
 
 
-def _backward_again(forward: tuple[Tensor | None, ...], absgrad: bool) -> Run:
+def _backward_again(inputs: tuple[Tensor | None, ...], saved: tuple[Tensor, ...], absgrad: bool) -> Run:
     """The backward kernel once more, for the tuner to time; the gradient of the transmittances costs nothing extra."""
-    tensors = [None if tensor is None else tensor.detach() for tensor in forward]
-    v_transmittances = torch.zeros_like(tensors[-4])
+    tensors = [None if tensor is None else tensor.detach() for tensor in (*inputs, *saved)]
+    v_transmittances = torch.zeros_like(saved[0]).detach()
 
     def run(v_colors_out: Tensor, reduction: Reduction) -> None:
         upstream = (v_colors_out.contiguous(), v_transmittances)
@@ -240,13 +240,14 @@ def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
     ctx.save_for_backward(means2d, conics, colors, opacities, backgrounds, masks, isect_offsets, flatten_ids, *state)
     ctx.absgrad = probe is not None
     ctx.reduction = inputs[-2:]
+    ctx.gradients = InputGradients("blend_forward", inputs)
     ctx.mark_non_differentiable(*state[1:])
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | None, *_: None) -> tuple:
     *inputs, transmittances, last_ids, splats, visits = ctx.saved_tensors
-    backgrounds, colors = inputs[4], inputs[2]
+    _, _, colors, _, backgrounds, *_ = inputs
     if v_colors_out is None:
         v_colors_out = transmittances.new_zeros(*transmittances.shape, colors.shape[-1])
     if v_transmittances is None:
@@ -255,10 +256,12 @@ def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | 
         *inputs, transmittances, last_ids, splats, visits, v_colors_out.contiguous(), v_transmittances.contiguous(),
         ctx.absgrad, *ctx.reduction,
     )  # fmt: skip
-    wants_background = backgrounds is not None and ctx.needs_input_grad[4]
+    wants_background = backgrounds is not None and ctx.gradients.wants(ctx, "backgrounds")
     v_backgrounds = (v_colors_out * transmittances[..., None]).sum(dim=(1, 2)) if wants_background else None
-    v_probe = v_means2d_abs if ctx.absgrad else None
-    return (v_means2d, v_conics, v_colors, v_opacities, v_backgrounds, None, v_probe, *[None] * 6)
+    return ctx.gradients.of(
+        means2d=v_means2d, conics=v_conics, colors=v_colors, opacities=v_opacities, backgrounds=v_backgrounds,
+        absgrad_probe=v_means2d_abs if ctx.absgrad else None,
+    )  # fmt: skip
 
 
 torch.library.register_autograd("distwar::blend_forward", _backward, setup_context=_save_for_backward, lib=LIBRARY)

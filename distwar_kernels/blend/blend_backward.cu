@@ -1,15 +1,17 @@
 // The blend op's backward pass with DISTWAR's reductions: strategies `atomic`, `sw_s` and `sw_b` for any number of
 // channels (and `sw_b` in the place of `sw_t` where there are more than that takes).
 //
-// Work to lanes: a block a tile, a thread a pixel, a warp a patch of 8x4 pixels (tile_lists.cuh). The tile's Gaussians
-// are staged through shared memory in batches of 256; every warp walks the batch, farthest first, and visits each
-// Gaussian that at least one of its pixels sees.
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh). The
+// tile's Gaussians are staged through shared memory in batches of 256; every warp goes through the batch, farthest
+// first, and visits each Gaussian that at least one of its pixels sees.
 //
-// A pixel takes the Gaussian off what it has blended (backward_pixel.cuh). Each visit leaves channels + 6 numbers a lane
-// (8 with absgrad), all for one Gaussian; where they are summed is the policy's business (warp_reduce.cuh).
+// Each pixel removes the Gaussian from what it has blended (backward_pixel.cuh). A visit yields channels + 6 numbers
+// per lane (8 with absgrad), all for one Gaussian; the policy decides where they are summed (warp_reduce.cuh).
 //
-// It stores nothing but the sums. Floor: about 45 instructions a visit over 4 * 132 * 1.98e9 warp-instructions/s on an
-// H200, and as many again for a butterfly of ten sums.
+// It stores nothing but the sums.
+//
+// Lower bound: about 45 instructions per visit over 4 * 132 * 1.98e9 warp-instructions/s on an H200, and as many again
+// for a butterfly of ten sums.
 #include "../warp_reduce.cuh"
 #include "../warp_traffic.cuh"
 #include "backward_pixel.cuh"
@@ -31,44 +33,68 @@ struct Staged {
         splat[slot] = here;
 #pragma unroll
         for (int k = 0; k < kChannels; ++k)
-            color[slot][k] = kChannels <= 4 ? packed[k % 4] : in.colors[static_cast<long long>(gaussian) * kChannels + k];
+            color[slot][k] =
+                kChannels <= 4 ? packed[k % 4] : in.colors[static_cast<long long>(gaussian) * kChannels + k];
     }
 };
 
-// Adds one record to the Gaussian's gradients. Order: colours, conic, mean, opacity, |mean|.
+// What a visit leaves of one lane, in this order: colours, conic, mean, opacity, |mean|.
 template <int kChannels, bool kAbsGrad>
-struct EmitGradients {
+struct Sums {
+    static constexpr int kConic = kChannels, kMean = kConic + 3, kOpacity = kMean + 2, kAbsMean = kOpacity + 1;
+    static constexpr int kCount = kAbsMean + 2 * kAbsGrad;
+};
+
+template <int kCount>
+__device__ void add(float* target, const float* values) {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) atomicAdd(target + i, values[i]);
+}
+
+// Adds them to the op's arrays.
+template <int kChannels, bool kAbsGrad>
+struct EmitArrays {
+    using S = Sums<kChannels, kAbsGrad>;
     BlendGradients grad;
 
-    __device__ void operator()(int gaussian, const float (&record)[kChannels + 6 + 2 * kAbsGrad]) const {
-        add<kChannels, 0>(grad.v_colors, gaussian, record);
-        add<3, kChannels>(grad.v_conics, gaussian, record);
-        add<2, kChannels + 3>(grad.v_means2d, gaussian, record);
-        add<1, kChannels + 5>(grad.v_opacities, gaussian, record);
-        if constexpr (kAbsGrad) add<2, kChannels + 6>(grad.v_means2d_abs, gaussian, record);
-    }
-
-   private:
-    template <int kCount, int kFirst, int N>
-    __device__ void add(float* array, long long gaussian, const float (&record)[N]) const {
-        const int step = grad.in_records ? kSplatFloats : kCount;
-#pragma unroll
-        for (int i = 0; i < kCount; ++i) atomicAdd(array + gaussian * step + i, record[kFirst + i]);
+    __device__ void operator()(long long gaussian, const float (&sums)[S::kCount]) const {
+        add<kChannels>(grad.v_colors + kChannels * gaussian, sums);
+        add<3>(grad.v_conics + 3 * gaussian, sums + S::kConic);
+        add<2>(grad.v_means2d + 2 * gaussian, sums + S::kMean);
+        add<1>(grad.v_opacities + gaussian, sums + S::kOpacity);
+        if constexpr (kAbsGrad) add<2>(grad.v_means2d_abs + 2 * gaussian, sums + S::kAbsMean);
     }
 };
 
-// Un-blends one Gaussian at a pixel and writes its gradients from there into `record`.
-template <bool kAbsGrad, int kChannels, int N>
+// Adds them to a record.
+template <int kChannels, bool kAbsGrad>
+struct EmitRecords {
+    using S = Sums<kChannels, kAbsGrad>;
+    float* records;
+
+    __device__ void operator()(long long gaussian, const float (&sums)[S::kCount]) const {
+        float* record = records + kSplatFloats * gaussian;
+        add<kChannels>(record + kGradColor, sums);
+        add<3>(record + kGradConicXX, sums + S::kConic);
+        add<2>(record + kGradMeanX, sums + S::kMean);
+        add<1>(record + kGradOpacity, sums + S::kOpacity);
+        if constexpr (kAbsGrad) add<2>(record + kGradAbsX, sums + S::kAbsMean);
+    }
+};
+
+// Un-blends one Gaussian at a pixel and writes its gradients from there.
+template <int kChannels, bool kAbsGrad>
 __device__ void step(BackwardPixel<kChannels>& pixel, const PatchSplat& splat, const Sample& sample, float2 at,
-                     const float (&color)[kChannels], float (&record)[N]) {
+                     const float (&color)[kChannels], float (&sums)[Sums<kChannels, kAbsGrad>::kCount]) {
+    using S = Sums<kChannels, kAbsGrad>;
     const Unblended here = pixel.unblend(sample.alpha, sample.capped, pixel.seen(color));
 #pragma unroll
-    for (int k = 0; k < kChannels; ++k) record[k] = here.weight * pixel.v_color[k];
+    for (int k = 0; k < kChannels; ++k) sums[k] = here.weight * pixel.v_color[k];
     const SplatGradient g = splat.gradient(splat.sums_of_one(here.v_sigma, at.x, at.y));
-    record[kChannels + 0] = g.xx, record[kChannels + 1] = g.xy, record[kChannels + 2] = g.yy;
-    record[kChannels + 3] = g.x, record[kChannels + 4] = g.y;
-    record[kChannels + 5] = g.opacity;
-    if constexpr (kAbsGrad) record[kChannels + 6] = fabsf(g.x), record[kChannels + 7] = fabsf(g.y);
+    sums[S::kConic] = g.xx, sums[S::kConic + 1] = g.xy, sums[S::kConic + 2] = g.yy;
+    sums[S::kMean] = g.x, sums[S::kMean + 1] = g.y;
+    sums[S::kOpacity] = g.opacity;
+    if constexpr (kAbsGrad) sums[S::kAbsMean] = fabsf(g.x), sums[S::kAbsMean + 1] = fabsf(g.y);
 }
 
 template <int kChannels, bool kAbsGrad, class Policy, class Emit>
@@ -97,21 +123,21 @@ __global__ void __launch_bounds__(kBlockSize)
                 Policy::idle(emit);
                 continue;
             }
-            float record[kChannels + 6 + 2 * kAbsGrad];
-            if (active) step<kAbsGrad>(state, splat, sample, offset, staged.color[t], record);
-            Policy::template add<true>(staged.id[t], record, active, threshold, emit);
+            float sums[Sums<kChannels, kAbsGrad>::kCount];
+            if (active) step<kChannels, kAbsGrad>(state, splat, sample, offset, staged.color[t], sums);
+            Policy::template add<true>(staged.id[t], sums, active, threshold, emit);
         }
     }
 }
 
-template <int kChannels, bool kAbsGrad>
-void launch_backward(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
-                     const BlendGradients& grad, Strategy strategy, int threshold) {
-    using Emit = EmitGradients<kChannels, kAbsGrad>;
-    const auto kernel = strategy == Strategy::kAtomic       ? blend_backward_kernel<kChannels, kAbsGrad, Atomic, Emit>
-                        : strategy == Strategy::kSerialized ? blend_backward_kernel<kChannels, kAbsGrad, Serialized, Emit>
-                                                            : blend_backward_kernel<kChannels, kAbsGrad, Butterfly, Emit>;
-    launch(kernel, in.tiles(), kBlockSize, in.stream, in, saved, upstream, threshold, Emit{grad});
+template <int kChannels, bool kAbsGrad, class Emit>
+void launch_backward(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream, const Emit& emit,
+                     Strategy strategy, int threshold) {
+    const auto kernel = strategy == Strategy::kAtomic ? blend_backward_kernel<kChannels, kAbsGrad, Atomic, Emit>
+                        : strategy == Strategy::kSerialized
+                            ? blend_backward_kernel<kChannels, kAbsGrad, Serialized, Emit>
+                            : blend_backward_kernel<kChannels, kAbsGrad, Butterfly, Emit>;
+    launch(kernel, in.tiles(), kBlockSize, in.stream, in, saved, upstream, threshold, emit);
 }
 
 }  // namespace
@@ -120,19 +146,36 @@ bool takes_channels(int channels) {
     return for_channels(channels, [](auto) {});
 }
 
-bool sums_packed(Strategy strategy, int channels) {
+bool sums_in_records(Strategy strategy, int channels) {
     return strategy == Strategy::kTransposed && channels <= kTransposedChannels;
 }
 
 void blend_backward(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
-                    const BlendGradients& grad, Strategy strategy, int threshold) {
-    if (sums_packed(strategy, in.channels)) return blend_backward_transposed(in, saved, upstream, grad, threshold);
+                    const BlendGradients& grad, float* records, Strategy strategy, int threshold) {
+    const bool absgrad = grad.v_means2d_abs != nullptr;
+    if (records) {
+        blend_backward_transposed(in, saved, upstream, records, absgrad, threshold);
+        return unpack_records(in, records, grad);
+    }
     for_channels(in.channels, [&](auto channels) {
-        if (grad.v_means2d_abs)
-            launch_backward<channels, true>(in, saved, upstream, grad, strategy, threshold);
-        else
-            launch_backward<channels, false>(in, saved, upstream, grad, strategy, threshold);
+        with_flag(absgrad, [&](auto absolute) {
+            launch_backward<channels, absolute>(in, saved, upstream, EmitArrays<channels, absolute>{grad}, strategy,
+                                                threshold);
+        });
     });
+}
+
+void blend_backward_to_records(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
+                               float* records, bool absgrad, Strategy strategy, int threshold) {
+    if (strategy == Strategy::kTransposed)
+        return blend_backward_transposed(in, saved, upstream, records, absgrad, threshold);
+    const auto launch_for = [&](auto channels) {
+        with_flag(absgrad, [&](auto absolute) {
+            launch_backward<channels, absolute>(in, saved, upstream, EmitRecords<channels, absolute>{records}, strategy,
+                                                threshold);
+        });
+    };
+    for_channels_among(in.channels, launch_for, std::integer_sequence<int, 3, 4>());
 }
 
 // The backward kernel itself, with a policy that counts in place of one that sums.
@@ -140,7 +183,7 @@ void blend_traffic(const BlendInputs& in, const BlendState& saved, int64_t* coun
     const BlendUpstream any = {saved.transmittances, saved.transmittances};  // what is summed does not matter
     const TrafficTally tally{reinterpret_cast<unsigned long long*>(counts)};
     launch(blend_backward_kernel<1, false, CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in, saved,
-                    any, 0, tally);
+           any, 0, tally);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

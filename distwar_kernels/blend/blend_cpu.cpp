@@ -1,104 +1,21 @@
-// The blend op on the CPU: the same mathematics as the CUDA kernels, a tile row of 16 pixels at a time (lanes.h).
+// The blend op on the CPU: the same mathematics as the CUDA kernels, one tile row of 16 pixels at a time (lanes.h).
 //
-// Work to threads: tiles, dynamically. A thread keeps a tile's pixel state in a few KiB of L1, walks the tile's
+// Thread mapping: tiles, dynamically. A thread keeps a tile's pixel state in a few KiB of L1, goes through the tile's
 // Gaussians and touches only the rows that a Gaussian's alpha >= 1/255 ellipse can reach.
 //
-// Backward: each (tile, Gaussian) instance is summed over its pixels in registers, in a fixed order, and written to
-// its own record; a second pass adds the records of each Gaussian in instance order. No atomics, so the gradients are
-// bit-equal from run to run, whatever the number of threads.
+// In the backward pass each (tile, Gaussian) instance is summed over its pixels in registers, in a fixed order, and
+// written to a record of its own; a second pass adds the records of each Gaussian in the order of instances. No
+// atomics, so the gradients are bit-equal from run to run, whatever the number of threads.
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 #include <vector>
 
-#include "../lanes.h"
-#include "blend.h"
+#include "blend_cpu_tile.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {
 
 constexpr int kRows = kTileSize;
-
-// A Gaussian, its exponent factored as on CUDA (splat.cuh): with the conic (a, b, c),
-//   sigma = (a (dx + skew dy)^2 + rest dy^2) / 2,  skew = b / a,  rest = c - b^2 / a
-// As a sum of squares it does not cancel, though the conic be nearly singular; doubles where its factors might.
-struct Gaussian {
-    int id;
-    float x, y, a, b, c, rest, opacity;
-    double skew;
-    bool sound;  // everything finite, the conic positive definite
-    const float* color;
-
-    Gaussian(const BlendInputs& in, int id)
-        : id(id), x(in.means2d[2 * id]), y(in.means2d[2 * id + 1]), a(in.conics[3 * id]), b(in.conics[3 * id + 1]),
-          c(in.conics[3 * id + 2]), opacity(in.opacities[id]), color(in.colors + static_cast<int64_t>(id) * in.channels) {
-        const double determinant = double(a) * c - double(b) * b;
-        rest = static_cast<float>(determinant / a);
-        skew = double(b) / a;
-        sound = a > 0.0f && rest > 0.0f && finite(in.channels);  // others are culled: their colours would spoil pixels
-    }
-
-   private:
-    // 0 * x is 0 for finite numbers and NaN for the others.
-    bool finite(int channels) const {
-        float probe = 0.0f * x + 0.0f * y + 0.0f * a + 0.0f * b + 0.0f * c + 0.0f * opacity;
-        for (int k = 0; k < channels; ++k) probe += 0.0f * color[k];
-        return probe == 0.0f;
-    }
-};
-
-// Rows [begin, end) of the tile that the ellipse alpha >= 1/255 can touch, from its bounding box.
-struct RowRange {
-    int begin = 0, end = 0;
-
-    RowRange(const Gaussian& g, float tile_x, float tile_y) {
-        if (!g.sound || !(g.opacity >= kAlphaCut)) return;
-        const float reach = 2.0f * std::log(g.opacity / kAlphaCut) + 1e-3f;  // twice the largest visible sigma
-        const float half_height = std::sqrt(reach / g.rest), half_width = std::sqrt(reach * g.c / g.a / g.rest);
-        if (!(g.x + half_width >= tile_x + 0.5f) || !(g.x - half_width <= tile_x + kTileSize - 0.5f)) return;
-        begin = static_cast<int>(std::clamp(std::ceil(g.y - half_height - tile_y - 0.5f), 0.0f, float(kTileSize)));
-        end = static_cast<int>(std::clamp(std::floor(g.y + half_height - tile_y - 0.5f) + 1, 0.0f, float(kTileSize)));
-    }
-};
-
-struct Tile {
-    int index, image, x0, y0, columns, rows;  // pixels, clipped to the image
-    int begin, end;                           // into flatten_ids
-
-    Tile(const BlendInputs& in, int index) : index(index) {
-        const int per_image = in.tile_width * in.tile_height, local = index % per_image;
-        image = index / per_image;
-        x0 = local % in.tile_width * kTileSize;
-        y0 = local / in.tile_width * kTileSize;
-        columns = std::min(kTileSize, in.width - x0);
-        rows = std::min(kTileSize, in.height - y0);
-        begin = in.isect_offsets[index];
-        end = index + 1 < in.tiles() ? in.isect_offsets[index + 1] : in.n_isects;
-        if (in.masks && !in.masks[index]) end = begin;
-    }
-
-    int64_t pixel(const BlendInputs& in, int row) const { return (int64_t(image) * in.height + y0 + row) * in.width + x0; }
-    const float* background(const BlendInputs& in) const {
-        return in.backgrounds ? in.backgrounds + image * in.channels : nullptr;
-    }
-};
-
-// One Gaussian seen from the pixels of one tile row.
-struct Sample {
-    Lanes dx, skewed, vis, alpha;  // skewed = dx + skew dy
-    float dy;
-    Mask hit;
-
-    Sample(const Gaussian& g, const Tile& tile, int row) {
-        dx = (g.x - (tile.x0 + 0.5f)) - ramp();
-        dy = g.y - (tile.y0 + row + 0.5f);
-        skewed = static_cast<float>(g.x - (tile.x0 + 0.5) + g.skew * dy) - ramp();
-        const Lanes sigma = 0.5f * (g.a * skewed * skewed + g.rest * dy * dy);
-        vis = exp_negative(sigma);
-        alpha = minimum(lanes(kAlphaCap), g.opacity * vis);
-        hit = alpha >= kAlphaCut;
-    }
-};
 
 // ------------------------------------------------------------------------------------------------------ forward
 
@@ -305,9 +222,9 @@ struct PatchCounts {
     static constexpr int kAcross = kTileSize / kPatchWidth;
     static_assert(kPatchesPerTile * kPatchWidth * kPatchHeight == kTileSize * kTileSize);
     int64_t visits_by_lanes[kWarpSize + 1] = {};  // at 0: list entries walked in vain
-    int active[kPatchesPerTile] = {};  // lanes of each patch, for the current Gaussian
-    int visits[kPatchesPerTile] = {};  // Gaussians of this tile with an active lane
-    int walked[kPatchesPerTile] = {};  // list entries up to the last of them
+    int active[kPatchesPerTile] = {};             // lanes of each patch, for the current Gaussian
+    int visits[kPatchesPerTile] = {};             // Gaussians of this tile with an active lane
+    int walked[kPatchesPerTile] = {};             // list entries up to the last of them
 
     void row(int row, Mask hit) {
         for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= hit[x];
@@ -346,7 +263,7 @@ void count_tile(const BlendInputs& in, const Tile& tile, const BackwardPixels& p
 }  // namespace
 
 bool takes_channels(int) { return true; }
-bool sums_packed(Strategy, int) { return false; }
+bool sums_in_records(Strategy, int) { return false; }
 
 void blend_forward(const BlendInputs& in, const BlendState& state, float* colors_out) {
 #pragma omp parallel num_threads(in.threads)
@@ -363,7 +280,7 @@ void blend_forward(const BlendInputs& in, const BlendState& state, float* colors
 
 // Strategy and threshold say where a GPU makes the sums; here a tile's sums are always made in registers.
 void blend_backward(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
-                    const BlendGradients& grad, Strategy, int) {
+                    const BlendGradients& grad, float*, Strategy, int) {
     std::vector<float> records(static_cast<size_t>(in.n_isects) * (in.channels + kGeometryRecord), 0.0f);
 #pragma omp parallel num_threads(in.threads)
     {

@@ -24,17 +24,26 @@ __device__ inline const float* background_of(const BlendInputs& in, const Pixel&
 // The words of a patch in BlendState::visits: bit i of word w is entry 32 w + i of the tile's list.
 __device__ inline int* patch_visits(int* visits, const TileRange& range, Patch patch) {
     const int words = (range.end - range.begin + kWarpSize - 1) / kWarpSize;
-    return visits + static_cast<long long>(kPatchesPerTile) * (range.begin / kWarpSize + patch.tile) + patch.index * words;
+    return visits + static_cast<long long>(kPatchesPerTile) * (range.begin / kWarpSize + patch.tile) +
+           patch.index * words;
 }
 
-// blend_backward for strategy `sw_t` (blend_transposed.cu), which takes one to four channels.
+// The backward pass of strategy `sw_t` (blend_transposed.cu), one to four channels, into zeroed records.
 void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
-                               const BlendGradients& grad, int threshold);
+                               float* records, bool absgrad, int threshold);
+// Records to the arrays that the op returns.
+void unpack_records(const BlendInputs& in, const float* records, const BlendGradients& grad);
 constexpr int kTransposedChannels = 4;
 
 template <int... kCounts, class F>
 bool for_channels_among(int channels, F f, std::integer_sequence<int, kCounts...>) {
     return ((channels == kCounts && (f(std::integral_constant<int, kCounts>()), true)) || ...);
+}
+
+// Calls f with a bool as a compile-time constant.
+template <class F>
+void with_flag(bool flag, F f) {
+    flag ? f(std::true_type()) : f(std::false_type());
 }
 
 // Calls f with the channel count as a compile-time constant; false if the kernels are not compiled for it. (The Python

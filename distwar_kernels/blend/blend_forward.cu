@@ -1,13 +1,15 @@
 // The blend op's forward pass: alpha blending of sorted 2D Gaussians (Kerbl et al. 2023, equation 3).
 //
-// Work to lanes: a block a tile, a thread a pixel, a warp a patch of 8x4 pixels (tile_lists.cuh). The tile's Gaussians
-// are staged through shared memory in batches of 256. Each warp tests 32 of them at once against its patch, a lane a
-// Gaussian, and visits those that may reach it: colour += c * alpha * T, T *= 1 - alpha, until T would fall to 1e-4.
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh). The
+// tile's Gaussians are staged through shared memory in batches of 256. Each warp tests 32 of them at once against its
+// patch, one lane per Gaussian, and visits those that may reach it: colour += c * alpha * T, T *= 1 - alpha, until T
+// would fall to 1e-4.
 //
-// It stores for the backward pass: T and the position of the last contributor of each pixel, the packed Gaussians
-// (splat.cuh), and for each patch the list entries that contribute to at least one of its pixels, a bit an entry.
+// It stores for the backward pass: T and the position of the last contributor of each pixel, the splats
+// (../records.cuh), and per patch one bit per list entry: whether it contributes to at least one of the patch's pixels.
 //
-// Floor: about 30 instructions a visit and 45 for 32 tests, over 4 * 132 * 1.98e9 warp-instructions/s on an H200.
+// Lower bound: about 30 instructions per visit and 45 per 32 tests, over 4 * 132 * 1.98e9 warp-instructions/s on an
+// H200.
 #include "../warp_reduce.cuh"
 #include "blend_cuda.cuh"
 #include "splat.cuh"
@@ -53,24 +55,21 @@ __global__ void pack_kernel(BlendInputs in, float* splats) {
 // A batch of the tile's Gaussians, and what each warp has found of 32 of them.
 template <int kChannels>
 struct Staged {
-    float4 mean_u[kBlockSize];     // mean, scale_u, skew
-    float4 v_opacity[kBlockSize];  // skew_low, scale_v, log2_opacity
+    float4 first[kBlockSize], second[kBlockSize];  // pieces of a splat
     float4 color[kBlockSize];
     int gaussian[kBlockSize];
     SharedSplats<kChannels> seen[kPatchesPerTile];
     int entry[kPatchesPerTile][kWarpSize];  // which of the batch each one seen is
 
     __device__ void load(const float* splats, int slot, int gaussian) {
-        const float4* words = reinterpret_cast<const float4*>(splats) + 3ll * gaussian;
-        mean_u[slot] = __ldg(words);
-        v_opacity[slot] = __ldg(words + 1);
-        color[slot] = __ldg(words + 2);
+        first[slot] = __ldg(piece_of(splats, gaussian, kMeanX));
+        second[slot] = __ldg(piece_of(splats, gaussian, kSkewLow));
+        color[slot] = __ldg(piece_of(splats, gaussian, kColor));
         this->gaussian[slot] = gaussian;
     }
 
     __device__ PatchSplat seen_from(float2 center, int slot) const {
-        const float4 a = mean_u[slot], b = v_opacity[slot];
-        return PatchSplat({make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, {}}, center);
+        return PatchSplat(Splat::of_pieces(first[slot], second[slot], {}), center);
     }
 };
 
@@ -109,7 +108,8 @@ struct ForwardPixel {
 };
 
 template <int kChannels>
-__global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs in, BlendState saved, float* colors_out) {
+__global__ void __launch_bounds__(kBlockSize)
+    blend_forward_kernel(BlendInputs in, BlendState saved, float* colors_out) {
     __shared__ Staged<kChannels> staged;
     const Pixel pixel(in);
     const TileRange range = visible_range(in);
@@ -123,12 +123,13 @@ __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs i
     ForwardPixel<kChannels> state(pixel);
     for (int start = range.begin; start < range.end; start += kBlockSize) {
         if (__syncthreads_and(state.done())) break;
-        if (start + threadIdx.x < range.end) staged.load(saved.splats, threadIdx.x, in.flatten_ids[start + threadIdx.x]);
+        if (start + threadIdx.x < range.end)
+            staged.load(saved.splats, threadIdx.x, in.flatten_ids[start + threadIdx.x]);
         __syncthreads();
 
         const int count = min(kBlockSize, range.end - start);
         for (int first = 0; first < count && !__all_sync(kFullWarp, state.done()); first += kWarpSize) {
-            // A lane tests a Gaussian. Those that may reach the patch come first, in their order.
+            // Each lane tests one Gaussian. Those that may reach the patch come first, in their order.
             PatchSplat mine;
             bool reaches = false;
             if (first + lane < count) {
@@ -142,11 +143,12 @@ __global__ void __launch_bounds__(kBlockSize) blend_forward_kernel(BlendInputs i
                 seen.put(slot, mine, staged.color[first + lane]);
             else
                 seen.put_nothing(slot);
-            // The slots behind are read, too, if only to be multiplied by 0: by the colours of one that is sound.
+            // Unused slots are read as well (weight 0), so they must have finite colours: those of the first Gaussian
+            // that reaches the patch.
             entry[slot] = first + (reaches ? lane : first_lane(reaching));
             __syncwarp();
 
-            unsigned contributors = 0;  // to this pixel, a bit a slot
+            unsigned contributors = 0;  // to this pixel, one bit per slot
             for (int i = 0; i < visible; i += kGroup) {
                 float raw[kGroup];
                 unsigned group = 0;

@@ -45,13 +45,13 @@ def blend_gradients_reference(
     v_alphas: Tensor,  # [images, H, W, 1]
 ) -> list[Tensor]:
     """dL/d(splats) on a black background, one tile's graph at a time: for images of any size, on any device."""
-    splats = tuple(splat.detach() for splat in _without_broken(*splats))
-    gradients = [torch.zeros_like(splat) for splat in splats]
+    kept = [splat.detach() for splat in _without_broken(*splats)]
+    gradients = [torch.zeros_like(splat) for splat in kept]
     rows, columns = isect_offsets.shape[1:]
     margin = (0, 0, 0, columns * TILE_SIZE - v_colors.shape[2], 0, rows * TILE_SIZE - v_colors.shape[1])
     v_colors, v_alphas = (torch.nn.functional.pad(v, margin) for v in (v_colors, v_alphas))
-    for tile in tiles_of(isect_offsets, flatten_ids, None, splats[0]):
-        means2d, conics, colors, opacities = leaves = [splat[tile.ids].requires_grad_() for splat in splats]
+    for tile in tiles_of(isect_offsets, flatten_ids, None, kept[0]):
+        means2d, conics, colors, opacities = leaves = [splat[tile.ids].requires_grad_() for splat in kept]
         weights, rest = blend_weights(means2d, conics, opacities, tile.pixels)
         outputs = weights @ colors, 1.0 - rest
         upstream = v_colors[tile.square].flatten(0, 1), v_alphas[tile.square].flatten()

@@ -1,18 +1,21 @@
-// The blend op's backward pass with transposed sums: strategy `sw_t`, up to four channels.
+// The blend op's backward pass with transposed sums: strategy `sw_t`, up to four channels. docs/kernels.md has pictures
+// and the derivation.
 //
-// A visit (a patch meets a Gaussian) leaves two numbers a pixel, s = dL/dsigma and w = alpha T. With (x, y) the pixel's
-// offset from the patch's centre, all that is geometric follows from the sums of s times 1, x, y, x^2, xy, y^2, and the
-// colours' gradient is the sum of w dL/dcolour. So visits write s and w as rows of shared memory; every 16 rows the
-// lanes, which were pixels, become half a row each and sum (transposed_sums.cuh). Then 16 lanes finish a Gaussian each
-// and add it to its packed gradient. A visit with fewer lanes than the threshold goes straight to memory instead.
+// A visit (a patch meets a Gaussian) yields two numbers per pixel, s = dL/dsigma and w = alpha T. With (x, y) the
+// pixel's offset from the patch's centre, all that is geometric follows from the sums of s times 1, x, y, x^2, xy, y^2,
+// and the colours' gradient is the sum of w dL/dcolour. So each visit writes s and w as a row of shared memory. After
+// every 16 rows the lanes, which were pixels until then, become half a row each and sum (transposed_sums.cuh). Then 16
+// lanes finish one Gaussian each and add it to its gradient record. A visit with fewer active lanes than the threshold
+// goes straight to memory instead.
 //
-// Work to lanes: a warp a patch of 8x4 pixels, and no barrier between warps. The forward pass has left a bit for each
+// Thread mapping: one warp per patch of 8x4 pixels, and no barrier between warps. The forward pass has left one bit per
 // list entry that contributes to the patch; a warp gathers 32 of them, farthest first, and each lane fetches one.
 //
-// It stores the packed gradients, 48 bytes a Gaussian, and unpacks them in the end unless they are wanted as they are.
+// It stores a gradient record of 48 bytes per Gaussian (../records.cuh). The blend op unpacks them in the end; the
+// fused rasteriser wants them as they are.
 //
-// Floor: about 42 instructions a visit over 4 * 132 * 1.98e9 warp-instructions/s on an H200, and about 14 cycles of
-// shared memory and L1 over 132 * 1.98e9 cycles/s, which is a third more: that binds.
+// Lower bound: about 42 instructions per visit over 4 * 132 * 1.98e9 warp-instructions/s on an H200, and about 14
+// cycles of shared memory and L1 per visit over 132 * 1.98e9 cycles/s, a third more: this is the bottleneck.
 #include "../warp_reduce.cuh"
 #include "backward_pixel.cuh"
 #include "fixed_point.cuh"
@@ -23,7 +26,8 @@ namespace distwar::DISTWAR_BACKEND {
 namespace {
 
 constexpr int kWarps = 4;  // of a block: half a tile's
-constexpr int kGroup = 4;  // visits unrolled together
+constexpr int kThreadsPerBlock = kWarps * kWarpSize;
+constexpr int kGroup = 4;                   // visits unrolled together
 constexpr float kLog2AlphaCap = -0.00145f;  // a little below log2(0.999)
 
 // What a warp has in shared memory.
@@ -31,9 +35,9 @@ template <int kChannels, bool kAbsGrad>
 struct Scratch {
     SumRows<kAbsGrad> rows;
     SharedSplats<kChannels> seen;
-    float4 v_color[kWarpSize];  // of the pixels
+    float4 v_color[kWarpSize];                // of the pixels
     float3 slopes[kAbsGrad ? kWarpSize : 1];  // u_y, v_y and v of those seen
-    int positions[2 * kWarpSize];  // VisitQueue's
+    int positions[2 * kWarpSize];             // VisitQueue's
 };
 
 // 32 (or at the end fewer) list entries that contribute to a patch, farthest first; a lane has one.
@@ -95,19 +99,19 @@ struct VisitQueue {
     }
 };
 
-// Adds a Gaussian's gradient, or a pixel's share of it, to its record: mean, conic, opacity, |mean|, colours.
-struct EmitPacked {
-    float* packed;  // [G, kSplatFloats]
+// Adds a Gaussian's gradient, or a pixel's share of it, to its record.
+struct EmitRecord {
+    float* records;  // [G, kSplatFloats]
 
     template <bool kAbsGrad>
     __device__ void add(int gaussian, const SplatGradient& g, const float* v_color, float2 absolute) const {
-        float* record = packed + static_cast<long long>(kSplatFloats) * gaussian;
-        add4(record, g.x, g.y, g.xx, g.xy);
+        float* record = records + static_cast<long long>(kSplatFloats) * gaussian;
+        add4(record + kGradMeanX, g.x, g.y, g.xx, g.xy);
         if constexpr (kAbsGrad)
-            add4(record + 4, g.yy, g.opacity, absolute.x, absolute.y);
+            add4(record + kGradConicYY, g.yy, g.opacity, absolute.x, absolute.y);
         else
-            add2(record + 4, g.yy, g.opacity);
-        add4(record + 8, v_color[0], v_color[1], v_color[2], v_color[3]);
+            add2(record + kGradConicYY, g.yy, g.opacity);
+        add4(record + kGradColor, v_color[0], v_color[1], v_color[2], v_color[3]);
     }
 
    private:
@@ -135,12 +139,17 @@ struct EmitFixed {
 
     template <bool kAbsGrad>
     __device__ void add(int gaussian, const SplatGradient& g, const float* v_color, float2 absolute) const {
-        const float record[kSplatFloats] = {g.x,        g.y,        g.xx,       g.xy,       g.yy,       g.opacity,
-                                            absolute.x, absolute.y, v_color[0], v_color[1], v_color[2], v_color[3]};
-        auto* sums = reinterpret_cast<unsigned long long*>(fixed.sums) + static_cast<long long>(kSplatFloats) * gaussian;
+        float record[kSplatFloats];
+        record[kGradMeanX] = g.x, record[kGradMeanY] = g.y;
+        record[kGradConicXX] = g.xx, record[kGradConicXY] = g.xy, record[kGradConicYY] = g.yy;
+        record[kGradOpacity] = g.opacity, record[kGradAbsX] = absolute.x, record[kGradAbsY] = absolute.y;
+#pragma unroll
+        for (int k = 0; k < 4; ++k) record[kGradColor + k] = v_color[k];
+        auto* sums =
+            reinterpret_cast<unsigned long long*>(fixed.sums) + static_cast<long long>(kSplatFloats) * gaussian;
 #pragma unroll
         for (int i = 0; i < kSplatFloats; ++i) {
-            if (!kAbsGrad && (i == 6 || i == 7)) continue;
+            if (!kAbsGrad && (i == kGradAbsX || i == kGradAbsY)) continue;
             atomicAdd(sums + i, static_cast<unsigned long long>(__float2ll_rn(record[i] * fixed.units(i))));
         }
     }
@@ -150,8 +159,8 @@ struct EmitFixed {
 template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
 struct Walk {
     BackwardPixel<kChannels> pixel;
-    float x;     // from the patch's centre
-    int line;    // of the patch's pixels
+    float x;   // from the patch's centre
+    int line;  // of the patch's pixels
     Scratch<kChannels, kAbsGrad>& scratch;
     Emit emit;
     int threshold;
@@ -201,10 +210,12 @@ struct Walk {
     }
 
     // The lanes of a visit that are too few to reduce: each adds its own share. Lane `source` has fetched the Gaussian.
-    __device__ void add_directly(const PatchSplat& fetched, int gaussian, int source, bool active, const Unblended& here) const {
+    __device__ void add_directly(const PatchSplat& fetched, int gaussian, int source, bool active,
+                                 const Unblended& here) const {
         const auto theirs = [source](auto value) { return __shfl_sync(kFullWarp, value, source); };
-        const PatchSplat splat = {theirs(fetched.dx), theirs(fetched.dy), theirs(fetched.u), theirs(fetched.v),
-                                  theirs(fetched.u_x), theirs(fetched.u_y), theirs(fetched.v_y), theirs(fetched.log2_opacity)};
+        const PatchSplat splat = {theirs(fetched.dx),  theirs(fetched.dy),          theirs(fetched.u),
+                                  theirs(fetched.v),   theirs(fetched.u_x),         theirs(fetched.u_y),
+                                  theirs(fetched.v_y), theirs(fetched.log2_opacity)};
         const int id = theirs(gaussian);
         if (!active) return;
         float v_color[4] = {};
@@ -216,7 +227,7 @@ struct Walk {
 };
 
 template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
-__global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
+__global__ void __launch_bounds__(kThreadsPerBlock, 32 / kWarps)
     blend_transposed_kernel(BlendInputs in, BlendState saved, BlendUpstream upstream, int threshold, Emit emit) {
     __shared__ Scratch<kChannels, kAbsGrad> scratches[kWarps];
     auto& scratch = scratches[threadIdx.x / kWarpSize];
@@ -233,10 +244,11 @@ __global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
     const int lane = lane_index();
     scratch.v_color[lane] = start.v_color_padded();
     __syncwarp();
-    Walk<kChannels, kAbsGrad, kSplit, Emit> walk = {start, pixel.patch_offset().x, lane / kPatchWidth, scratch, emit, threshold};
+    Walk<kChannels, kAbsGrad, kSplit, Emit> walk = {start,    pixel.patch_offset().x, lane / kPatchWidth, scratch, emit,
+                                                    threshold};
 
-    VisitQueue queue = {in.flatten_ids, patch_visits(saved.visits, range, patch), scratch.positions,
-                        range.begin, (warp_last - range.begin) / kWarpSize};
+    VisitQueue queue = {in.flatten_ids, patch_visits(saved.visits, range, patch), scratch.positions, range.begin,
+                        (warp_last - range.begin) / kWarpSize};
     while (true) {
         const Batch batch = queue.pull(start.last);
         if (batch.count == 0) break;
@@ -255,70 +267,65 @@ __global__ void __launch_bounds__(kWarps * kWarpSize, 32 / kWarps)
                 walk.template visit<false>(batch, mine, first, rows);
             const RowSums sums = sum_rows<kChannels>(scratch.rows, scratch.v_color);
             if (lane >= first && lane < first + rows)
-                emit.template add<kAbsGrad>(batch.gaussian, mine.gradient(about_mean(mine, sums)), sums.v_color, sums.absolute);
+                emit.template add<kAbsGrad>(batch.gaussian, mine.gradient(about_mean(mine, sums)), sums.v_color,
+                                            sums.absolute);
             __syncwarp();
         }
     }
 }
 
-// Packed gradients to the arrays that the op returns.
-__global__ void unpack_kernel(const float* packed, BlendGradients grad, int n_gaussians, int channels) {
+__global__ void unpack_kernel(const float* records, BlendGradients grad, int n_gaussians, int channels) {
     const int gaussian = blockIdx.x * blockDim.x + threadIdx.x;
     if (gaussian >= n_gaussians) return;
-    const float4* record = reinterpret_cast<const float4*>(packed) + 3ll * gaussian;
-    const float4 a = record[0], b = record[1], c = record[2];
-    reinterpret_cast<float2*>(grad.v_means2d)[gaussian] = make_float2(a.x, a.y);
+    const GradientRecord record = GradientRecord::load(records, gaussian);
+    reinterpret_cast<float2*>(grad.v_means2d)[gaussian] = make_float2(record.x, record.y);
     float* conic = grad.v_conics + 3ll * gaussian;
-    conic[0] = a.z, conic[1] = a.w, conic[2] = b.x;
-    grad.v_opacities[gaussian] = b.y;
-    if (grad.v_means2d_abs) reinterpret_cast<float2*>(grad.v_means2d_abs)[gaussian] = make_float2(b.z, b.w);
-    const float color[4] = {c.x, c.y, c.z, c.w};
+    conic[0] = record.xx, conic[1] = record.xy, conic[2] = record.yy;
+    grad.v_opacities[gaussian] = record.opacity;
+    if (grad.v_means2d_abs) reinterpret_cast<float2*>(grad.v_means2d_abs)[gaussian] = record.absolute;
+    const float color[4] = {record.color.x, record.color.y, record.color.z, record.color.w};
     for (int k = 0; k < channels; ++k) grad.v_colors[static_cast<long long>(gaussian) * channels + k] = color[k];
 }
 
-__global__ void from_fixed_kernel(FixedPoint fixed, float* packed, int count) {
+__global__ void from_fixed_kernel(FixedPoint fixed, float* records, int count) {
     const int index = blockIdx.x * blockDim.x + threadIdx.x;
-    if (index < count) packed[index] = static_cast<float>(fixed.sums[index]) / fixed.units(index % kSplatFloats);
-}
-
-// Calls f with a bool as a compile-time constant.
-template <class F>
-void with_flag(bool flag, F f) {
-    flag ? f(std::true_type()) : f(std::false_type());
+    if (index < count) records[index] = static_cast<float>(fixed.sums[index]) / fixed.units(index % kSplatFloats);
 }
 
 }  // namespace
 
-// The same sums in an order that does not matter; always reduced in the warp.
-static void blend_backward_fixed(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
-                                 const BlendGradients& grad) {
-    const FixedPoint fixed = {grad.fixed, grad.largest, static_cast<float>(in.width) * in.height};
+// Always reduced in the warp: sums of few lanes are exact, too, but slower.
+void blend_backward_to_exact_records(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
+                                     float* records, bool absgrad, long long* sums, const float* largest) {
+    const FixedPoint fixed = {sums, largest, static_cast<float>(in.width) * in.height};
     const auto launch_for = [&](auto channels) {
-        with_flag(grad.v_means2d_abs != nullptr, [&](auto absgrad) {
-            launch(blend_transposed_kernel<channels, absgrad, false, EmitFixed>, in.tiles() * (kPatchesPerTile / kWarps),
-                   kWarps * kWarpSize, in.stream, in, saved, upstream, 1, EmitFixed{fixed});
+        with_flag(absgrad, [&](auto absolute) {
+            launch(blend_transposed_kernel<channels, absolute, false, EmitFixed>,
+                   in.tiles() * (kPatchesPerTile / kWarps), kThreadsPerBlock, in.stream, in, saved, upstream, 1,
+                   EmitFixed{fixed});
         });
     };
     for_channels_among(in.channels, launch_for, std::integer_sequence<int, 3, 4>());
     const int count = kSplatFloats * in.n_gaussians;
-    launch(from_fixed_kernel, blocks_for(count), kThreads, in.stream, fixed, grad.packed, count);
+    launch(from_fixed_kernel, blocks_for(count), kThreads, in.stream, fixed, records, count);
 }
 
 void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
-                               const BlendGradients& grad, int threshold) {
-    if (grad.fixed) return blend_backward_fixed(in, saved, upstream, grad);
+                               float* records, bool absgrad, int threshold) {
     const auto launch_for = [&](auto channels) {
-        with_flag(grad.v_means2d_abs != nullptr, [&](auto absgrad) {
+        with_flag(absgrad, [&](auto absolute) {
             with_flag(threshold > 1, [&](auto split) {
-                launch(blend_transposed_kernel<channels, absgrad, split, EmitPacked>, in.tiles() * (kPatchesPerTile / kWarps),
-                       kWarps * kWarpSize, in.stream, in, saved, upstream, threshold, EmitPacked{grad.packed});
+                launch(blend_transposed_kernel<channels, absolute, split, EmitRecord>,
+                       in.tiles() * (kPatchesPerTile / kWarps), kThreadsPerBlock, in.stream, in, saved, upstream,
+                       threshold, EmitRecord{records});
             });
         });
     };
     for_channels_among(in.channels, launch_for, std::integer_sequence<int, 1, 3, 4>());
-    if (grad.in_records) return;
-    launch(unpack_kernel, blocks_for(in.n_gaussians), kThreads, in.stream, static_cast<const float*>(grad.packed), grad,
-           in.n_gaussians, in.channels);
+}
+
+void unpack_records(const BlendInputs& in, const float* records, const BlendGradients& grad) {
+    launch(unpack_kernel, blocks_for(in.n_gaussians), kThreads, in.stream, records, grad, in.n_gaussians, in.channels);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

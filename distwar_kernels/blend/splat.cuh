@@ -1,15 +1,16 @@
-// A projected Gaussian in the form the blend kernels work with, packed once a pass: 48 bytes, three 16-byte loads.
+// How the blend kernels work with a splat (../records.cuh), which is packed once per pass.
 //
 // The exponent of alpha = opacity * exp(-sigma) is kept in the conic's Cholesky form, in base 2:
 //   sigma log2(e) = u^2 + v^2,  u = scale_u (dx + skew dy),  v = scale_v dy,  (dx, dy) = mean - pixel
-// Being a sum of squares it neither cancels nor goes negative, also for needles whose conic is nearly singular: skew has
-// a second word, and the determinant is taken without rounding its products. About the centre of a warp's patch of
-// pixels both are linear in the pixel's offset (x, y): with opacity, five multiply-adds a pixel.
+// Being a sum of squares it neither cancels nor goes negative, also for needles whose conic is nearly singular: skew
+// has a second word, and the determinant is taken without rounding its products. About the centre of a warp's patch of
+// pixels both are linear in the pixel's offset (x, y): with opacity, five multiply-adds per pixel.
 //
 // Forward and backward kernels must take the same decisions at alpha's cut, so the arithmetic that leads there is
 // written with intrinsics: the compiler fuses it one way only.
 #pragma once
 
+#include "../records.cuh"
 #include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {
@@ -25,39 +26,6 @@ __device__ inline float exp2_approx(float x) {
     return exp2f(x);
 #endif
 }
-
-struct Splat {
-    float2 mean;
-    float scale_u, skew, skew_low, scale_v;
-    float log2_opacity;  // -infinity for a Gaussian that is not to be seen
-    float4 color;        // the first four channels, zero beyond the last
-
-    __device__ static Splat load(const float* splats, int gaussian) {
-        const float4* words = reinterpret_cast<const float4*>(splats) + 3ll * gaussian;
-        const float4 a = __ldg(words), b = __ldg(words + 1);
-        return {make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, __ldg(words + 2)};
-    }
-
-    // One that is not seen, if `gaussian` is negative.
-    __device__ static Splat load_or_nothing(const float* splats, int gaussian) {
-        if (gaussian >= 0) return load(splats, gaussian);
-        Splat nothing = {};
-        nothing.log2_opacity = -INFINITY;
-        return nothing;
-    }
-
-    __device__ void store(float* splats, int gaussian) const {
-        float4* words = reinterpret_cast<float4*>(splats) + 3ll * gaussian;
-        words[0] = make_float4(mean.x, mean.y, scale_u, skew);
-        words[1] = make_float4(skew_low, scale_v, log2_opacity, 0.0f);
-        words[2] = color;
-    }
-};
-
-// dL/d of a projected Gaussian, its colours apart.
-struct SplatGradient {
-    float x, y, xx, xy, yy, opacity;
-};
 
 // Sums over pixels of dL/dsigma times 1, u, v, dx^2, dx dy, dy^2: what a Gaussian's gradient follows from.
 struct SplatSums {
@@ -95,14 +63,15 @@ struct PatchSplat {
     __device__ float v_at(float y) const { return __fmaf_rn(v_y, y, v); }
 
     // Whether alpha may reach its cut on the patch: the smallest u^2 + v^2 on the rectangle of pixel centres against
-    // what opacity leaves, with a margin for rounding. If the mean is outside, the smallest value is on one of the sides
-    // (at most two) that face it, a parabola each.
+    // what opacity leaves, with a margin for rounding. If the mean is outside, the smallest value is on one of the
+    // sides (at most two) that face it, a parabola each.
     __device__ bool touches_patch() const {
         constexpr float kHalfWidth = 0.5f * (kPatchWidth - 1), kHalfHeight = 0.5f * (kPatchHeight - 1);
         const float reach = log2_opacity + 7.9954f;  // log2(255) = 7.99435
         const float x = clamp(dx, kHalfWidth), y = clamp(dy, kHalfHeight);
         float least = x == dx && y == dy ? 0.0f : INFINITY;
-        if (x != dx) least = square_norm(x, clamp(-((u + u_x * x) * u_y + v * v_y) / (u_y * u_y + v_y * v_y), kHalfHeight));
+        if (x != dx)
+            least = square_norm(x, clamp(-((u + u_x * x) * u_y + v * v_y) / (u_y * u_y + v_y * v_y), kHalfHeight));
         if (y != dy) least = fminf(least, square_norm(clamp(-(u + u_y * y) / u_x, kHalfWidth), y));
         return least <= reach;
     }
@@ -110,7 +79,11 @@ struct PatchSplat {
     // Of one pixel.
     __device__ SplatSums sums_of_one(float v_sigma, float x, float y) const {
         const float from_x = dx - x, from_y = dy - y;
-        return {v_sigma, v_sigma * u_at(x, y), v_sigma * v_at(y), v_sigma * from_x * from_x, v_sigma * from_x * from_y,
+        return {v_sigma,
+                v_sigma * u_at(x, y),
+                v_sigma * v_at(y),
+                v_sigma * from_x * from_x,
+                v_sigma * from_x * from_y,
                 v_sigma * from_y * from_y};
     }
 
@@ -118,7 +91,8 @@ struct PatchSplat {
     __device__ SplatGradient gradient(const SplatSums& s) const {
         constexpr float kScale = 1.0f / kHalfLog2e;
         const float over_opacity = exp2f(-log2_opacity);
-        return {-kScale * u_x * s.u, -kScale * (u_y * s.u + v_y * s.v), 0.5f * s.xx, s.xy, 0.5f * s.yy, -over_opacity * s.one};
+        return {-kScale * u_x * s.u,  -kScale * (u_y * s.u + v_y * s.v), 0.5f * s.xx, s.xy, 0.5f * s.yy,
+                -over_opacity * s.one};
     }
 
    private:
@@ -143,8 +117,8 @@ struct Sample {
     }
 };
 
-// 32 Gaussians seen from a warp's patch, where every lane can read them: put by a lane each. A pixel reads its row's two
-// numbers and four that all rows share, in pieces of 8 bytes: more than that costs a lane a second cycle.
+// 32 Gaussians seen from a warp's patch, where every lane can read them: each put there by one lane. A pixel reads its
+// row's two numbers and four that all rows share, in pieces of 8 bytes: more than that takes a second cycle per lane.
 template <int kChannels>
 struct alignas(16) SharedSplats {
     float4 rows[2][kWarpSize + 1];  // most, u of rows 0 and 1; of rows 2 and 3. One apart, or their banks would meet

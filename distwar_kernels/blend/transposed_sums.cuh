@@ -1,5 +1,5 @@
-// Sums of rows: a visit leaves two numbers a pixel as a row in shared memory, and 16 rows are summed at once by lanes that
-// were pixels and become half a row each. The sum of 32 lanes costs a lane 16 additions and one exchange, not five
+// Sums of rows: a visit leaves two numbers per pixel as a row in shared memory, and 16 rows are summed at once by lanes
+// that were pixels and become half a row each. The sum of 32 lanes costs a lane 16 additions and one exchange, not five
 // exchanges for every number of a record.
 #pragma once
 
@@ -8,8 +8,8 @@
 
 namespace distwar::DISTWAR_BACKEND {
 
-// s = dL/dsigma and w = alpha T of 32 pixels in a row each, and with absgrad |dL/dmean|. Rows are four floats longer than
-// a warp, so that a column of float4 does not meet a bank twice.
+// s = dL/dsigma and w = alpha T of 32 pixels in a row each, and with absgrad |dL/dmean|. Rows are four floats longer
+// than a warp, so that a column of float4 does not meet a bank twice.
 template <bool kAbsGrad>
 struct SumRows {
     static constexpr int kRows = kAbsGrad ? 8 : 16, kPlanes = kAbsGrad ? 4 : 2;
@@ -25,7 +25,8 @@ struct SumRows {
     }
 };
 
-// Of one row: sums of s times 1, x, y, x^2, xy, y^2 with (x, y) from the patch's centre; of w dL/dcolour; of |dL/dmean|.
+// Of one row: sums of s times 1, x, y, x^2, xy, y^2 with (x, y) from the patch's centre; of w dL/dcolour; of
+// |dL/dmean|.
 struct RowSums {
     float one, x, y, xx, xy, yy;
     float v_color[4];

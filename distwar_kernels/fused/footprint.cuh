@@ -2,11 +2,12 @@
 // which alpha may reach its cut. A box around the splat would name about twice as many.
 //
 // In the blend's terms (splat.cuh) that is the ellipse u^2 + v^2 <= reach. With (f, e) the offset of a pixel from the
-// mean, f is between -skew e -+ sqrt(reach - (scale_v e)^2) / scale_u, a concave and a convex function of e: on a row of
-// tiles each is extreme where it is on the whole ellipse, or else at the row's edge nearest to that.
+// mean, f is between -skew e -+ sqrt(reach - (scale_v e)^2) / scale_u, a concave and a convex function of e: on a row
+// of tiles each is extreme where it is on the whole ellipse, or else at the row's edge nearest to that.
 #pragma once
 
-#include "../blend/splat.cuh"
+#include "../records.cuh"
+#include "fused.h"
 
 namespace distwar::cuda {
 
@@ -18,14 +19,15 @@ struct TileSpan {
 struct Footprint {
     int first_row, end_row;
 
-    __device__ Footprint(const Splat& splat, int tile_width, int tile_height) : splat(splat), columns(tile_width) {
+    __device__ Footprint(const Splat& splat, const TileGrid& grid) : splat(splat), columns(grid.width) {
         reach = splat.log2_opacity + 7.9954f;  // log2(255) = 7.99435; the rest is for rounding
         first_row = end_row = 0;
         if (!(reach > 0.0f)) return;
         half_height = sqrtf(reach) / splat.scale_v;
-        const float slope = splat.skew / splat.scale_v, width = sqrtf(slope * slope + 1.0f / (splat.scale_u * splat.scale_u));
+        const float slope = splat.skew / splat.scale_v,
+                    width = sqrtf(slope * slope + 1.0f / (splat.scale_u * splat.scale_u));
         lean = half_height * slope / width;
-        const TileSpan rows = span(splat.mean.y - half_height, splat.mean.y + half_height, tile_height);
+        const TileSpan rows = span(splat.mean.y - half_height, splat.mean.y + half_height, grid.height);
         first_row = rows.begin, end_row = rows.end;
     }
 
@@ -58,7 +60,8 @@ struct Footprint {
     __device__ static TileSpan span(float low, float high, int count) {
         const float first = ceilf((low - kMargin - (kTileSize - 0.5f)) * (1.0f / kTileSize));
         const float last = floorf((high + kMargin - 0.5f) * (1.0f / kTileSize));
-        return {static_cast<int>(fminf(fmaxf(first, 0.0f), count)), static_cast<int>(fminf(fmaxf(last + 1.0f, 0.0f), count))};
+        return {static_cast<int>(fminf(fmaxf(first, 0.0f), count)),
+                static_cast<int>(fminf(fmaxf(last + 1.0f, 0.0f), count))};
     }
 };
 

@@ -1,5 +1,5 @@
-// The fused rasteriser: what one pinhole camera sees of all Gaussians, from trained parameters to packed splats and tile
-// lists, and back to the parameters or straight into Adam. CUDA only; the blend in between is ../blend.
+// The fused rasteriser: what one camera sees of all Gaussians, from trained parameters to splats (project), from those
+// to tile lists (list_splats) and an image (../blend), and back to the parameters or straight into Adam. CUDA only.
 //
 // Arrays are dense, float32 unless said otherwise; N counts Gaussians, V those that the camera sees, in the order of N.
 // Nothing here makes the host wait: buffers have capacities, counts stay on the device, and a view that outgrows its
@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../cameras.h"
 #include "../constants.h"
 #include "../tiles/tile_lists.h"
 
@@ -20,8 +21,8 @@ enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN };
 
 // Adam (Kingma and Ba 2015) over the Gaussians that contribute to the view.
 //
-// With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps it missed is made up for
-// (lazy_adam.cuh).
+// With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps that skipped it is applied
+// later (lazy_adam.cuh).
 struct Adam {
     static constexpr int kParameters = 6;  // in the order of Gaussians
     float* parameters[kParameters];
@@ -52,45 +53,69 @@ struct Gaussians {
     }
 };
 
-struct Camera {
-    const float* viewmat;  // [4, 4] world to camera, OpenCV axes
-    const float* K;        // [3, 3] pixels
+// Tiles across and down an image.
+struct TileGrid {
     int width, height;
+
+    TileGrid(int image_width, int image_height)
+        : width((image_width + kTileSize - 1) / kTileSize), height((image_height + kTileSize - 1) / kTileSize) {}
+    DISTWAR_ON_BOTH int tiles() const { return width * height; }
+};
+
+// One camera, and how it is to be drawn.
+struct View {
+    LensModel lens;
+    const float* viewmat;     // [4, 4] world to camera, OpenCV axes
+    const float* intrinsics;  // in the lens's order
+    int width, height;        // pixels
+    TileGrid grid;
     float near_plane, far_plane;
     bool antialiased;
     bool with_depth;  // as the fourth channel
-
-    DISTWAR_ON_BOTH int tile_width() const { return (width + kTileSize - 1) / kTileSize; }
-    DISTWAR_ON_BOTH int tile_height() const { return (height + kTileSize - 1) / kTileSize; }
-    DISTWAR_ON_BOTH int tiles() const { return tile_width() * tile_height(); }
 };
 
-// What the camera sees. `counts` are the true ones, also where they exceed the capacities.
+// What the camera sees: the joint between projection and lists, across which GPUs can exchange splats.
 struct Visible {
-    int* counts;          // [2] Gaussians, entries of the tile lists
+    int* total;           // [1] Gaussians: the true number, also where it exceeds the capacity
     int* gaussian_ids;    // [capacity] which Gaussian
-    float* splats;        // [capacity, 12] as the blend wants them (blend/splat.cuh)
+    float* splats;        // [capacity, 12] as the blend wants them (../records.cuh)
+    float* depths;        // [capacity] along the camera's z axis
     float* color_slopes;  // [3, 3, capacity] dcolour/dmean through the view direction, or null if nobody asks
-    int* isect_offsets;   // [tiles + 1] where each tile's list begins, and where the last one ends
-    int* flatten_ids;     // [list_capacity] the lists: positions in gaussian_ids, nearest first
+    int capacity;
+
+    // How many Gaussians the arrays hold.
+    DISTWAR_ON_BOTH int held() const { return *total < capacity ? *total : capacity; }
+};
+
+// The tile lists of visible splats.
+struct Lists {
+    int* counts;         // [2] Gaussians, entries of the lists: the true numbers, also where they exceed the capacities
+    int* isect_offsets;  // [tiles + 1] where each tile's list begins, and where the last one ends
+    int* flatten_ids;    // [capacity] the lists: positions among the splats, nearest first
+    int capacity;
+};
+
+// Whether a view's buffers held all its Gaussians and all its entries.
+struct Fit {
+    const int *visible, *entries;  // how many there were; null entries: nobody asks for these
     int capacity, list_capacity;
 
-    // How many Gaussians the arrays hold, and whether that is all of them and all of their list entries.
-    DISTWAR_ON_BOTH int held() const { return counts[0] < capacity ? counts[0] : capacity; }
-    DISTWAR_ON_BOTH bool complete() const { return counts[0] <= capacity && counts[1] <= list_capacity; }
+    DISTWAR_ON_BOTH bool complete() const { return *visible <= capacity && (!entries || *entries <= list_capacity); }
 };
 
-// Bytes of scratch memory that `project_and_list` needs.
-size_t scratch_bytes(const Gaussians& gaussians, const Camera& camera, const Visible& visible);
+// Projects and colours the Gaussians. scan_words: zeroed, project_words(gaussians) of them.
+int project_words(const Gaussians& gaussians);
+void project(const Gaussians& gaussians, const View& view, const Visible& visible, unsigned* scan_words, void* stream);
 
-// Projects, colours and lists the Gaussians.
-void project_and_list(const Gaussians& gaussians, const Camera& camera, const Visible& visible, void* scratch, void* stream);
+// Makes the lists from visible.total, splats and depths. scratch: list_scratch_bytes(...) of memory.
+size_t list_scratch_bytes(const TileGrid& grid, int capacity, int list_capacity);
+void list_splats(const TileGrid& grid, const Visible& visible, const Lists& lists, void* scratch, void* stream);
 
 // Densification statistics of a pass, added to; null where not wanted.
 struct Statistics {
-    float* grad2d;   // [N] length of dL/d(projected centre) in units of half the image
-    float* count;    // [N] 1 for each visible
-    bool absolute;   // lengths of the sums of absolute gradients instead
+    float* grad2d;  // [N] length of dL/d(projected centre) in units of half the image
+    float* count;   // [N] 1 for each visible
+    bool absolute;  // lengths of the sums of absolute gradients instead
 };
 
 // dL/d(parameters), to be given zeroed.
@@ -98,13 +123,13 @@ struct Gradients {
     float *means, *quats, *scales, *opacities, *sh0, *shN;
 };
 
-// From the blend's packed gradients [capacity, 12] (blend_transposed.cu says in which order) to the parameters'.
-void project_backward(const Gaussians& gaussians, const Camera& camera, const Visible& visible, const float* packed,
-           const Statistics& statistics, const Gradients& gradients, void* stream);
+// From the blend's gradient records [capacity, 12] to the parameters'.
+void project_backward(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
+                      const float* records, const Statistics& statistics, const Gradients& gradients, void* stream);
 
 // The same, and Gaussians::adam right away.
-void project_backward_and_step(const Gaussians& gaussians, const Camera& camera, const Visible& visible,
-                               const float* packed, const Statistics& statistics, void* stream);
+void project_backward_and_step(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
+                               const float* records, const Statistics& statistics, void* stream);
 
 // Some of each Gaussian's features, as many as a splat has colour words. One that is not finite counts as 0.
 struct FeaturePass {
@@ -119,10 +144,10 @@ struct FeaturePass {
 // Writes a pass's features over the colours of the splats.
 void paint_features(const FeaturePass& pass, const Visible& visible, void* stream);
 
-// Moves the colour words of the blend's packed gradients to v_features [N, channels], and zeroes them.
-void collect_features(const FeaturePass& pass, const Visible& visible, float* packed, float* v_features, void* stream);
+// Moves the colour words of the blend's records to v_features [N, channels], and zeroes them.
+void collect_features(const FeaturePass& pass, const Visible& visible, float* records, float* v_features, void* stream);
 
-// Makes up for what all of `count` Gaussians have missed up to step t.
+// Applies to all of `count` Gaussians what they have skipped up to step t.
 void catch_up(const Adam& adam, int count, int sh_rows, void* stream);
 
 }  // namespace distwar::cuda

@@ -1,14 +1,17 @@
-// The fused rasteriser's way back: from the blend's packed gradients to the parameters, and into Adam if asked.
+// The fused rasteriser's backward pass: from the blend's gradient records to the parameters, and on into Adam if asked.
 //
-// A block takes 128 visible Gaussians. First a thread has one: it projects it again (gaussian.cuh), chains the gradient
-// to mean, quaternion, scale, opacity and sh0, and hands those to a sink: an array, or Adam. It leaves the harmonics of its
-// direction and the colour's gradient in shared memory, whose products are shN's gradient. Then the threads walk the
-// block's rows of shN together, whole lines at a time: three quarters of all bytes are there.
+// Thread mapping: a block takes 128 visible Gaussians. First there is one thread per Gaussian: it projects it again
+// (gaussian.cuh), chains the gradient to mean, quaternion, scale, opacity and sh0, and hands these to a sink (an array,
+// or Adam). It leaves the two factors of shN's gradient in shared memory: the harmonics of its direction, and the
+// colour's gradient. Then all threads go through the block's rows of shN together, whole cache lines at a time: three
+// quarters of all bytes are there.
 //
-// A Gaussian whose record is zero has contributed to no pixel. It is left as it is. (Its view counts in the statistics all
-// the same, as in the reference.) Lazy Adam makes up for that later: lazy_adam.cuh.
+// A Gaussian whose record is zero contributes to no pixel and is left as it is (though it counts in the statistics, as
+// in the reference). Lazy Adam applies what it skips later: lazy_adam.cuh.
 //
-// It stores nothing. Floor with Adam, K contributors: (59 * 6 + 9 + 12 + 1) * 4 K bytes read and written, over the
+// It stores nothing in between.
+//
+// Lower bound with Adam, for K contributing Gaussians: (59 * 6 + 9 + 12 + 1) * 4 K bytes read and written, over the
 // memory's bandwidth.
 #include "../launch.cuh"
 #include "harmonics.cuh"
@@ -29,7 +32,7 @@ struct StoreGradients {
 
     template <int N>
     __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
-                         const Missed (&)[N]) const {
+                         const SkippedSteps (&)[N]) const {
 #pragma unroll
         for (int i = 0; i < N; ++i)
             if (indices[i] >= 0) arrays[parameter][indices[i]] = gradients[i];
@@ -47,7 +50,7 @@ struct StepAdam {
 
     template <int N>
     __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
-                         const Missed (&missed)[N]) const {
+                         const SkippedSteps (&skipped)[N]) const {
         float *const values = adam.parameters[parameter], *const means = adam.exp_avg[parameter];
         float *const squares = adam.exp_avg_sq[parameter], step_size = adam.step_sizes[parameter];
         AdamState states[N];
@@ -58,29 +61,31 @@ struct StepAdam {
         }
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            if (kLazy) states[i].make_up(adam, step_size, missed[i]);
+            if (kLazy) states[i].catch_up(adam, step_size, skipped[i]);
             states[i].step(adam, step_size, gradients[i]);
         }
 #pragma unroll
         for (int i = 0; i < N; ++i) {
             if (indices[i] < 0) continue;
-            values[indices[i]] = states[i].value, means[indices[i]] = states[i].mean, squares[indices[i]] = states[i].square;
+            values[indices[i]] = states[i].value, means[indices[i]] = states[i].mean,
+            squares[indices[i]] = states[i].square;
         }
     }
 };
 
 template <class Sink, int N>
-__device__ void take_row(const Sink& sink, Parameter parameter, int row, const Missed& missed, const float (&gradients)[N]) {
+__device__ void take_row(const Sink& sink, Parameter parameter, int row, const SkippedSteps& skipped,
+                         const float (&gradients)[N]) {
     long long indices[N];
-    Missed same[N];
+    SkippedSteps same[N];
 #pragma unroll
-    for (int i = 0; i < N; ++i) indices[i] = static_cast<long long>(N) * row + i, same[i] = missed;
+    for (int i = 0; i < N; ++i) indices[i] = static_cast<long long>(N) * row + i, same[i] = skipped;
     sink.take(parameter, indices, gradients, same);
 }
 
 // dL/dcolour, without the channels that were cut off at 0.
-__device__ Vec3 color_gradient(const FlatGradient& g, const float* splats, int slot) {
-    const float4 color = __ldg(reinterpret_cast<const float4*>(splats) + 3ll * slot + 2);
+__device__ Vec3 color_gradient(const GradientRecord& g, const float* splats, int slot) {
+    const float4 color = __ldg(piece_of(splats, slot, kColor));
     return {color.x > 0.0f ? g.color.x : 0.0f, color.y > 0.0f ? g.color.y : 0.0f, color.z > 0.0f ? g.color.z : 0.0f};
 }
 
@@ -92,60 +97,63 @@ __device__ Vec3 through_direction(const Visible& visible, int slot, Vec3 v_color
     return v_color.x * slope(0) + (v_color.y * slope(1) + v_color.z * slope(2));
 }
 
-__device__ void count(const Statistics& statistics, const Camera& camera, const FlatGradient& g, int row) {
+__device__ void count(const Statistics& statistics, const View& view, const GradientRecord& g, int row) {
     if (!statistics.grad2d) return;
-    const float x = statistics.absolute ? g.abs_x : g.x, y = statistics.absolute ? g.abs_y : g.y;
-    statistics.grad2d[row] += hypotf(0.5f * camera.width * x, 0.5f * camera.height * y);
+    const float x = statistics.absolute ? g.absolute.x : g.x, y = statistics.absolute ? g.absolute.y : g.y;
+    statistics.grad2d[row] += hypotf(0.5f * view.width * x, 0.5f * view.height * y);
     statistics.count[row] += 1.0f;
 }
 
 // What a block keeps of its Gaussians: their rows, and the two factors of shN's gradient.
 template <int kRows>
 struct Factors {
-    int rows[kBackwardThreads];  // -1: nothing to do
+    int rows[kBackwardThreads];                    // -1: nothing to do
     float harmonics[kBackwardThreads][kRows | 1];  // an odd row each, so that banks do not meet
     float v_color[kBackwardThreads][3];
-    Missed missed[kBackwardThreads];
+    SkippedSteps skipped[kBackwardThreads];
 
     template <int kDegree>
-    __device__ void put(int thread, int row, const Missed& its, Vec3 direction, Vec3 v) {
+    __device__ void put(int thread, int row, const SkippedSteps& its_skipped, Vec3 direction, Vec3 v) {
         rows[thread] = row;
-        missed[thread] = its;
+        skipped[thread] = its_skipped;
         for_harmonics<kDegree>(direction, [&](int k, float value, Vec3) { harmonics[thread][k] = value; });
         v_color[thread][0] = v.x, v_color[thread][1] = v.y, v_color[thread][2] = v.z;
     }
 };
 
-template <class Sink, int kDegree>
+template <class Lens, class Sink, int kDegree>
 __global__ void __launch_bounds__(kBackwardThreads)
-    project_backward_kernel(Gaussians g, Camera camera, Visible visible, const float* packed, Statistics statistics, Sink sink) {
+    project_backward_kernel(Gaussians g, View view, Visible visible, Fit fit, const float* records,
+                            Statistics statistics, Sink sink) {
     constexpr int kRows = sh_rows_of(kDegree), kFloats = 3 * kRows;
     __shared__ Factors<kRows> factors;
     const int held = visible.held(), thread = threadIdx.x, slot = blockIdx.x * kBackwardThreads + thread;
-    if (blockIdx.x * kBackwardThreads >= held || !visible.complete()) return;
+    if (blockIdx.x * kBackwardThreads >= held || !fit.complete()) return;
 
     factors.rows[thread] = -1;
     if (slot < held) {
         const int row = visible.gaussian_ids[slot];
-        const FlatGradient flat_gradient(packed, slot);
-        count(statistics, camera, flat_gradient, row);
-        if (!flat_gradient.is_zero()) {
-            const Lens lens(camera);
+        const GradientRecord record = GradientRecord::load(records, slot);
+        count(statistics, view, record, row);
+        if (!record.is_zero()) {
+            const Pose pose(view);
+            const Lens lens(view.intrinsics, view.width, view.height);
             const UpToDate<Sink::kIsLazy> parameters(g, row);
-            const Missed& missed = parameters.missed;
-            const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(flat_gradient, visible.splats, slot);
-            const Flat flat(parameters.shape(row), camera, lens, lens.to_camera(mean));
-            ShapeGradient shape = flat.gradient(flat_gradient, camera, lens);
+            const SkippedSteps& skipped = parameters.skipped;
+            const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(record, visible.splats, slot);
+            const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, pose.to_camera(mean));
+            ShapeGradient shape = projected.gradient(record, view, pose, lens);
             if constexpr (kDegree > 0) {
                 shape.mean = shape.mean + through_direction(visible, slot, v_color);
-                factors.template put<kDegree>(thread, row, missed, Direction(mean, lens.center()).unit, v_color);
+                factors.template put<kDegree>(thread, row, skipped, Direction(mean, pose.center()).unit, v_color);
             }
             sink.mark(row);
-            take_row(sink, kMeans, row, missed, {shape.mean.x, shape.mean.y, shape.mean.z});
-            take_row(sink, kQuats, row, missed, {shape.quat.x, shape.quat.y, shape.quat.z, shape.quat.w});
-            take_row(sink, kScales, row, missed, {shape.log_scale.x, shape.log_scale.y, shape.log_scale.z});
-            take_row(sink, kOpacities, row, missed, {shape.logit});
-            take_row(sink, kSh0, row, missed, {kHarmonic0 * v_color.x, kHarmonic0 * v_color.y, kHarmonic0 * v_color.z});
+            take_row(sink, kMeans, row, skipped, {shape.mean.x, shape.mean.y, shape.mean.z});
+            take_row(sink, kQuats, row, skipped, {shape.quat.x, shape.quat.y, shape.quat.z, shape.quat.w});
+            take_row(sink, kScales, row, skipped, {shape.log_scale.x, shape.log_scale.y, shape.log_scale.z});
+            take_row(sink, kOpacities, row, skipped, {shape.logit});
+            take_row(sink, kSh0, row, skipped,
+                     {kHarmonic0 * v_color.x, kHarmonic0 * v_color.y, kHarmonic0 * v_color.z});
         }
     }
     if constexpr (kDegree > 0) {
@@ -155,38 +163,41 @@ __global__ void __launch_bounds__(kBackwardThreads)
         for (int round = 0; round < kFloats / kAtOnce; ++round) {
             long long indices[kAtOnce];
             float gradients[kAtOnce];
-            Missed missed[kAtOnce];
+            SkippedSteps skipped[kAtOnce];
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 const int flat = (round * kAtOnce + i) * kBackwardThreads + thread;
                 const int here = flat / kFloats, column = flat - here * kFloats, row = factors.rows[here];
-                missed[i] = factors.missed[here];
+                skipped[i] = factors.skipped[here];
                 indices[i] = row >= 0 ? 3ll * g.sh_rows * row + column : -1;
                 gradients[i] = factors.harmonics[here][column / 3] * factors.v_color[here][column % 3];
             }
-            sink.take(kShN, indices, gradients, missed);
+            sink.take(kShN, indices, gradients, skipped);
         }
     }
 }
 
 template <class Sink>
-void launch_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
+void launch_backward(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit, const float* records,
                      const Statistics& statistics, const Sink& sink, void* stream) {
     const int blocks = (visible.capacity + kBackwardThreads - 1) / kBackwardThreads;
-    for_degree(g.sh_degree, [&](auto degree) {
-        launch(project_backward_kernel<Sink, degree>, blocks, kBackwardThreads, stream, g, camera, visible, packed,
-               statistics, sink);
+    for_lens(view.lens, [&](auto lens) {
+        for_degree(g.sh_degree, [&](auto degree) {
+            launch(project_backward_kernel<typename decltype(lens)::type, Sink, degree>, blocks, kBackwardThreads,
+                   stream, g, view, visible, fit, records, statistics, sink);
+        });
     });
 }
 
-// A thread a number.
+// One thread per number.
 __global__ void catch_up_kernel(Adam adam, Parameter parameter, int floats, long long numbers) {
     const long long index = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (index >= numbers) return;
-    const int missed = adam.step - adam.last_steps[index / floats];
-    if (missed <= 0) return;
-    AdamState state = {adam.parameters[parameter][index], adam.exp_avg[parameter][index], adam.exp_avg_sq[parameter][index]};
-    state.make_up(adam, adam.step_sizes[parameter], Missed::steps_of(adam, missed));
+    const int skipped = adam.step - adam.last_steps[index / floats];
+    if (skipped <= 0) return;
+    AdamState state = {adam.parameters[parameter][index], adam.exp_avg[parameter][index],
+                       adam.exp_avg_sq[parameter][index]};
+    state.catch_up(adam, adam.step_sizes[parameter], SkippedSteps::of(adam, skipped));
     adam.parameters[parameter][index] = state.value;
     adam.exp_avg[parameter][index] = state.mean, adam.exp_avg_sq[parameter][index] = state.square;
 }
@@ -198,15 +209,15 @@ __global__ void mark_kernel(int* last_steps, int count, int step) {
 
 }  // namespace
 
-void project_backward(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
-                      const Statistics& statistics, const Gradients& gradients, void* stream) {
-    launch_backward(g, camera, visible, packed, statistics, StoreGradients(gradients), stream);
+void project_backward(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,
+                      const float* records, const Statistics& statistics, const Gradients& gradients, void* stream) {
+    launch_backward(g, view, visible, fit, records, statistics, StoreGradients(gradients), stream);
 }
 
-void project_backward_and_step(const Gaussians& g, const Camera& camera, const Visible& visible, const float* packed,
-                               const Statistics& statistics, void* stream) {
+void project_backward_and_step(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,
+                               const float* records, const Statistics& statistics, void* stream) {
     for_laziness(g, [&](auto lazy) {
-        launch_backward(g, camera, visible, packed, statistics, StepAdam<lazy>{g.adam}, stream);
+        launch_backward(g, view, visible, fit, records, statistics, StepAdam<lazy>{g.adam}, stream);
     });
 }
 

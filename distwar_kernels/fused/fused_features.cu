@@ -1,24 +1,21 @@
-// N-D features beside the fused rasteriser's colours: four of them a pass, in the place of the colours of the same splats,
-// over the same tile lists. So the blend's own kernels draw and differentiate them, in their fastest form.
+// Per-Gaussian features beside the fused rasteriser's colours: four in each pass take the place of the colours in the
+// same splats, over the same tile lists. So the blend's own kernels draw and differentiate them, in their fastest form.
 //
-// paint_kernel, a thread a visible Gaussian: its features of this pass become its splat's colour words.
-// collect_kernel, likewise: the blend has added to the whole record; the colour words go to the features' gradient and are
-// zeroed for the next pass, the geometry's stay and sum up over the passes.
+// Thread mapping, both kernels: one thread per visible Gaussian. paint_kernel writes this pass's features over the
+// colour words of its splat. collect_kernel moves the colour words of its gradient record to the features' gradient and
+// zeroes them for the next pass; the geometry's words stay and sum up over the passes.
 //
-// Rows of features are as far apart as all their channels, Gaussians come in the order of N.
+// It stores nothing else. A row of features is as long as all their channels; Gaussians come in the order of N.
 //
-// They store nothing else. Floor, V visible, a pass: paint_kernel 20 V bytes read and 16 V written, collect_kernel 36 V read
-// and 32 V written, over the memory's bandwidth; up to twice as much of the features where a row's 16 bytes are half of a
-// sector.
+// Lower bound per pass, for V visible Gaussians: paint_kernel reads 20 V bytes and writes 16 V, collect_kernel reads 36
+// V and writes 32 V, over the memory's bandwidth; up to twice as many bytes of features where the 16 of a row are half
+// of a 32-byte sector.
 #include "../launch.cuh"
+#include "../records.cuh"
 #include "fused.h"
 
 namespace distwar::cuda {
 namespace {
-
-constexpr int kColorWords = 2;  // of a splat or a record: the third float4
-
-__device__ float4& colors_of(float* packed, int slot) { return reinterpret_cast<float4*>(packed)[3ll * slot + kColorWords]; }
 
 __global__ void __launch_bounds__(kThreads) paint_kernel(FeaturePass pass, Visible visible) {
     const int slot = blockIdx.x * kThreads + threadIdx.x;
@@ -30,20 +27,21 @@ __global__ void __launch_bounds__(kThreads) paint_kernel(FeaturePass pass, Visib
         const float value = pass.has(k) ? __ldg(pass.features + pass.index(row, k)) : 0.0f;
         values[k] = isfinite(value) ? value : 0.0f;
     }
-    colors_of(visible.splats, slot) = make_float4(values[0], values[1], values[2], values[3]);
+    *piece_of(visible.splats, slot, kColor) = make_float4(values[0], values[1], values[2], values[3]);
 }
 
 __global__ void __launch_bounds__(kThreads)
-    collect_kernel(FeaturePass pass, Visible visible, float* packed, float* v_features) {
+    collect_kernel(FeaturePass pass, Visible visible, float* records, float* v_features) {
     const int slot = blockIdx.x * kThreads + threadIdx.x;
     if (slot >= visible.held()) return;
     const long long row = visible.gaussian_ids[slot];
-    const float4 sums = colors_of(packed, slot);
-    colors_of(packed, slot) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float4 sums = *piece_of(records, slot, kGradColor);
+    *piece_of(records, slot, kGradColor) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     const float values[FeaturePass::kChannels] = {sums.x, sums.y, sums.z, sums.w};
 #pragma unroll
     for (int k = 0; k < FeaturePass::kChannels; ++k)
-        if (pass.has(k) && isfinite(__ldg(pass.features + pass.index(row, k)))) v_features[pass.index(row, k)] = values[k];
+        if (pass.has(k) && isfinite(__ldg(pass.features + pass.index(row, k))))
+            v_features[pass.index(row, k)] = values[k];
 }
 
 }  // namespace
@@ -52,8 +50,9 @@ void paint_features(const FeaturePass& pass, const Visible& visible, void* strea
     launch(paint_kernel, blocks_for(visible.capacity), kThreads, stream, pass, visible);
 }
 
-void collect_features(const FeaturePass& pass, const Visible& visible, float* packed, float* v_features, void* stream) {
-    launch(collect_kernel, blocks_for(visible.capacity), kThreads, stream, pass, visible, packed, v_features);
+void collect_features(const FeaturePass& pass, const Visible& visible, float* records, float* v_features,
+                      void* stream) {
+    launch(collect_kernel, blocks_for(visible.capacity), kThreads, stream, pass, visible, records, v_features);
 }
 
 }  // namespace distwar::cuda

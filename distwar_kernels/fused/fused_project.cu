@@ -1,18 +1,18 @@
-// The fused rasteriser's first half: which Gaussians a camera sees, as splats, and their colours.
+// The fused rasteriser's projection: which Gaussians a camera sees, as splats, and their colours.
 //
-// project_kernel, a thread a Gaussian: depth, then projection (gaussian.cuh), then the tiles it touches
-// (footprint.cuh). Those that touch any are written one behind another in the order of the Gaussians, their places found
-// by one pass of a prefix sum (chained_scan.cuh): the same result on every run. What is behind the camera costs 12 bytes.
+// Thread mapping. project_kernel, one thread per Gaussian: depth, then projection (gaussian.cuh), then the tiles that
+// it touches (footprint.cuh). Gaussians that touch at least one tile are written one behind another in the order of N;
+// a prefix sum in one pass (chained_scan.cuh) finds their places, so the result is the same on every run. A Gaussian
+// behind the camera costs 12 bytes. color_kernel, one thread per visible Gaussian: a block fetches its rows of shN
+// together, whole cache lines at a time; one thread per row of 180 bytes would read it in pieces of 4. With the colour
+// it stores the colour's slope along the mean, which saves the backward pass a second read of all coefficients.
 //
-// color_kernel, a thread a visible Gaussian: a block fetches its rows of shN together, whole lines at a time, since a
-// row of 180 bytes a thread would be read in pieces of 4. With the colour goes its slope along the mean, which the way
-// back would need all coefficients again for.
+// It stores what `Visible` holds (fused.h).
 //
-// Floor, N Gaussians, V visible: 56 bytes a Gaussian read in project_kernel and 56 V written; (192 + 12) V read and
-// (16 + 36) V written in color_kernel; over the memory's bandwidth.
+// Lower bound, for N Gaussians of which V are visible: project_kernel reads 56 N bytes and writes 56 V; color_kernel
+// reads (192 + 12) V and writes (16 + 36) V; over the memory's bandwidth.
 #include "../chained_scan.cuh"
 #include "footprint.cuh"
-#include "fused_scratch.h"
 #include "harmonics.cuh"
 #include "lazy_adam.cuh"
 
@@ -25,55 +25,54 @@ struct Seen {
     float depth;
     int tiles = 0;
 
-    template <bool kLazy>
-    __device__ Seen(const UpToDate<kLazy>& parameters, const Camera& camera, int row) {
-        const Lens lens(camera);
-        const Vec3 at = lens.to_camera(parameters.vector(kMeans, row));
-        if (!(at.z >= camera.near_plane && at.z <= camera.far_plane)) return;
-        const Flat flat(parameters.shape(row), camera, lens, at);
-        if (!flat.is_sound() || !(flat.opacity() >= kAlphaCut)) return;
-        splat = flat.splat();
-        depth = at.z;
-        tiles = Footprint(splat, camera.tile_width(), camera.tile_height()).tiles();
+    template <class Lens, bool kLazy>
+    __device__ Seen(const UpToDate<kLazy>& parameters, const View& view, const Lens& lens, int row) {
+        const Pose pose(view);
+        const Vec3 mean = pose.to_camera(parameters.vector(kMeans, row));
+        if (!(mean.z >= view.near_plane && mean.z <= view.far_plane)) return;
+        const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, mean);
+        if (!projected.is_valid() || !(projected.opacity() >= kAlphaCut)) return;
+        splat = projected.splat();
+        depth = mean.z;
+        tiles = Footprint(splat, view.grid).tiles();
     }
 };
 
-template <bool kLazy>
+template <class Lens, bool kLazy>
 __global__ void __launch_bounds__(kScanThreads)
-    project_kernel(Gaussians g, Camera camera, Visible visible, Scratch scratch) {
+    project_kernel(Gaussians g, View view, Visible visible, unsigned* scan_words) {
     __shared__ ChainedScan scan;
-    const int block = scan.begin(scratch.project_words), row = block * kScanThreads + threadIdx.x;
+    const int block = scan.begin(scan_words), row = block * kScanThreads + threadIdx.x;
     Splat splat;
     float depth = 0.0f;
     int tiles = 0;
     if (row < g.count) {
-        const Seen seen(UpToDate<kLazy>(g, row), camera, row);
+        const Lens lens(view.intrinsics, view.width, view.height);
+        const Seen seen(UpToDate<kLazy>(g, row), view, lens, row);
         splat = seen.splat, depth = seen.depth, tiles = seen.tiles;
     }
-    const int slot = scan.exclusive(scratch.project_words, tiles > 0);
-    if (threadIdx.x == 0 && block == gridDim.x - 1) visible.counts[0] = scan.total;
+    const int slot = scan.exclusive(scan_words, tiles > 0);
+    if (threadIdx.x == 0 && block == gridDim.x - 1) *visible.total = scan.total;
     if (tiles == 0 || slot >= visible.capacity) return;
-    splat.store(visible.splats, slot);
-    visible.splats[kSplatFloats * static_cast<long long>(slot) + kTileCountWord] = __int_as_float(tiles);
+    splat.store(visible.splats, slot, tiles);
     visible.gaussian_ids[slot] = row;
-    scratch.depth_keys[slot] = __float_as_uint(depth);
-    scratch.slots[slot] = slot;
+    visible.depths[slot] = depth;
 }
 
 constexpr int kColorThreads = 128;
 
 template <int kDegree, bool kLazy>
-__global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camera camera, Visible visible) {
+__global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View view, Visible visible) {
     constexpr int kFloats = 3 * sh_rows_of(kDegree);
     __shared__ float harmonics[kColorThreads * (kFloats > 0 ? kFloats : 1)];
     __shared__ int ids[kColorThreads];
-    __shared__ Missed missed[kLazy ? kColorThreads : 1];
+    __shared__ SkippedSteps skipped[kLazy ? kColorThreads : 1];
     const int first = blockIdx.x * kColorThreads, count = min(visible.held() - first, kColorThreads);
     const int thread = threadIdx.x, slot = first + thread;
     if (count <= 0) return;
     if (thread < count) {
         ids[thread] = visible.gaussian_ids[slot];
-        if (kLazy) missed[thread] = UpToDate<kLazy>(g, ids[thread]).missed;
+        if (kLazy) skipped[thread] = UpToDate<kLazy>(g, ids[thread]).skipped;
     }
     __syncthreads();
     if constexpr (kFloats > 0) {
@@ -85,7 +84,7 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
 #pragma unroll
             for (int i = 0; i < kAtOnce; ++i) {
                 const int flat = min(first + i * kColorThreads, count * kFloats - 1), row = flat / kFloats;
-                const UpToDate<kLazy> parameters(g, kLazy ? missed[row] : Missed::nothing());
+                const UpToDate<kLazy> parameters(g, kLazy ? skipped[row] : SkippedSteps::none());
                 fetched[i] = parameters.value(kShN, 3ll * g.sh_rows * ids[row] + flat - row * kFloats);
             }
 #pragma unroll
@@ -96,10 +95,10 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
     }
     if (thread >= count) return;
 
-    const Lens lens(camera);
-    const UpToDate<kLazy> parameters(g, kLazy ? missed[thread] : Missed::nothing());
+    const Pose pose(view);
+    const UpToDate<kLazy> parameters(g, kLazy ? skipped[thread] : SkippedSteps::none());
     const Vec3 mean = parameters.vector(kMeans, ids[thread]);
-    const Direction direction(mean, lens.center());
+    const Direction direction(mean, pose.center());
     Vec3 color = Vec3{0.5f, 0.5f, 0.5f} + kHarmonic0 * parameters.vector(kSh0, ids[thread]);
     Vec3 slopes[3] = {};
     for_harmonics<kDegree>(direction.unit, [&](int k, float value, Vec3 slope) {
@@ -108,12 +107,12 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
 #pragma unroll
         for (int channel = 0; channel < 3; ++channel) slopes[channel] = slopes[channel] + row[channel] * slope;
     });
-    const bool sound = 0.0f * (color.x + color.y + color.z) == 0.0f;
-    if (!sound) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLogOpacityWord] = -INFINITY;
+    const bool valid = 0.0f * (color.x + color.y + color.z) == 0.0f;
+    if (!valid) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLog2Opacity] = -INFINITY;
     const float channels[3] = {fmaxf(color.x, 0.0f), fmaxf(color.y, 0.0f), fmaxf(color.z, 0.0f)};
-    const float depth = camera.with_depth ? lens.to_camera(mean).z : 0.0f;
-    reinterpret_cast<float4*>(visible.splats)[3ll * slot + 2] =
-        sound ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    const float depth = view.with_depth ? pose.to_camera(mean).z : 0.0f;
+    *piece_of(visible.splats, slot, kColor) =
+        valid ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if constexpr (kDegree > 0) {
         if (!visible.color_slopes) return;
 #pragma unroll
@@ -127,13 +126,17 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, Camer
 
 }  // namespace
 
-void project_and_color(const Gaussians& g, const Camera& camera, const Visible& visible, const Scratch& scratch,
-                       void* stream) {
+int project_words(const Gaussians& g) { return ChainedScan::words_for(blocks_for(g.count)); }
+
+void project(const Gaussians& g, const View& view, const Visible& visible, unsigned* scan_words, void* stream) {
     const int blocks = (visible.capacity + kColorThreads - 1) / kColorThreads;
     for_laziness(g, [&](auto lazy) {
-        launch(project_kernel<lazy>, blocks_for(g.count), kScanThreads, stream, g, camera, visible, scratch);
+        for_lens(view.lens, [&](auto lens) {
+            launch(project_kernel<typename decltype(lens)::type, lazy>, blocks_for(g.count), kScanThreads, stream, g,
+                   view, visible, scan_words);
+        });
         for_degree(g.sh_degree, [&](auto degree) {
-            launch(color_kernel<degree, lazy>, blocks, kColorThreads, stream, g, camera, visible);
+            launch(color_kernel<degree, lazy>, blocks, kColorThreads, stream, g, view, visible);
         });
     });
 }

@@ -7,45 +7,46 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from distwar_kernels.blend.blend_reference import blend_reference
-from distwar_kernels.fused.fused import View
-from distwar_kernels.projection.projection_reference import project_reference
-from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
+from distwar_kernels.cameras import Cameras
+from distwar_kernels.fused.fused import DrawOptions
+from distwar_kernels.projection.projection_torch import project_torch
+from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 
-def rasterize_reference(params: Mapping[str, Tensor], view: View, features: Tensor | None = None) -> tuple[Tensor, ...]:
+def rasterize_reference(
+    params: Mapping[str, Tensor], camera: Cameras, options: DrawOptions, features: Tensor | None = None
+) -> tuple[Tensor, ...]:
     """Colours [H, W, 3 or 4] and alphas [H, W, 1] as ``rasterize``, and the projected centres means2d [N, 2], through
     which gradients flow; with features a fourth, their image [H, W, F]."""
-    viewmats, Ks = view.viewmat[None].to(params["means"]), view.K[None].to(params["means"])
+    camera = camera.to(params["means"].device, params["means"].dtype)
     opacities = torch.sigmoid(params["opacities"])
-    radii, means2d, depths, conics, compensations = project_reference(
-        params["means"], params["quats"], params["scales"].exp(), opacities, viewmats, Ks, view.width, view.height,
-        near_plane=view.near_plane, far_plane=view.far_plane, antialiased=view.antialiased,
+    radii, means2d, depths, conics, compensations = project_torch(
+        params["means"], params["quats"], params["scales"].exp(), opacities, camera,
+        near_plane=options.near_plane, far_plane=options.far_plane, antialiased=options.antialiased,
     )  # fmt: skip
     if compensations is not None:
         opacities = opacities * compensations[0]
     means2d = means2d[0]
-    lists = intersect_tiles_reference(means2d.detach()[None], radii, depths.detach(), view.width, view.height)
-    colors = colors_reference(params, viewmats[0], view.sh_degree)
-    background = view.background
-    if view.with_depth:
+    lists = intersect_tiles_reference(means2d.detach()[None], radii, depths.detach(), camera.width, camera.height)
+    colors = colors_reference(params, camera, options.sh_degree)
+    background = options.padded_background()
+    if options.with_depth:
         colors = torch.cat([colors, depths[0][:, None]], dim=-1)
-        background = None if background is None else pad(background, (0, 1))
     channels = colors.shape[1]
     if features is not None:
         colors = torch.cat([colors, features.nan_to_num(0.0, 0.0, 0.0)], dim=-1)
         background = None if background is None else pad(background, (0, features.shape[1]))
     image, alphas = blend_reference(
-        means2d, conics[0], colors, opacities, view.width, view.height, *lists,
+        means2d, conics[0], colors, opacities, camera.width, camera.height, *lists,
         None if background is None else background[None].to(colors),
     )  # fmt: skip
     outputs = image[0, ..., :channels], alphas[0], means2d
     return outputs if features is None else (*outputs, image[0, ..., channels:])
 
 
-def colors_reference(params: Mapping[str, Tensor], viewmat: Tensor, sh_degree: int) -> Tensor:
+def colors_reference(params: Mapping[str, Tensor], camera: Cameras, sh_degree: int) -> Tensor:
     """Colours [N, 3] as the camera sees them; negative ones are cut to 0."""
-    center = -viewmat[:3, :3].T @ viewmat[:3, 3]
     coefficients = torch.cat([params["sh0"], params["shN"]], dim=1)
-    harmonics = spherical_harmonics_reference(sh_degree, params["means"] - center, coefficients)
+    harmonics = spherical_harmonics_torch(sh_degree, params["means"] - camera.centers[0], coefficients)
     return (harmonics + 0.5).clamp_min(0.0)

@@ -1,27 +1,49 @@
-// The fused rasteriser's tile lists. Visible Gaussians are sorted by depth, their entries written in that order, and the
-// entries sorted by tile alone: a stable sort keeps each tile's nearest first. So the long array is sorted by 13 bits or
-// so, not by the 45 of tile and depth.
+// The fused rasteriser's tile lists. Visible Gaussians are sorted by depth, their list entries are written in that
+// order, and the entries are sorted by tile alone: a stable sort keeps the nearest of each tile first. So the long
+// array is sorted by about 13 bits, not by the 45 of tile and depth.
 //
-// list_kernel, a thread a Gaussian in depth order: a prefix sum over the tiles they touch says where each one's entries
-// begin (chained_scan.cuh). Small footprints are written by their thread; a large one by its warp, a lane a row of tiles.
-// bound_kernel, a thread an entry: where the tile changes, lists begin.
+// Thread mapping. key_kernel, one thread per splat: the depth's bits as a sort key. list_kernel, one thread per splat
+// in depth order: a prefix sum over the numbers of tiles (chained_scan.cuh) says where its entries begin. A small
+// footprint is written by its thread, a large one by the whole warp, one lane per row of tiles. bound_kernel, one
+// thread per entry: where the tile changes, a list begins.
 //
-// Sorts take the buffers' capacity, since the host does not know the counts; places without an entry hold the highest key
-// and end up last.
+// Sorts run over the buffers' capacity, since the host does not know the counts; unused places hold the highest key and
+// end up last.
 //
-// Floor, V visible and I entries: 4 passes over 16 V bytes for depth, 2 over 12 I bytes for tiles, and 32 V + 6 I
-// for the writing, over the memory's bandwidth.
+// Lower bound, for V visible Gaussians and I entries: 4 passes over 16 V bytes for depth, 2 over 12 I bytes for tiles,
+// and 44 V + 6 I for keys and entries, over the memory's bandwidth.
 #include <algorithm>
 
 #include "../chained_scan.cuh"
 #include "../radix_sort.cuh"
 #include "footprint.cuh"
-#include "fused_scratch.h"
 
 namespace distwar::cuda {
 namespace {
 
 constexpr int kSmall = 8;  // tiles that a thread writes by itself
+
+using TileKey = unsigned short;
+
+// Memory that only the making of lists needs: keys and places on their way through the sorts.
+struct Scratch {
+    unsigned* scan_words;
+    unsigned *depth_keys, *sorted_keys;  // [capacity]
+    int *slots, *by_depth;               // [capacity]
+    TileKey *tile_keys, *sorted_tiles;   // [list_capacity]
+    int* entries;                        // [list_capacity]
+    void* sort;
+    size_t sort_bytes;
+};
+
+// The bits of a positive float rise with it; what is behind the last splat gets the highest key.
+__global__ void __launch_bounds__(kThreads) key_kernel(Visible visible, Lists lists, Scratch scratch) {
+    const int slot = blockIdx.x * kThreads + threadIdx.x;
+    if (slot == 0) lists.counts[0] = *visible.total, lists.counts[1] = 0;
+    if (slot >= visible.capacity) return;
+    scratch.depth_keys[slot] = slot < visible.held() ? __float_as_uint(visible.depths[slot]) : ~0u;
+    scratch.slots[slot] = slot;
+}
 
 // Where one Gaussian's entries go.
 struct Entries {
@@ -41,38 +63,38 @@ struct Entries {
     }
 };
 
-__device__ void list_alone(const Splat& splat, const Camera& camera, const Entries& entries) {
-    const Footprint footprint(splat, camera.tile_width(), camera.tile_height());
+__device__ void list_alone(const Splat& splat, const TileGrid& grid, const Entries& entries) {
+    const Footprint footprint(splat, grid);
     int index = entries.begin;
     for (int row = footprint.first_row; row < footprint.end_row; ++row)
-        index = entries.put_row(index, row * camera.tile_width(), footprint.row(row));
+        index = entries.put_row(index, row * grid.width, footprint.row(row));
 }
 
 // All lanes write one Gaussian's entries.
-__device__ void list_together(const Splat& splat, const Camera& camera, const Entries& entries) {
-    const Footprint footprint(splat, camera.tile_width(), camera.tile_height());
+__device__ void list_together(const Splat& splat, const TileGrid& grid, const Entries& entries) {
+    const Footprint footprint(splat, grid);
     int begin = entries.begin;
     for (int first = footprint.first_row; first < footprint.end_row; first += kWarpSize) {
         const int row = first + lane_index();
         const TileSpan columns = row < footprint.end_row ? footprint.row(row) : TileSpan{0, 0};
         const unsigned up_to = warp_inclusive(columns.size());
-        entries.put_row(begin + up_to - columns.size(), row * camera.tile_width(), columns);
+        entries.put_row(begin + up_to - columns.size(), row * grid.width, columns);
         begin += __shfl_sync(kFullWarp, up_to, kWarpSize - 1);
     }
 }
 
 __device__ Splat shape_of(const float* splats, int slot, int& tiles) {
-    const float4* words = reinterpret_cast<const float4*>(splats) + 3ll * slot;
-    const float4 a = __ldg(words), b = __ldg(words + 1);
-    tiles = __float_as_int(b.w);
-    return {make_float2(a.x, a.y), a.z, a.w, b.x, b.y, b.z, {}};
+    const float4 first = __ldg(piece_of(splats, slot, kMeanX)), second = __ldg(piece_of(splats, slot, kSkewLow));
+    tiles = __float_as_int(second.w);
+    return Splat::of_pieces(first, second, {});
 }
 
-// Footprints are worked out as project_kernel did, but compiled another time: if rounding makes an entry more of one, it
-// is left out, if it makes one less, its place stays without a tile.
-__global__ void __launch_bounds__(kScanThreads) list_kernel(Camera camera, Visible visible, Scratch scratch) {
+// Footprints are worked out as project_kernel did, but compiled another time: if rounding makes an entry more of one,
+// it is left out, if it makes one less, its place stays without a tile.
+__global__ void __launch_bounds__(kScanThreads)
+    list_kernel(TileGrid grid, Visible visible, Lists lists, Scratch scratch) {
     __shared__ ChainedScan scan;
-    const int block = scan.begin(scratch.list_words), index = block * kScanThreads + threadIdx.x, held = visible.held();
+    const int block = scan.begin(scratch.scan_words), index = block * kScanThreads + threadIdx.x, held = visible.held();
     if (block * kScanThreads >= held) return;  // nobody looks back at these
     int slot = 0, tiles = 0;
     Splat splat = {};
@@ -80,17 +102,21 @@ __global__ void __launch_bounds__(kScanThreads) list_kernel(Camera camera, Visib
         slot = scratch.by_depth[index];
         splat = shape_of(visible.splats, slot, tiles);
     }
-    const int begin = scan.exclusive(scratch.list_words, tiles);
-    if (threadIdx.x == 0 && (block + 1) * kScanThreads >= held) visible.counts[1] = scan.total;
-    const Entries entries = {scratch.tile_keys, scratch.entries, slot, begin, min(begin + tiles, visible.list_capacity)};
-    if (tiles > 0 && tiles <= kSmall) list_alone(splat, camera, entries);
+    const int begin = scan.exclusive(scratch.scan_words, tiles);
+    if (threadIdx.x == 0 && (block + 1) * kScanThreads >= held) lists.counts[1] = scan.total;
+    const Entries entries = {scratch.tile_keys, scratch.entries, slot, begin, min(begin + tiles, lists.capacity)};
+    if (tiles > 0 && tiles <= kSmall) list_alone(splat, grid, entries);
     for (unsigned large = __ballot_sync(kFullWarp, tiles > kSmall); large; large &= large - 1) {
         const int source = first_lane(large);
         const auto theirs = [source](auto value) { return __shfl_sync(kFullWarp, value, source); };
-        const Splat shared = {make_float2(theirs(splat.mean.x), theirs(splat.mean.y)), theirs(splat.scale_u),
-                              theirs(splat.skew), theirs(splat.skew_low), theirs(splat.scale_v),
-                              theirs(splat.log2_opacity), {}};
-        list_together(shared, camera, {entries.tiles, entries.slots, theirs(slot), theirs(begin), theirs(entries.end)});
+        const Splat shared = {make_float2(theirs(splat.mean.x), theirs(splat.mean.y)),
+                              theirs(splat.scale_u),
+                              theirs(splat.skew),
+                              theirs(splat.skew_low),
+                              theirs(splat.scale_v),
+                              theirs(splat.log2_opacity),
+                              {}};
+        list_together(shared, grid, {entries.tiles, entries.slots, theirs(slot), theirs(begin), theirs(entries.end)});
     }
 }
 
@@ -126,44 +152,41 @@ struct Carver {
     }
 };
 
-Scratch carve(Carver& carver, const Gaussians& g, const Camera& camera, const Visible& visible) {
+Scratch carve(Carver& carver, const TileGrid& grid, int capacity, int list_capacity) {
     Scratch s = {};
-    s.project_words = carver.take<unsigned>(ChainedScan::words_for(blocks_for(g.count)));
-    s.list_words = carver.take<unsigned>(ChainedScan::words_for(blocks_for(visible.capacity)));
-    s.depth_keys = carver.take<unsigned>(visible.capacity), s.sorted_keys = carver.take<unsigned>(visible.capacity);
-    s.slots = carver.take<int>(visible.capacity), s.by_depth = carver.take<int>(visible.capacity);
-    s.tile_keys = carver.take<TileKey>(visible.list_capacity), s.sorted_tiles = carver.take<TileKey>(visible.list_capacity);
-    s.entries = carver.take<int>(visible.list_capacity);
-    s.sort_bytes = std::max(sort_bytes<unsigned>(visible.capacity, kDepthBits),
-                            sort_bytes<TileKey>(visible.list_capacity, tile_bits(camera.tiles())));
+    s.scan_words = carver.take<unsigned>(ChainedScan::words_for(blocks_for(capacity)));
+    s.depth_keys = carver.take<unsigned>(capacity), s.sorted_keys = carver.take<unsigned>(capacity);
+    s.slots = carver.take<int>(capacity), s.by_depth = carver.take<int>(capacity);
+    s.tile_keys = carver.take<TileKey>(list_capacity), s.sorted_tiles = carver.take<TileKey>(list_capacity);
+    s.entries = carver.take<int>(list_capacity);
+    s.sort_bytes = std::max(sort_bytes<unsigned>(capacity, kDepthBits),
+                            sort_bytes<TileKey>(list_capacity, tile_bits(grid.tiles())));
     s.sort = carver.take<char>(s.sort_bytes);
     return s;
 }
 
 }  // namespace
 
-size_t scratch_bytes(const Gaussians& g, const Camera& camera, const Visible& visible) {
+size_t list_scratch_bytes(const TileGrid& grid, int capacity, int list_capacity) {
     Carver carver{nullptr};
-    carve(carver, g, camera, visible);
+    carve(carver, grid, capacity, list_capacity);
     return carver.used;
 }
 
-void project_and_list(const Gaussians& g, const Camera& camera, const Visible& visible, void* memory, void* stream) {
+void list_splats(const TileGrid& grid, const Visible& visible, const Lists& lists, void* memory, void* stream) {
+    const int capacity = visible.capacity, tiles = grid.tiles();
     Carver carver{static_cast<char*>(memory)};
-    Scratch s = carve(carver, g, camera, visible);
-    fill_bytes(visible.counts, 0, 2 * sizeof(int), stream);
-    const size_t words = reinterpret_cast<char*>(s.depth_keys) - static_cast<char*>(memory);
-    fill_bytes(memory, 0, words, stream);  // of both prefix sums
-    fill_bytes(s.depth_keys, 0xff, visible.capacity * sizeof(unsigned), stream);
-    fill_bytes(s.tile_keys, 0xff, visible.list_capacity * sizeof(TileKey), stream);
+    Scratch s = carve(carver, grid, capacity, lists.capacity);
+    fill_bytes(s.scan_words, 0, ChainedScan::words_for(blocks_for(capacity)) * sizeof(unsigned), stream);
+    fill_bytes(s.tile_keys, 0xff, lists.capacity * sizeof(TileKey), stream);
 
-    project_and_color(g, camera, visible, s, stream);
-    sort_pairs(s.sort, s.sort_bytes, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, visible.capacity, kDepthBits, stream);
-    launch(list_kernel, blocks_for(visible.capacity), kScanThreads, stream, camera, visible, s);
-    sort_pairs(s.sort, s.sort_bytes, s.tile_keys, s.sorted_tiles, s.entries, visible.flatten_ids, visible.list_capacity,
-               tile_bits(camera.tiles()), stream);
-    launch(bound_kernel, blocks_for(visible.list_capacity + 1), kThreads, stream,
-           static_cast<const TileKey*>(s.sorted_tiles), visible.list_capacity, camera.tiles(), visible.isect_offsets);
+    launch(key_kernel, std::max(blocks_for(capacity), 1), kThreads, stream, visible, lists, s);
+    sort_pairs(s.sort, s.sort_bytes, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, capacity, kDepthBits, stream);
+    launch(list_kernel, blocks_for(capacity), kScanThreads, stream, grid, visible, lists, s);
+    sort_pairs(s.sort, s.sort_bytes, s.tile_keys, s.sorted_tiles, s.entries, lists.flatten_ids, lists.capacity,
+               tile_bits(tiles), stream);
+    launch(bound_kernel, blocks_for(lists.capacity + 1), kThreads, stream, static_cast<const TileKey*>(s.sorted_tiles),
+           lists.capacity, tiles, lists.isect_offsets);
 }
 
 }  // namespace distwar::cuda

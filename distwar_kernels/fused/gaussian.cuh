@@ -1,53 +1,31 @@
 // A Gaussian on its way from the world to the image plane and its gradient on the way back, for one thread.
 //
-// EWA splatting as projection/projection_reference.py has it: covariance2d = A A^T + blur, A = J W M, M = R(q) diag(s), J
-// the Jacobian of the pinhole projection with the direction clamped a margin outside the image. The way back is the
-// chain rule through the same products; everything on it is computed again rather than stored.
+// EWA splatting as projection/projection_torch.py has it: covariance2d = A A^T + blur, A = J W M, M = R(q) diag(s), W
+// the camera's rotation, J the Jacobian of its lens (lenses/). The way back is the chain rule through the same
+// products; everything on it is computed again rather than stored.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include "../blend/splat.cuh"
 #include "fused.h"
+#include "lenses/lenses.cuh"
 
 namespace distwar::cuda {
 
-struct Vec3 {
-    float x, y, z;
-};
-__device__ inline Vec3 operator+(Vec3 a, Vec3 b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
-__device__ inline Vec3 operator*(float s, Vec3 a) { return {s * a.x, s * a.y, s * a.z}; }
-__device__ inline float dot(Vec3 a, Vec3 b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
-
-// Rows of a 3x3 matrix.
-struct Mat3 {
-    Vec3 rows[3];
-    __device__ Vec3 times(Vec3 v) const { return {dot(rows[0], v), dot(rows[1], v), dot(rows[2], v)}; }
-    __device__ Vec3 transposed_times(Vec3 v) const { return v.x * rows[0] + (v.y * rows[1] + v.z * rows[2]); }
-};
-
-// The camera's numbers, read from memory by every thread.
-struct Lens {
+// Where the camera is, read from memory by every thread.
+struct Pose {
     Mat3 rotation;
     Vec3 translation;
-    float fx, fy, cx, cy;
 
-    __device__ explicit Lens(const Camera& camera) {
-        const float* m = camera.viewmat;
+    __device__ explicit Pose(const View& view) {
+        const float* m = view.viewmat;
 #pragma unroll
         for (int i = 0; i < 3; ++i) rotation.rows[i] = {__ldg(m + 4 * i), __ldg(m + 4 * i + 1), __ldg(m + 4 * i + 2)};
         translation = {__ldg(m + 3), __ldg(m + 7), __ldg(m + 11)};
-        fx = __ldg(camera.K), cx = __ldg(camera.K + 2), fy = __ldg(camera.K + 4), cy = __ldg(camera.K + 5);
     }
     __device__ Vec3 to_camera(Vec3 mean) const { return rotation.times(mean) + translation; }
     __device__ Vec3 center() const { return -1.0f * rotation.transposed_times(translation); }
-};
-
-// A value kept within bounds, and whether it was within.
-struct Clamped {
-    float value;
-    bool free;
-    __device__ Clamped(float x, float low, float high) : value(fminf(fmaxf(x, low), high)), free(x >= low && x <= high) {}
 };
 
 struct Rotation {
@@ -78,25 +56,6 @@ struct Rotation {
     }
 };
 
-// dL/d of what the blend saw of a Gaussian: its packed record.
-struct FlatGradient {
-    float x, y, xx, xy, yy, opacity, abs_x, abs_y;
-    float4 color;  // the fourth is the depth's, if that was blended
-
-    __device__ FlatGradient(const float* packed, int slot) {
-        const float4* record = reinterpret_cast<const float4*>(packed) + 3ll * slot;
-        const float4 a = record[0], b = record[1];
-        x = a.x, y = a.y, xx = a.z, xy = a.w, yy = b.x, opacity = b.y, abs_x = b.z, abs_y = b.w;
-        color = record[2];
-    }
-
-    // Nothing at all: no pixel has it among its contributors.
-    __device__ bool is_zero() const {
-        return x == 0.0f && y == 0.0f && xx == 0.0f && xy == 0.0f && yy == 0.0f && opacity == 0.0f && color.x == 0.0f &&
-               color.y == 0.0f && color.z == 0.0f && color.w == 0.0f;
-    }
-};
-
 // dL/d of a Gaussian's parameters as they are trained, its colour apart.
 struct ShapeGradient {
     Vec3 mean, log_scale;
@@ -112,49 +71,49 @@ struct Shape {
 };
 
 // A Gaussian in front of the camera and on its image plane.
-struct Flat {
-    Vec3 at;  // in camera axes
+template <class Lens>
+struct ProjectedGaussian {
+    Vec3 mean_camera;  // in camera axes
     Rotation rotation;
-    Mat3 axes;    // R(q)
-    Vec3 scale;   // standard deviations
+    Mat3 axes;   // R(q)
+    Vec3 scale;  // standard deviations
     float own_opacity;
-    float unbounded;  // not finite if a number is not that sigmoid and exp would bring into bounds
-    float2 mean;      // pixels
-    Clamped tx, ty;
-    Vec3 t0, t1;  // rows of J W
-    Vec3 a0, a1;  // rows of J W M
+    float raw_sum;  // of logit and log scales: not finite if one of them is not, which exp and sigmoid would hide
+    float2 mean;    // pixels
+    typename Lens::Jacobian jacobian;
+    Rows2 t;           // J W
+    Vec3 a0, a1;       // rows of J W M
     float xx, xy, yy;  // the covariance, blurred
     float determinant;
     float exact_determinant, ratio;  // before the blur, and to the one after it
     float compensation;
 
-    __device__ Flat(const Shape& shape, const Camera& camera, const Lens& lens, Vec3 at)
-        : at(at),
+    __device__ ProjectedGaussian(const Shape& shape, const View& view, const Pose& pose, const Lens& lens,
+                                 Vec3 mean_camera)
+        : mean_camera(mean_camera),
           rotation(shape.quat),
           axes(rotation.matrix()),
           scale({expf(shape.log_scale.x), expf(shape.log_scale.y), expf(shape.log_scale.z)}),
           own_opacity(1.0f / (1.0f + expf(-shape.logit))),
-          unbounded(shape.logit + shape.log_scale.x + shape.log_scale.y + shape.log_scale.z),
-          mean(make_float2(lens.fx * at.x / at.z + lens.cx, lens.fy * at.y / at.z + lens.cy)),
-          tx(bounded(at.x / at.z, lens.fx, lens.cx, camera.width)),
-          ty(bounded(at.y / at.z, lens.fy, lens.cy, camera.height)) {
-        const Mat3& w = lens.rotation;
-        t0 = lens.fx / at.z * (w.rows[0] + -tx.value * w.rows[2]);
-        t1 = lens.fy / at.z * (w.rows[1] + -ty.value * w.rows[2]);
-        a0 = scaled(axes.transposed_times(t0)), a1 = scaled(axes.transposed_times(t1));
+          raw_sum(shape.logit + shape.log_scale.x + shape.log_scale.y + shape.log_scale.z),
+          mean(lens.project(mean_camera)),
+          jacobian(lens.jacobian(mean_camera)),
+          t(jacobian.times(pose.rotation)) {
+        a0 = scaled(axes.transposed_times(t.first)), a1 = scaled(axes.transposed_times(t.second));
         const float exact_xx = dot(a0, a0), exact_yy = dot(a1, a1);
         xy = dot(a0, a1);
         xx = exact_xx + kBlur, yy = exact_yy + kBlur;
         determinant = difference_of_products(xx, yy, xy);
         exact_determinant = difference_of_products(exact_xx, exact_yy, xy);
         ratio = fmaxf(exact_determinant / determinant, kLeastRatio);
-        compensation = camera.antialiased ? sqrtf(ratio) : 1.0f;
+        compensation = view.antialiased ? sqrtf(ratio) : 1.0f;
     }
 
     __device__ float opacity() const { return own_opacity * compensation; }
 
-    // As the blend wants it, its colour apart. With conic = inverse covariance, conic_xy / conic_xx = -xy / yy, and what
-    // is left of the conic's determinant over conic_xx is 1 / yy: no difference of products but the covariance's own.
+    // As the blend wants it, its colour apart. With conic = inverse covariance, conic_xy / conic_xx = -xy / yy, and
+    // what is left of the conic's determinant over conic_xx is 1 / yy: no difference of products but the covariance's
+    // own.
     __device__ Splat splat() const {
         Splat s = {};
         s.mean = mean;
@@ -166,13 +125,14 @@ struct Flat {
         return s;
     }
 
-    __device__ bool is_sound() const {
-        const float probe = 0.0f * (mean.x + mean.y + scale.x + scale.y + scale.z + xx + yy + unbounded +
+    __device__ bool is_valid() const {
+        const float probe = 0.0f * (mean.x + mean.y + scale.x + scale.y + scale.z + xx + yy + raw_sum +
                                     rotation.inverse_length + rotation.w + rotation.x + rotation.y + rotation.z);
         return probe == 0.0f && determinant > 0.0f;
     }
 
-    __device__ ShapeGradient gradient(const FlatGradient& g, const Camera& camera, const Lens& lens) const {
+    __device__ ShapeGradient gradient(const GradientRecord& g, const View& view, const Pose& pose,
+                                      const Lens& lens) const {
         ShapeGradient result;
         const float v_opacity = g.opacity * compensation;
         result.logit = v_opacity * own_opacity * (1.0f - own_opacity);
@@ -183,7 +143,7 @@ struct Flat {
         const float m00 = g.xx * p + half * q, m01 = g.xx * q + half * r;
         const float m10 = half * p + g.yy * q, m11 = half * q + g.yy * r;
         float v_xx = -(p * m00 + q * m10), v_xy = -(p * m01 + q * m11), v_yy = -(q * m01 + r * m11);
-        if (camera.antialiased && exact_determinant > kLeastRatio * determinant) {
+        if (view.antialiased && exact_determinant > kLeastRatio * determinant) {
             // compensation = sqrt(exact determinant / determinant)
             const float v_ratio = g.opacity * own_opacity * 0.5f / compensation * inverse;
             v_xx += v_ratio * ((yy - kBlur) - ratio * yy);
@@ -194,7 +154,7 @@ struct Flat {
         const Vec3 v_a0 = 2.0f * (v_xx * a0 + v_xy * a1), v_a1 = 2.0f * (v_xy * a0 + v_yy * a1);
         // A = T M, M = R diag(s)
         Mat3 v_m;  // dL/dM
-        const float t0s[3] = {t0.x, t0.y, t0.z}, t1s[3] = {t1.x, t1.y, t1.z};
+        const float t0s[3] = {t.first.x, t.first.y, t.first.z}, t1s[3] = {t.second.x, t.second.y, t.second.z};
 #pragma unroll
         for (int i = 0; i < 3; ++i) v_m.rows[i] = t0s[i] * v_a0 + t1s[i] * v_a1;
         Vec3 v_scale = {};
@@ -207,18 +167,17 @@ struct Flat {
         result.log_scale = scaled(v_scale);
         result.quat = rotation.gradient(v_m);
 
+        // T = J W, so dL/dJ = dL/dT W^T.
         const Vec3 v_t0 = axes.times(scaled(v_a0)), v_t1 = axes.times(scaled(v_a1));
-        result.mean = lens.rotation.transposed_times(to_camera_gradient(g, camera, lens, v_t0, v_t1));
+        const Rows2 v_jacobian = {pose.rotation.times(v_t0), pose.rotation.times(v_t1)};
+        Vec3 v_camera = lens.vjp(mean_camera, jacobian, make_float2(g.x, g.y), v_jacobian);
+        if (view.with_depth) v_camera.z += g.color.w;
+        result.mean = pose.rotation.transposed_times(v_camera);
         return result;
     }
 
    private:
     static constexpr float kLeastRatio = 1e-12f;
-
-    __device__ static Clamped bounded(float tangent, float focal, float center, int size) {
-        const float margin = kFrustumMargin * 0.5f * size / focal;
-        return {tangent, -(center / focal + margin), (size - center) / focal + margin};
-    }
 
     __device__ Vec3 scaled(Vec3 v) const { return {v.x * scale.x, v.y * scale.y, v.z * scale.z}; }
 
@@ -226,24 +185,6 @@ struct Flat {
     __device__ static float difference_of_products(float a, float c, float b) {
         const float square = __fmul_rn(b, b);
         return __fsub_rn(__fmaf_rn(a, c, -square), __fmaf_rn(b, b, -square));
-    }
-
-    // dL/d(position in camera axes), through the projected centre, the Jacobian and the depth.
-    __device__ Vec3 to_camera_gradient(const FlatGradient& g, const Camera& camera, const Lens& lens, Vec3 v_t0,
-                                       Vec3 v_t1) const {
-        const Mat3& w = lens.rotation;
-        const float inverse_z = 1.0f / at.z, jx = lens.fx * inverse_z, jy = lens.fy * inverse_z;
-        const float v_j00 = dot(v_t0, w.rows[0]), v_j02 = dot(v_t0, w.rows[2]);
-        const float v_j11 = dot(v_t1, w.rows[1]), v_j12 = dot(v_t1, w.rows[2]);
-        Vec3 v = {jx * g.x, jy * g.y, 0.0f};
-        v.z = -inverse_z * (at.x * v.x + at.y * v.y);
-        // J = f/z (1, -t)
-        v.z -= inverse_z * (jx * (v_j00 - tx.value * v_j02) + jy * (v_j11 - ty.value * v_j12));
-        const float v_tx = tx.free ? -jx * v_j02 * inverse_z : 0.0f, v_ty = ty.free ? -jy * v_j12 * inverse_z : 0.0f;
-        v.x += v_tx, v.y += v_ty;
-        v.z -= inverse_z * (at.x * v_tx + at.y * v_ty);
-        if (camera.with_depth) v.z += g.color.w;
-        return v;
     }
 };
 

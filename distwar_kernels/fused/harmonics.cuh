@@ -1,17 +1,15 @@
 // Spherical harmonics of degree 1 to 3 in a direction, and their derivatives: the real basis of Kerbl et al. 2023
-// (sh/sh_reference.py), as polynomials of the unit vector.
+// (sh/sh_torch.py), as polynomials of the unit vector.
 #pragma once
 
 #include "gaussian.cuh"
 
 namespace distwar::cuda {
 
-constexpr float kHarmonic0 = 0.28209479177387814f;  // 1 / (2 sqrt(pi))
-
 // How many basis functions there are above degree 0.
 DISTWAR_ON_BOTH constexpr int sh_rows_of(int degree) { return (degree + 1) * (degree + 1) - 1; }
 
-// Calls visit(k, value) for the k-th of them; `visit_slope(k, gradient)` beside it.
+// Calls visit(k, value, gradient) for the k-th of them, the gradient by the direction.
 template <int kDegree, class Visit>
 __device__ void for_harmonics(Vec3 d, Visit visit) {
     constexpr float kC1 = 0.4886025119029199f;

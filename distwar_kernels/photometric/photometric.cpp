@@ -1,7 +1,9 @@
-// Tensors in, tensors out: registers the photometric loss for CUDA (schema, fake and autograd are in photometric.py).
+// Tensors in, tensors out: registers the photometric loss for one backend. Compiled once with photometric_cpu.cpp and
+// once with the CUDA kernels; schema, fake kernel and autograd are in photometric.py.
 #include "photometric.h"
 
 #include <ATen/Functions.h>
+#include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <limits>
@@ -31,6 +33,7 @@ PhotometricInputs inputs(const Tensor& image, const Tensor& target, const Option
     in.background = alpha ? background->const_data_ptr<float>() : nullptr;
     in.width = image.size(1), in.height = image.size(0);
     in.lambda_dssim = lambda_dssim;
+    in.threads = at::get_num_threads();
     in.stream = current_stream();
     return in;
 }
@@ -41,11 +44,11 @@ std::tuple<Tensor, Tensor, Tensor> loss(const Tensor& image, const Tensor& targe
     const auto in = inputs(image, target, background, lambda_dssim);
     const auto options = image.options();
     auto value = at::empty({}, options), parts = at::empty({2}, options), v_image = at::empty_like(image);
-    const auto maps = at::empty({3, in.height, in.width, 3}, options);
+    const auto maps = at::empty({photometric_map_floats(in.width, in.height)}, options);
     const auto partials = at::empty({photometric_blocks(in.width, in.height), 2}, options);
-    photometric_loss(in, {maps.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>()},
-                     {value.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>(),
-                      v_image.mutable_data_ptr<float>()});
+    photometric_loss(
+        in, {maps.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>()},
+        {value.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>(), v_image.mutable_data_ptr<float>()});
     check_launch("photometric_loss");
     return {value, parts, v_image};
 }

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from distwar_kernels import loader
 from distwar_kernels.library import LIBRARY
-from distwar_kernels.photometric.photometric_reference import photometric_reference
 from distwar_kernels.shapes import check_shapes
 
 
@@ -20,8 +19,8 @@ def photometric_loss(
     """``(1 - lambda) L1 + lambda (1 - SSIM)`` of a render against a photo of bytes (Kerbl et al. 2023, equation 7).
 
     SSIM is that of Wang et al. 2004 with an 11x11 Gaussian window of sigma 1.5, zero outside the image, each channel by
-    itself; both means are over all numbers of the image. Differentiable, once, in ``image``. On CUDA the gradient is
-    computed with the loss, and nothing waits for the GPU; a training loop that needs no graph takes it from
+    itself; both means are over all numbers of the image. Differentiable, once, in ``image``. The gradient is computed
+    with the loss, and nothing waits for a GPU; a training loop that needs no graph takes it from
     ``photometric_gradient``.
 
     Args:
@@ -31,32 +30,43 @@ def photometric_loss(
         background: what a photo with alpha is laid on, float32; not used without alpha.
 
     Returns:
-        The loss, and its detached parts ``l1`` and ``ssim``: scalars on the device. On the CPU this is the PyTorch
-        reference.
+        The loss, and its detached parts ``l1`` and ``ssim``: scalars on the device.
 
     Raises:
-        ValueError: shapes disagree, the photo is not of bytes, or one with alpha has no background.
+        ValueError: shapes disagree, the render is not float32 or the photo not of bytes, or a photo with alpha has no
+            background.
         KernelError: the kernels cannot be built here.
     """
     _check(image, target, background)
-    if not image.is_cuda:
-        loss, l1, ssim = photometric_reference(image, target, lambda_dssim, background)
-        return loss, {"l1": l1.detach(), "ssim": ssim.detach()}
-    loss, parts, _ = _on_cuda(image, target, lambda_dssim, background)
+    loss, parts, _ = _all(image, target, lambda_dssim, background)
     return loss, {"l1": parts[0], "ssim": parts[1]}
 
 
 def photometric_gradient(
     image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """dL/d(image) [H, W, 3], the loss and its parts, without a graph; arguments as for `photometric_loss`, on CUDA."""
+    """dL/d(image) [H, W, 3], the loss and its parts, without a graph; arguments as for `photometric_loss`."""
     _check(image, target, background)
-    loss, parts, v_image = _on_cuda(image, target, lambda_dssim, background)
+    loss, parts, v_image = _all(image, target, lambda_dssim, background)
     return v_image, loss, {"l1": parts[0], "ssim": parts[1]}
 
 
-def _on_cuda(image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None) -> tuple[Tensor, ...]:
-    loader.load("cuda")
+def composite(target: Tensor, dtype: torch.dtype, background: Tensor | None) -> Tensor:
+    """A photo of bytes as numbers in [0, 1]; one with alpha (straight, not premultiplied) is laid on `background`.
+
+    Raises ValueError if it has no background.
+    """
+    photo = target.to(dtype) / 255.0
+    if photo.shape[-1] == 3:
+        return photo
+    if background is None:
+        raise ValueError("target has an alpha channel, and there is no background to lay it on")
+    return photo[..., :3] * photo[..., 3:] + background.to(dtype) * (1.0 - photo[..., 3:])
+
+
+def _all(image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None) -> tuple[Tensor, ...]:
+    """Loss, parts and gradient."""
+    loader.load(image.device.type)
     background = background.contiguous() if background is not None and target.shape[-1] == 4 else None
     return torch.ops.distwar.photometric_loss(image.contiguous(), target.contiguous(), background, lambda_dssim)
 
@@ -70,6 +80,8 @@ def _check(image: Tensor, target: Tensor, background: Tensor | None) -> None:
         "target": (target, (*image.shape[:2], 4 if alpha else 3)),
         "background": (background, (3,)),
     })  # fmt: skip
+    if image.dtype != torch.float32:
+        raise ValueError(f"image is of {image.dtype}, expected torch.float32")
     if target.dtype != torch.uint8:
         raise ValueError(f"target is of {target.dtype}, expected torch.uint8")
     if alpha and background is None:

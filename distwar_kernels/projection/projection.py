@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from distwar_kernels.cameras import Cameras
 from distwar_kernels.constants import BLUR
-from distwar_kernels.projection.projection_reference import project_reference
-from distwar_kernels.stock import gsplat
+from distwar_kernels.gsplat_ops import gsplat
+from distwar_kernels.projection.projection_torch import project_torch
 
 
 class Projection(NamedTuple):
@@ -24,36 +25,30 @@ def project_gaussians(
     quats: Tensor,  # [N, 4] wxyz
     scales: Tensor,  # [N, 3]
     opacities: Tensor,  # [N]
-    viewmats: Tensor,  # [C, 4, 4]
-    Ks: Tensor,  # [C, 3, 3]
-    image_width: int,
-    image_height: int,
+    cameras: Cameras,
     *,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
     antialiased: bool = False,
 ) -> Projection:
-    """Projects Gaussians through pinhole cameras; differentiable in means, quats and scales.
+    """Projects Gaussians through C cameras; differentiable in means, quats and scales.
 
     Args:
         means, scales: world units; scales are standard deviations, not their logarithms.
         quats: need not be normalised. opacities: in [0, 1]; they bound the visible extent only.
-        viewmats: world-to-camera, OpenCV axes. Ks: intrinsics in pixels, any principal point.
+        cameras: any principal point; on the CPU differentiable in their poses, too.
         near_plane, far_plane: depths outside are culled.
         antialiased: also return the compensation for the blur that widens small Gaussians (Mip-Splatting, Yu et al.
             2024, section 4.2; opacities are to be multiplied by it).
 
-    On CUDA this is gsplat's ``fully_fused_projection``; on the CPU the PyTorch reference, differentiated by autograd.
+    On CUDA this is gsplat's ``fully_fused_projection``; on the CPU PyTorch code, differentiated by autograd.
     """
+    cameras.check()
     if not means.is_cuda:
-        return Projection(
-            *project_reference(
-                means, quats, scales, opacities, viewmats, Ks, image_width, image_height,
-                near_plane=near_plane, far_plane=far_plane, antialiased=antialiased,
-            )
-        )  # fmt: skip
+        planes = {"near_plane": near_plane, "far_plane": far_plane}
+        return Projection(*project_torch(means, quats, scales, opacities, cameras, **planes, antialiased=antialiased))
     radii, means2d, depths, conics, compensations = gsplat().fully_fused_projection(
-        means, None, quats, scales, viewmats, Ks, image_width, image_height,
+        means, None, quats, scales, cameras.viewmats, cameras.Ks, cameras.width, cameras.height,
         eps2d=BLUR, near_plane=near_plane, far_plane=far_plane, calc_compensations=antialiased, opacities=opacities,
     )  # fmt: skip
     return Projection(radii, means2d, depths, conics, compensations)

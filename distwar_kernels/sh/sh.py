@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
-from distwar_kernels.sh.sh_reference import spherical_harmonics_reference
-from distwar_kernels.stock import gsplat
+from distwar_kernels.gsplat_ops import gsplat
+from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 
 
 def spherical_harmonics(
@@ -18,5 +18,5 @@ def spherical_harmonics(
     (degree + 1)^2. Elements whose mask is False may hold anything. On CUDA this is gsplat's kernel.
     """
     if not directions.is_cuda:
-        return spherical_harmonics_reference(degree, directions, coefficients)
+        return spherical_harmonics_torch(degree, directions, coefficients)
     return gsplat().spherical_harmonics(degree, directions, coefficients, masks)

@@ -1,13 +1,14 @@
-// Soft spheres, forward and backward (after Pulsar, Lassner and Zollhoefer 2021, one of the renderers DISTWAR speeds up).
+// Soft spheres, forward and backward (after Pulsar, Lassner and Zollhoefer 2021, one of the renderers DISTWAR speeds
+// up).
 //
 // A sphere seen along a ray that passes its centre at distance b has alpha = opacity * (1 - b^2 / radius^2). A pixel
 // blends the nearest kSphereFragments spheres that its ray meets and remembers which they were.
 //
-// Backward, a pixel goes through its own short list. So at each step the lanes of a warp add to *different* spheres, or
-// to the same one where a sphere covers the patch: the general case of warp_reduce.cuh, where the blend is the special one
-// in which a warp visits one Gaussian at a time.
+// In the backward pass each pixel goes through its own short list. So at each step the lanes of a warp add to
+// *different* spheres, or to the same one where a sphere covers the patch: the general case of warp_reduce.cuh. The
+// blend is the special case, in which a warp visits one Gaussian at a time.
 //
-// Work to lanes: a block a tile, a thread a pixel, a warp 8x4 pixels (tile_lists.cuh).
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh).
 #include <cuda_runtime.h>
 
 #include "../launch.cuh"
@@ -33,15 +34,16 @@ struct Ray {
     float2 slope, rest;  // x / z and y / z, and what their rounding has left over
 
     __device__ Ray(const SphereInputs& in, const Pixel& pixel) {
-        const float* K = in.Ks + 9 * pixel.image;
-        divide(pixel.x + 0.5f - K[2], K[0], slope.x, rest.x);
-        divide(pixel.y + 0.5f - K[5], K[4], slope.y, rest.y);
+        const float* f = in.intrinsics + 4 * pixel.image;
+        const float* c = f + 2;
+        divide(pixel.x + 0.5f - c[0], f[0], slope.x, rest.x);
+        divide(pixel.y + 0.5f - c[1], f[1], slope.y, rest.y);
         const float scale = rsqrtf(1.0f + slope.x * slope.x + slope.y * slope.y);
         direction = make_float3(slope.x * scale, slope.y * scale, scale);
     }
 
-    // The vector from the ray to a point, perpendicular to the ray. The two are far from the camera and near each other:
-    // with plain rounding little would be left of a small distance.
+    // The vector from the ray to a point, perpendicular to the ray. The two are far from the camera and near each
+    // other: with plain rounding little would be left of a small distance.
     __device__ float3 offset(float3 point) const {
         const float x = fmaf(-point.z, slope.x, point.x) - point.z * rest.x;
         const float y = fmaf(-point.z, slope.y, point.y) - point.z * rest.y;
@@ -94,7 +96,8 @@ __global__ void __launch_bounds__(kBlockSize) spheres_forward_kernel(SphereInput
     while (count < kSphereFragments) ids[count++] = -1;
     if (in.backgrounds) {
         const float3 b = load3(in.backgrounds, pixel.image);
-        color = make_float3(color.x + transmittance * b.x, color.y + transmittance * b.y, color.z + transmittance * b.z);
+        color =
+            make_float3(color.x + transmittance * b.x, color.y + transmittance * b.y, color.z + transmittance * b.z);
     }
     float* out_color = out.colors + 3 * pixel.index;
     out_color[0] = color.x, out_color[1] = color.y, out_color[2] = color.z;
@@ -193,7 +196,8 @@ void spheres_backward(const SphereInputs& in, const SphereUpstream& upstream, co
 
 void spheres_traffic(const SphereInputs& in, const SphereUpstream& upstream, int64_t* counts) {
     const TrafficTally tally{reinterpret_cast<unsigned long long*>(counts)};
-    launch(spheres_backward_kernel<CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in, upstream, 0, tally);
+    launch(spheres_backward_kernel<CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in, upstream, 0,
+           tally);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

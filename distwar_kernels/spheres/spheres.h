@@ -15,7 +15,7 @@ struct SphereInputs : TileLists {
     const float* radii;        // [S]
     const float* colors;       // [S, 3]
     const float* opacities;    // [S]
-    const float* Ks;           // [images, 3, 3]
+    const float* intrinsics;   // [images, 4] of pinhole cameras: fx, fy, cx, cy in pixels
     const float* backgrounds;  // [images, 3] or null for black
     void* stream;
 };

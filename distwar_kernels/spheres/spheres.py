@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distwar_kernels import cameras as camera_types
 from distwar_kernels import loader
+from distwar_kernels.cameras import Cameras
 from distwar_kernels.constants import SPHERE_FRAGMENTS
-from distwar_kernels.library import LIBRARY
+from distwar_kernels.library import LIBRARY, InputGradients
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.shapes import check_shapes
-from distwar_kernels.spheres.spheres_reference import spheres_reference
+from distwar_kernels.spheres.spheres_torch import render_spheres_torch
 from distwar_kernels.tiles.tiles import intersect_tiles
 from distwar_kernels.traffic import AtomicTraffic
 from distwar_kernels.tuner import CANDIDATES, Run, resolve
@@ -32,9 +34,7 @@ def render_spheres(
     radii: Tensor,  # [C, N]
     colors: Tensor,  # [C, N, 3]
     opacities: Tensor,  # [C, N]
-    Ks: Tensor,  # [C, 3, 3]
-    image_width: int,
-    image_height: int,
+    cameras: Cameras,
     backgrounds: Tensor | None = None,  # [C, 3]
     *,
     near_plane: float = 0.01,
@@ -47,31 +47,31 @@ def render_spheres(
     radii, colors, opacities and backgrounds.
 
     Args:
-        centers: in each camera's frame (OpenCV axes). radii: same units. opacities: in [0, 1].
-        Ks: intrinsics without skew, pixels.
-        image_width, image_height: pixels.
+        centers: in each camera's own frame (OpenCV axes). radii: same units. opacities: in [0, 1].
+        cameras: pinhole ones. Centres are in their frames already, so viewmats have no part in it.
         backgrounds: seen through what transmittance is left; black if None.
         near_plane: spheres that reach nearer to the camera's plane are culled, as are broken ones (NaN, infinities).
 
     Returns:
-        Colours [C, image_height, image_width, 3] and alphas [C, image_height, image_width, 1]. On the CPU this is the
-        PyTorch reference; on CUDA the tile lists come from gsplat.
+        Colours [C, height, width, 3] and alphas [C, height, width, 1]. On the CPU this is
+        PyTorch code; on CUDA the tile lists come from gsplat.
 
     Raises:
-        ValueError: shapes disagree, or reduction "gsplat", which has no spheres, or "sw_t", which is for the blend.
+        ValueError: shapes disagree, cameras are not pinholes, or reduction "gsplat", which has no spheres, or "sw_t",
+            which is for the blend.
         KernelError: the kernels cannot be built here.
     """
-    _check(centers, radii, colors, opacities, Ks, backgrounds, reduction)
-    lists = _tile_lists(centers, radii, colors, opacities, Ks, image_width, image_height, near_plane)
-    spheres = (centers, radii, colors, opacities, Ks)
+    _check(centers, radii, colors, opacities, cameras, backgrounds, reduction)
+    lists = _tile_lists(centers, radii, colors, opacities, cameras, near_plane)
+    spheres = (centers, radii, colors, opacities)
     if not centers.is_cuda:
-        render, transmittances, _ = spheres_reference(*spheres, image_width, image_height, *lists, backgrounds)
+        render, transmittances, _ = render_spheres_torch(*spheres, cameras, *lists, backgrounds)
         return render, 1.0 - transmittances[..., None]
     loader.load("cuda")
     reduction, tuner = resolve(reduction, centers.device, SPHERE_CANDIDATES)
-    inputs = (*(t.contiguous() for t in spheres), None if backgrounds is None else backgrounds.contiguous(), *lists)
+    inputs = _op_arguments(spheres, cameras, backgrounds, lists)
     render, transmittances, ids = torch.ops.distwar.spheres_forward(
-        *inputs, image_width, image_height, reduction.strategy, reduction.balance_threshold
+        *inputs, reduction.strategy, reduction.balance_threshold
     )
     if tuner:
         tuner.watch(render, radii.numel(), lambda: _backward_again(inputs, ids))
@@ -80,31 +80,40 @@ def render_spheres(
 
 @torch.no_grad()
 def sphere_traffic(
-    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, Ks: Tensor, image_width: int, image_height: int,
-    *, near_plane: float = 0.01,
-) -> AtomicTraffic:  # fmt: skip
+    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, cameras: Cameras, *, near_plane: float = 0.01
+) -> AtomicTraffic:
     """Counts the atomic traffic of one backward pass of ``render_spheres``; same arguments, on CUDA."""
     loader.load("cuda")
-    lists = _tile_lists(centers, radii, colors, opacities, Ks, image_width, image_height, near_plane)
-    spheres = (t.detach().contiguous() for t in (centers, radii, colors, opacities, Ks))
-    counts = torch.ops.distwar.spheres_traffic(*spheres, *lists, image_width, image_height)
+    lists = _tile_lists(centers, radii, colors, opacities, cameras, near_plane)
+    spheres = tuple(t.detach() for t in (centers, radii, colors, opacities))
+    counts = torch.ops.distwar.spheres_traffic(*_op_arguments(spheres, cameras, None, lists))
     return AtomicTraffic(counts.cpu(), RECORD_SIZE)
 
 
+def _op_arguments(
+    spheres: tuple[Tensor, ...], cameras: Cameras, backgrounds: Tensor | None, lists: tuple[Tensor, Tensor]
+) -> tuple:
+    """As the ops take them: _INPUTS."""
+    contiguous = (t.contiguous() for t in spheres)
+    return *contiguous, *cameras.arguments(), None if backgrounds is None else backgrounds.contiguous(), *lists
+
+
 def _check(
-    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, Ks: Tensor, backgrounds: Tensor | None,
+    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, cameras: Cameras, backgrounds: Tensor | None,
     reduction: Reduction,
 ) -> None:  # fmt: skip
-    cameras, n = (*centers.shape, 0)[:2]
+    count, n = (*centers.shape, 0)[:2]
     expected = {
-        "centers": (centers, (cameras, n, 3)),
-        "radii": (radii, (cameras, n)),
-        "colors": (colors, (cameras, n, 3)),
-        "opacities": (opacities, (cameras, n)),
-        "Ks": (Ks, (cameras, 3, 3)),
-        "backgrounds": (backgrounds, (cameras, 3)),
+        "centers": (centers, (count, n, 3)),
+        "radii": (radii, (count, n)),
+        "colors": (colors, (count, n, 3)),
+        "opacities": (opacities, (count, n)),
+        "backgrounds": (backgrounds, (count, 3)),
     }
     check_shapes(expected)
+    cameras.check(count=count)
+    if cameras.model != "pinhole":
+        raise ValueError(f"spheres are drawn by pinhole cameras, not {cameras.model}")
     if reduction.strategy == "gsplat":
         raise ValueError("reduction 'gsplat' is a backward pass of gsplat's, which has no spheres")
     if reduction.strategy == "sw_t":
@@ -113,17 +122,17 @@ def _check(
 
 @torch.no_grad()
 def _tile_lists(
-    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, Ks: Tensor, width: int, height: int, near: float
+    centers: Tensor, radii: Tensor, colors: Tensor, opacities: Tensor, cameras: Cameras, near: float
 ) -> tuple[Tensor, Tensor]:
-    means2d, extents = sphere_bounds(centers, radii, Ks, near)
+    means2d, extents = sphere_bounds(centers, radii, cameras, near)
     finite = torch.isfinite(torch.cat([centers, colors, radii[..., None], opacities[..., None]], dim=-1)).all(-1)
     extents = torch.where(finite[..., None], extents, 0)
     # The lists are made in float32; their boxes have a pixel to spare.
-    lists = intersect_tiles(means2d.float(), extents, centers[..., 2].float(), width, height)
-    return tuple(part.contiguous() for part in lists)
+    offsets, ids = intersect_tiles(means2d.float(), extents, centers[..., 2].float(), cameras.width, cameras.height)
+    return offsets.contiguous(), ids.contiguous()
 
 
-def sphere_bounds(centers: Tensor, radii: Tensor, Ks: Tensor, near_plane: float) -> tuple[Tensor, Tensor]:
+def sphere_bounds(centers: Tensor, radii: Tensor, cameras: Cameras, near_plane: float) -> tuple[Tensor, Tensor]:
     """Boxes around the spheres' outlines: centres [C, N, 2] in pixels, half extents [C, N, 2] int32, 0 where culled.
 
     A plane through the camera and one image axis touches the sphere at the slopes (x z +- r sqrt(x^2 + z^2 - r^2)) /
@@ -134,49 +143,44 @@ def sphere_bounds(centers: Tensor, radii: Tensor, Ks: Tensor, near_plane: float)
     safe = torch.where(visible, z.square() - r.square(), 1.0)
     xy = centers[..., :2]
     reach = r * (xy.square() + safe).clamp_min(0).sqrt()
-    focal, principal = Ks[:, None, [0, 1], [0, 1]], Ks[:, None, [0, 1], 2]
+    focal, principal = cameras.intrinsics[:, None, :2], cameras.intrinsics[:, None, 2:]
     means2d = focal * xy * z / safe + principal
     extents = torch.ceil(focal * reach / safe) + 1
     usable = visible & (extents < 2**30) & (means2d.abs() < 2**30)
     return torch.where(usable, means2d, 0.0), torch.where(usable, extents, 0).int()
 
 
-def _backward_again(inputs: tuple[Tensor | None, ...], ids: Tensor) -> Run:
+def _backward_again(inputs: tuple, ids: Tensor) -> Run:
     """The backward kernel once more, for the tuner to time."""
-    tensors = [None if tensor is None else tensor.detach() for tensor in (*inputs, ids)]
+    inputs = tuple(value.detach() if isinstance(value, Tensor) else value for value in inputs)
 
     def run(v_colors_out: Tensor, reduction: Reduction) -> None:
         upstream = (v_colors_out.contiguous(), torch.zeros_like(v_colors_out[..., 0]))
-        torch.ops.distwar.spheres_backward(*tensors, *upstream, reduction.strategy, reduction.balance_threshold)
+        choice = (reduction.strategy, reduction.balance_threshold)
+        torch.ops.distwar.spheres_backward(*inputs, ids, *upstream, *choice)
 
     return run
 
 
 # ------------------------------------------------------------------------------------- registration with PyTorch
 
-_SPHERES = (
-    "Tensor centers, Tensor radii, Tensor colors, Tensor opacities, Tensor Ks, Tensor? backgrounds,"
+_INPUTS = (
+    f"Tensor centers, Tensor radii, Tensor colors, Tensor opacities, {camera_types.SCHEMA}, Tensor? backgrounds,"
     " Tensor isect_offsets, Tensor flatten_ids"
 )
+_CHOICE = "str strategy, int threshold"
+LIBRARY.define(f"spheres_forward({_INPUTS}, {_CHOICE}) -> (Tensor colors_out, Tensor transmittances, Tensor ids)")
 LIBRARY.define(
-    f"spheres_forward({_SPHERES}, int width, int height, str strategy, int threshold)"
-    " -> (Tensor colors_out, Tensor transmittances, Tensor ids)"
+    f"spheres_backward({_INPUTS}, Tensor ids, Tensor v_colors_out, Tensor v_transmittances, {_CHOICE})"
+    " -> (Tensor v_centers, Tensor v_radii, Tensor v_colors, Tensor v_opacities)"
 )
-LIBRARY.define(
-    f"spheres_backward({_SPHERES}, Tensor ids, Tensor v_colors_out, Tensor v_transmittances, str strategy,"
-    " int threshold) -> (Tensor v_centers, Tensor v_radii, Tensor v_colors, Tensor v_opacities)"
-)
-LIBRARY.define(
-    "spheres_traffic(Tensor centers, Tensor radii, Tensor colors, Tensor opacities, Tensor Ks, Tensor isect_offsets,"
-    " Tensor flatten_ids, int width, int height) -> Tensor"
-)
+LIBRARY.define(f"spheres_traffic({_INPUTS}) -> Tensor")
 
 
 @torch.library.register_fake("distwar::spheres_forward", lib=LIBRARY)
-def _forward_fake(
-    centers, radii, colors, opacities, Ks, backgrounds, isect_offsets, flatten_ids, width, height, strategy, threshold
-):
-    shape = (isect_offsets.shape[0], height, width)
+def _forward_fake(centers, radii, colors, opacities, model, camera, image, *rest):
+    width, height = image
+    shape = (len(centers), height, width)
     return (
         centers.new_empty(*shape, 3),
         centers.new_empty(shape),
@@ -185,33 +189,35 @@ def _forward_fake(
 
 
 @torch.library.register_fake("distwar::spheres_backward", lib=LIBRARY)
-def _backward_fake(
-    centers, radii, colors, opacities, Ks, backgrounds, isect_offsets, flatten_ids, ids, v_colors_out,
-    v_transmittances, strategy, threshold,
-):  # fmt: skip
+def _backward_fake(centers, radii, colors, opacities, *rest):
     return tuple(torch.empty_like(t) for t in (centers, radii, colors, opacities))
 
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
+    *spheres, model, camera, image, backgrounds, isect_offsets, flatten_ids, strategy, threshold = inputs
     _, transmittances, ids = output
-    ctx.save_for_backward(*inputs[:8], transmittances, ids)
-    ctx.reduction = inputs[-2:]
+    ctx.save_for_backward(*spheres, *camera, backgrounds, isect_offsets, flatten_ids, transmittances, ids)
+    ctx.model, ctx.image, ctx.choice = model, image, (strategy, threshold)
+    ctx.gradients = InputGradients("spheres_forward", inputs)
     ctx.mark_non_differentiable(ids)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, v_colors_out: Tensor | None, v_transmittances: Tensor | None, _: None) -> tuple:
-    *inputs, transmittances, ids = ctx.saved_tensors
+    *spheres, viewmats, intrinsics, backgrounds, isect_offsets, flatten_ids, transmittances, ids = ctx.saved_tensors
     if v_colors_out is None:
         v_colors_out = transmittances.new_zeros(*transmittances.shape, 3)
     if v_transmittances is None:
         v_transmittances = torch.zeros_like(transmittances)
-    gradients = torch.ops.distwar.spheres_backward(
-        *inputs, ids, v_colors_out.contiguous(), v_transmittances.contiguous(), *ctx.reduction
-    )
-    wants_background = inputs[5] is not None and ctx.needs_input_grad[5]
+    v_centers, v_radii, v_colors, v_opacities = torch.ops.distwar.spheres_backward(
+        *spheres, ctx.model, [viewmats, intrinsics], ctx.image, backgrounds, isect_offsets, flatten_ids, ids,
+        v_colors_out.contiguous(), v_transmittances.contiguous(), *ctx.choice,
+    )  # fmt: skip
+    wants_background = backgrounds is not None and ctx.gradients.wants(ctx, "backgrounds")
     v_backgrounds = (v_colors_out * transmittances[..., None]).sum(dim=(1, 2)) if wants_background else None
-    return (*gradients, None, v_backgrounds, *[None] * 6)
+    return ctx.gradients.of(
+        centers=v_centers, radii=v_radii, colors=v_colors, opacities=v_opacities, backgrounds=v_backgrounds
+    )
 
 
 torch.library.register_autograd("distwar::spheres_forward", _backward, setup_context=_save_for_backward, lib=LIBRARY)

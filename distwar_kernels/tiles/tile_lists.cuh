@@ -1,6 +1,6 @@
-// How raster kernels map work to lanes: one block of 256 threads a 16x16 tile, one thread a pixel. A warp covers 8x4
-// pixels rather than 16x2: the squarer patch meets fewer primitives, so there are fewer warp visits with more active
-// lanes each.
+// How raster kernels map work to threads: one block of 256 threads per tile of 16x16 pixels, one thread per pixel. A
+// warp covers a patch of 8x4 pixels rather than 16x2: the squarer patch meets fewer primitives, so there are fewer warp
+// visits with more active lanes each.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -27,7 +27,7 @@ struct Pixel {
     __device__ explicit Pixel(const TileLists& lists, Patch patch = Patch()) {
         constexpr int kPatchesAcross = kTileSize / kPatchWidth;
         const int tiles_per_image = lists.tile_width * lists.tile_height, lane = threadIdx.x % kWarpSize;
-        image = lists.images > 1 ? patch.tile / tiles_per_image : 0;  // divisions are dear
+        image = lists.images > 1 ? patch.tile / tiles_per_image : 0;  // divisions are slow
         const int tile = patch.tile - image * tiles_per_image;
         const int row = tile / lists.tile_width, column = tile - row * lists.tile_width;
         x = column * kTileSize + patch.index % kPatchesAcross * kPatchWidth + lane % kPatchWidth;

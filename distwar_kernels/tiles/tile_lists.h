@@ -3,12 +3,6 @@
 
 #include "../constants.h"
 
-#ifdef __CUDACC__
-#define DISTWAR_ON_BOTH __host__ __device__
-#else
-#define DISTWAR_ON_BOTH
-#endif
-
 namespace distwar {
 
 struct TileLists {

@@ -1,10 +1,11 @@
 // Tensors in, tensors out: registers the tile intersection for the CPU (schema and wrapper in tiles.py).
+#include "tiles.h"
+
 #include <ATen/Functions.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include "../binding.h"
-#include "tiles.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from distwar_kernels import loader
 from distwar_kernels.constants import TILE_SIZE
+from distwar_kernels.gsplat_ops import gsplat
 from distwar_kernels.library import LIBRARY
-from distwar_kernels.stock import gsplat
 
 
 def tile_grid(image_width: int, image_height: int) -> tuple[int, int]:

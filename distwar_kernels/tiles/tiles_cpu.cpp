@@ -1,12 +1,13 @@
 // Tile lists on the CPU: count, offsets, fill, then sort each tile's list by depth.
 //
 // A Gaussian covers the tiles that its box mean +- radii touches, with gsplat 1.5.3's rounding, so the lists hold the
-// same instances as on CUDA. Equal depths keep the order of ids, which makes the lists, and so the image, deterministic.
-#include "tiles.h"
-
+// same instances as on CUDA. Equal depths keep the order of ids, which makes the lists, and so the image,
+// deterministic.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+
+#include "tiles.h"
 
 namespace distwar::DISTWAR_BACKEND {
 namespace {

@@ -16,7 +16,7 @@ struct Call {
     float* splats;
     int* visits;
     const float *v_colors_out, *v_transmittances;
-    float *v_means2d, *v_conics, *v_colors, *v_opacities, *v_means2d_abs, *packed;
+    float *v_means2d, *v_conics, *v_colors, *v_opacities, *v_means2d_abs, *records;
     int64_t* counts;
     int images, n_isects, width, height, tile_width, tile_height, n_gaussians, channels, strategy, threshold;
 };
@@ -37,10 +37,12 @@ static BlendState state_of(const Call& call) { return {call.transmittances, call
 void forward(const Call* call) { blend_forward(inputs_of(*call), state_of(*call), call->colors_out); }
 
 void backward(const Call* call) {
-    const BlendGradients grad = {call->v_means2d,   call->v_conics,      call->v_colors,
-                                 call->v_opacities, call->v_means2d_abs, call->packed};
-    blend_backward(inputs_of(*call), state_of(*call), {call->v_colors_out, call->v_transmittances}, grad,
-                   static_cast<Strategy>(call->strategy), call->threshold);
+    const BlendGradients grad = {call->v_means2d, call->v_conics, call->v_colors, call->v_opacities,
+                                 call->v_means2d_abs};
+    const auto strategy = static_cast<Strategy>(call->strategy);
+    float* records = sums_in_records(strategy, call->channels) ? call->records : nullptr;
+    blend_backward(inputs_of(*call), state_of(*call), {call->v_colors_out, call->v_transmittances}, grad, records,
+                   strategy, call->threshold);
 }
 
 void traffic(const Call* call) { blend_traffic(inputs_of(*call), state_of(*call), call->counts); }

@@ -17,8 +17,8 @@ struct Call {
 };
 
 void run(const Call* call) {
-    const PhotometricInputs in = {call->image, call->target,       call->background, call->width,
-                                  call->height, call->lambda_dssim, nullptr};
+    const PhotometricInputs in = {
+        call->image, call->target, call->background, call->width, call->height, call->lambda_dssim, 1, nullptr};
     photometric_loss(in, {call->maps, call->partials}, {call->loss, call->parts, call->v_image});
 }
 

@@ -1,20 +1,19 @@
-"""Projection in plain PyTorch, any dtype, differentiable by autograd: the CPU's projection and the tests' witness."""
+"""Projection in plain PyTorch, any dtype, differentiable by autograd: what the CPU runs, and in float64 the
+ground truth of the tests."""
 
 import torch
 from torch import Tensor
 
-from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT, FRUSTUM_MARGIN
+from distwar_kernels.cameras import Cameras
+from distwar_kernels.constants import ALPHA_CUT, BLUR, EXTENT
 
 
-def project_reference(
+def project_torch(
     means: Tensor,
     quats: Tensor,
     scales: Tensor,
     opacities: Tensor,
-    viewmats: Tensor,
-    Ks: Tensor,
-    image_width: int,
-    image_height: int,
+    cameras: Cameras,
     *,
     near_plane: float = 0.01,
     far_plane: float = 1e10,
@@ -25,14 +24,15 @@ def project_reference(
     whole = torch.isfinite(torch.cat([means, quats, scales], dim=-1)).all(-1)
     means, quats, scales = (torch.where(whole[:, None], t, torch.zeros_like(t)) for t in (means, quats, scales))
     covariances = covariance_matrices(quats, scales)
-    rotations = viewmats[:, :3, :3]
-    means_camera = torch.einsum("cij,nj->cni", rotations, means) + viewmats[:, None, :3, 3]
+    rotations = cameras.viewmats[:, :3, :3]
+    means_camera = torch.einsum("cij,nj->cni", rotations, means) + cameras.viewmats[:, None, :3, 3]
     depths = means_camera[..., 2]
     in_depth = (depths >= near_plane) & (depths <= far_plane)
     # A safe depth keeps the arithmetic of culled Gaussians finite, and so their (zero) gradients.
     z = torch.where(in_depth, depths, torch.ones_like(depths))
-    means2d = _pinhole(means_camera, z, Ks)
-    jacobians = _jacobians(means_camera, z, Ks, image_width, image_height)
+    lens, xy, size = cameras.lens, means_camera[..., :2], (cameras.width, cameras.height)
+    means2d = lens.project(xy, z, cameras.intrinsics)
+    jacobians = lens.jacobian(xy, z, cameras.intrinsics, *size)
     jacobians = torch.einsum("cnij,cjk->cnik", jacobians, rotations)
     exact = torch.einsum("cnij,njk,cnlk->cnil", jacobians, covariances, jacobians)
     blurred = exact + BLUR * torch.eye(2, dtype=means.dtype, device=means.device)
@@ -41,7 +41,7 @@ def project_reference(
     safe = torch.where(invertible, determinants, torch.ones_like(determinants))
     conics = torch.stack([blurred[..., 1, 1], -blurred[..., 0, 1], blurred[..., 0, 0]], dim=-1) / safe[..., None]
     compensations = _compensations(exact, safe) if antialiased else None
-    radii = _radii(blurred, opacities, compensations, means2d, image_width, image_height)
+    radii = _radii(blurred, opacities, compensations, means2d, *size)
     finite = torch.isfinite(conics).all(-1) & torch.isfinite(means2d).all(-1)
     radii = torch.where((whole & in_depth & invertible & finite)[..., None], radii, torch.zeros_like(radii))
     return radii, means2d, depths, conics, compensations
@@ -62,28 +62,6 @@ def rotation_matrices(quats: Tensor) -> Tensor:
         2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
     ]  # fmt: skip
     return torch.stack(rows, dim=-1).reshape(-1, 3, 3)
-
-
-def _pinhole(means_camera: Tensor, z: Tensor, Ks: Tensor) -> Tensor:
-    focals = torch.stack([Ks[:, 0, 0], Ks[:, 1, 1]], dim=-1)[:, None]
-    centres = Ks[:, None, :2, 2]
-    return means_camera[..., :2] / z[..., None] * focals + centres
-
-
-def _jacobians(means_camera: Tensor, z: Tensor, Ks: Tensor, width: int, height: int) -> Tensor:
-    """d(pixel)/d(camera point) [C, N, 2, 3]; the direction is clamped a margin outside the image, on each side by the
-    true principal point, where the linearisation would explode (gsplat, cuda/include/Utils.cuh, persp_proj)."""
-    fx, fy = Ks[:, None, 0, 0], Ks[:, None, 1, 1]
-    size = torch.tensor([width, height], dtype=z.dtype, device=z.device)
-    focals = torch.stack([fx, fy], dim=-1)
-    centres = Ks[:, None, :2, 2]
-    margin = FRUSTUM_MARGIN * 0.5 * size / focals
-    low, high = -(centres / focals + margin), (size - centres) / focals + margin
-    x, y = torch.maximum(torch.minimum(means_camera[..., :2] / z[..., None], high), low).unbind(-1)
-    zero = torch.zeros_like(z)
-    top = torch.stack([fx / z, zero, -fx * x / z], dim=-1)
-    bottom = torch.stack([zero, fy / z, -fy * y / z], dim=-1)
-    return torch.stack([top, bottom], dim=-2)
 
 
 def _determinant(matrices: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 
 from distwar_kernels import KernelError
-from distwar_kernels.stock import gsplat
+from distwar_kernels.gsplat_ops import gsplat
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,20 @@
-"""The sphere op in plain PyTorch, any dtype, differentiable by autograd: its definition, and what runs on the CPU."""
+"""The sphere op in plain PyTorch, any dtype, differentiable by autograd: its definition, and
+what the CPU runs."""
 
 import torch
 from torch import Tensor
 
+from distwar_kernels.cameras import Cameras
 from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, SPHERE_FRAGMENTS, TILE_SIZE
 from distwar_kernels.tiles.tile_lists import tiles_of
 
 
-def spheres_reference(
+def render_spheres_torch(
     centers: Tensor,  # [C, N, 3]
     radii: Tensor,  # [C, N]
     colors: Tensor,  # [C, N, 3]
     opacities: Tensor,  # [C, N]
-    Ks: Tensor,  # [C, 3, 3]
-    image_width: int,
-    image_height: int,
+    cameras: Cameras,
     isect_offsets: Tensor,  # [C, tile_height, tile_width]
     flatten_ids: Tensor,  # [n_isects]
     backgrounds: Tensor | None = None,  # [C, 3]
@@ -30,7 +30,7 @@ def spheres_reference(
     render, transmittances = centers.new_zeros(*padded, 3), centers.new_ones(padded)
     ids = flatten_ids.new_full((*padded, SPHERE_FRAGMENTS), -1, dtype=torch.int64)
     for tile in tiles_of(isect_offsets, flatten_ids, None, centers):
-        rays = _rays(tile.pixels, Ks[tile.square[0]])
+        rays = _rays(tile.pixels, cameras.intrinsics[tile.square[0]])
         alphas = sphere_alphas(centers[tile.ids], radii[tile.ids], opacities[tile.ids], rays)
         nth = torch.cumsum(alphas > 0, dim=-1)
         alphas = torch.where(nth <= SPHERE_FRAGMENTS, alphas, torch.zeros_like(alphas))
@@ -41,7 +41,7 @@ def spheres_reference(
         ids[tile.square] = _fragments(tile.ids, alphas > 0, nth).reshape(TILE_SIZE, TILE_SIZE, SPHERE_FRAGMENTS)
     if backgrounds is not None:
         render = render + transmittances[..., None] * backgrounds[:, None, None, :]
-    crop = (slice(None), slice(image_height), slice(image_width))
+    crop = (slice(None), slice(cameras.height), slice(cameras.width))
     return render[crop], transmittances[crop], ids[crop]
 
 
@@ -61,7 +61,8 @@ def sphere_alphas(centers: Tensor, radii: Tensor, opacities: Tensor, rays: Tenso
     return torch.where(alphas >= ALPHA_CUT, alphas, torch.zeros_like(alphas))
 
 
-def _rays(pixels: Tensor, K: Tensor) -> Tensor:
+def _rays(pixels: Tensor, intrinsics: Tensor) -> Tensor:
     """Unit vectors [pixels, 3] from the camera through pixel centres."""
-    x, y = (pixels[:, 0] - K[0, 2]) / K[0, 0], (pixels[:, 1] - K[1, 2]) / K[1, 1]
+    fx, fy, cx, cy = intrinsics.unbind()
+    x, y = (pixels[:, 0] - cx) / fx, (pixels[:, 1] - cy) / fy
     return torch.nn.functional.normalize(torch.stack([x, y, torch.ones_like(x)], dim=-1), dim=-1)

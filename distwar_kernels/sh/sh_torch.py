@@ -1,4 +1,4 @@
-"""Spherical harmonics in plain PyTorch: the CPU's path and the tests' witness.
+"""Spherical harmonics in plain PyTorch: what the CPU runs, and in float64 the ground truth of the tests.
 
 The real basis in the sign and order convention of Kerbl et al. 2023, so that its PLY files read the same.
 """
@@ -6,13 +6,14 @@ The real basis in the sign and order convention of Kerbl et al. 2023, so that it
 import torch
 from torch import Tensor
 
-C0 = 0.28209479177387814  # 1 / (2 sqrt(pi))
+from distwar_kernels.constants import HARMONIC0
+
 _C1 = 0.4886025119029199  # sqrt(3) / (2 sqrt(pi))
 _C2 = (1.0925484305920792, 0.31539156525252005, 0.5462742152960396)
 _C3 = (0.5900435899266435, 2.890611442640554, 0.4570457994644658, 0.3731763325901154, 1.445305721320277)
 
 
-def spherical_harmonics_reference(degree: int, directions: Tensor, coefficients: Tensor) -> Tensor:
+def spherical_harmonics_torch(degree: int, directions: Tensor, coefficients: Tensor) -> Tensor:
     """Arguments and result of ``spherical_harmonics``."""
     basis = sh_basis(degree, torch.nn.functional.normalize(directions, dim=-1))
     return (basis[..., None] * coefficients[..., : basis.shape[-1], :]).sum(-2)
@@ -21,7 +22,7 @@ def spherical_harmonics_reference(degree: int, directions: Tensor, coefficients:
 def sh_basis(degree: int, directions: Tensor) -> Tensor:
     """Values of the (degree + 1)^2 basis functions at unit directions [..., 3] -> [..., K]."""
     x, y, z = directions.unbind(-1)
-    values = [torch.full_like(x, C0)]
+    values = [torch.full_like(x, HARMONIC0)]
     if degree >= 1:
         values += [-_C1 * y, _C1 * z, -_C1 * x]
     if degree >= 2:
