@@ -11,6 +11,7 @@ from datasets.scene import Normalisation, View
 from distwar_gs.export import ModelFileError, find_ply, load_ply, read_render_mode, save_cameras_json, save_ply
 from distwar_gs.model import SH_C0, sh_degree_of
 from distwar_gs.renderer import RenderSettings, render
+from distwar_kernels import Cameras
 
 KEYS = ("means", "quats", "scales", "opacities", "sh0", "shN")
 BASES = {0: 0, 1: 3, 2: 8, 3: 15}
@@ -238,8 +239,9 @@ def picture(params) -> torch.Tensor:
     viewmats, Ks = torch.eye(4)[None], torch.tensor([[[40.0, 0, 32], [0, 40, 24], [0, 0, 1]]])
     viewmats[0, 2, 3] = 4.0
     with torch.no_grad():
-        return render(params, viewmats, Ks, 64, 48, RenderSettings(near_plane=0.1, far_plane=100.0),
-                      sh_degree=sh_degree_of(params)).colors[0]  # fmt: skip
+        cameras = Cameras.of_matrices(viewmats, Ks, 64, 48)
+        settings = RenderSettings(near_plane=0.1, far_plane=100.0)
+        return render(params, cameras, settings, sh_degree=sh_degree_of(params)).colors[0]
 
 
 def visible(count: int = 40, degree: int = 1):
