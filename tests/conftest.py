@@ -1,7 +1,12 @@
 """Skips the tests marked `gpu` (pyproject.toml) where there is no GPU; a demo scene and a run on it, made once."""
 
+import fcntl
+import json
 import logging
+import os
 import resource
+import shutil
+import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -10,9 +15,11 @@ import pytest
 import torch
 from demo_runs import FinishedRun, run_program
 
-EMULATING = {"test_emulated_blend", "test_engines", "test_fused", "test_mcmc", "test_photometric", "test_renderer"}
-"""Files whose tests run CUDA kernels with a thread of the CPU for each of the GPU's: hundreds. `make test` has them all
-in one of its processes, since two such at once would be in each other's way; other files are whole in one of them."""
+LONGEST = (
+    "test_environment", "test_fused", "test_fuzz_readers", "test_trainer", "test_photos_to_scene", "test_mcmc",
+    "test_outputs", "test_kill_runs", "test_interruption", "test_evaluate_suite", "test_blend", "test_inputs",
+)  # fmt: skip
+"""Files that take long are begun first, so that the processes of `make test` end at about the same time."""
 _FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
@@ -21,11 +28,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--scenes", metavar="DIR", help="folder of real scenes (bonsai, fox, garden, lego) for the tests of them"
     )
+    parser.addoption(
+        "--os-threads", action="store_true", help="a thread, not a fiber, for each of a kernel's threads (slow)"
+    )
     parser.addoption("--slow", action="store_true", help="also the tests marked slow")
     parser.addoption("--write-inputs", action="store_true", help="write docs/inputs.md from tests/test_inputs.py")
     parser.addoption(
         "--write-bad-inputs", action="store_true", help="write docs/bad_inputs.md from tests/test_bad_input.py"
     )
+
+
+def pytest_configure() -> None:
+    """Ctrl-C is heard, here and by programs that tests start, although a shell's background jobs ignore it at first."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -42,26 +58,49 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(no_gpu)
         if "slow" in item.keywords and not config.getoption("--slow"):
             item.add_marker(slow)
-        item.add_marker(pytest.mark.xdist_group("emulated" if item.path.stem in EMULATING else item.path.stem))
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
+
+def made_once(name: str, factory: pytest.TempPathFactory, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills, once for all processes of a test run."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    with (root / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / name / "whole").exists():
+            shutil.rmtree(root / name, ignore_errors=True)
+            (root / name).mkdir()
+            make(root / name)
+            (root / name / "whole").touch()
+    return root / name
 
 
 @pytest.fixture(scope="session")
 def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo scene, small: 16 views of 80 x 60, two of them held out. Read only."""
-    folder = tmp_path_factory.mktemp("scene") / "demo"
-    made = run_program("scripts/make_demo_scene.py", folder, "--views", 16, "--width", 80, "--height", 60)
-    assert made.returncode == 0, made.stderr
-    return folder
+    """The demo scene, small: 16 views of 80 x 60, two of them held out. Read only, but for caches of images."""
+
+    def make(folder: Path) -> None:
+        size = ("--views", 16, "--width", 80, "--height", 60)
+        made = run_program("scripts/make_demo_scene.py", folder / "demo", *size, fresh=True)
+        assert made.returncode == 0, made.stderr
+
+    return made_once("scene", tmp_path_factory, make) / "demo"
 
 
 @pytest.fixture(scope="session")
 def demo_run(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """60 steps of train.py on the demo scene, logged every 20 steps. Read only."""
-    folder, steps = tmp_path_factory.mktemp("runs") / "demo", 60
-    arguments = ("--device", "cpu", "--iterations", steps, "--sh_degree", 2, "--set", "log.every=20")
-    result = run_program("train.py", "-s", demo_scene, "-m", folder, *arguments)
-    assert result.returncode == 0, result.stderr
-    return FinishedRun(folder, demo_scene, steps, result)
+    steps = 60
+
+    def make(folder: Path) -> None:
+        arguments = ("--device", "cpu", "--iterations", steps, "--sh_degree", 2, "--set", "log.every=20")
+        result = run_program("train.py", "-s", demo_scene, "-m", folder / "demo", *arguments, fresh=True)
+        assert result.returncode == 0, result.stderr
+        (folder / "said.json").write_text(json.dumps([result.stdout, result.stderr]))
+
+    folder = made_once("runs", tmp_path_factory, make)
+    return FinishedRun(folder / "demo", demo_scene, steps, *json.loads((folder / "said.json").read_text()))
 
 
 @pytest.fixture
@@ -100,11 +139,19 @@ def pytest_runtest_call() -> Generator[None]:
 
 
 @pytest.fixture(scope="session")
-def emulated_fused_ops(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The fused rasteriser's ops for CPU tensors, built once."""
+def emulation_flags(pytestconfig: pytest.Config) -> tuple[str, ...]:
+    """Compiler flags that say how the threads of a kernel are emulated."""
+    from emulated_kernels import OS_THREADS
+
+    return (OS_THREADS,) if pytestconfig.getoption("--os-threads") else ()
+
+
+@pytest.fixture(scope="session")
+def emulated_fused_ops(emulation_flags: tuple[str, ...]) -> None:
+    """The fused rasteriser's ops for CPU tensors."""
     import emulated_fused  # takes the kernels' sources: not for tests that run on a GPU
 
-    emulated_fused.load(tmp_path_factory.mktemp("emulated"))
+    emulated_fused.load(*emulation_flags)
 
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -4,23 +4,17 @@ The binding is compiled too, for the CPU's dispatch key, so that everything abov
 it does on a GPU.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
 from emulated_kernels import KERNELS, link
-from torch.utils import cpp_extension
 
 from distwar_kernels.fused import fused
 
 
-def load(folder: Path) -> None:
-    """Builds the ops in a folder and loads them."""
+def load(*flags: str) -> None:
+    """Loads the ops, compiled with more flags if they are not in the cache."""
     kernels = [path for op in ("fused", "blend") for path in sorted((KERNELS / op).glob("*.cu"))]
-    flags = [f"-I{path}" for path in cpp_extension.include_paths()]
-    flags += [f"-L{path}" for path in cpp_extension.library_paths()] + ["-ltorch", "-ltorch_cpu", "-lc10"]
-    sources = [KERNELS / "fused" / "fused.cpp", *kernels]
-    torch.ops.load_library(link(sources, folder / "emulated_fused.so", *flags))
+    torch.ops.load_library(link("emulated_fused", [KERNELS / "fused/fused.cpp", *kernels], *flags, with_torch=True))
 
 
 def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

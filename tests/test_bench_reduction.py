@@ -55,7 +55,7 @@ def test_the_summary_averages_over_models_and_judges_auto(rows, capsys):
 
 def test_a_measurement_can_be_looked_at_again_without_a_gpu(rows, tmp_path):
     write_csv(tmp_path / "rows.csv", rows, {"machine": "m"})
-    finished = run_program("scripts/bench_reduction.py", "--from", tmp_path / "rows.csv")
+    finished = run_program("scripts/bench_reduction.py", "--from", tmp_path / "rows.csv", fresh=True)
     assert finished.returncode == 0, finished.stderr
     assert "sw_b@16" in finished.stdout
     assert "speed-up over atomic" in finished.stdout
@@ -89,7 +89,7 @@ def test_only_strategies_with_a_threshold_come_at_every_one(strategies, texts):
 
 @pytest.mark.parametrize("name", ["nobody", "inria", "distwar_sw_b_8", "faster_gs"])
 def test_rivals_that_are_unknown_or_not_installed(name, demo_run):
-    finished = run_program("scripts/rivals.py", name, demo_run.folder)
+    finished = run_program("scripts/rivals.py", name, demo_run.folder, fresh=name == "nobody")
     assert finished.returncode == 1
     assert len(finished.stderr.splitlines()) == 1
     assert ("unknown rival" if name == "nobody" else "cannot be imported") in finished.stderr

@@ -261,7 +261,7 @@ def test_mistakes_are_said_before_anything_is_trained(arguments, code, complaint
 
 
 def test_it_runs_as_a_program(tmp_path):
-    finished = run_program("scripts/bench_training.py", "-s", tmp_path, "--iterations", 100, "--at", 200)
+    finished = run_program("scripts/bench_training.py", "-s", tmp_path, "--iterations", 100, "--at", 200, fresh=True)
     assert (finished.returncode, finished.stderr) == (1, "error: --at 200: the training ends at --iterations 100\n")
 
 

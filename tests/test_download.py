@@ -347,7 +347,7 @@ def test_without_a_terminal_it_does_not_start_by_itself(site, tmp_path):
 def test_the_list_names_every_scene_of_the_configs(download):
     scenes = [scene for sources in download.FAMILIES.values() for source in sources for scene in source.scenes]
     assert len(scenes) == len(set(scenes)) == 9 + 4 + 8
-    result = run_program("scripts/download.py")
+    result = run_program("scripts/download.py", fresh=True)
     assert result.returncode == 0 and all(scene in result.stdout for scene in scenes)
 
 

@@ -42,17 +42,12 @@ CASES = {
     "any-1": partial(any_blend_scene, 1),
     "any-2": partial(any_blend_scene, 2),
 }
-SLOW = pytest.mark.slow
-REDUCTIONS = [
-    pytest.param(Reduction("sw_b", 8), marks=SLOW),
-    Reduction("sw_t"),
-    pytest.param(Reduction("sw_t", 8), marks=SLOW),
-]
+REDUCTIONS = [pytest.param(Reduction("sw_b", 8), marks=pytest.mark.slow), Reduction("sw_t"), Reduction("sw_t", 8)]
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return ctypes.CDLL(str(build("blend", tmp_path_factory.mktemp("emulated"))))
+def library(emulation_flags):
+    return ctypes.CDLL(str(build("blend", *emulation_flags)))
 
 
 def check(result: dict, expected: dict, bound: float = BOUND) -> None:
@@ -77,8 +72,8 @@ def test_absgrad(library, case, reduction):
     check(run(library, case(), reduction, absgrad=True), reference_results(case) | {"absgrad": absgrad_of(case)})
 
 
-@pytest.mark.parametrize("channels", [3, pytest.param(8, marks=SLOW)])
-@pytest.mark.parametrize("reduction", [pytest.param(Reduction("sw_b"), marks=SLOW), Reduction("sw_t")], ids=str)
+@pytest.mark.parametrize("channels", [3, 8])
+@pytest.mark.parametrize("reduction", [Reduction("sw_b"), Reduction("sw_t")], ids=str)
 def test_broken_gaussians_spoil_nothing(library, reduction, channels):
     scene = random_blend_scene(1, n=150, width=20, height=18, channels=channels)
     broken, which = break_gaussians(scene, 1)

@@ -142,7 +142,7 @@ def displacements(device: torch.device, adam: str, *, seen_again: bool) -> dict[
     return {name: value - before[name] for name, value in training.state().items() if name in training.params}
 
 
-@pytest.mark.parametrize("seen_again", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.parametrize("seen_again", [False, True])
 def test_lazy_adam_makes_up_for_what_dense_adam_would_have_done(device, seen_again):
     lazy, dense, visible = (displacements(device, adam, seen_again=seen_again) for adam in ("lazy", "dense", "visible"))
     for name, wanted in dense.items():

@@ -275,6 +275,7 @@ def crowd(scene: Path, folder: Path, device: str) -> None:
     assert all(path.is_file() for path in pictures) and (folder / "three/checkpoints/step_40.pt").is_file()
 
 
+@pytest.mark.slow
 def test_trainings_and_a_rendering_at_once(distorted, tmp_path):
     crowd(distorted, tmp_path, "cpu")
 

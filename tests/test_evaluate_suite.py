@@ -44,13 +44,13 @@ def finished(demo_scene, tmp_path_factory):
         "typo": {"imagez": 1},
     }
     configs = family(folder / "configs", demo_scene, **scenes)
-    result = run_suite(configs, folder / "out", folder)
+    result = run_suite(configs, folder / "out", folder, fresh=True)
     return folder, result
 
 
-def run_suite(configs, out, data, *arguments, steps: int = STEPS) -> subprocess.CompletedProcess:
-    training = ("--", "--iterations", steps, "--sh_degree", 0)
-    return run_program("scripts/evaluate_suite.py", configs, "--out", out, "--data", data, *arguments, *training)
+def run_suite(configs, out, data, *arguments, steps: int = STEPS, fresh: bool = False) -> subprocess.CompletedProcess:
+    command = ("scripts/evaluate_suite.py", configs, "--out", out, "--data", data, *arguments)
+    return run_program(*command, "--", "--iterations", steps, "--sh_degree", 0, fresh=fresh)
 
 
 def test_good_scenes_are_measured_though_others_fail(finished):

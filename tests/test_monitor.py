@@ -212,7 +212,7 @@ def test_without_a_terminal_a_line_now_and_then_tells_how_it_goes(make, clock, c
 
 
 def test_no_progress_bar_in_a_file(demo_run):
-    assert "step/s" not in demo_run.result.stderr
+    assert "step/s" not in demo_run.stderr
 
 
 def test_a_full_disk_costs_the_curves_not_the_run(make, tmp_path, file_limit, capsys, in_process):

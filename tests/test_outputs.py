@@ -26,7 +26,7 @@ def rendered(demo_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rendered") / "run"
     shutil.copytree(demo_run.folder, folder)
     options = ("--path", "ellipse", "--frames", 6, "--fps", 5, "--depth", "--train", "--device", "cpu")
-    result = run_program("render.py", folder, *options)
+    result = run_program("render.py", folder, *options, fresh=True)
     assert result.returncode == 0, result.stderr
     assert "Traceback" not in result.stderr
     return folder

@@ -124,8 +124,8 @@ def test_the_reference_lays_photos_on_the_background():
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    return ctypes.CDLL(str(build("photometric", tmp_path_factory.mktemp("emulated"))))
+def library(emulation_flags):
+    return ctypes.CDLL(str(build("photometric", *emulation_flags)))
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)

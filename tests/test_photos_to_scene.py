@@ -76,7 +76,7 @@ def photos(tmp_path_factory, centers):
 def finished(photos, tmp_path_factory):
     """The scene made of them, and what the program said. Read only."""
     out = tmp_path_factory.mktemp("sfm") / "scene"
-    result = run_program("scripts/photos_to_scene.py", photos, out, "--threads", 2)
+    result = run_program("scripts/photos_to_scene.py", photos, out, "--threads", 2, fresh=True)
     assert result.returncode == 0, result.stderr
     return out, result.stdout
 

@@ -1,21 +1,16 @@
 // Enough of CUDA to run the project's kernels on a CPU, with a C++20 compiler: for tests on machines without a GPU.
 //
-// A block's threads are threads of the operating system, one block at a time; what a warp does together (shuffles, votes,
-// barriers) goes through a barrier of the lanes in the mask. It is slow, and it neither finds races within a warp nor
-// rounds like a GPU; it does run the kernels' own source, index by index.
+// Blocks run one after the other. Their threads are fibers, or threads of the operating system where
+// EMULATE_WITH_OS_THREADS is defined; what a warp does together (shuffles, votes, barriers) goes through a barrier of
+// the lanes in the mask. It neither finds all races within a warp nor rounds like a GPU; it does run the kernels' own
+// source, index by index.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
-#include <barrier>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <map>
-#include <memory>
-#include <mutex>
-#include <thread>
-#include <vector>
 
 #define __global__
 #define __device__
@@ -36,32 +31,13 @@ using std::min;
 
 // ------------------------------------------------------------------------------------------------ blocks and warps
 
+#pragma GCC visibility push(hidden)  // of each library its own
 struct Index { int x; };
-inline thread_local Index threadIdx, blockIdx;
 inline Index blockDim, gridDim;
 
 namespace emulator {
 
 constexpr int kLanes = 32;
-
-struct Warp {
-    std::mutex mutex;
-    std::map<unsigned, std::unique_ptr<std::barrier<>>> barriers;  // by mask of the lanes that meet
-    uint32_t words[kLanes];
-
-    void meet(unsigned mask) {
-        std::unique_lock lock(mutex);
-        auto& barrier = barriers[mask];
-        if (!barrier) barrier = std::make_unique<std::barrier<>>(__builtin_popcount(mask));
-        lock.unlock();
-        barrier->arrive_and_wait();
-    }
-};
-
-inline std::vector<std::unique_ptr<Warp>> warps;
-inline std::unique_ptr<std::barrier<>> block;
-inline int lane() { return threadIdx.x % kLanes; }
-inline Warp& warp() { return *warps[threadIdx.x / kLanes]; }
 
 template <class To, class From>
 To bits(From from) {
@@ -71,48 +47,24 @@ To bits(From from) {
     return to;
 }
 
-// What every lane in the mask has brought, read by `f` while nobody changes it.
-template <class F>
-auto exchange(unsigned mask, uint32_t word, F f) {
-    warp().words[lane()] = word;
-    warp().meet(mask);
-    const auto result = f(warp().words);
-    warp().meet(mask);
-    return result;
-}
-
 }  // namespace emulator
+#pragma GCC visibility pop
+
+#ifdef EMULATE_WITH_OS_THREADS
+#include "os_threads.h"
+#else
+#include "fibers.h"
+#endif
 
 template <class F>
 void emulate(int blocks, int threads, F kernel) {
-    using namespace emulator;
     gridDim.x = blocks, blockDim.x = threads;
-    for (int index = 0; index < blocks; ++index) {
-        warps.clear();
-        for (int i = 0; i < threads / kLanes; ++i) warps.push_back(std::make_unique<Warp>());
-        block = std::make_unique<std::barrier<>>(threads);
-        std::vector<std::thread> running;
-        for (int i = 0; i < threads; ++i)
-            running.emplace_back([=] {
-                threadIdx.x = i, blockIdx.x = index;
-                kernel();
-                block->arrive_and_drop();
-            });
-        for (std::thread& thread : running) thread.join();
-    }
+    emulator::run_blocks(blocks, threads, kernel);
 }
 
-inline void __syncthreads() { emulator::block->arrive_and_wait(); }
-inline bool __syncthreads_and(bool value) {
-    static std::atomic<int> false_ones{0};
-    __syncthreads();
-    if (threadIdx.x == 0) false_ones = 0;
-    __syncthreads();
-    if (!value) ++false_ones;
-    __syncthreads();
-    return false_ones == 0;
-}
-inline void __syncwarp(unsigned mask = ~0u) { emulator::warp().meet(mask); }
+inline void __syncthreads() { emulator::any_of_block(false); }
+inline bool __syncthreads_and(bool value) { return !emulator::any_of_block(!value); }
+inline void __syncwarp(unsigned mask = ~0u) { emulator::meet(mask); }
 
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source) {
@@ -121,7 +73,7 @@ T __shfl_sync(unsigned mask, T value, int source) {
 }
 template <class T>
 T __shfl_xor_sync(unsigned mask, T value, int distance) {
-    return __shfl_sync(mask, value, emulator::lane() ^ distance);
+    return __shfl_sync(mask, value, threadIdx.x % emulator::kLanes ^ distance);
 }
 inline unsigned __match_any_sync(unsigned mask, int key) {
     return emulator::exchange(mask, key, [=](const uint32_t* words) {
@@ -131,14 +83,7 @@ inline unsigned __match_any_sync(unsigned mask, int key) {
         return same;
     });
 }
-inline unsigned __ballot_sync(unsigned mask, bool value) {
-    return emulator::exchange(mask, value, [=](const uint32_t* words) {
-        unsigned votes = 0;
-        for (int i = 0; i < emulator::kLanes; ++i)
-            if (mask >> i & 1) votes |= words[i] << i;
-        return votes;
-    });
-}
+inline unsigned __ballot_sync(unsigned mask, bool value) { return emulator::ballot(mask, value); }
 inline bool __any_sync(unsigned mask, bool value) { return __ballot_sync(mask, value) != 0; }
 inline bool __all_sync(unsigned mask, bool value) { return __ballot_sync(mask, value) == mask; }
 
