@@ -36,6 +36,7 @@ __all__ = [
     "atomic_traffic",
     "composite",
     "intersect_tiles",
+    "photometric_errors",
     "photometric_gradient",
     "photometric_loss",
     "project_gaussians",
