@@ -18,7 +18,7 @@ import distwar_kernels as kernels
 from distwar_gs.config import Config
 from distwar_gs.optimizer import moments_of, set_steps, step_all
 from distwar_gs.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
-from distwar_gs.strategies import Strategy
+from distwar_gs.strategies import Strategy, wants_score
 from distwar_gs.timing import StepTimer
 from distwar_kernels import Cameras
 from distwar_kernels.fused import fused
@@ -50,9 +50,12 @@ class Engine(Protocol):
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates.
 
         rendered: from this engine's `forward`.
-        gradients: of the loss, by the name of what was rendered: `image` [H, W, 3].
+        gradients: of the loss, by the name of what was rendered: `image` [H, W, 3]. And, for steps of which the
+            strategy's statistics have a `score` (not looked at otherwise), `errors` [H, W]: how wrong each pixel is, at
+            least 0. Each Gaussian's score grows by the root of the sum over pixels of its weight (alpha times
+            transmittance) times the error.
 
-        Raises ValueError for gradients of anything else.
+        Raises ValueError for gradients of anything else, and where a score is asked for and there are no errors.
         """
 
     def look(
@@ -69,9 +72,18 @@ class Engine(Protocol):
 
 
 def _image_gradient(gradients: Mapping[str, Tensor]) -> Tensor:
-    if set(gradients) != {"image"}:
+    if set(gradients) - {"errors"} != {"image"}:
         raise ValueError(f"this engine differentiates the image only, not {', '.join(sorted(gradients))}")
     return gradients["image"]
+
+
+def _scored_errors(gradients: Mapping[str, Tensor], strategy: Strategy, step: int) -> Tensor | None:
+    """The errors [H, W] of which this step's score is made; None where none is asked for."""
+    if not wants_score(strategy, step):
+        return None
+    if "errors" not in gradients:
+        raise ValueError(f"the strategy asks for a score at step {step}: hand the errors of the pixels on as `errors`")
+    return gradients["errors"]
 
 
 # ------------------------------------------------------------------------------------------------- op after op
@@ -84,6 +96,9 @@ class ComposedRendered:
     step: int
     rendering: ComposedRendering
     """With its graph."""
+    probe: Tensor | None
+    """[N, 1] zeros, blended as one more colour: dL/d(probe) is a sum of weights, and the image the same. None where the
+    step has no score."""
 
     @property
     def image(self) -> Tensor:
@@ -110,13 +125,21 @@ class ComposedEngine:
 
     def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> ComposedRendered:
         """See Engine."""
-        return ComposedRendered(step, self._render(camera, sh_degree, background))
+        means, probe = self.params["means"], None
+        if wants_score(self.densifier, step):
+            probe = torch.zeros(len(means), 1, device=means.device, requires_grad=True)
+        return ComposedRendered(step, self._render(camera, sh_degree, background, probe=probe), probe)
 
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
         v_image, rendering = _image_gradient(gradients), rendered.rendering
+        errors = _scored_errors(gradients, self.densifier, rendered.step)
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
-        rendering.colors.backward(v_image[None])
+        if errors is None:
+            rendering.colors.backward(v_image[None])
+        else:
+            torch.autograd.backward((rendering.colors, rendering.features), (v_image[None], errors[None, ..., None]))
+            self._score(rendered)
         timer.mark("backward")
         gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
         self.densifier.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
@@ -140,12 +163,22 @@ class ComposedEngine:
     def settle(self, step: int) -> None:
         """Nothing to do: every step is whole."""
 
+    def _score(self, rendered: ComposedRendered) -> None:
+        statistics, probe = self.densifier.statistics(rendered.step), rendered.probe
+        assert statistics is not None and probe is not None and probe.grad is not None
+        statistics["score"] += probe.grad[:, 0].sqrt()
+
     def _render(
-        self, camera: Cameras, sh_degree: int, background: Tensor, with_depth: bool = False
+        self,
+        camera: Cameras,
+        sh_degree: int,
+        background: Tensor,
+        with_depth: bool = False,
+        probe: Tensor | None = None,
     ) -> ComposedRendering:
         return COMPOSED.render(
             self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
-            features=None,
+            features=probe,
         )  # fmt: skip
 
 
@@ -210,7 +243,8 @@ class FusedEngine:
     def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
         absgrad = self.settings.absgrad
-        records = self._blend_backward(rendered.view, _image_gradient(gradients))
+        errors = _scored_errors(gradients, self.densifier, rendered.step)
+        records = self._blend_backward(rendered.view, _image_gradient(gradients), errors)
         timer.mark("blend_backward")
         statistics = self.densifier.statistics(rendered.step)
         if rendered.adam is None:
@@ -263,18 +297,20 @@ class FusedEngine:
             self._last_steps = torch.full((len(means),), step - 1, dtype=torch.int32, device=means.device)
         return self._last_steps
 
-    def _blend_backward(self, view: fused.Rendered, v_image: Tensor) -> Tensor:
+    def _blend_backward(self, view: fused.Rendered, v_image: Tensor, errors: Tensor | None) -> Tensor:
         absgrad = self.settings.absgrad
         reduction, tuner = kernels.resolve(self.settings.reduction, v_image.device)
         if tuner:
             tuner.watch_gradient(
                 v_image, len(view.parameters[0]), lambda v, r: fused.blend_backward(view, v, absgrad, r)
             )
-        return fused.blend_backward(view, v_image, absgrad, reduction, self._deterministic)
+        return fused.blend_backward(view, v_image, absgrad, reduction, self._deterministic, errors)
 
     def _step_of_adam(self, step: int, last_steps: Tensor | None) -> fused.AdamStep:
         groups = [self.optimizers[name].param_groups[0] for name in fused.PARAMETERS]
-        rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step)
+        # Where Adam leaves out what is not seen there is nobody to pay.
+        prices = self.densifier.prices(len(self.params["means"])) if self._adam == "lazy" else (0.0, 0.0)
+        rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step, prices)
         return fused.AdamStep(moments_of(self.optimizers, fused.PARAMETERS), rates, last_steps, step)
 
 
