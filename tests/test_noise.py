@@ -105,7 +105,7 @@ def test_the_reference_gives_the_known_answers(counter, key, wanted):
     assert philox_reference(torch.tensor(counter), tuple(key)).tolist() == wanted
 
 
-@pytest.mark.parametrize(("seed", "step"), [(0, 1), (SEED, STEP), (2**63 - 1, 2**33 + 5), (-1, 30_000)])
+@pytest.mark.parametrize(("seed", "step"), [(0, 1), (SEED, STEP), (2**63 - 1, 2**33 + 5), (-1, 30_000), (2**64 - 1, 3)])
 def test_the_deviates_are_philoxs(add, seed, step):
     """By Box and Muller from its words: one other bit in seed, step or row is another number."""
     torch.testing.assert_close(deviates(add, 333, seed=seed, step=step), deviates_reference(seed, step, 333),

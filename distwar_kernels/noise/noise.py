@@ -40,7 +40,7 @@ def add_noise(
         opacities: logits. NaN leaves the mean as it is.
         amount: 1 / (unit of the means).
         largest: a standard deviation, in the unit of the means, that few Gaussians exceed.
-        seed, step: what the deviates follow from, beside a Gaussian's row.
+        seed, step: what the deviates follow from, beside a Gaussian's row; 64 bits each, with or without a sign.
 
     Raises:
         ValueError: shapes disagree.
@@ -54,7 +54,12 @@ def add_noise(
         return
     loader.load(means.device.type)
     least_gate = NEGLIGIBLE / (LARGEST_DEVIATE * abs(amount) * largest)
+    seed, step = (_signed(number) for number in (seed, step))
     torch.ops.distwar.add_noise(means, quats, scales, opacities, amount, least_gate, seed, step)
+
+
+def _signed(number: int) -> int:
+    return (number + 2**63) % 2**64 - 2**63
 
 
 LIBRARY.define(
