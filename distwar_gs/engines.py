@@ -77,13 +77,16 @@ def _image_gradient(gradients: Mapping[str, Tensor]) -> Tensor:
     return gradients["image"]
 
 
-def _scored_errors(gradients: Mapping[str, Tensor], strategy: Strategy, step: int) -> Tensor | None:
-    """The errors [H, W] of which this step's score is made; None where none is asked for."""
-    if not wants_score(strategy, step):
-        return None
+def _score_and_errors(
+    gradients: Mapping[str, Tensor], strategy: Strategy, step: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """This step's score [N], to be added to, and the errors [H, W] that it is made of; None where none is asked for."""
+    score = (strategy.statistics(step) or {}).get("score")
+    if score is None:
+        return None, None
     if "errors" not in gradients:
         raise ValueError(f"the strategy asks for a score at step {step}: hand the errors of the pixels on as `errors`")
-    return gradients["errors"]
+    return score, gradients["errors"]
 
 
 # ------------------------------------------------------------------------------------------------- op after op
@@ -109,6 +112,15 @@ class ComposedRendered:
         """See Rendered."""
         return float((self.rendering.alphas > 0).float().mean())
 
+    def differentiate(self, v_image: Tensor, errors: Tensor | None) -> Tensor | None:
+        """Leaves gradients in all that is trained; of errors [H, W] returns the sums by weight, [N, 1]."""
+        colors, weights = self.rendering.colors, self.rendering.features
+        if errors is None or weights is None or self.probe is None:
+            colors.backward(v_image[None])
+            return None
+        torch.autograd.backward((colors, weights), (v_image[None], errors[None, ..., None]))
+        return self.probe.grad
+
 
 class ComposedEngine:
     """The ops one after another, differentiated by autograd; dense Adam."""
@@ -133,13 +145,11 @@ class ComposedEngine:
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
         v_image, rendering = _image_gradient(gradients), rendered.rendering
-        errors = _scored_errors(gradients, self.densifier, rendered.step)
+        score, errors = _score_and_errors(gradients, self.densifier, rendered.step)
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
-        if errors is None:
-            rendering.colors.backward(v_image[None])
-        else:
-            torch.autograd.backward((rendering.colors, rendering.features), (v_image[None], errors[None, ..., None]))
-            self._score(rendered)
+        sums = rendered.differentiate(v_image, errors)
+        if score is not None and sums is not None:
+            score += sums[:, 0].sqrt()
         timer.mark("backward")
         gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
         self.densifier.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
@@ -162,11 +172,6 @@ class ComposedEngine:
 
     def settle(self, step: int) -> None:
         """Nothing to do: every step is whole."""
-
-    def _score(self, rendered: ComposedRendered) -> None:
-        statistics, probe = self.densifier.statistics(rendered.step), rendered.probe
-        assert statistics is not None and probe is not None and probe.grad is not None
-        statistics["score"] += probe.grad[:, 0].sqrt()
 
     def _render(
         self,
@@ -243,7 +248,7 @@ class FusedEngine:
     def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
         absgrad = self.settings.absgrad
-        errors = _scored_errors(gradients, self.densifier, rendered.step)
+        _, errors = _score_and_errors(gradients, self.densifier, rendered.step)
         records = self._blend_backward(rendered.view, _image_gradient(gradients), errors)
         timer.mark("blend_backward")
         statistics = self.densifier.statistics(rendered.step)

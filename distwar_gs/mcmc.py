@@ -287,9 +287,11 @@ class Mcmc:
         Under lazy Adam a Gaussian's parameters may be some steps old. Displacements of its mean add up in any order;
         the gate and the covariance are those of the values as they are.
         """
-        shapes = (params[name].detach() for name in ("means", "quats", "scales", "opacities"))
-        amount, seed = self.config.noise_lr * means_lr / self.extent**2, generator.initial_seed()
-        add_noise(*shapes, amount, largest=self.extent, seed=seed, step=step)
+        add_noise(
+            params["means"].detach(), params["quats"].detach(), params["scales"].detach(), params["opacities"].detach(),
+            self.config.noise_lr * means_lr / self.extent**2, largest=self.extent, seed=generator.initial_seed(),
+            step=step,
+        )  # fmt: skip
 
     def is_due(self, step: int) -> bool:
         """Whether `step` will change anything after this step."""

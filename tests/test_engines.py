@@ -3,22 +3,22 @@
 import pytest
 import torch
 from demo_runs import demo_config
-from fused_scenes import random_params, random_view
-from random_scenes import relative_l2
+from fused_scenes import random_params, random_view, weights
+from random_scenes import assert_below, relative_l2
+from test_fused import error_map, expected_error_sums
 from torch import Tensor
 
 from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.config import Config
 from distwar_gs.densification import Densifier, drop_rows
-from distwar_gs.engines import ComposedEngine, Engine, FusedEngine
+from distwar_gs.engines import ComposedEngine, ComposedRendered, Engine, FusedEngine
 from distwar_gs.losses import photometric_gradient, photometric_gradients
 from distwar_gs.model import as_parameters
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
-from distwar_gs.renderer import RenderSettings
+from distwar_gs.renderer import COMPOSED, RenderSettings
 from distwar_gs.timing import NoTimer
 from distwar_gs.trainer import Trainer
 from distwar_kernels.fused import capacity
-from distwar_kernels.fused.fused_reference import rasterize_reference
 
 WIDTH, HEIGHT = 40, 33
 CONFIG = Config()
@@ -244,12 +244,9 @@ def step_with_errors(training: Training, step: int, kept: Tensor | None = None) 
 
 
 def expected_score(params: dict[str, Tensor], errors: Tensor) -> Tensor:
-    """[N] float64: the root of what the errors are worth as the gradient of a feature that is 0 everywhere."""
-    probe = torch.zeros(50, 1, dtype=torch.float64, requires_grad=True)
-    doubles = {name: value.detach().cpu().double() for name, value in params.items()}
-    image = rasterize_reference(doubles, *random_view(1, WIDTH, HEIGHT), features=probe)[-1]
-    (sums,) = torch.autograd.grad((image[..., 0] * errors.double()).sum(), probe)
-    return sums[:, 0].sqrt()
+    """[N] float64 that a step adds."""
+    values = {name: value.detach().cpu() for name, value in params.items()}
+    return expected_error_sums(values, random_view(1, WIDTH, HEIGHT), errors).sqrt()
 
 
 @pytest.mark.parametrize("options", [{}, {"absgrad": True}], ids=str)
@@ -272,6 +269,28 @@ def test_every_engine_scores_as_the_reference_does(device, kind, options):
         if step % 2:
             wanted += expected_score(params, errors)
     assert relative_l2(training.densifier.score.cpu(), wanted) < 2e-5 and (wanted > 0).sum() > 10
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_sums_through_the_ops_are_the_references_over_many_seeds(device):
+    """Large, tiny, opaque and transparent Gaussians; images of all sizes."""
+    errors_of = {}
+    for seed in range(16):
+        params, size = random_params(50, seed), (1 + 7 * seed % 41, 1 + 11 * seed % 37)
+        params["scales"][:8] += 2.5
+        params["opacities"][8:16] += 6.0
+        params["opacities"][16:20] = -20.0
+        view, probe = random_view(seed, *size), torch.zeros(50, 1, device=device, requires_grad=True)
+        errors, (camera, options) = error_map(view, seed), view.to(torch.device(device))
+        settings = RenderSettings(options.near_plane, options.far_plane, absgrad=seed % 2 == 1)
+        rendering = COMPOSED.render(
+            as_parameters(params, torch.device(device)), camera, settings, sh_degree=options.sh_degree,
+            background=options.background, with_depth=False, features=probe,
+        )  # fmt: skip
+        sums = ComposedRendered(1, rendering, probe).differentiate(weights(rendering.colors[0]), errors.to(device))
+        wanted = expected_error_sums(params, view, errors)
+        errors_of[seed] = relative_l2(sums[:, 0].cpu(), wanted) if wanted.any() else float(sums.abs().max())
+    assert_below(errors_of, 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["composed", "fused"])

@@ -420,7 +420,7 @@ def test_error_sums_of_other_views(device, options):
     assert_close({"sums": error_sums(rendered, records)}, {"sums": expected_error_sums(params, view, errors)}, 1e-5)
 
 
-def test_error_sums_over_seeds(device, pytestconfig):
+def test_error_sums_over_many_seeds(device, pytestconfig):
     """Of large, tiny, opaque and transparent Gaussians."""
     errors_of = {}
     for seed in range(12 if device.type == "cpu" else pytestconfig.getoption("--seeds")):
