@@ -40,8 +40,8 @@ struct BlendState {
 struct BlendUpstream {
     const float* v_colors_out;      // [images, height, width, channels]
     const float* v_transmittances;  // [images, height, width] or null for zeros (CUDA only)
-    // Or null (blend_backward_to_records and -exact- only, three channels): [images, height, width], at least 0. A
-    // Gaussian's sum over pixels of weight times this is in its record as kErrorSum. It has no part in the gradients.
+    // [images, height, width] at least 0, or null: only where the sums are wanted in records, with three channels. A
+    // Gaussian's sum over pixels of weight times this ends in its record as kErrorSum. It has no part in the gradients.
     const float* errors = nullptr;
 };
 
