@@ -185,7 +185,7 @@ class OptimConfig:
     fraction of the price: a step updates the Gaussians that contribute to its image, and what dense Adam would have
     done to them in the steps they missed is added in closed form whenever they are looked at. visible: a little faster
     still, and not the same: what does not contribute neither moves by old momentum nor do its moments decay, so fewer
-    Gaussians grow. Without the fused rasteriser it is always dense, and densification.strategy mcmc needs that."""
+    Gaussians grow; densification.strategy mcmc refuses it. Without the fused rasteriser it is always dense."""
     adam_eps: float = setting(1e-15, above(0))
     """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
     lambda_dssim: float = setting(0.2, between(0, 1))
@@ -334,7 +334,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model.init_opacity": 0.5,
         "model.init_scale": 0.1,
         "optim.opacities_lr": 5e-2,
-        "optim.adam": "dense",
         "densification.stop": 25_000,
         "densification.cap_max": 1_000_000,
     },
@@ -500,10 +499,10 @@ def validate(config: Config) -> Config:
             f"densification.opacity_reset_value is {density.opacity_reset_value}: it must be above "
             f"densification.prune_opacity ({density.prune_opacity}), or a reset removes every Gaussian"
         )
-    if density.strategy == "mcmc" and config.optim.adam != "dense":
+    if density.strategy == "mcmc" and config.optim.adam == "visible":
         raise ConfigError(
-            f"optim.adam is {config.optim.adam}: densification.strategy mcmc changes every Gaussian at every step and "
-            "needs dense; leave out what configs/strategies/mcmc.yaml sets, or set it as there"
+            "optim.adam is visible: with densification.strategy mcmc every Gaussian pays for its opacity and its size "
+            "at every step; use lazy or dense"
         )
     return config
 

@@ -21,7 +21,7 @@ from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
 from distwar_gs.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.health import Health
 from distwar_gs.interruption import Interruption, StoppedError
-from distwar_gs.losses import as_floats, photometric_gradient
+from distwar_gs.losses import as_floats, photometric_gradients
 from distwar_gs.memory import cap_of
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_degree_of
@@ -34,7 +34,7 @@ from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.start import find_start, first_gaussians
-from distwar_gs.strategies import make_strategy
+from distwar_gs.strategies import make_strategy, wants_score
 from distwar_gs.terminal import reason_of
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import (
@@ -218,12 +218,13 @@ class Trainer:
         image = rendered.image
         timer.mark("forward")
         kept = self.images.mask(index)
-        v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
+        weight, scored = self.config.optim.lambda_dssim, wants_score(self.densifier, step)
+        gradients, losses = photometric_gradients(image, photo, weight, background, kept, with_errors=scored)
         timer.mark("loss")
-        self.engine.update(rendered, {"image": v_image}, timer)
+        self.engine.update(rendered, gradients, timer)
         image = image.detach()
         del rendered  # its buffers, and the graph
-        self.densifier.perturb(self.params, rates["means"], self.generators["device"])
+        self.densifier.perturb(step, self.params, rates["means"], self.generators["device"])
         timer.mark("optimizer")
         self.step, self._shown = step, None
         self.health.record(step, index, losses["loss"])
@@ -395,7 +396,8 @@ class Trainer:
         with torch.no_grad():
             image = self.render_view(self.scene.train[index])
         weight = self.config.optim.lambda_dssim
-        return float(photometric_gradient(image, photo, weight, self.background, kept)[1]["loss"])
+        _, losses = photometric_gradients(image, photo, weight, self.background, kept, with_errors=False)
+        return float(losses["loss"])
 
     def go_back(self) -> None:
         """To the last checkpoint's model, with another order of views: the same one might end the same way."""

@@ -48,6 +48,8 @@ _BACKENDS = {
         sources=(
             "blend/blend.cpp",
             "blend/blend_cpu.cpp",
+            "noise/noise.cpp",
+            "noise/noise_cpu.cpp",
             "photometric/photometric.cpp",
             "photometric/photometric_cpu.cpp",
             "tiles/tiles.cpp",
@@ -76,6 +78,8 @@ _BACKENDS = {
             "fused/fused_tiles.cu",
             "fused/fused_backward.cu",
             "fused/fused_features.cu",
+            "noise/noise.cpp",
+            "noise/noise.cu",
             "photometric/photometric.cpp",
             "photometric/photometric.cu",
             "spheres/spheres.cpp",

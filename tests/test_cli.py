@@ -142,7 +142,7 @@ def test_precedence_defaults_file_flags_set(tmp_path):
 def test_a_scenes_config_with_a_strategy():
     """configs/default.yaml, its base, repeats every default: a strategy's win over those, not over the scene's own."""
     config = train_config(["--config", str(ROOT / "configs/mipnerf360/garden.yaml"), "--strategy", "mcmc"])
-    assert config.densification.stop == 25_000 and config.optim.adam == "dense" and config.data.images == "images_4"
+    assert config.densification.stop == 25_000 and config.optim.adam == "lazy" and config.data.images == "images_4"
     config = train_config(["--config", str(ROOT / "configs/demo.yaml"), "--strategy", "mcmc", "--cap_max", "9"])
     assert (config.densification.stop, config.densification.cap_max, config.model.init_opacity) == (900, 9, 0.5)
 

@@ -253,9 +253,13 @@ def test_the_config_of_a_run_with_mcmc_is_read_back_whole(tmp_path):
     assert load_config(tmp_path / "c.yaml") == config
 
 
-def test_mcmc_needs_dense_adam(tmp_path):
-    file = write(tmp_path / "c.yaml", "densification: {strategy: mcmc}\noptim: {adam: lazy}\n")
-    with pytest.raises(ConfigError, match=r"c.yaml: optim.adam is lazy: .* needs dense; .*strategies/mcmc.yaml"):
+def test_mcmc_takes_lazy_and_dense_adam_and_refuses_visible(tmp_path):
+    text = "densification: {{strategy: mcmc}}\noptim: {{adam: {}}}\n"
+    for adam in ("lazy", "dense"):
+        assert load_config(write(tmp_path / f"{adam}.yaml", text.format(adam))).optim.adam == adam
+    assert load_config(write(tmp_path / "c.yaml", "densification: {strategy: mcmc}\n")).optim.adam == "lazy"
+    file = write(tmp_path / "c.yaml", text.format("visible"))
+    with pytest.raises(ConfigError, match=r"c.yaml: optim.adam is visible: .* at every step; use lazy or dense"):
         load_config(file)
 
 

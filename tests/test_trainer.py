@@ -56,13 +56,13 @@ def make(demo_scene, tmp_path):
 def targets(monkeypatch) -> list[torch.Tensor]:
     """The images that the steps of a training compare with, as they come."""
     seen: list[torch.Tensor] = []
-    real = trainer.photometric_gradient
+    real = trainer.photometric_gradients
 
-    def spy(image, photo, weight, background, kept):
+    def spy(image, photo, weight, background, kept, **options):
         seen.append(as_floats(photo, background))
-        return real(image, photo, weight, background, kept)
+        return real(image, photo, weight, background, kept, **options)
 
-    monkeypatch.setattr(trainer, "photometric_gradient", spy)
+    monkeypatch.setattr(trainer, "photometric_gradients", spy)
     return seen
 
 
@@ -104,6 +104,28 @@ def test_100_steps_reach_the_psnr(make):
     assert record["psnr"] > PSNR_AFTER_100_STEPS
     assert record["ssim"] > 0.675
     assert record["psnr"] == run.evaluate().psnr
+
+
+def test_a_score_that_the_strategy_asks_for_is_of_the_training_views_errors(make, monkeypatch):
+    """And a training is the same with it."""
+    runs = {name: make(name, {"train.iterations": 6}) for name in ("plain", "scored")}
+    scored, score = runs["scored"], torch.zeros(3008)
+    own = scored.densifier.statistics
+    monkeypatch.setattr(scored.densifier, "statistics", lambda step: own(step) | ({"score": score} if step > 3 else {}))
+    seen, real = [], trainer.photometric_gradients
+
+    def spy(image, *rest, with_errors):
+        gradients, losses = real(image, *rest, with_errors=with_errors)
+        seen.append(float(gradients["errors"].mean()) / float(losses["l1"]) if with_errors else None)
+        return gradients, losses
+
+    monkeypatch.setattr(trainer, "photometric_gradients", spy)
+    assert scored.run() == 0
+    assert seen[:3] == [None] * 3 and seen[3:6] == pytest.approx([1.0] * 3, rel=1e-5)  # the mean error is L1
+    assert (score > 0).float().mean() > 0.3 and score.isfinite().all()
+    assert runs["plain"].run() == 0
+    for name, param in runs["plain"].params.items():
+        torch.testing.assert_close(scored.params[name], param, rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_does_not(make):
@@ -670,13 +692,13 @@ def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):
 def test_what_a_failed_step_made_is_gone_before_it_is_saved(make, monkeypatch):
     run, made, alive = make(), [], []
 
-    def out_of_memory(image, *_):
+    def out_of_memory(image, *_, **options):
         made.append(weakref.ref(image))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     save = Trainer.save_checkpoint
     monkeypatch.setattr(Trainer, "save_checkpoint", lambda self: alive.append(made[0]() is not None) or save(self))
-    monkeypatch.setattr(trainer, "photometric_gradient", out_of_memory)
+    monkeypatch.setattr(trainer, "photometric_gradients", out_of_memory)
     with pytest.raises(TrainingError, match="out of GPU memory after step 0"):
         run.run()
     assert alive == [False]
