@@ -104,7 +104,7 @@ def test_settings_that_may_change(changes, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"densification.strategy": "absgrad"}, "densification.strategy default .now absgrad., which a run keeps"),
+        ({"densification.strategy": "absgrad"}, "densification.strategy adc .now absgrad., which a run keeps"),
         ({"train.seed": 5}, "resume with --set train.seed=0, or start without --resume"),
         ({"data.masks": None, "data.invert_masks": True}, "--set data.masks=masks data.invert_masks=false, or"),
     ],
@@ -140,6 +140,6 @@ def test_the_rules_name_settings_that_there_are():
 def test_a_training_with_another_strategy_is_refused(demo_scene, tmp_path):
     Trainer(demo_config(demo_scene, tmp_path, {"train.iterations": 2})).run()
     changes = {"train.iterations": 4, "train.resume": "auto"}
-    with pytest.raises(cp.CheckpointError, match="densification.strategy default .now absgrad., which a run keeps"):
+    with pytest.raises(cp.CheckpointError, match="densification.strategy adc .now absgrad., which a run keeps"):
         Trainer(demo_config(demo_scene, tmp_path, {**changes, "densification.strategy": "absgrad"}))
     assert Trainer(demo_config(demo_scene, tmp_path, changes)).run() == 0
