@@ -141,12 +141,16 @@ def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tup
     return positions, 0.5 + SH_C0 * torch.rand(count, 3, generator=generator) / 255.0
 
 
-def active_sh_degree(step: int, config: ModelConfig) -> int:
+def active_sh_degree(step: float, config: ModelConfig) -> int:
     """The degree of spherical harmonics in use at a step, counted from 1: one more every `sh_degree_interval`.
 
     As in the reference (train.py), step 1000 itself is already rendered with degree 1.
+
+    Args:
+        step: or where the run is that far (the position of distwar_gs.schedule).
+        config: the section `model`.
     """
-    return min(step // config.sh_degree_interval, config.sh_degree)
+    return min(int(step // config.sh_degree_interval), config.sh_degree)
 
 
 def sh_degree_of(params: Mapping[str, Tensor]) -> int:

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distwar_gs.config import Config, as_values
+from distwar_gs.schedule import Schedule
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Reduction, TuningRound
 
@@ -74,8 +75,10 @@ class Monitor:
         """Begin at `first_step` - 1 steps done in `elapsed` seconds."""
         self._every, self._device = config.log.every, device
         self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if config.log.tensorboard else None
+        self._schedule = Schedule(config.train.iterations, config.train.seconds)
+        last = None if self._schedule.follows_clock else config.train.iterations
         self._bar = tqdm(
-            total=config.train.iterations, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
+            total=last, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
             disable=config.log.quiet or None,  # None: no bar where the output is not a terminal
         )  # fmt: skip
         self._sums: dict[str, Tensor] = {}
@@ -83,7 +86,7 @@ class Monitor:
         self._psnr: float | None = None
         self._elapsed, self._published = elapsed, elapsed
         self._clock: float | None = time.perf_counter()  # None: paused
-        self._told, self._last_step = time.perf_counter(), config.train.iterations
+        self._told = time.perf_counter()
         self._write_config(config)
 
     # ------------------------------------------------------------------------------------------------ every step
@@ -189,7 +192,7 @@ class Monitor:
         self._bar.set_postfix_str(text, refresh=False)
         if self._bar.disable and time.perf_counter() - self._told >= _SECONDS_BETWEEN_LINES:
             self._told = time.perf_counter()
-            log.info("step %d of %d, %.0f s: %s", step, self._last_step, self.elapsed(), text)
+            log.info("%s, %.0f s: %s", self._schedule.so_far(step, self.elapsed()), self.elapsed(), text)
 
     def _memory(self) -> dict[str, float]:
         if self._device.type == "cuda":

@@ -28,7 +28,7 @@ def make_optimizers(params: Mapping[str, Parameter], config: OptimConfig, extent
     return {name: Adam([param], lr=rates[name], eps=config.adam_eps, fused=True) for name, param in params.items()}
 
 
-def means_lr(step: int, config: OptimConfig, extent: float) -> float:
+def means_lr(step: float, config: OptimConfig, extent: float) -> float:
     """The learning rate of the means at a step: from `means_lr` at step 0 log-linearly to `means_lr_final` at
     `means_lr_steps`, constant after, times the extent (3DGS utils/general_utils.py get_expon_lr_func, without delay).
     """
@@ -37,9 +37,10 @@ def means_lr(step: int, config: OptimConfig, extent: float) -> float:
 
 
 def set_learning_rates(
-    optimizers: Mapping[str, Adam], step: int, config: OptimConfig, extent: float
+    optimizers: Mapping[str, Adam], step: float, config: OptimConfig, extent: float
 ) -> dict[str, float]:
-    """Set the learning rates of a step (counted from 1) and return all of them, for the log.
+    """Set the learning rates of a step (counted from 1; a run's position, distwar_gs.schedule) and return all of them,
+    for the log.
 
     They are plain floats on the host: nothing waits for the GPU.
     """

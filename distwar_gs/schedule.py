@@ -21,6 +21,12 @@ FEWEST_TO_SETTLE = 3000
 _GRAIN = 50
 """In longer runs the steps between two refinements are a multiple of it."""
 
+FOLLOWERS = (
+    "densification.start", "densification.stop", "densification.every", "densification.opacity_reset_every",
+    "model.sh_degree_interval", "optim.means_lr_steps",
+)  # fmt: skip
+"""The settings that are counted in steps of the schedule."""
+
 
 # ------------------------------------------------------------------------------------------------- before the run
 
@@ -135,6 +141,12 @@ class Schedule:
     def is_over(self, step: int, elapsed: float) -> bool:
         """Whether the run ends after this step, made after so many seconds of training."""
         return step >= self.iterations if self.seconds is None else elapsed >= self.seconds
+
+    def so_far(self, step: int, elapsed: float) -> str:
+        """Where a run is that has made so many steps, in so many seconds."""
+        if self.seconds is None:
+            return f"step {step} of {self.iterations}"
+        return f"step {step}, {elapsed:.1f} of {self.seconds:g} seconds"
 
     def __str__(self) -> str:
         """The length, for messages."""
