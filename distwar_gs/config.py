@@ -70,6 +70,7 @@ def above(low: float) -> Rule:
 
 
 RESOLUTION = Rule(lambda value: value == -1 or value >= 1, "-1 or a positive number")
+A_SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 STEPS = Rule(lambda steps: all(step == -1 or step >= 1 for step in steps), "steps counted from 1 (-1: none)")
 
 
@@ -166,6 +167,11 @@ class OptimConfig:
     """Learning rate of the view-independent colour (spherical harmonics of degree 0)."""
     shN_lr: float = setting(1.25e-4, at_least(0))  # noqa: N815 (named after the parameter shN)
     """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
+    rates_final: float = setting(1.0, A_SHARE)
+    """What all learning rates but that of the positions fall to by the end of the run, as a share of the rates above;
+    1: they stay."""
+    rates_decay_start: float = setting(0.5, between(0, 1))
+    """Share of the run after which they begin to fall, exponentially. Only used when optim.rates_final < 1."""
     adam: str = setting("lazy", one_of("visible", "lazy", "dense"))
     """dense: torch's Adam, every Gaussian at every step, some 0.7 ms a million slower. lazy: the same result at a
     fraction of the price: a step updates the Gaussians that contribute to its image, and what dense Adam would have

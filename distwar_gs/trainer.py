@@ -195,8 +195,7 @@ class Trainer:
         photo, background = self.images[index], self._background()
         self.images.prefetch(self.sampler.upcoming())
         timer.mark("data")
-        position = self.schedule.at(step).position
-        rates = set_learning_rates(self.optimizers, position, self.config.optim, self.scene.extent)
+        rates = self._set_rates(step)
         rendered = self._render_training_view(index, step, background)
         image = rendered.image
         timer.mark("forward")
@@ -213,6 +212,10 @@ class Trainer:
         self.monitor.record({f"train/{name}": value for name, value in losses.items()})
         if self.monitor.is_published(step):
             self._publish(step, timer, psnr(image, as_floats(photo, background), kept), rates)
+
+    def _set_rates(self, step: int) -> dict[str, float]:
+        position, share = self.schedule.at(step).position, self.schedule.share(step)
+        return set_learning_rates(self.optimizers, position, self.config.optim, self.scene.extent, share)
 
     def _background(self) -> Tensor:
         """The colour [3] to render this step's view on, and to lay a photo with alpha on."""

@@ -168,17 +168,8 @@ def test_a_mean_needs_every_scene(suite):
 
 def test_scenes_may_train_for_so_many_seconds(demo_scene, tmp_path):
     configs = family(tmp_path / "configs", demo_scene, good={})
-    command = (
-        "scripts/evaluate_suite.py",
-        configs,
-        "--out",
-        tmp_path / "out",
-        "--",
-        "--seconds",
-        0.5,
-        "--sh_degree",
-        0,
-    )
+    for_train = ("--seconds", 0.5, "--sh_degree", 0)
+    command = ("scripts/evaluate_suite.py", configs, "--out", tmp_path / "out", "--", *for_train)
     first = run_program(*command)
     assert first.returncode == 0, first.stderr
     (row, _) = csv.DictReader((tmp_path / "out/suite.csv").open())
