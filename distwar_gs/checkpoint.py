@@ -22,6 +22,7 @@ from torch import Tensor
 
 from distwar_gs.checkpoint_archive import check_archive
 from distwar_gs.checkpoint_parts import damaged_part
+from distwar_gs.config import current_name
 from distwar_gs.files import durable_write, read_bounded
 from distwar_gs.rows import without_room
 
@@ -157,6 +158,7 @@ def load_checkpoint(path: Path, device: torch.device | str) -> Checkpoint:
         reason = f"{type(error).__name__} {error}".partition("\n")[0].partition(". ")[0]
         raise DamagedCheckpointError(path, f"cut off, or no checkpoint at all ({reason})") from error
     _check_content(path, content)
+    content["config"] = {key: current_name(key, value) for key, value in content["config"].items()}
     return Checkpoint(**{name: content[name] for name in FIELDS})
 
 

@@ -11,6 +11,7 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,8 +21,10 @@ from distwar_gs.config import (
     Config,
     ConfigError,
     config_of,
+    current_name,
     field_docs,
     load_config,
+    overlaid,
     override,
     read_values,
     rule_of,
@@ -59,9 +62,9 @@ def train_config(argv: Sequence[str]) -> Config:
     """
     typed = _parse(train_parser(), argv)
     file, overrides = typed.pop("config", None), typed.pop("set", [])
-    values = (read_values(file) if file else {}) | typed
+    values = overlaid(read_values(file) if file else {}, typed)
     for assignment in overrides:
-        values |= override(assignment)
+        values = overlaid(values, override(assignment))
     return validate(_with_folders(config_of(values)))
 
 
@@ -95,7 +98,10 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     steps = {"type": int, "nargs": "*", "metavar": "N"}
-    _add_setting(parser, "train.iterations", "--iterations", "--max_steps", type=int, metavar="N")
+    length = parser.add_mutually_exclusive_group()
+    _add_setting(length, "train.iterations", "--iterations", "--max_steps", type=int, metavar="N")
+    _add_setting(length, "train.seconds", "--seconds", type=float, metavar="S")
+    _add_setting(length, "train.quality", "--quality")
     _add_setting(parser, "train.test_iterations", "--test_iterations", "--eval_steps", **steps)
     _add_setting(parser, "train.save_iterations", "--save_iterations", "--save_steps", **steps)
     _add_setting(parser, "train.export_origin", "--export_origin")
@@ -337,7 +343,7 @@ def _add_setting(parser: Any, key: str, *flags: str, **options: Any) -> None:
     """A flag that sets the configuration key `key`, with its docstring for help and its choices."""
     rule = rule_of(key)
     if rule and rule.choices:
-        options |= {"choices": rule.choices}
+        options |= {"choices": rule.choices, "type": partial(current_name, key)}
     parser.add_argument(*flags, dest=key, help=field_docs()[key].replace("%", "%%"), **options)
 
 

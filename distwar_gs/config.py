@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from distwar_gs.files import read_bounded, replacing
+from distwar_gs.schedule import MEANT_FOR, stretched
 
 
 class ConfigError(ValueError):
@@ -71,6 +72,7 @@ def above(low: float) -> Rule:
 FRAMES = between(1, 1_000_000, "frames of a video")
 FPS = between(0.01, 1000.0, "frames per second")
 RESOLUTION = Rule(lambda value: value == -1 or value >= 1, "-1 or a positive number")
+A_SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 STEPS = Rule(lambda steps: all(step == -1 or step >= 1 for step in steps), "steps counted from 1 (-1: none)")
 
 
@@ -180,6 +182,11 @@ class OptimConfig:
     """Learning rate of the view-independent colour (spherical harmonics of degree 0)."""
     shN_lr: float = setting(1.25e-4, at_least(0))  # noqa: N815 (named after the parameter shN)
     """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
+    rates_final: float = setting(1.0, A_SHARE)
+    """What all learning rates but that of the positions fall to by the end of the run, as a share of the rates above;
+    1: they stay."""
+    rates_decay_start: float = setting(0.5, between(0, 1))
+    """Share of the run after which they begin to fall, exponentially. Only used when optim.rates_final < 1."""
     adam: str = setting("lazy", one_of("visible", "lazy", "dense"))
     """dense: torch's Adam, every Gaussian at every step, some 0.7 ms a million slower. lazy: the same result at a
     fraction of the price: a step updates the Gaussians that contribute to its image, and what dense Adam would have
@@ -196,11 +203,11 @@ class OptimConfig:
 class DensificationConfig:
     """When and how Gaussians are added and removed."""
 
-    strategy: str = setting("default", one_of("default", "absgrad", "mcmc"))
-    """default: adaptive density control of 3DGS. absgrad: the same driven by sums of absolute gradients (AbsGS). mcmc:
-    Gaussians wander and are relocated, never removed (3DGS as Markov Chain Monte Carlo); grows up to
-    densification.cap_max. absgrad and mcmc bring other defaults with them, which docs/strategies.md lists; what is set
-    explicitly wins."""
+    strategy: str = setting("adc", one_of("adc", "absgrad", "mcmc"))
+    """adc: adaptive density control of 3DGS (called default before). absgrad: the same driven by sums of absolute
+    gradients (AbsGS). mcmc: Gaussians wander and are relocated, never removed (3DGS as Markov Chain Monte Carlo); grows
+    up to densification.cap_max. absgrad and mcmc bring other defaults with them, which docs/strategies.md lists; what
+    is set explicitly wins."""
     start: int = setting(500, at_least(0))
     """Step after which Gaussians may be added or removed."""
     stop: int = setting(15_000, at_least(0))
@@ -258,8 +265,17 @@ class TrainConfig:
 
     result_dir: str | None = setting(None)
     """Folder of the run; null: output/<name of the scene folder>."""
+    quality: str = setting("standard", one_of("draft", "standard", "best"))
+    """How long to train, by name: draft 10,000 steps, standard 30,000, best 60,000. Not used where train.iterations or
+    train.seconds is set."""
     iterations: int = setting(30_000, at_least(1))
-    """Training steps, one image each."""
+    """Training steps, one image each. The settings that are counted in steps (densification.start, stop, every and
+    opacity_reset_every, model.sh_degree_interval, optim.means_lr_steps) are meant for 30,000: those that are not set
+    follow this one."""
+    seconds: float | None = setting(None, above(0))
+    """Train for so many seconds on this machine, instead of train.iterations steps; loading, evaluating and saving come
+    before and after. Time then drives what is counted in steps (and stands above), train.iterations of them to the
+    whole run. Not with train.deterministic."""
     seed: int = setting(0, between(0, 2**63 - 1, "what a generator takes"))
     """Seed of every random choice."""
     deterministic: bool = setting(False)
@@ -327,8 +343,22 @@ FIELDS: dict[str, dataclasses.Field] = {
 }
 """Every key as "section.name", in the order of the dataclasses."""
 
+QUALITIES: dict[str, dict[str, Any]] = {
+    "draft": {"train.iterations": 10_000},
+    "standard": {"train.iterations": MEANT_FOR},
+    "best": {"train.iterations": 60_000},
+}
+"""The defaults that a train.quality changes."""
+
+LENGTH = ("train.quality", "train.iterations", "train.seconds")
+"""How long a run is: who sets one of them replaces what a base or a file says of all (`overlaid`)."""
+
+DEFAULT_STRATEGY = "adc"
+"""The strategy of whoever chooses none. The dataclasses' own values are those of adc, as published for 3DGS; what a
+strategy has otherwise is in `PRESETS`, so `config_of({})` is what a user gets who sets nothing."""
+
 PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
+    "adc": {},
     "absgrad": {"densification.grad_threshold": 8e-4},
     "mcmc": {
         "model.init_opacity": 0.5,
@@ -339,6 +369,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """The defaults that a densification.strategy changes, as published; docs/strategies.md has the sources."""
+
+OLD_NAMES: dict[str, dict[str, str]] = {"densification.strategy": {"default": "adc"}}
+"""Values by key that earlier versions wrote into configs and checkpoints, and what they are called today."""
+
+
+def current_name(key: str, value: Any) -> Any:
+    """The value of "section.name" as it is called today."""
+    return OLD_NAMES.get(key, {}).get(value, value) if isinstance(value, str) else value
 
 
 # ------------------------------------------------------------------------------------------- values and their types
@@ -395,7 +433,7 @@ def _checked(key: str, value: Any) -> Any:
     """`value` converted to the type of the field `key` and tested against its rule, or ConfigError."""
     expected, convert = _TYPES[FIELDS[key].type]
     try:
-        value = convert(value)
+        value = current_name(key, convert(value))
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key} is {_shown(value)}: expected {expected}") from None
     if isinstance(value, str) and not _can_be_a_name(value):
@@ -461,12 +499,22 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def config_of(values: Mapping[str, Any]) -> Config:
-    """The configuration with these values, keyed "section.name", over those that their strategy brings (`PRESETS`).
+    """The configuration with these values, keyed "section.name", over those that their strategy (`PRESETS`) and their
+    quality (`QUALITIES`) bring; what is counted in steps follows the length of the run (`distwar_gs.schedule`).
 
     Raises ConfigError as `with_values` does.
     """
-    strategy = with_values(Config(), values).densification.strategy
-    return with_values(Config(), PRESETS[strategy] | dict(values))
+    values = {"densification.strategy": DEFAULT_STRATEGY} | dict(values)
+    named = with_values(Config(), values)
+    brought = PRESETS[named.densification.strategy] | QUALITIES[named.train.quality]
+    config = with_values(Config(), brought | values)
+    return with_values(config, stretched(as_values(config), values.keys()))
+
+
+def overlaid(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of both, those `above` where both set one; a length of the run (`LENGTH`) replaces any other."""
+    replaced = LENGTH if any(key in above for key in LENGTH) else ()
+    return {key: value for key, value in below.items() if key not in replaced} | dict(above)
 
 
 def override(assignment: str) -> dict[str, Any]:
@@ -498,6 +546,11 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             f"densification.opacity_reset_value is {density.opacity_reset_value}: it must be above "
             f"densification.prune_opacity ({density.prune_opacity}), or a reset removes every Gaussian"
+        )
+    if config.train.seconds is not None and config.train.deterministic:
+        raise ConfigError(
+            f"train.seconds is {config.train.seconds:g}: how many steps that is differs from run to run, so it does "
+            "not go with train.deterministic; give --iterations instead"
         )
     if density.strategy == "mcmc" and config.optim.adam == "visible":
         raise ConfigError(
@@ -536,7 +589,7 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for file, tree in _inheritance(Path(path)):
         try:
-            values |= _flatten(tree)
+            values = overlaid(values, _flatten(tree))
             config = with_values(Config(), values)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
@@ -546,13 +599,14 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _chosen(config: Config) -> dict[str, Any]:
-    """Of values for every key those that are a choice. configs/default.yaml, and what is made from it, repeats the
-    defaults; taken for choices, they would win over what a strategy brings. Beside another strategy's name, as in the
-    config.yaml of such a run, they are choices."""
-    values, defaults = as_values(config), as_values(Config())
-    if config.densification.strategy != "default":
-        return values
-    return {key: value for key, value in values.items() if value != defaults[key]}
+    """Of values for every key those that are a choice: `config_of` makes the others of them again. configs/default.yaml
+    and what is made from it repeat the defaults, the config.yaml of a run what came of its strategy and its length;
+    taken for choices, these would win over another strategy, and stay as they are at another length."""
+    values, chosen = as_values(config), {}
+    for key in (*LENGTH, "densification.strategy", "densification.every"):  # the others follow these
+        chosen |= {key: values[key]} if values[key] != as_values(config_of(chosen))[key] else {}
+    made = as_values(config_of(chosen))
+    return {key: value for key, value in values.items() if key in chosen or value != made[key]}
 
 
 def save_config(config: Config, path: str | os.PathLike[str]) -> None:
@@ -683,14 +737,14 @@ def rule_of(key: str) -> Rule | None:
 
 def commented_defaults() -> str:
     """The text of configs/default.yaml: every key with its default, under a comment made from its docstring."""
-    docs = field_docs()
+    docs, defaults = field_docs(), config_of({})
     lines = [
         "# Every setting with its default and meaning, generated from distwar_gs/config.py (see there).",
         "# To change some: a file of your own that starts with `base: default.yaml`, or --set section.key=value.",
     ]
     for section, cls in SECTIONS.items():
         lines += ["", f"# {cls.__doc__}", f"{section}:"]
-        for name, value in _plain(cls()).items():
+        for name, value in _plain(getattr(defaults, section)).items():
             rule = rule_of(f"{section}.{name}")
             comment = docs[f"{section}.{name}"] + (f" Must be {rule.words}." if rule else "")
             lines += textwrap.wrap(

@@ -26,6 +26,7 @@ from distwar_gs.memory import Cap
 from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import all_moments, edit, make_room
 from distwar_gs.rows import RowPlan, broken_rows, gather_rows, plan_rows, rearrange, scratch_for
+from distwar_gs.schedule import FEWEST_TO_RECOVER, MEANT_FOR, Moment, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -49,29 +50,29 @@ class RefineReport:
 # ------------------------------------------------------------------------------------------------------ when
 
 
-def is_accumulated(step: int, config: DensificationConfig) -> bool:
+def is_accumulated(now: Moment, config: DensificationConfig) -> bool:
     """Whether a step's gradients count. From the first step on: the refinement at 600 averages over steps 1 to 600."""
-    return step < config.stop
+    return now.position < config.stop
 
 
-def is_refined(step: int, config: DensificationConfig) -> bool:
+def is_refined(now: Moment, config: DensificationConfig) -> bool:
     """Whether Gaussians are added and removed after the backward pass of a step: multiples of `every`, both ends
     excluded."""
-    return config.start < step < config.stop and step % config.every == 0
+    return config.start < now.position < config.stop and now.step % config.every == 0
 
 
-def is_ordered(step: int, config: DensificationConfig) -> bool:
+def is_ordered(now: Moment, config: DensificationConfig) -> bool:
     """Whether the Gaussians are put into spatial order after a step: every `order_every`, and when their number has
     become final."""
-    every = config.order_every
-    return every > 0 and 0 < step <= config.stop and (step % every == 0 or step == config.stop)
+    every, ended = config.order_every, now.reaches(config.stop)
+    return every > 0 and now.step > 0 and (ended or (now.position < config.stop and now.step % every == 0))
 
 
-def is_reset(step: int, config: DensificationConfig, white_background: bool) -> bool:
+def is_reset(now: Moment, config: DensificationConfig, white_background: bool) -> bool:
     """Whether opacities are reset after a step: multiples of `opacity_reset_every` below `stop`, and, on a white
     background, step `start` as well (the reference does that against white floaters)."""
-    at_start = white_background and step == config.start
-    return 0 < step < config.stop and (step % config.opacity_reset_every == 0 or at_start)
+    at_start = white_background and now.reaches(config.start)
+    return 0 < now.position < config.stop and (now.completes(config.opacity_reset_every) or at_start)
 
 
 # ------------------------------------------------------------------------------------------------------ statistics
@@ -108,7 +109,7 @@ def refine(
     params: dict[str, Parameter],
     optimizers: dict[str, Adam],
     state: dict[str, Tensor],
-    step: int,
+    step: float,
     extent: float,
     config: DensificationConfig,
     generator: torch.Generator,
@@ -121,7 +122,7 @@ def refine(
 
     Args:
         params, optimizers, state: changed in place.
-        step: counted from 1; decides whether oversized Gaussians are pruned.
+        step: counted from 1 (a run's position, distwar_gs.schedule); decides whether oversized Gaussians are pruned.
         extent: of the scene, in the frame of the means.
         config: the section `densification`.
         generator: all randomness, on the device of the parameters.
@@ -290,7 +291,7 @@ def _rotated(quats: Tensor, vectors: Tensor) -> Tensor:
     return vectors + w * twice + torch.linalg.cross(u, twice)
 
 
-def _oversized(scales: Tensor, step: int, extent: float, config: DensificationConfig) -> Tensor:
+def _oversized(scales: Tensor, step: float, extent: float, config: DensificationConfig) -> Tensor:
     """[M] bool: larger than `prune_scale` extents, after the first opacity reset.
 
     The reference also means to prune what is large on the screen, but zeroes its max_radii2D just before it looks at it
@@ -315,24 +316,26 @@ class Densifier:
         config: DensificationConfig,
         white_background: bool,
         cap: Cap | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         """Start with empty statistics for `count` Gaussians; `extent` in the frame of the means; `cap` if it depends on
-        memory."""
-        self.config = config
+        memory, `schedule` if the length of the run is given in seconds."""
+        self.config, self.schedule = config, schedule or Schedule(MEANT_FOR)
         self.cap = cap or Cap(config.cap_max)
         self._order = SpatialOrder()
         self.extent = extent
         self.white_background = white_background
         self.state = new_state(count, device)
+        self._reset_at = 0
 
     def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
         """Count the gradients of a step (see `accumulate`)."""
-        if is_accumulated(step, self.config):
+        if is_accumulated(self.schedule.at(step), self.config):
             accumulate(self.state, means2d_grad, radii, width, height)
 
     def statistics(self, step: int) -> dict[str, Tensor] | None:
         """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
-        return self.state if is_accumulated(step, self.config) else None
+        return self.state if is_accumulated(self.schedule.at(step), self.config) else None
 
     def regularise(self, params: dict[str, Parameter]) -> None:
         """Nothing: the loss is the image's alone."""
@@ -346,8 +349,8 @@ class Densifier:
 
     def is_due(self, step: int) -> bool:
         """Whether `step` will change anything after this step."""
-        reset = is_reset(step, self.config, self.white_background)
-        return reset or is_refined(step, self.config) or is_ordered(step, self.config)
+        now = self.schedule.at(step)
+        return self._is_reset(now) or is_refined(now, self.config) or is_ordered(now, self.config)
 
     def step(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
@@ -357,29 +360,35 @@ class Densifier:
         Call it after the optimisers' step: parameters replaced here have no gradient, so a step right after would leave
         them alone (the reference refines first and so loses that update).
         """
-        report = None
-        if is_refined(step, self.config):
-            report = self._refine(step, params, optimizers, generator)
-        if is_reset(step, self.config, self.white_background):
+        report, now = None, self.schedule.at(step)
+        if is_refined(now, self.config):
+            report = self._refine(now, params, optimizers, generator)
+        if self._is_reset(now):
             reset_opacity(params, optimizers, self.config.opacity_reset_value)
-        if is_ordered(step, self.config):
+            self._reset_at = step
+        if is_ordered(now, self.config):
             self._order.bring_about(step, params, optimizers, self.state)
         return report
 
+    def _is_reset(self, now: Moment) -> bool:
+        """As `is_reset`; where time drives the schedule, opacities are first given the steps to come back."""
+        has_recovered = now.step - self._reset_at >= FEWEST_TO_RECOVER or not self.schedule.follows_clock
+        return has_recovered and is_reset(now, self.config, self.white_background)
+
     def _refine(
-        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+        self, now: Moment, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
     ) -> RefineReport:
         """Refines under the cap; where memory runs out, that becomes the cap."""
         cap = self.cap.now([*params.values(), *all_moments(optimizers)])
         config = replace(self.config, cap_max=cap)
         try:
-            report = refine(params, optimizers, self.state, step, self.extent, config, generator)
+            report = refine(params, optimizers, self.state, now.position, self.extent, config, generator)
         except torch.OutOfMemoryError:
             report = RefineReport(0, 0, 0, len(params["means"]), out_of_memory=True)
         if report.out_of_memory:
-            self.cap.ran_out(step, report.total)
+            self.cap.ran_out(now.step, report.total)
         elif report.total == cap:
-            self.cap.reached(step, report.total)
+            self.cap.reached(now.step, report.total)
         return report
 
     def state_dict(self) -> dict[str, Tensor]:

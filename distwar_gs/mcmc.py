@@ -36,6 +36,7 @@ from distwar_gs.densification import SpatialOrder, is_ordered, is_refined, not_f
 from distwar_gs.memory import Cap
 from distwar_gs.optimizer import edit, make_room
 from distwar_gs.rows import gather_rows, scratch_for
+from distwar_gs.schedule import MEANT_FOR, Schedule
 from distwar_kernels import add_noise
 
 log = logging.getLogger(__name__)
@@ -260,9 +261,11 @@ def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, A
 class Mcmc:
     """MCMC's part in a training loop: a `distwar_gs.strategies.Strategy`. It keeps no statistics."""
 
-    def __init__(self, extent: float, config: DensificationConfig) -> None:
-        """For a scene of this extent, in the frame of the means."""
+    def __init__(self, extent: float, config: DensificationConfig, schedule: Schedule | None = None) -> None:
+        """For a scene of this extent, in the frame of the means; `schedule` if the length of the run is given in
+        seconds."""
         self.extent, self.config = extent, config
+        self.schedule = schedule or Schedule(MEANT_FOR)
         self.cap = Cap(cap_of(config))
         self.state: dict[str, Tensor] = {}
         self._order = SpatialOrder()
@@ -295,16 +298,17 @@ class Mcmc:
 
     def is_due(self, step: int) -> bool:
         """Whether `step` will change anything after this step."""
-        return is_refined(step, self.config) or is_ordered(step, self.config)
+        now = self.schedule.at(step)
+        return is_refined(now, self.config) or is_ordered(now, self.config)
 
     def step(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
     ) -> MoveReport | None:
         """Refine and put in order where that is due; the report of a refinement, else None."""
-        report = None
-        if is_refined(step, self.config):
+        report, now = None, self.schedule.at(step)
+        if is_refined(now, self.config):
             report = self._refine(step, params, optimizers, generator)
-        if is_ordered(step, self.config):
+        if is_ordered(now, self.config):
             self._order.bring_about(step, params, optimizers, self.state)
         return report
 

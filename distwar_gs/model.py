@@ -142,13 +142,17 @@ def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tup
     return positions, 0.5 + SH_C0 * torch.rand(count, 3, generator=generator) / 255.0
 
 
-def active_sh_degree(step: int, config: ModelConfig, first: int = 0) -> int:
+def active_sh_degree(step: float, config: ModelConfig, first: int = 0) -> int:
     """The degree of spherical harmonics in use at a step, counted from 1: one more every `sh_degree_interval`.
 
-    As in the reference (train.py), step 1000 itself is already rendered with degree 1. `first`: the degree that a model
-    which the run began with had in use (`degree_in_use`); none below it is.
+    As in the reference (train.py), step 1000 itself is already rendered with degree 1.
+
+    Args:
+        step: or where the run is that far (the position of distwar_gs.schedule).
+        config: the section `model`.
+        first: the degree that a model which the run began with had in use (`degree_in_use`); none below it is.
     """
-    return min(max(first, step // config.sh_degree_interval), config.sh_degree)
+    return min(max(first, int(step // config.sh_degree_interval)), config.sh_degree)
 
 
 def degree_in_use(params: Mapping[str, Tensor]) -> int:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from distwar_gs.config import Config, as_values
 from distwar_gs.files import check_regular
+from distwar_gs.schedule import Schedule
 from distwar_gs.terminal import LossyStream, PrintableFormatter, printable, reason_of
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Reduction, TuningRound
@@ -146,15 +147,17 @@ class Monitor:
         self._every, self._device = config.log.every, device
         self._writer: SummaryWriter | None = None
         self._open_writer(folder, config, first_step)
+        self._schedule = Schedule(config.train.iterations, config.train.seconds)
+        last = None if self._schedule.follows_clock else config.train.iterations
         self._bar = tqdm(
-            total=config.train.iterations, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
+            total=last, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
             file=_stderr(), disable=config.log.quiet or None,  # None: no bar where the output is not a terminal
         )  # fmt: skip
         self._sums: dict[str, Tensor] = {}
         self._steps, self._rounds = 0, 0
         self._psnr: float | None = None
         self._elapsed, self._published = elapsed, elapsed
-        self._told, self._last_step = time.perf_counter(), config.train.iterations
+        self._told = time.perf_counter()
         self._synchronize()
         self._clock: float | None = time.perf_counter()  # None: paused
 
@@ -277,7 +280,7 @@ class Monitor:
         self._bar.set_postfix_str(text, refresh=False)
         if self._bar.disable and time.perf_counter() - self._told >= _SECONDS_BETWEEN_LINES:
             self._told = time.perf_counter()
-            log.info("step %d of %d, %.0f s: %s", step, self._last_step, self.elapsed(), text)
+            log.info("%s, %.0f s: %s", self._schedule.so_far(step, self.elapsed()), self.elapsed(), text)
 
     def _memory(self) -> dict[str, float]:
         if self._device.type == "cuda":

@@ -28,7 +28,7 @@ def make_optimizers(params: Mapping[str, Parameter], config: OptimConfig, extent
     return {name: Adam([param], lr=rates[name], eps=config.adam_eps, fused=True) for name, param in params.items()}
 
 
-def means_lr(step: int, config: OptimConfig, extent: float) -> float:
+def means_lr(step: float, config: OptimConfig, extent: float) -> float:
     """The learning rate of the means at a step: from `means_lr` at step 0 log-linearly to `means_lr_final` at
     `means_lr_steps`, constant after, times the extent (3DGS utils/general_utils.py get_expon_lr_func, without delay).
     """
@@ -36,14 +36,31 @@ def means_lr(step: int, config: OptimConfig, extent: float) -> float:
     return extent * math.exp((1.0 - t) * math.log(config.means_lr) + t * math.log(config.means_lr_final))
 
 
+def rates_factor(share: float, config: OptimConfig) -> float:
+    """What the learning rates of all but the means are multiplied by when a share of the run is done: 1 up to
+    `rates_decay_start`, then exponentially down to `rates_final` at the end."""
+    begin = config.rates_decay_start
+    return config.rates_final ** ((share - begin) / (1.0 - begin)) if share > begin else 1.0
+
+
 def set_learning_rates(
-    optimizers: Mapping[str, Adam], step: int, config: OptimConfig, extent: float
+    optimizers: Mapping[str, Adam], step: float, config: OptimConfig, extent: float, share: float = 0.0
 ) -> dict[str, float]:
-    """Set the learning rates of a step (counted from 1) and return all of them, for the log.
+    """Set the learning rates of a step and return all of them, for the log.
 
     They are plain floats on the host: nothing waits for the GPU.
+
+    Args:
+        optimizers: from `make_optimizers`, of the same config and extent.
+        step: counted from 1; or a run's position (distwar_gs.schedule).
+        config: the section `optim`.
+        extent: the scene's.
+        share: of the run that is done, 0 to 1.
     """
-    optimizers["means"].param_groups[0]["lr"] = means_lr(step, config, extent)
+    factor = rates_factor(share, config)
+    for name, optimizer in optimizers.items():
+        rate = means_lr(step, config, extent) if name == "means" else factor * getattr(config, f"{name}_lr")
+        optimizer.param_groups[0]["lr"] = rate
     return {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
 
 

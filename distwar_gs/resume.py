@@ -15,8 +15,9 @@ from distwar_gs.checkpoint import (
     load_checkpoint,
     remedy,
 )
-from distwar_gs.config import FIELDS, Config, as_values
+from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
 from distwar_gs.files import is_model_file
+from distwar_gs.schedule import FOLLOWERS
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +97,22 @@ def _open_newest_whole(paths: list[Path], device: torch.device) -> tuple[Path, C
     if damaged:
         raise CheckpointError(f"{damaged[0].parent}: all its checkpoints are damaged; start without --resume")
     return None
+
+
+def with_its_schedule(saved: Checkpoint, config: Config) -> Config:
+    """The config with which a run goes on: one that an earlier version began, whose schedules did not follow the
+    length of the run, keeps them, unless others are set now."""
+    if "train.quality" in saved.config:
+        return config
+    now = as_values(config)
+    length = {key: now[key] for key in ("train.iterations", "train.seconds", "densification.strategy")}
+    made = as_values(config_of(length))
+    kept = {key: saved.config[key] for key in FOLLOWERS if key in saved.config and now[key] == made[key]}
+    changed = {key: value for key, value in kept.items() if value != now[key]}
+    if changed:
+        told = ", ".join(f"{key} {value}" for key, value in changed.items())
+        log.info("begun by an earlier version: goes on with its schedule (%s)", told)
+    return with_values(config, changed)
 
 
 def check_config(path: Path, saved: Checkpoint, config: Config) -> None:

@@ -1,6 +1,6 @@
 """How the number of Gaussians and their places are governed: what all strategies share, and which one a config gets.
 
-`default` and `absgrad` are adaptive density control (densification.py), `mcmc` is mcmc.py.
+`adc` and `absgrad` are adaptive density control (densification.py), `mcmc` is mcmc.py.
 """
 
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from distwar_gs.config import Config
 from distwar_gs.densification import Densifier
 from distwar_gs.mcmc import Mcmc
 from distwar_gs.memory import Cap
+from distwar_gs.schedule import Schedule
 
 
 class Strategy(Protocol):
@@ -67,10 +68,17 @@ def wants_score(strategy: Strategy, step: int) -> bool:
 
 
 def make_strategy(
-    config: Config, count: int, device: torch.device | str, extent: float, cap: Cap | None = None
+    config: Config,
+    count: int,
+    device: torch.device | str,
+    extent: float,
+    cap: Cap | None = None,
+    schedule: Schedule | None = None,
 ) -> Strategy:
     """The strategy of a configuration, for `count` Gaussians in a frame where the scene has this extent; `cap` if it
-    depends on memory."""
+    depends on memory; `schedule` of the run, which must be given if its length is in seconds."""
+    schedule = schedule or Schedule(config.train.iterations)
     if config.densification.strategy == "mcmc":
-        return Mcmc(extent, config.densification)
-    return Densifier(count, device, extent, config.densification, config.data.background == "white", cap)
+        return Mcmc(extent, config.densification, schedule)
+    white = config.data.background == "white"
+    return Densifier(count, device, extent, config.densification, white, cap, schedule)

@@ -30,9 +30,10 @@ from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.origins import export_origin
 from distwar_gs.renderer import load_kernels, render, render_settings, view_traffic
-from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint
+from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
+from distwar_gs.schedule import Schedule
 from distwar_gs.start import find_start, first_gaussians
 from distwar_gs.strategies import make_strategy, wants_score
 from distwar_gs.terminal import reason_of
@@ -56,7 +57,7 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         """Loads the scene and its images, makes or resumes the model. Errors of the data and the config come here."""
-        self.config = config
+        self.config, self.schedule = config, Schedule(config.train.iterations, config.train.seconds)
         self.device = resolve_device(config.train.device)
         self.run_folder = RunFolder(Path(config.train.result_dir))
         self.folder = self.run_folder.path
@@ -81,7 +82,7 @@ class Trainer:
         self.generators = _generators(config.train.seed, self.device)
         self.sampler = ViewSampler(len(self.scene.train), self.generators["host"])
         self.background = torch.tensor(evaluation_background(config), device=self.device)
-        self.step, self._elapsed = 0, 0.0
+        self.step, self._elapsed, self._is_over = 0, 0.0, False
         self.cap = cap_of(config, self.settings.rasterizer, self.scene.train, self.device)
         self.interruption = Interruption()
         self._unwritten: str | None = None  # why a file of the last step is not there
@@ -96,7 +97,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------- the loop
 
     def run(self) -> int:
-        """Trains to the last step; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
+        """Trains to the end; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
 
         Raises TrainingError when the GPU's memory is used up, with a checkpoint saved; when the model cannot be kept
         finite; and when what is due after the last step could not be written. ConfigError: another training has the
@@ -108,21 +109,23 @@ class Trainer:
     def _run(self) -> int:
         self._open_run_folder()
         self.cap.begin(len(self.params["means"]), [*self.params.values(), *all_moments(self.optimizers)])
-        last = self.config.train.iterations
-        if self.step >= last:
-            log.warning("all %d steps are done already; train on with more --iterations", last)
+        self.schedule.begin(self.step, self._elapsed)
+        self._is_over = self.schedule.is_over(self.step, self._elapsed)
+        if self._is_over:
+            more = "--seconds" if self.schedule.follows_clock else "--iterations"
+            log.warning("all %s are done already; train on with more %s", self.schedule, more)
         code = 0
         with self.interruption:
             try:
-                self._train(last)
+                self._train()
             except StoppedError:
-                code = self._stop(last)
+                code = self._stop()
             except torch.OutOfMemoryError as error:
                 raise self._out_of_memory(error) from error
             except DataError:  # an image that is decoded only now
                 self._give_up_step()
                 self._write(self.save_checkpoint)
-                if self.step >= last:
+                if self._is_over:
                     self._write(self.save_model)
                 raise
             finally:
@@ -132,7 +135,7 @@ class Trainer:
             raise TrainingError(f"{self._unwritten}. All steps are done: --resume auto makes what is missing")
         return code
 
-    def _train(self, last: int) -> None:
+    def _train(self) -> None:
         """The steps that are left, and what is due after them. Raises StoppedError where a signal asks for it.
 
         A checkpoint comes before the results of the same step, so that nothing that befalls these costs steps; a run
@@ -140,15 +143,16 @@ class Trainer:
         """
         if self.step:
             self._make_results(again=False)
-        while self.step < last:
+        while not self._is_over:
             self.train_step(self.step + 1)
+            self._is_over = self.schedule.is_over(self.step, self.monitor.elapsed())
             if self._is_looked_at() and not self.health.keep():
                 continue  # from the last checkpoint
             self._unwritten = None
             if self._is_saved_now():
                 self._write(self.save_checkpoint)
             self._make_results()
-            if self.step < last:
+            if not self._is_over:
                 self.interruption.check()
         if self._keep_folder():  # it was lost while the last results were made
             self._write(self.save_checkpoint)
@@ -163,19 +167,22 @@ class Trainer:
     def _is_checkpointed(self, step: int) -> bool:
         train = self.config.train
         periodic = train.checkpoint_every > 0 and step % train.checkpoint_every == 0
-        return periodic or step in train.checkpoint_iterations or step == train.iterations
+        return periodic or step in train.checkpoint_iterations or self._is_over
 
     def _make_results(self, again: bool = True) -> None:
         """Measures and exports, where that is due after this step; unless `again`, only what is not there yet."""
-        train, ended = self.config.train, self.step >= self.config.train.iterations
         measured = not again and is_measured(self.folder / METRICS, self.step, "test")
-        if (ended or self.step in train.test_iterations) and not measured:
+        if self.is_measured() and not measured:
             self.interruption.check()
             self._write(self.evaluate)
         exported = not again and self._ply().is_file()
-        if (ended or self.step in train.save_iterations) and not exported:
+        if (self._is_over or self.step in self.config.train.save_iterations) and not exported:
             self.interruption.check()
             self._write(self.save_model)
+
+    def is_measured(self) -> bool:
+        """Whether the test images are rendered and measured after this step. A benchmark overrides it."""
+        return self._is_over or self.step in self.config.train.test_iterations
 
     def _write(self, save: Callable[[], object]) -> None:
         """`save`, whose failure (a full disk) costs the file, not the run."""
@@ -186,11 +193,12 @@ class Trainer:
             self._unwritten = self._unwritten or problem
             log.warning("%s; the run goes on without it", problem)
 
-    def _stop(self, last: int) -> int:
+    def _stop(self) -> int:
         """Leaves a checkpoint of this step, unless there is one; returns the exit code."""
         if self._keep_folder() or self._saved_step != self.step:
             self.save_checkpoint()
-        log.warning("stopped at step %d of %d; continue with --resume auto", self.step, last)
+        so_far = self.schedule.so_far(self.step, self.monitor.elapsed())
+        log.warning("stopped at %s; continue with --resume auto", so_far)
         return self.interruption.exit_code
 
     def _report(self) -> None:
@@ -206,6 +214,7 @@ class Trainer:
         The density control that the last step made due comes first, not last: so the model that is measured and saved
         after a step has been trained with all its Gaussians (the 3DGS reference evaluates before it densifies, too).
         """
+        self.schedule.begin(step, self.monitor.elapsed())
         timer = self.monitor.timer(step)
         self._refine(step - 1)
         timer.mark("densify")
@@ -213,7 +222,7 @@ class Trainer:
         photo, background = self.images[index], self._background()
         self.images.prefetch(self.sampler.upcoming())
         timer.mark("data")
-        rates = set_learning_rates(self.optimizers, step, self.config.optim, self.scene.extent)
+        rates = self._set_rates(step)
         rendered = self._render_training_view(index, step, background)
         image = rendered.image
         timer.mark("forward")
@@ -232,6 +241,10 @@ class Trainer:
         if self.monitor.is_published(step):
             self._publish(step, timer, psnr(image, as_floats(photo, background), kept), rates)
 
+    def _set_rates(self, step: int) -> dict[str, float]:
+        position, share = self.schedule.at(step).position, self.schedule.share(step)
+        return set_learning_rates(self.optimizers, position, self.config.optim, self.scene.extent, share)
+
     def _background(self) -> Tensor:
         """The colour [3] to render this step's view on, and to lay a photo with alpha on."""
         if self.config.data.background != "random":
@@ -239,7 +252,8 @@ class Trainer:
         return torch.rand(3, generator=self.generators["host"]).to(self.device, non_blocking=True)
 
     def _render_training_view(self, index: int, step: int, background: Tensor) -> Rendered:
-        sh_degree = active_sh_degree(step, self.config.model, self._first_degree)
+        degree_at = self.schedule.at(step).position
+        sh_degree = active_sh_degree(degree_at, self.config.model, self._first_degree)
         rendered = self.engine.forward(step, self.cameras[index], sh_degree, background)
         if step == self._first_step:
             _check_coverage(self.scene.train[index], rendered.coverage())
@@ -387,7 +401,7 @@ class Trainer:
         """Whether to look for what is not finite after this step: the model is measured, saved or grown, or the host
         waits anyway."""
         step, train = self.step, self.config.train
-        due = self._is_checkpointed(step) or step in (*train.test_iterations, *train.save_iterations)
+        due = self._is_checkpointed(step) or self.is_measured() or step in train.save_iterations
         return due or self.monitor.is_published(step) or self.densifier.is_due(step)
 
     def loss_of(self, index: int) -> float:
@@ -404,6 +418,7 @@ class Trainer:
         saved = checkpoints.load_checkpoint(self.last_checkpoint, "cpu")
         self._make_model(saved)
         self._take_state(saved)
+        self._is_over = False
         self.monitor.rewind(self.step)
 
     # ------------------------------------------------------------------------------------------------ to begin with
@@ -419,6 +434,7 @@ class Trainer:
         path, saved = found
         checkpoints.check_scene(path, saved, self.fingerprint, self.scene.source)
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
+        self.config = with_its_schedule(saved, self.config)
         check_config(path, saved, self.config)
         log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
         self.last_checkpoint = path
@@ -433,7 +449,7 @@ class Trainer:
             self.params = first_gaussians(self.scene, config, self.generators["host"], self.device, self.cap)
         self._first_degree = degree_in_use(self.params)
         self.optimizers = make_optimizers(self.params, config.optim, extent)
-        self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent, self.cap)
+        self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent, self.cap, self.schedule)
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
 
     def _continue_from(self, saved: checkpoints.Checkpoint) -> None:

@@ -37,6 +37,7 @@ from distwar_gs.config import Config, ConfigError
 from distwar_gs.densification import is_refined
 from distwar_gs.metrics import Evaluation
 from distwar_gs.monitor import Monitor
+from distwar_gs.schedule import Moment
 from distwar_gs.timing import PartTimer, StepTimer
 from distwar_gs.trainer import Trainer
 from scripts.measuring import STAGES, machine, peak_memory_mib, stages_of, synchronize
@@ -126,6 +127,8 @@ def checked_marks(wanted: Sequence[int] | None, config: Config) -> list[int]:
     """
     if config.train.resume:
         raise ConfigError("--resume: only a whole training can be measured; leave it out and choose another -m")
+    if config.train.seconds is not None:
+        raise ConfigError("--seconds: marks are steps, so the length must be given in steps, too; give --iterations")
     last, length = config.train.iterations, len(Window.before(0, config.densification.every).steps)
     marks = sorted(set(wanted or (mark for mark in MARKS if length < mark <= last)))
     for before, mark in zip([1, *marks], marks, strict=False):  # the first step warms up
@@ -149,7 +152,7 @@ class WindowMonitor(Monitor):
         super().__init__(folder, config, device, 1, elapsed)
         self._watched = {step for window in windows for step in window.steps}
         # The refinement that a step made due is the next one's first part (Trainer.train_step).
-        self.refining = {step for step in self._watched if is_refined(step - 1, config.densification)}
+        self.refining = {step for step in self._watched if is_refined(Moment.of_step(step - 1), config.densification)}
         self._timed = self.refining.union(*(window.timed for window in windows))
         self.timers: dict[int, PartTimer] = {}
 

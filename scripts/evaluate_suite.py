@@ -26,6 +26,7 @@ from datasets.errors import DataError
 from distwar_gs import near_plane
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.config import Config, ConfigError, as_values, load_config
+from distwar_gs.schedule import Schedule
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -137,7 +138,7 @@ def evaluate_scene(file: Path, data: Path, out: Path, for_train: Sequence[str]) 
         if not Path(job.config.data.source_path).is_dir():
             raise DataError(f"{job.config.data.source_path}: no such folder")
         _check_same(job)
-        if not (job.folder / "metrics.json").is_file() or _last_step(job) < job.config.train.iterations:
+        if not _is_trained(job):
             _run(job, "train.py", *job.arguments)
         if not _measured(job).is_file():
             _run(job, "render.py", str(job.folder), "--device", job.config.train.device)
@@ -187,13 +188,23 @@ def _run(job: Job, program: str, *arguments: str) -> None:
     raise DataError(f"{program} ended with {code}: {lines[-1] if lines else 'no message'} (see {job.log})")
 
 
-def _last_step(job: Job) -> int:
-    return max((record["step"] for record in read_records(job.folder / "metrics.json")), default=0)
+def _is_trained(job: Job) -> bool:
+    """Whether the run has come to its end, in steps or in seconds."""
+    if not (job.folder / "metrics.json").is_file():
+        return False
+    last = _last_record(job)
+    return Schedule(job.config.train.iterations, job.config.train.seconds).is_over(
+        last.get("step", 0), last.get("train_seconds", 0.0)
+    )
+
+
+def _last_record(job: Job) -> dict:
+    return max(read_records(job.folder / "metrics.json"), default={}, key=lambda record: record["step"])
 
 
 def _measured(job: Job) -> Path:
     """render.py's numbers of the last model."""
-    return job.folder / "renders" / f"iteration_{job.config.train.iterations}" / "metrics.json"
+    return job.folder / "renders" / f"iteration_{_last_record(job).get('step', 0)}" / "metrics.json"
 
 
 def read_records(file: Path) -> list[dict]:
@@ -209,7 +220,7 @@ def read_records(file: Path) -> list[dict]:
 
 
 def _result(job: Job) -> Result:
-    step = job.config.train.iterations
+    step = _last_record(job).get("step", 0)
     measured = [record for record in read_records(_measured(job)) if record["split"] == "test"]
     trained = [record for record in read_records(job.folder / "metrics.json") if record["step"] == step]
     if not measured or not trained:

@@ -466,7 +466,7 @@ def _densifier(count: int) -> Densifier:
 def _continue(folder: Path, path: Path) -> None:
     """What a resumed run does with a checkpoint."""
     saved = checkpoints.load_checkpoint(path, "cpu")
-    if saved.config["densification.strategy"] != "default":
+    if saved.config["densification.strategy"] != "adc":
         return  # which such a run refuses
     params = as_parameters(saved.params, "cpu")
     sh_degree_of(params)

@@ -11,7 +11,7 @@ import torch
 
 from distwar_gs import cli
 from distwar_gs.cli import RenderArgs, render_args, render_config, run_cli, train_config
-from distwar_gs.config import PRESETS, Config, ConfigError, as_values, save_config, with_values
+from distwar_gs.config import PRESETS, Config, ConfigError, as_values, config_of, save_config, with_values
 from distwar_gs.devices import resolve_device
 from distwar_gs.export import save_ply
 
@@ -38,6 +38,12 @@ def test_the_flags_are_frozen():
     assert lines == (Path(__file__).parent / "cli_options.txt").read_text().splitlines()
 
 
+def steps(length: int) -> dict:
+    """What differs from the defaults in a run of so many steps."""
+    return {key: value for key, value in as_values(config_of({"train.iterations": length})).items()
+            if value != as_values(Config())[key]}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
@@ -54,9 +60,12 @@ def test_the_flags_are_frozen():
         ("--invert_masks", {"data.invert_masks": True}),
         ("--eval", {}),
         ("--no_eval", {"data.eval": False}),
-        ("--iterations 5", {"train.iterations": 5}),
-        ("--max_steps=5", {"train.iterations": 5}),
-        ("--max-steps=5", {"train.iterations": 5}),
+        ("--iterations 5", steps(5)),
+        ("--max_steps=5", steps(5)),
+        ("--max-steps=5", steps(5)),
+        ("--quality draft", steps(10_000) | {"train.quality": "draft"}),
+        ("--quality standard", {}),
+        ("--seconds 20", {"train.seconds": 20.0, "train.test_iterations": (), "train.save_iterations": ()}),
         ("--test_iterations 1 2", {"train.test_iterations": (1, 2)}),
         ("--eval_steps", {"train.test_iterations": ()}),
         ("--test_iterations -1", {"train.test_iterations": (-1,)}),
@@ -71,6 +80,9 @@ def test_the_flags_are_frozen():
         ("--random_background", {"data.background": "random"}),
         ("--sh_degree 1", {"model.sh_degree": 1}),
         ("--antialiased", {"model.antialiased": True}),
+        ("--strategy adc", {}),
+        ("--strategy default", {}),
+        ("--set densification.strategy=default", {}),
         ("--strategy absgrad", {"densification.strategy": "absgrad"} | PRESETS["absgrad"]),
         ("--strategy mcmc", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
         (f"--config {ROOT}/configs/strategies/mcmc.yaml", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
@@ -162,7 +174,11 @@ USAGE_MISTAKES = [
     (train_config, "-s x --iter 5", "unknown argument --iter"),
     (train_config, "garden.yaml", "unknown argument garden.yaml"),
     (train_config, "-s x --reduction swb", "argument --reduction: invalid choice: 'swb'"),
-    (train_config, "-s x --strategy adc", "argument --strategy: invalid choice: 'adc'"),
+    (train_config, "-s x --strategy adcs", "argument --strategy: invalid choice: 'adcs'"),
+    (train_config, "-s x --quality fast", "argument --quality: invalid choice: 'fast'"),
+    (train_config, "-s x --quality best --iterations 5", "not allowed with"),
+    (train_config, "-s x --seconds 5 --iterations 5", "not allowed with"),
+    (train_config, "-s x --seconds soon", "invalid float value: 'soon'"),
     (train_config, "-s x --iterations many", "invalid int value: 'many'"),
     (train_config, "-s", "expected one argument"),
     (train_config, "-s x -w --random_background", "not allowed with"),

@@ -54,7 +54,7 @@ def test_load_overlays_bases_farthest_first(tmp_path):
     write(tmp_path / "sub/b.yaml", "base: ../a.yaml\ntrain: {seed: 2}\nmodel: {sh_degree: 2}\n")
     config = load_config(write(tmp_path / "sub/c.yaml", "base: b.yaml\nmodel: {sh_degree: 0}\n"))
     assert (config.train.iterations, config.train.seed, config.model.sh_degree) == (1, 2, 0)
-    assert config.optim == Config().optim
+    assert config.data == Config().data
 
 
 @pytest.mark.parametrize("text", ["", "train:\n", "# nothing\n"])

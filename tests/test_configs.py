@@ -47,7 +47,7 @@ def test_default_yaml_has_every_key_with_the_default_of_the_code():
     tree = yaml.safe_load(DEFAULT.read_text())
     written = {f"{section}.{name}" for section, entries in tree.items() for name in entries}
     assert written == set(FIELDS)
-    assert as_values(load_config(DEFAULT)) == as_values(Config())
+    assert load_config(DEFAULT) == config_of({})
 
 
 @pytest.mark.parametrize("key", FIELDS)
@@ -66,7 +66,7 @@ def test_default_yaml_is_the_generated_text():
 def test_config_loads_over_the_defaults_and_is_named_after_its_scene(file):
     config = load_config(file)
     base = yaml.safe_load(file.read_text())["base"]
-    assert (file.parent / base).resolve() == DEFAULT.resolve()
+    assert (file.parent / base).resolve() == (DEFAULT if file.stem == "demo" else STRATEGIES / "adc.yaml").resolve()
     assert Path(config.data.source_path).name == file.stem
     assert config.train.result_dir == f"output/{file.stem}"
 
@@ -110,6 +110,19 @@ def test_nerf_synthetic_is_on_white_from_random_positions():
         assert (config.data.background, config.model.init, config.model.init_points) == ("white", "random", 100_000)
 
 
+@pytest.mark.parametrize("file", [file for file in OTHERS if file.stem != "demo"], ids=lambda file: file.stem)
+def test_the_papers_scenes_are_trained_as_published_whatever_the_default_is(file, monkeypatch):
+    monkeypatch.setattr("distwar_gs.config.DEFAULT_STRATEGY", "mcmc")
+    config = load_config(file)
+    assert (config.densification, config.optim) == (Config().densification, Config().optim)
+    assert config.train.iterations == 30_000 and not config.model.antialiased
+    assert load_config(STRATEGIES / "adc.yaml").densification == Config().densification
+
+
+def test_a_strategys_config_of_old_is_todays():
+    assert load_config(STRATEGIES / "default.yaml") == load_config(STRATEGIES / "adc.yaml")
+
+
 @pytest.mark.parametrize("strategy", PRESETS)
 def test_a_strategys_config_spells_out_what_the_strategy_brings(strategy):
     file = STRATEGIES / f"{strategy}.yaml"
@@ -119,7 +132,7 @@ def test_a_strategys_config_spells_out_what_the_strategy_brings(strategy):
 
 def test_antialiased_is_a_switch():
     assert read_values(STRATEGIES / "antialiased.yaml") == {"model.antialiased": True}
-    assert {file.stem for file in STRATEGIES.iterdir()} == {*PRESETS, "antialiased"}
+    assert {file.stem for file in STRATEGIES.iterdir()} == {*PRESETS, "default", "antialiased"}
 
 
 def test_demo_is_short_and_needs_no_gpu():

@@ -13,6 +13,7 @@ from distwar_gs import densification as adc
 from distwar_gs.config import DensificationConfig, OptimConfig
 from distwar_gs.optimizer import make_optimizers, step_all
 from distwar_gs.rows import room_of
+from distwar_gs.schedule import Moment
 
 CONFIG = DensificationConfig()
 KEPT, CLONED, SPLIT, FAINT, BIG, BROKEN = range(6)
@@ -52,12 +53,11 @@ def refined(step: int = 600, seed: int = 0, state=None, **settings):
 
 def test_schedule_has_the_references_off_by_ones():
     steps = range(1, 30_001)
-    refinements = [step for step in steps if adc.is_refined(step, CONFIG)]
+    refinements = [step for step in steps if adc.is_refined(Moment.of_step(step), CONFIG)]
     assert refinements == list(range(600, 15_000, 100))
-    resets = [step for step in steps if adc.is_reset(step, CONFIG, white_background=False)]
-    assert resets == [3000, 6000, 9000, 12_000]
-    assert [step for step in steps if adc.is_reset(step, CONFIG, white_background=True)] == [500, *resets]
-    assert [step for step in steps if adc.is_accumulated(step, CONFIG)] == list(range(1, 15_000))
+    resets = [[step for step in steps if adc.is_reset(Moment.of_step(step), CONFIG, white)] for white in (False, True)]
+    assert resets == [[3000, 6000, 9000, 12_000], [500, 3000, 6000, 9000, 12_000]]
+    assert [step for step in steps if adc.is_accumulated(Moment.of_step(step), CONFIG)] == list(range(1, 15_000))
 
 
 # -------------------------------------------------------------------------------------------------- statistics

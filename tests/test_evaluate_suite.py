@@ -164,3 +164,14 @@ def test_a_mean_needs_every_scene(suite):
     assert suite.mean(mixed) == suite.Result("mean of 2", 25.0, pytest.approx(0.6))
     assert suite.mean([suite.Result("c", problem="failed: x")]) == suite.Result("mean of 0")
     assert "c failed: x" in suite.markdown(mixed)
+
+
+def test_scenes_may_train_for_so_many_seconds(demo_scene, tmp_path):
+    configs = family(tmp_path / "configs", demo_scene, good={})
+    for_train = ("--seconds", 0.5, "--sh_degree", 0)
+    command = ("scripts/evaluate_suite.py", configs, "--out", tmp_path / "out", "--", *for_train)
+    first = run_program(*command)
+    assert first.returncode == 0, first.stderr
+    (row, _) = csv.DictReader((tmp_path / "out/suite.csv").open())
+    assert 0.5 <= 60 * float(row["minutes"]) < 5 and float(row["psnr"]) > 5
+    assert "train.py" in first.stdout and "train.py" not in run_program(*command).stdout

@@ -495,7 +495,7 @@ def last_metrics(run: Trainer) -> dict:
 def test_a_training_is_as_good_as_by_adc_at_the_same_count(trained):
     """Both from the same start, within 120 steps: MCMC's own, tiny and opaque, takes longer to fill the image."""
     common = {**SCHEDULE, **START_OF_ADC, "train.iterations": 120, "densification.opacity_reset_every": 1000}
-    adc = trained("adc", {**common, "densification.strategy": "default", "densification.grad_threshold": 1e-3})
+    adc = trained("adc", {**common, "densification.strategy": "adc", "densification.grad_threshold": 1e-3})
     own = trained("mcmc", common)
     assert len(adc.params["means"]) == len(own.params["means"]) == 3300
     assert last_metrics(own)["psnr"] > last_metrics(adc)["psnr"] - 0.1
@@ -548,7 +548,10 @@ def test_another_strategys_checkpoint_is_refused(demo_scene, tmp_path, in_proces
 # ------------------------------------------------------------------------------------------------- which one it is
 
 
-@pytest.mark.parametrize(("name", "kind"), [("default", Densifier), ("absgrad", Densifier), ("mcmc", Mcmc)])
+KINDS = [("adc", Densifier), ("default", Densifier), ("absgrad", Densifier), ("mcmc", Mcmc)]
+
+
+@pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_the_config_chooses(name, kind):
     strategy = make_strategy(config_of({"densification.strategy": name}), 5, "cpu", 2.0)
     assert type(strategy) is kind and strategy.extent == 2.0

@@ -52,6 +52,19 @@ def test_every_parameter_gets_its_own_rate():
     assert all(optimizer.param_groups[0]["eps"] == 1e-15 for optimizer in optimizers.values())
 
 
+def test_all_rates_but_the_positions_fall_over_the_end_of_a_run():
+    config = OptimConfig(rates_final=0.01, rates_decay_start=0.6)
+    optimizers = make_optimizers(gaussians(), config, extent=3.0)
+    whole = set_learning_rates(optimizers, 1, config, 3.0)
+    for share, factor in ((0.0, 1.0), (0.6, 1.0), (0.8, 0.1), (1.0, 0.01), (0.3, 1.0)):
+        rates = set_learning_rates(optimizers, 1, config, 3.0, share)
+        wanted = {name: rate if name == "means" else factor * rate for name, rate in whole.items()}
+        assert rates == pytest.approx(wanted, rel=1e-12), share
+        assert rates == {name: optimizer.param_groups[0]["lr"] for name, optimizer in optimizers.items()}
+    for stays in (OptimConfig(), OptimConfig(rates_final=0.5, rates_decay_start=1.0)):
+        assert set_learning_rates(optimizers, 1, stays, 3.0, 1.0) == whole
+
+
 def test_the_first_step_moves_by_the_rate():
     params = gaussians()
     before = params["means"].detach().clone()

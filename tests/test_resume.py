@@ -6,8 +6,8 @@ from demo_runs import demo_config
 from test_checkpoint import checkpoint
 
 from distwar_gs import checkpoint as cp
-from distwar_gs.config import Config, as_values, with_values
-from distwar_gs.resume import FIXED, FREE, check_config, find_checkpoint, open_checkpoint
+from distwar_gs.config import Config, as_values, config_of, with_values
+from distwar_gs.resume import FIXED, FREE, check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -104,7 +104,7 @@ def test_settings_that_may_change(changes, caplog):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"densification.strategy": "absgrad"}, "densification.strategy default .now absgrad., which a run keeps"),
+        ({"densification.strategy": "absgrad"}, "densification.strategy adc .now absgrad., which a run keeps"),
         ({"train.seed": 5}, "resume with --set train.seed=0, or start without --resume"),
         ({"data.masks": None, "data.invert_masks": True}, "--set data.masks=masks data.invert_masks=false, or"),
     ],
@@ -130,6 +130,40 @@ def test_settings_of_an_older_program_are_not_compared(caplog):
     assert not caplog.text
 
 
+def older(changes: dict) -> cp.Checkpoint:
+    """A checkpoint of a version whose schedules did not follow the length of a run."""
+    saved, now = checkpoint(), ("train.quality", "train.seconds")
+    saved.config.clear()
+    saved.config.update({key: value for key, value in (as_values(Config()) | changes).items() if key not in now})
+    return saved
+
+
+def test_an_older_versions_run_keeps_its_schedule(caplog):
+    saved, config = older({"train.iterations": 7000}), config_of({"train.iterations": 7000})
+    assert config.densification.stop == 3500
+    with caplog.at_level("INFO"):
+        goes_on = with_its_schedule(saved, config)
+    assert goes_on == with_values(Config(), {"train.iterations": 7000})
+    assert "goes on with its schedule (densification.start 500, densification.stop 15000" in caplog.text
+    caplog.clear()
+    check_config("step_7.pt", saved, goes_on)
+    assert not caplog.text
+
+
+def test_what_is_set_now_wins_over_an_older_versions_schedule():
+    config = config_of({"train.iterations": 7000, "densification.stop": 6000})
+    density = with_its_schedule(older({"densification.every": 50}), config).densification
+    assert (density.stop, density.every, density.start) == (6000, 50, 500)
+
+
+def test_the_schedule_of_todays_runs_follows_their_new_length():
+    saved = checkpoint()
+    saved.config.clear()
+    saved.config.update(as_values(config_of({"train.iterations": 7000})))
+    config = config_of({"train.iterations": 14_000})
+    assert with_its_schedule(saved, config) is config
+
+
 def test_the_rules_name_settings_that_there_are():
     keys = as_values(Config())
     assert set(FIXED) <= keys.keys()
@@ -140,6 +174,6 @@ def test_the_rules_name_settings_that_there_are():
 def test_a_training_with_another_strategy_is_refused(demo_scene, tmp_path):
     Trainer(demo_config(demo_scene, tmp_path, {"train.iterations": 2})).run()
     changes = {"train.iterations": 4, "train.resume": "auto"}
-    with pytest.raises(cp.CheckpointError, match="densification.strategy default .now absgrad., which a run keeps"):
+    with pytest.raises(cp.CheckpointError, match="densification.strategy adc .now absgrad., which a run keeps"):
         Trainer(demo_config(demo_scene, tmp_path, {**changes, "densification.strategy": "absgrad"}))
     assert Trainer(demo_config(demo_scene, tmp_path, changes)).run() == 0

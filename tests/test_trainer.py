@@ -170,13 +170,13 @@ def test_200_steps_are_100_and_100_more(make, monkeypatch):
     real = Densifier.step
 
     def noting(self, step, *others):
-        config, white = self.config, self.white_background
+        config, white, now = self.config, self.white_background, self.schedule.at(step)
         happened.extend(
             (what, step)
             for what, is_due in {
-                "refined": is_refined(step, config),
-                "reset": is_reset(step, config, white),
-                "ordered": is_ordered(step, config),
+                "refined": is_refined(now, config),
+                "reset": is_reset(now, config, white),
+                "ordered": is_ordered(now, config),
             }.items()
             if is_due
         )
