@@ -13,7 +13,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import IO
 
-import imageio_ffmpeg
 import numpy as np
 from torch import Tensor
 
@@ -84,8 +83,10 @@ class VideoWriter:
 
     def _started(self, height: int, width: int) -> subprocess.Popen:
         try:
+            import imageio_ffmpeg  # pictures are rendered without it, too
+
             program = imageio_ffmpeg.get_ffmpeg_exe()
-        except RuntimeError:
+        except (ImportError, RuntimeError):
             remedy = "pip install imageio-ffmpeg, or name one in IMAGEIO_FFMPEG_EXE"
             raise WriteError(f"{self._path}: could not be written, as there is no ffmpeg; {remedy}") from None
         rate = str(Fraction(self._fps).limit_denominator())

@@ -771,6 +771,7 @@ def note(bench: Bench, table: dict, maker: Callable, message: str) -> None:
         message = message.replace(f"{folder}/", "")
     message = message.replace(str(bench.folder), "folder").replace(".distwar_cache, ", "")  # of another test
     message = re.sub(r"-[0-9a-f]{12}\b", "-...", message)
+    message = re.sub(r"declared as [\d,]+ bytes", "declared as ... bytes", message)  # of whichever tensor comes first
     message = re.sub(
         r"process \d+ on \S+ trains there since [\d: -]+;", "process ... on ... trains there since ...;", message
     )
