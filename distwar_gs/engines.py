@@ -77,16 +77,13 @@ def _image_gradient(gradients: Mapping[str, Tensor]) -> Tensor:
     return gradients["image"]
 
 
-def _score_and_errors(
-    gradients: Mapping[str, Tensor], strategy: Strategy, step: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """This step's score [N], to be added to, and the errors [H, W] that it is made of; None where none is asked for."""
-    score = (strategy.statistics(step) or {}).get("score")
-    if score is None:
-        return None, None
+def _errors(gradients: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None, step: int) -> Tensor | None:
+    """The errors [H, W] that this step's score is made of; None where the strategy's statistics have no score."""
+    if statistics is None or "score" not in statistics:
+        return None
     if "errors" not in gradients:
         raise ValueError(f"the strategy asks for a score at step {step}: hand the errors of the pixels on as `errors`")
-    return score, gradients["errors"]
+    return gradients["errors"]
 
 
 # ------------------------------------------------------------------------------------------------- op after op
@@ -145,11 +142,12 @@ class ComposedEngine:
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
         v_image, rendering = _image_gradient(gradients), rendered.rendering
-        score, errors = _score_and_errors(gradients, self.densifier, rendered.step)
+        statistics = self.densifier.statistics(rendered.step)
+        errors = _errors(gradients, statistics, rendered.step)
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
         sums = rendered.differentiate(v_image, errors)
-        if score is not None and sums is not None:
-            score += sums[:, 0].sqrt()
+        if statistics is not None and sums is not None:
+            statistics["score"] += sums[:, 0].sqrt()
         timer.mark("backward")
         gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
         self.densifier.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
@@ -248,10 +246,10 @@ class FusedEngine:
     def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
         absgrad = self.settings.absgrad
-        _, errors = _score_and_errors(gradients, self.densifier, rendered.step)
+        statistics = self.densifier.statistics(rendered.step)
+        errors = _errors(gradients, statistics, rendered.step)
         records = self._blend_backward(rendered.view, _image_gradient(gradients), errors)
         timer.mark("blend_backward")
-        statistics = self.densifier.statistics(rendered.step)
         if rendered.adam is None:
             dense = fused.gradients(rendered.view, records, absgrad, statistics)
             for name, gradient in zip(fused.PARAMETERS, dense, strict=True):

@@ -73,14 +73,18 @@ def step_all(optimizers: Mapping[str, Adam]) -> None:
 
 def moments_of(optimizers: Mapping[str, Adam], names: Sequence[str]) -> list[Tensor]:
     """First moments of the named parameters, then second ones; zeros where an optimiser has none yet."""
-    for name in names:
-        (param,) = optimizers[name].param_groups[0]["params"]
-        state = optimizers[name].state[param]
-        if not state:
-            state.update(step=torch.zeros((), device=param.device))  # a tensor there, as fused Adam keeps it
-            state.update({key: torch.zeros_like(param) for key in ("exp_avg", "exp_avg_sq")})
-    states = [optimizers[name].state[optimizers[name].param_groups[0]["params"][0]] for name in names]
+    states = [_state_of(optimizers[name]) for name in names]
     return [state[key] for key in ("exp_avg", "exp_avg_sq") for state in states]
+
+
+def _state_of(optimizer: Adam) -> dict[str, Tensor]:
+    """With moments in it."""
+    (param,) = optimizer.param_groups[0]["params"]
+    state = optimizer.state[param]
+    if not state:
+        state["step"] = torch.zeros((), device=param.device)  # a tensor, as fused Adam keeps it
+        state |= {key: torch.zeros_like(param) for key in ("exp_avg", "exp_avg_sq")}
+    return state
 
 
 def all_moments(optimizers: Mapping[str, Adam]) -> list[Tensor]:

@@ -21,6 +21,7 @@ from distwar_kernels.cameras import Cameras
 from distwar_kernels.fused.capacity import BufferSizes, shared_sizes
 from distwar_kernels.fused.ops import PARAMETERS
 from distwar_kernels.fused.state import BlendState, FusedState, VisibleSplats
+from distwar_kernels.library import by_hand
 from distwar_kernels.reduction import Reduction
 from distwar_kernels.shapes import check_features, check_shapes
 from distwar_kernels.traffic import AtomicTraffic
@@ -211,7 +212,7 @@ class Rendered:
 _BY_HAND = (True, (False, "sw_t", 1))  # with slopes; the choices are those of autograd's backward pass, if there is one
 
 
-@torch.no_grad()
+@by_hand
 def render_what_fits(
     parameters: Sequence[Tensor],
     camera: Cameras,
@@ -229,7 +230,7 @@ def render_what_fits(
     return Rendered(image, state, list(parameters), camera, options)
 
 
-@torch.no_grad()
+@by_hand
 def render_whole(
     parameters: Sequence[Tensor],
     camera: Cameras,
@@ -242,7 +243,7 @@ def render_whole(
     return Rendered(image, state, list(parameters), camera, options)
 
 
-@torch.no_grad()
+@by_hand
 def blend_backward(
     rendered: Rendered,
     v_image: Tensor,
@@ -274,7 +275,7 @@ def blend_backward(
     )  # fmt: skip
 
 
-@torch.no_grad()
+@by_hand
 def traffic(params: Mapping[str, Tensor], camera: Cameras, options: DrawOptions) -> AtomicTraffic:
     """What the blend's backward pass sends to the atomic units for this view; arguments as for `rasterize`."""
     rendered = render_whole(checked(params, camera), camera, options, shared_sizes(params["means"].device))
@@ -282,7 +283,7 @@ def traffic(params: Mapping[str, Tensor], camera: Cameras, options: DrawOptions)
     return AtomicTraffic(counts.cpu(), CHANNELS + GEOMETRY_VALUES)
 
 
-@torch.no_grad()
+@by_hand
 def gradients(
     rendered: Rendered, records: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None
 ) -> list[Tensor]:
@@ -295,7 +296,7 @@ def gradients(
     return torch.ops.distwar.fused_gradients(*_backward_arguments(rendered, records, absgrad, statistics))
 
 
-@torch.no_grad()
+@by_hand
 def step(
     rendered: Rendered,
     records: Tensor,
@@ -323,7 +324,7 @@ def _backward_arguments(
     return rendered.parameters, *view, rendered.state.visible, *size, records, absgrad, *counted
 
 
-@torch.no_grad()
+@by_hand
 def catch_up(parameters: Sequence[Tensor], adam: AdamStep) -> None:
     """Applies to all Gaussians what they have skipped under lazy Adam, up to step t."""
     torch.ops.distwar.fused_catch_up(parameters, *adam.arguments())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distwar_kernels import loader
-from distwar_kernels.library import LIBRARY
+from distwar_kernels.library import LIBRARY, by_hand
 from distwar_kernels.shapes import check_shapes
 
 
@@ -42,6 +42,7 @@ def photometric_loss(
     return loss, {"l1": parts[0], "ssim": parts[1]}
 
 
+@by_hand
 def photometric_gradient(
     image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -51,6 +52,7 @@ def photometric_gradient(
     return v_image, loss, {"l1": parts[0], "ssim": parts[1]}
 
 
+@by_hand
 def photometric_errors(
     image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
