@@ -1,7 +1,7 @@
 """Render a trained model: python render.py output/garden --path ellipse (--help lists the rest)."""
 
 from distwar_gs.cli import render_args, run_cli
-from distwar_gs.interruption import undisturbed
+from distwar_gs.system.interruption import undisturbed
 
 
 def main(arguments: list[str]) -> None:

@@ -1,7 +1,7 @@
 """Train 3D Gaussians on a scene: python train.py --config configs/mipnerf360/garden.yaml (--help lists the rest)."""
 
 from distwar_gs.cli import run_cli, train_config
-from distwar_gs.interruption import undisturbed
+from distwar_gs.system.interruption import undisturbed
 
 
 def main(arguments: list[str]) -> int:

@@ -23,8 +23,8 @@ from torch import Tensor
 from distwar_gs.checkpoint_archive import check_archive
 from distwar_gs.checkpoint_parts import damaged_part
 from distwar_gs.config import current_name
-from distwar_gs.files import durable_write, read_bounded
 from distwar_gs.rows import without_room
+from distwar_gs.system.files import durable_write, read_bounded
 
 if TYPE_CHECKING:  # rendering from a checkpoint needs no dataset readers
     from datasets.scene import Scene

@@ -31,10 +31,10 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
-from distwar_gs.cores import share_cores
-from distwar_gs.files import MODEL_SUFFIXES, is_model_file, unread_model
-from distwar_gs.interruption import exit_code_of, terminable, words_of
-from distwar_gs.terminal import lossy_output, one_line, reason_of
+from distwar_gs.system.cores import share_cores
+from distwar_gs.system.files import MODEL_SUFFIXES, is_model_file, unread_model
+from distwar_gs.system.interruption import exit_code_of, terminable, words_of
+from distwar_gs.system.terminal import lossy_output, one_line, reason_of
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes beside files; the first two are functions of distwar_gs.camera_paths."""
@@ -297,7 +297,7 @@ def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
 
     An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
     SIGTERM 143, SIGHUP 129. Anything else is a bug and keeps its traceback. What cannot be printed is lost, no more
-    (`distwar_gs.terminal`), and threads that wait leave the processor to others (`distwar_gs.cores`).
+    (`distwar_gs.system.terminal`), and threads that wait leave the processor to others (`distwar_gs.system.cores`).
     """
     share_cores()
     with lossy_output():

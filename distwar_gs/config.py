@@ -24,8 +24,8 @@ from typing import Any
 
 import yaml
 
-from distwar_gs.files import read_bounded, replacing
 from distwar_gs.schedule import MEANT_FOR, stretched
+from distwar_gs.system.files import read_bounded, replacing
 
 
 class ConfigError(ValueError):

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from datasets.pointcloud import colors_of
-from distwar_gs.files import SOG_META, is_model_file, replacing, unread_model
 from distwar_gs.origins import comments_of, origin_of_comments, read_record, write_record
 from distwar_gs.ply import ModelFileError, columns, element, read_ply
 from distwar_gs.sog import is_antialiased_sog, is_sog, read_sog
@@ -35,6 +34,7 @@ from distwar_gs.splat_formats import (
     read_splat,
 )
 from distwar_gs.spz import encode_spz, is_beyond_reach, read_spz
+from distwar_gs.system.files import SOG_META, is_model_file, replacing, unread_model
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:

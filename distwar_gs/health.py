@@ -19,9 +19,9 @@ from torch.optim import Adam
 from datasets import Scene
 from distwar_gs.densification import drop_rows
 from distwar_gs.engines import Engine
-from distwar_gs.errors import TrainingError
 from distwar_gs.rows import broken_rows
 from distwar_gs.strategies import Strategy
+from distwar_gs.system.errors import TrainingError
 
 log = logging.getLogger(__name__)
 

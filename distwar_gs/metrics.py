@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from distwar_gs.files import check_regular, replacing
 from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
 from distwar_gs.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from distwar_gs.lpips import PROTOCOL as LPIPS_PROTOCOL
 from distwar_gs.lpips import Measure, lpips_vgg
+from distwar_gs.system.files import check_regular, replacing
 
 if TYPE_CHECKING:
     from datasets.scene import Scene, View

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.origin import needs_origin, round_origin, scene_origin
-from distwar_gs.files import SOG_META, replacing
 from distwar_gs.packing import middle_of
 from distwar_gs.ply import ModelFileError
+from distwar_gs.system.files import SOG_META, replacing
 
 if TYPE_CHECKING:
     from datasets.scene import Scene

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from distwar_gs.files import check_regular
 from distwar_gs.ply import ModelFileError
+from distwar_gs.system.files import check_regular
 
 MOST_GROWTH = 100
 """Gaussians take at most so many times the bytes of their file: those of trained models take 3 to 30 times as many."""

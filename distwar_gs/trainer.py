@@ -14,13 +14,9 @@ from datasets import DataError, View
 from datasets.errors import printable
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
-from distwar_gs.devices import resolve_device
 from distwar_gs.engines import Rendered, make_engine
-from distwar_gs.errors import TrainingError
 from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
-from distwar_gs.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.health import Health
-from distwar_gs.interruption import Interruption, StoppedError
 from distwar_gs.losses import as_floats, photometric_gradients
 from distwar_gs.memory import cap_of
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
@@ -36,7 +32,11 @@ from distwar_gs.sampler import ViewSampler
 from distwar_gs.schedule import Schedule
 from distwar_gs.start import find_start, first_gaussians
 from distwar_gs.strategies import make_strategy, wants_score
-from distwar_gs.terminal import reason_of
+from distwar_gs.system.devices import resolve_device
+from distwar_gs.system.errors import TrainingError
+from distwar_gs.system.files import read_bounded, remove_leftovers, replacing
+from distwar_gs.system.interruption import Interruption, StoppedError
+from distwar_gs.system.terminal import reason_of
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import (
     camera_of,

@@ -17,7 +17,7 @@ import imageio_ffmpeg
 import numpy as np
 from torch import Tensor
 
-from distwar_gs.files import WriteError, replacing
+from distwar_gs.system.files import WriteError, replacing
 
 _QUALITY = "10"  # of 0 to 51, ffmpeg's -crf: 0 is lossless
 

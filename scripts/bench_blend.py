@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.system.cores
 
 import torch
 
 from distwar_gs.cli import run_cli
-from distwar_gs.devices import resolve_device
 from distwar_gs.renderer import RenderSettings, project
+from distwar_gs.system.devices import resolve_device
 from distwar_kernels import Cameras, Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
 from scripts.measuring import integers, machine, median_ms, print_table, reductions, relative_l2, worst_error, write_csv

@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.system.cores
 
 import torch
 from torch import Tensor
 
 from distwar_gs.cli import run_cli
-from distwar_gs.devices import resolve_device
 from distwar_gs.losses import photometric_loss
+from distwar_gs.system.devices import resolve_device
 from distwar_kernels.photometric.photometric import composite
 from distwar_kernels.photometric.photometric_reference import photometric_reference
 from scripts.measuring import machine, median_ms, print_table, relative_l2, write_csv

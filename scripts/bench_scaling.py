@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.system.cores
 
 import torch
 import torch.nn.functional as F
@@ -34,13 +34,13 @@ from torch import Tensor
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, validate, with_values
 from distwar_gs.densification import Densifier
-from distwar_gs.devices import resolve_device
 from distwar_gs.engines import Engine, FusedEngine, make_engine
 from distwar_gs.losses import photometric_gradient
 from distwar_gs.model import as_parameters
 from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import make_optimizers, set_learning_rates
 from distwar_gs.renderer import render_settings
+from distwar_gs.system.devices import resolve_device
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Cameras
 from scripts.measuring import STAGES, machine, markdown, peak_memory_mib, stages_of, write_csv

@@ -4,9 +4,9 @@
     python scripts/bench_sharing.py
 
 Runs `train.py` once, and several at once, each on all cores, under two ways in which OpenMP's threads may wait for each
-other: asleep, as the program lets them (`distwar_gs.cores`), and spinning, as OpenMP does unless it is told otherwise
-(GOMP_SPINCOUNT of libgomp's own default). `loop` is the training time that metrics.json has, the longest of those at
-once; `all` is from the first start to the last end.
+other: asleep, as the program lets them (`distwar_gs.system.cores`), and spinning, as OpenMP does unless it is told
+otherwise (GOMP_SPINCOUNT of libgomp's own default). `loop` is the training time that metrics.json has, the longest of
+those at once; `all` is from the first start to the last end.
 """
 
 import argparse

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from distwar_gs.terminal import lossy_output, printable  # needs no package
+from distwar_gs.system.terminal import lossy_output, printable  # needs no package
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = ("cpu", "cuda")

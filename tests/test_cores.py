@@ -19,7 +19,7 @@ def asked(code: str, **variables: str) -> str:
 
 POLICY = """
 import os
-from distwar_gs.cores import share_cores
+from distwar_gs.system.cores import share_cores
 print(share_cores(), os.environ.get("OMP_WAIT_POLICY"))
 """
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from demo_runs import ENVIRONMENT, ROOT
 
-from distwar_gs.files import WriteError
+from distwar_gs.system.files import WriteError
 from distwar_gs.video_file import writing_video
 
 
