@@ -22,11 +22,11 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
+from distwar_gs.config.schedule import FEWEST_TO_RECOVER, MEANT_FOR, Moment, Schedule
 from distwar_gs.memory import Cap
 from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import all_moments, edit, make_room
 from distwar_gs.rows import RowPlan, broken_rows, gather_rows, plan_rows, rearrange, scratch_for
-from distwar_gs.schedule import FEWEST_TO_RECOVER, MEANT_FOR, Moment, Schedule
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ def refine(
 
     Args:
         params, optimizers, state: changed in place.
-        step: counted from 1 (a run's position, distwar_gs.schedule); decides whether oversized Gaussians are pruned.
+        step: counted from 1 (a run's position, distwar_gs.config.schedule); decides whether oversized Gaussians are
+            pruned.
         extent: of the scene, in the frame of the means.
         config: the section `densification`.
         generator: all randomness, on the device of the parameters.

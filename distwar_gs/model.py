@@ -148,7 +148,7 @@ def active_sh_degree(step: float, config: ModelConfig, first: int = 0) -> int:
     As in the reference (train.py), step 1000 itself is already rendered with degree 1.
 
     Args:
-        step: or where the run is that far (the position of distwar_gs.schedule).
+        step: or where the run is that far (the position of distwar_gs.config.schedule).
         config: the section `model`.
         first: the degree that a model which the run began with had in use (`degree_in_use`); none below it is.
     """

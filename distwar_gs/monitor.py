@@ -20,7 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distwar_gs.config import Config, as_values
-from distwar_gs.schedule import Schedule
+from distwar_gs.config.schedule import Schedule
 from distwar_gs.system.files import check_regular
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, printable, reason_of
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer

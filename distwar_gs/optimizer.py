@@ -52,7 +52,7 @@ def set_learning_rates(
 
     Args:
         optimizers: from `make_optimizers`, of the same config and extent.
-        step: counted from 1; or a run's position (distwar_gs.schedule).
+        step: counted from 1; or a run's position (distwar_gs.config.schedule).
         config: the section `optim`.
         extent: the scene's.
         share: of the run that is done, 0 to 1.

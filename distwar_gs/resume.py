@@ -16,7 +16,7 @@ from distwar_gs.checkpoint import (
     remedy,
 )
 from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
-from distwar_gs.schedule import FOLLOWERS
+from distwar_gs.config.schedule import FOLLOWERS
 from distwar_gs.system.files import is_model_file
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,10 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from distwar_gs.config import Config
+from distwar_gs.config.schedule import Schedule
 from distwar_gs.densification import Densifier
 from distwar_gs.mcmc import Mcmc
 from distwar_gs.memory import Cap
-from distwar_gs.schedule import Schedule
 
 
 class Strategy(Protocol):

@@ -14,6 +14,7 @@ from datasets import DataError, View
 from datasets.errors import printable
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
+from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines import Rendered, make_engine
 from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
 from distwar_gs.health import Health
@@ -29,7 +30,6 @@ from distwar_gs.renderer import load_kernels, render, render_settings, view_traf
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
-from distwar_gs.schedule import Schedule
 from distwar_gs.start import find_start, first_gaussians
 from distwar_gs.strategies import make_strategy, wants_score
 from distwar_gs.system.devices import resolve_device

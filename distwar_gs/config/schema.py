@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from distwar_gs.schedule import MEANT_FOR, stretched
+from distwar_gs.config.schedule import MEANT_FOR, stretched
 from distwar_gs.system.files import read_bounded, replacing
 
 
@@ -500,7 +500,7 @@ def with_values(config: Config, values: Mapping[str, Any]) -> Config:
 
 def config_of(values: Mapping[str, Any]) -> Config:
     """The configuration with these values, keyed "section.name", over those that their strategy (`PRESETS`) and their
-    quality (`QUALITIES`) bring; what is counted in steps follows the length of the run (`distwar_gs.schedule`).
+    quality (`QUALITIES`) bring; what is counted in steps follows the length of the run (`distwar_gs.config.schedule`).
 
     Raises ConfigError as `with_values` does.
     """
@@ -739,7 +739,7 @@ def commented_defaults() -> str:
     """The text of configs/default.yaml: every key with its default, under a comment made from its docstring."""
     docs, defaults = field_docs(), config_of({})
     lines = [
-        "# Every setting with its default and meaning, generated from distwar_gs/config.py (see there).",
+        "# Every setting with its default and meaning, generated from distwar_gs/config/schema.py (see there).",
         "# To change some: a file of your own that starts with `base: default.yaml`, or --set section.key=value.",
     ]
     for section, cls in SECTIONS.items():
