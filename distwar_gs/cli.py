@@ -45,7 +45,7 @@ _USER_ERRORS = (
     ("distwar_gs.config", "ConfigError"),
     ("distwar_gs.model", "ModelError"),
     ("distwar_gs.checkpoint", "CheckpointError"),
-    ("distwar_gs.ply", "ModelFileError"),
+    ("distwar_gs.formats.ply", "ModelFileError"),
     ("distwar_gs.trainer", "TrainingError"),
     ("datasets.errors", "DataError"),
     ("distwar_kernels.errors", "KernelError"),
@@ -284,7 +284,7 @@ def _config_of_file(model: Path) -> Config:
         unread = unread_model(model)
         lacking = f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config"
         raise ConfigError(unread or lacking)
-    from distwar_gs.export import read_render_mode
+    from distwar_gs.formats.export import read_render_mode
 
     return with_values(Config(), {"model.antialiased": read_render_mode(model) == "mip"})
 

@@ -21,11 +21,11 @@ from torch.nn import Parameter
 
 from datasets.pointcloud import read_points
 from distwar_gs.config import Config, ModelConfig
-from distwar_gs.export import find_ply, load_model, read_origin, read_render_mode
+from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
+from distwar_gs.formats.ply import ModelFileError, read_ply
+from distwar_gs.formats.splat_formats import is_compressed
 from distwar_gs.model import as_parameters, initialise, sh_degree_of, starting_points
-from distwar_gs.ply import ModelFileError, read_ply
 from distwar_gs.random_start import seen_share
-from distwar_gs.splat_formats import is_compressed
 
 if TYPE_CHECKING:
     from datasets.scene import Scene

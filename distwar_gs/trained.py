@@ -12,10 +12,10 @@ from torch import Tensor
 from datasets import Scene, View
 from distwar_gs.cli import RenderArgs, belongs_to_run, render_config
 from distwar_gs.config import Config
-from distwar_gs.export import find_ply, load_model, read_origin
+from distwar_gs.formats.export import find_ply, load_model, read_origin
+from distwar_gs.formats.origins import record_of, words
 from distwar_gs.model import sh_degree_of
 from distwar_gs.near_plane import with_near_plane, with_reference_near_plane
-from distwar_gs.origins import record_of, words
 from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.views import camera_of, evaluation_background, open_scene

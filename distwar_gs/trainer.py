@@ -16,7 +16,8 @@ from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines import Rendered, make_engine
-from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
+from distwar_gs.formats.export import as_reloaded, save_cameras_json, save_ply
+from distwar_gs.formats.origins import export_origin
 from distwar_gs.health import Health
 from distwar_gs.losses import as_floats, photometric_gradients
 from distwar_gs.memory import cap_of
@@ -25,7 +26,6 @@ from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_
 from distwar_gs.monitor import Monitor, move_log, setup_logging
 from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
-from distwar_gs.origins import export_origin
 from distwar_gs.renderer import load_kernels, render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.run_folder import RunFolder

@@ -48,7 +48,7 @@ from distwar_gs import trainer  # noqa: F401  (so that forked sessions need not)
 from distwar_gs.checkpoint import FOLDER, CheckpointError, load_checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.config import load_config
-from distwar_gs.export import load_ply
+from distwar_gs.formats.export import load_ply
 from distwar_gs.resume import find_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from datasets import load_scene
 from distwar_gs import camera_paths
 from distwar_gs.cli import render_args
 from distwar_gs.config import ConfigError
-from distwar_gs.export import ModelFileError
+from distwar_gs.formats.export import ModelFileError
 from distwar_gs.outputs import ModelPictures
 from distwar_gs.system.files import WriteError
 from distwar_gs.trainer import Trainer

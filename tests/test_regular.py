@@ -18,7 +18,7 @@ from datasets.regular import check_regular
 from distwar_gs.capture.video import default_frames
 from distwar_gs.checkpoint import CheckpointError
 from distwar_gs.config import ConfigError, load_config
-from distwar_gs.export import ModelFileError, load_model, save_model
+from distwar_gs.formats.export import ModelFileError, load_model, save_model
 from distwar_gs.path_files import read_path
 from distwar_gs.resume import find_checkpoint
 from distwar_gs.start import find_start

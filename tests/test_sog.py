@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sog_files import sog_parts, write_files, write_sog
 
-from distwar_gs.export import find_ply, load_model, read_render_mode
-from distwar_gs.ply import ModelFileError
+from distwar_gs.formats.export import find_ply, load_model, read_render_mode
+from distwar_gs.formats.ply import ModelFileError
 from scripts.fuzz_inputs import Reader, broken_bytes, odd_trees
 from scripts.fuzz_readers import fuzz
 

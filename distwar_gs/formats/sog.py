@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from distwar_gs.packing import check_growth, from_smallest_three, logit
-from distwar_gs.ply import ModelFileError
+from distwar_gs.formats.packing import check_growth, from_smallest_three, logit
+from distwar_gs.formats.ply import ModelFileError
 from distwar_gs.system.files import SOG_META
 
 _PALETTE_COLUMNS = 64

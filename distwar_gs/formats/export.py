@@ -2,9 +2,9 @@
 the Gaussians in the smaller formats of viewers.
 
 Layouts: graphdeco-inria/gaussian-splatting, scene/gaussian_model.py (construct_list_of_attributes) and
-utils/camera_utils.py (camera_to_JSON); distwar_gs.spz and distwar_gs.splat_formats. Everything is written in the frame
-of the input scene, or, where that is far from its origin, relative to an origin that the file tells
-(distwar_gs.origins).
+utils/camera_utils.py (camera_to_JSON); distwar_gs.formats.spz and distwar_gs.formats.splat_formats. Everything is
+written in the frame of the input scene, or, where that is far from its origin, relative to an origin that the file
+tells (distwar_gs.formats.origins).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import torch
 from torch import Tensor
 
 from datasets.pointcloud import colors_of
-from distwar_gs.origins import comments_of, origin_of_comments, read_record, write_record
-from distwar_gs.ply import ModelFileError, columns, element, read_ply
-from distwar_gs.sog import is_antialiased_sog, is_sog, read_sog
-from distwar_gs.splat_formats import (
+from distwar_gs.formats.origins import comments_of, origin_of_comments, read_record, write_record
+from distwar_gs.formats.ply import ModelFileError, columns, element, read_ply
+from distwar_gs.formats.sog import is_antialiased_sog, is_sog, read_sog
+from distwar_gs.formats.splat_formats import (
     encode_compressed_ply,
     encode_splat,
     is_compressed,
     read_compressed_ply,
     read_splat,
 )
-from distwar_gs.spz import encode_spz, is_beyond_reach, read_spz
+from distwar_gs.formats.spz import encode_spz, is_beyond_reach, read_spz
 from distwar_gs.system.files import SOG_META, is_model_file, replacing, unread_model
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 

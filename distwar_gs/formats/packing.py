@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distwar_gs.ply import ModelFileError
+from distwar_gs.formats.ply import ModelFileError
 from distwar_gs.system.files import check_regular
 
 MOST_GROWTH = 100

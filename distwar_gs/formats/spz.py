@@ -16,8 +16,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from distwar_gs.packing import check_growth, content_of, from_smallest_three, logit, middle_of, smallest_three
-from distwar_gs.ply import ModelFileError
+from distwar_gs.formats.packing import check_growth, content_of, from_smallest_three, logit, middle_of, smallest_three
+from distwar_gs.formats.ply import ModelFileError
 
 MAGIC = b"NGSP"
 VERSION = 3

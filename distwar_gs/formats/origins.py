@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from datasets.origin import needs_origin, round_origin, scene_origin
-from distwar_gs.packing import middle_of
-from distwar_gs.ply import ModelFileError
+from distwar_gs.formats.packing import middle_of
+from distwar_gs.formats.ply import ModelFileError
 from distwar_gs.system.files import SOG_META, replacing
 
 if TYPE_CHECKING:
