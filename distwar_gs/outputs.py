@@ -19,7 +19,7 @@ from datasets.names import unique_stems
 from distwar_gs import camera_paths
 from distwar_gs.cli import CAMERA_PATHS, RenderArgs
 from distwar_gs.config import ConfigError
-from distwar_gs.metrics import append_metrics, data_protocol, evaluate, to_8bit
+from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.path_files import read_path
 from distwar_gs.path_views import path_views
 from distwar_gs.renderer import Rendering

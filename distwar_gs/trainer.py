@@ -16,12 +16,12 @@ from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines import Rendered, make_engine
+from distwar_gs.evaluation.losses import as_floats, photometric_gradients
+from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.formats.export import as_reloaded, save_cameras_json, save_ply
 from distwar_gs.formats.origins import export_origin
 from distwar_gs.health import Health
-from distwar_gs.losses import as_floats, photometric_gradients
 from distwar_gs.memory import cap_of
-from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_degree_of
 from distwar_gs.monitor import Monitor, move_log, setup_logging
 from distwar_gs.near_plane import with_near_plane

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from distwar_gs.cli import run_cli
-from distwar_gs.losses import photometric_loss
+from distwar_gs.evaluation.losses import photometric_loss
 from distwar_gs.system.devices import resolve_device
 from distwar_kernels.photometric.photometric import composite
 from distwar_kernels.photometric.photometric_reference import photometric_reference

@@ -35,7 +35,7 @@ from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, validate, with_values
 from distwar_gs.densification import Densifier
 from distwar_gs.engines import Engine, FusedEngine, make_engine
-from distwar_gs.losses import photometric_gradient
+from distwar_gs.evaluation.losses import photometric_gradient
 from distwar_gs.model import as_parameters
 from distwar_gs.morton import morton_order
 from distwar_gs.optimizer import make_optimizers, set_learning_rates

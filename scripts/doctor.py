@@ -343,7 +343,7 @@ def _gsplat_state(folders: Sequence[Path]) -> Finding:
 
 def _optional(requirements: str) -> Iterator[Finding]:
     """The packages of requirements-optional.txt, and LPIPS as a whole."""
-    from distwar_gs.lpips import missing_part
+    from distwar_gs.evaluation.lpips import missing_part
 
     for finding in _packages(requirements):
         yield replace(finding, remedy=finding.remedy and INSTALL_OPTIONAL, blocks=())

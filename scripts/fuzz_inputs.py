@@ -32,9 +32,9 @@ from datasets.scene import Mask
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
 from distwar_gs.densification import Densifier
+from distwar_gs.evaluation.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.formats.export import ModelFileError, load_model, load_ply, read_render_mode, save_model, save_ply
 from distwar_gs.formats.origins import record_of
-from distwar_gs.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.model import as_parameters, initialise, sh_degree_of
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.path_files import read_path

@@ -17,7 +17,7 @@ from scene_files import write_colmap
 
 from datasets import DataError, View, load_scene
 from distwar_gs.cli import render_args
-from distwar_gs.metrics import psnr
+from distwar_gs.evaluation.metrics import psnr
 from distwar_gs.outputs import ModelPictures
 from distwar_gs.path_files import read_path
 from distwar_gs.path_views import path_views

@@ -28,7 +28,7 @@ from distwar_gs.checkpoint import CheckpointError, load_checkpoint
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError, load_config
 from distwar_gs.densification import Densifier, is_ordered, is_refined, is_reset
-from distwar_gs.losses import as_floats
+from distwar_gs.evaluation.losses import as_floats
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.timing import PartTimer
 from distwar_gs.trained import TrainedModel

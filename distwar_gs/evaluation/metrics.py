@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
-from distwar_gs.lpips import MIN_SIZE as LPIPS_MIN_SIZE
-from distwar_gs.lpips import PROTOCOL as LPIPS_PROTOCOL
-from distwar_gs.lpips import Measure, lpips_vgg
+from distwar_gs.evaluation.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
+from distwar_gs.evaluation.lpips import MIN_SIZE as LPIPS_MIN_SIZE
+from distwar_gs.evaluation.lpips import PROTOCOL as LPIPS_PROTOCOL
+from distwar_gs.evaluation.lpips import Measure, lpips_vgg
 from distwar_gs.system.files import check_regular, replacing
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def evaluate(
     observe: Callable[["View", Tensor, Tensor], None] | None = None,
     mask_of: Callable[[int], Tensor | None] | None = None,
 ) -> Evaluation:
-    """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.lpips).
+    """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.evaluation.lpips).
 
     Args:
         render: a view to its image [H, W, 3], float.
