@@ -23,7 +23,7 @@ from torch import Tensor
 from distwar_gs.checkpoint_archive import check_archive
 from distwar_gs.checkpoint_parts import damaged_part
 from distwar_gs.config import current_name
-from distwar_gs.rows import without_room
+from distwar_gs.gaussians.rows import without_room
 from distwar_gs.system.files import durable_write, read_bounded
 
 if TYPE_CHECKING:  # rendering from a checkpoint needs no dataset readers
@@ -63,9 +63,9 @@ class Checkpoint:
 
     step: int
     params: dict[str, Tensor]
-    """The Gaussians, as in distwar_gs.model."""
+    """The Gaussians, as in distwar_gs.gaussians.model."""
     optimizers: dict[str, dict[str, Any]]
-    """From `distwar_gs.optimizer.state_dicts`."""
+    """From `distwar_gs.gaussians.optimizer.state_dicts`."""
     densification: dict[str, Tensor]
     """From `Densifier.state_dict`."""
     rng: dict[str, Any]

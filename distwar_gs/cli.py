@@ -43,7 +43,7 @@ CAMERA_PATHS = ("ellipse", "interpolate", "none")
 # of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
 _USER_ERRORS = (
     ("distwar_gs.config", "ConfigError"),
-    ("distwar_gs.model", "ModelError"),
+    ("distwar_gs.gaussians.model", "ModelError"),
     ("distwar_gs.checkpoint", "CheckpointError"),
     ("distwar_gs.formats.ply", "ModelFileError"),
     ("distwar_gs.trainer", "TrainingError"),

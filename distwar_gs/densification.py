@@ -23,10 +23,10 @@ from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
 from distwar_gs.config.schedule import FEWEST_TO_RECOVER, MEANT_FOR, Moment, Schedule
-from distwar_gs.memory import Cap
-from distwar_gs.morton import morton_order
-from distwar_gs.optimizer import all_moments, edit, make_room
-from distwar_gs.rows import RowPlan, broken_rows, gather_rows, plan_rows, rearrange, scratch_for
+from distwar_gs.formats.morton import morton_order
+from distwar_gs.gaussians.memory import Cap
+from distwar_gs.gaussians.optimizer import all_moments, edit, make_room
+from distwar_gs.gaussians.rows import RowPlan, broken_rows, gather_rows, plan_rows, rearrange, scratch_for
 
 log = logging.getLogger(__name__)
 
@@ -116,9 +116,9 @@ def refine(
 ) -> RefineReport:
     """Clone, split and prune once; afterwards the statistics start anew.
 
-    The whole change is planned first and then made in place (distwar_gs.rows). What stays keeps its Adam moments, new
-    Gaussians start with none. Not finite Gaussians are removed and never grow; a refinement that would leave nothing is
-    skipped.
+    The whole change is planned first and then made in place (distwar_gs.gaussians.rows). What stays keeps its Adam
+    moments, new Gaussians start with none. Not finite Gaussians are removed and never grow; a refinement that would
+    leave nothing is skipped.
 
     Args:
         params, optimizers, state: changed in place.

@@ -34,9 +34,9 @@ from torch.optim import Adam
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
 from distwar_gs.densification import SpatialOrder, is_ordered, is_refined, not_finite
-from distwar_gs.memory import Cap
-from distwar_gs.optimizer import edit, make_room
-from distwar_gs.rows import gather_rows, scratch_for
+from distwar_gs.gaussians.memory import Cap
+from distwar_gs.gaussians.optimizer import edit, make_room
+from distwar_gs.gaussians.rows import gather_rows, scratch_for
 from distwar_kernels import add_noise
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distwar_gs.config import Config, with_values
-from distwar_gs.random_start import scene_distances
+from distwar_gs.gaussians.random_start import scene_distances
 
 if TYPE_CHECKING:
     from datasets import Scene

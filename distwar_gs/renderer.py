@@ -176,7 +176,7 @@ def render(
     """Renders views of the Gaussians; differentiable in all parameters, and in the features.
 
     Args:
-        params: as in distwar_gs.model: log scales, logit opacities.
+        params: as in distwar_gs.gaussians.model: log scales, logit opacities.
         cameras: C of them; their size is the images'.
         settings: near plane, rasteriser, ...
         sh_degree: degree of the spherical harmonics in use.

@@ -13,8 +13,8 @@ from torch.optim import Adam
 from distwar_gs.config import Config
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.densification import Densifier
+from distwar_gs.gaussians.memory import Cap
 from distwar_gs.mcmc import Mcmc
-from distwar_gs.memory import Cap
 
 
 class Strategy(Protocol):

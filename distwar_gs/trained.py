@@ -14,7 +14,7 @@ from distwar_gs.cli import RenderArgs, belongs_to_run, render_config
 from distwar_gs.config import Config
 from distwar_gs.formats.export import find_ply, load_model, read_origin
 from distwar_gs.formats.origins import record_of, words
-from distwar_gs.model import sh_degree_of
+from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.near_plane import with_near_plane, with_reference_near_plane
 from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.system.devices import resolve_device
@@ -39,7 +39,7 @@ class TrainedModel:
     """The run's settings, or those asked for."""
     scene: Scene
     params: dict[str, Tensor]
-    """As in distwar_gs.model, on `device`."""
+    """As in distwar_gs.gaussians.model, on `device`."""
     origin: np.ndarray
     """What the positions in the file are relative to, float64 [3], in the frame of the input."""
     settings: RenderSettings

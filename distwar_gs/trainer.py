@@ -20,17 +20,23 @@ from distwar_gs.evaluation.losses import as_floats, photometric_gradients
 from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.formats.export import as_reloaded, save_cameras_json, save_ply
 from distwar_gs.formats.origins import export_origin
+from distwar_gs.gaussians.memory import cap_of
+from distwar_gs.gaussians.model import active_sh_degree, as_parameters, degree_in_use, sh_degree_of
+from distwar_gs.gaussians.optimizer import (
+    all_moments,
+    load_state_dicts,
+    make_optimizers,
+    set_learning_rates,
+    state_dicts,
+)
+from distwar_gs.gaussians.start import find_start, first_gaussians
 from distwar_gs.health import Health
-from distwar_gs.memory import cap_of
-from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_degree_of
 from distwar_gs.monitor import Monitor, move_log, setup_logging
 from distwar_gs.near_plane import with_near_plane
-from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.renderer import load_kernels, render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
-from distwar_gs.start import find_start, first_gaussians
 from distwar_gs.strategies import make_strategy, wants_score
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError

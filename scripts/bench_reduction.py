@@ -30,7 +30,7 @@ from torch import Tensor
 from datasets import View
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError
-from distwar_gs.model import sh_degree_of
+from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.renderer import render
 from distwar_gs.trained import TrainedModel
 from distwar_gs.views import camera_of

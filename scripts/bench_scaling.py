@@ -36,9 +36,9 @@ from distwar_gs.config import Config, ConfigError, validate, with_values
 from distwar_gs.densification import Densifier
 from distwar_gs.engines import Engine, FusedEngine, make_engine
 from distwar_gs.evaluation.losses import photometric_gradient
-from distwar_gs.model import as_parameters
-from distwar_gs.morton import morton_order
-from distwar_gs.optimizer import make_optimizers, set_learning_rates
+from distwar_gs.formats.morton import morton_order
+from distwar_gs.gaussians.model import as_parameters
+from distwar_gs.gaussians.optimizer import make_optimizers, set_learning_rates
 from distwar_gs.renderer import render_settings
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer

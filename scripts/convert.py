@@ -23,7 +23,7 @@ from distwar_gs.cli import run_cli
 from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, save_model
 from distwar_gs.formats.origins import grid, positions_origin, words
 from distwar_gs.formats.spz import is_beyond_reach
-from distwar_gs.model import parameter_count, sh_degree_of
+from distwar_gs.gaussians.model import parameter_count, sh_degree_of
 from distwar_gs.system.files import MODEL_SUFFIXES
 from distwar_gs.system.terminal import log_to_terminal, printable
 

@@ -35,8 +35,8 @@ from distwar_gs.densification import Densifier
 from distwar_gs.evaluation.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.formats.export import ModelFileError, load_model, load_ply, read_render_mode, save_model, save_ply
 from distwar_gs.formats.origins import record_of
-from distwar_gs.model import as_parameters, initialise, sh_degree_of
-from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
+from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of
+from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.path_files import read_path
 from distwar_gs.sampler import ViewSampler
 from scripts.evaluate_suite import read_records

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distwar_gs.config import ConfigError
-from distwar_gs.model import PARAMETER_NAMES
+from distwar_gs.gaussians.model import PARAMETER_NAMES
 from distwar_gs.timing import NoTimer
 from distwar_kernels import project_gaussians
 from scripts import bench_scaling as bench

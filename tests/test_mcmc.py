@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from distwar_gs import mcmc
 from distwar_gs.config import DensificationConfig, OptimConfig, config_of
 from distwar_gs.densification import Densifier
+from distwar_gs.gaussians.optimizer import make_optimizers, step_all
 from distwar_gs.mcmc import Mcmc, MoveReport
-from distwar_gs.optimizer import make_optimizers, step_all
 from distwar_gs.renderer import RenderSettings, render
 from distwar_gs.strategies import make_strategy
 from distwar_gs.trainer import Trainer

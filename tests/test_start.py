@@ -15,9 +15,9 @@ from distwar_gs.checkpoint import CheckpointError
 from distwar_gs.config import ConfigError
 from distwar_gs.formats.export import find_ply, load_model, load_ply, save_model, save_ply
 from distwar_gs.formats.ply import ModelFileError
-from distwar_gs.memory import Cap
-from distwar_gs.model import degree_in_use
-from distwar_gs.start import with_degree
+from distwar_gs.gaussians.memory import Cap
+from distwar_gs.gaussians.model import degree_in_use
+from distwar_gs.gaussians.start import with_degree
 from distwar_gs.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -43,7 +43,7 @@ def is_sog(path: str | os.PathLike[str]) -> bool:
 
 
 def read_sog(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], bool]:
-    """Arrays as in distwar_gs.model, in the frame of a PLY, and whether the model was trained antialiased.
+    """Arrays as in distwar_gs.gaussians.model, in the frame of a PLY, and whether the model was trained antialiased.
 
     Rotations of an unknown kind become zeros.
 

@@ -28,7 +28,8 @@ def encode_splat(arrays: Mapping[str, np.ndarray]) -> bytes:
     """The content of a .splat file, in the order of a Morton curve.
 
     Args:
-        arrays: as in distwar_gs.model, float32, finite, N > 0, in the frame of the input; harmonics are left out.
+        arrays: as in distwar_gs.gaussians.model, float32, finite, N > 0, in the frame of the input; harmonics are left
+            out.
     """
     return _exported(arrays, "splat")
 
@@ -38,7 +39,7 @@ def encode_compressed_ply(arrays: Mapping[str, np.ndarray], comments: tuple[str,
     renderer shows, are left out.
 
     Args:
-        arrays: as in distwar_gs.model, float32, finite, N > 0, in the frame of the input.
+        arrays: as in distwar_gs.gaussians.model, float32, finite, N > 0, in the frame of the input.
         comments: lines for its header.
     """
     header, end, body = _exported(arrays, "ply_compressed").partition(b"end_header\n")
@@ -56,7 +57,7 @@ def _exported(arrays: Mapping[str, np.ndarray], layout: str) -> bytes:
 
 
 def read_splat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Arrays as in distwar_gs.model, without harmonics, in the frame of the file.
+    """Arrays as in distwar_gs.gaussians.model, without harmonics, in the frame of the file.
 
     Raises: ModelFileError for a missing file, or one whose length is not that of whole records.
     """
@@ -86,7 +87,7 @@ def is_compressed(ply: Ply) -> bool:
 
 
 def read_compressed_ply(path: str | os.PathLike[str], ply: Ply) -> dict[str, np.ndarray]:
-    """Arrays as in distwar_gs.model, in the frame of the file.
+    """Arrays as in distwar_gs.gaussians.model, in the frame of the file.
 
     Raises: ModelFileError where columns are missing, or the elements do not belong together.
     """

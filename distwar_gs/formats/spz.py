@@ -43,7 +43,7 @@ def encode_spz(arrays: Mapping[str, np.ndarray], *, antialiased: bool = False, r
     made smaller by the same factor: from near the origin they look the same.
 
     Args:
-        arrays: as in distwar_gs.model, float32, finite, N > 0; the frame of the input, as a PLY holds it.
+        arrays: as in distwar_gs.gaussians.model, float32, finite, N > 0; the frame of the input, as a PLY holds it.
         antialiased: the flag for models trained with compensated opacities.
         rub: turn the axes from x right, y down, z forward to the format's x right, y up, z back; False: leave them.
     """
@@ -75,7 +75,7 @@ def is_beyond_reach(means: np.ndarray) -> bool:
 
 
 def read_spz(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dict[str, np.ndarray], bool]:
-    """Arrays as in distwar_gs.model, in the frame of a PLY, and whether the model was trained antialiased.
+    """Arrays as in distwar_gs.gaussians.model, in the frame of a PLY, and whether the model was trained antialiased.
 
     Args:
         path: the file.

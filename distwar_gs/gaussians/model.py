@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
-from distwar_gs.random_start import is_within_sight, points_in_view
+from distwar_gs.gaussians.random_start import is_within_sight, points_in_view
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers

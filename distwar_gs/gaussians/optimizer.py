@@ -11,7 +11,7 @@ from torch.optim import Adam
 from torch.utils._pytree import tree_map_only
 
 from distwar_gs.config import OptimConfig
-from distwar_gs.rows import with_room, without_room
+from distwar_gs.gaussians.rows import with_room, without_room
 
 
 def make_optimizers(params: Mapping[str, Parameter], config: OptimConfig, extent: float) -> dict[str, Adam]:
@@ -148,7 +148,7 @@ def _moment_keys(state: Mapping[str, Tensor]) -> list[str]:
 
 
 def make_room(params: dict[str, Parameter], optimizers: Mapping[str, Adam], count: int) -> None:
-    """Gives all parameters and moments memory for `count` rows (distwar_gs.rows); their values stay.
+    """Gives all parameters and moments memory for `count` rows (distwar_gs.gaussians.rows); their values stay.
 
     Raises torch.OutOfMemoryError: some may have got theirs, nothing else has changed.
     """

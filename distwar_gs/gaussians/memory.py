@@ -11,8 +11,8 @@ from torch import Tensor
 from datasets import View
 from datasets.images import available_memory
 from distwar_gs.config import Config
+from distwar_gs.gaussians.rows import SLACK
 from distwar_gs.renderer import RASTERIZERS
-from distwar_gs.rows import SLACK
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ def bytes_per_gaussian(sh_degree: int, rasterizer: str, adam: str) -> tuple[int,
     """What a Gaussian takes for good, and for a while: (kept, working) bytes.
 
     Kept are its parameters and both moments of Adam (14 + h numbers each, h = 3 ((d + 1)^2 - 1) of the harmonics; all
-    with the room that distwar_gs.rows leaves), two numbers of statistics and one of lazy Adam. Working is the larger of
-    what a step takes and what growing takes: the largest parameter a second time, and the plan (48 bytes).
+    with the room that distwar_gs.gaussians.rows leaves), two numbers of statistics and one of lazy Adam. Working is the
+    larger of what a step takes and what growing takes: the largest parameter a second time, and the plan (48 bytes).
 
     Args:
         sh_degree: the model's.

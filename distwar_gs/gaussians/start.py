@@ -24,12 +24,12 @@ from distwar_gs.config import Config, ModelConfig
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
 from distwar_gs.formats.ply import ModelFileError, read_ply
 from distwar_gs.formats.splat_formats import is_compressed
-from distwar_gs.model import as_parameters, initialise, sh_degree_of, starting_points
-from distwar_gs.random_start import seen_share
+from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of, starting_points
+from distwar_gs.gaussians.random_start import seen_share
 
 if TYPE_CHECKING:
     from datasets.scene import Scene
-    from distwar_gs.memory import Cap
+    from distwar_gs.gaussians.memory import Cap
 
 log = logging.getLogger(__name__)
 
