@@ -17,7 +17,7 @@ from torch.optim import Adam
 import distwar_kernels as kernels
 from distwar_gs.config import Config
 from distwar_gs.gaussians.optimizer import moments_of, set_steps, step_all
-from distwar_gs.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
+from distwar_gs.rendering.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
 from distwar_gs.strategies import Strategy, wants_score
 from distwar_gs.timing import StepTimer
 from distwar_kernels import Cameras

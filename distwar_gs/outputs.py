@@ -22,12 +22,12 @@ from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.path_files import read_path
 from distwar_gs.path_views import path_views
-from distwar_gs.renderer import Rendering
+from distwar_gs.rendering.renderer import Rendering
+from distwar_gs.rendering.views import measured_images
 from distwar_gs.system.files import durable_write, remove_leftovers
 from distwar_gs.system.terminal import log_to_terminal
 from distwar_gs.trained import TrainedModel
 from distwar_gs.video_file import writing_video
-from distwar_gs.views import measured_images
 
 log = logging.getLogger(__name__)
 

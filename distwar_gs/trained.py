@@ -15,10 +15,10 @@ from distwar_gs.config import Config
 from distwar_gs.formats.export import find_ply, load_model, read_origin
 from distwar_gs.formats.origins import record_of, words
 from distwar_gs.gaussians.model import sh_degree_of
-from distwar_gs.near_plane import with_near_plane, with_reference_near_plane
-from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
+from distwar_gs.rendering.near_plane import with_near_plane, with_reference_near_plane
+from distwar_gs.rendering.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
+from distwar_gs.rendering.views import camera_of, evaluation_background, open_scene
 from distwar_gs.system.devices import resolve_device
-from distwar_gs.views import camera_of, evaluation_background, open_scene
 
 log = logging.getLogger(__name__)
 

@@ -32,8 +32,16 @@ from distwar_gs.gaussians.optimizer import (
 from distwar_gs.gaussians.start import find_start, first_gaussians
 from distwar_gs.health import Health
 from distwar_gs.monitor import Monitor, move_log, setup_logging
-from distwar_gs.near_plane import with_near_plane
-from distwar_gs.renderer import load_kernels, render, render_settings, view_traffic
+from distwar_gs.rendering.near_plane import with_near_plane
+from distwar_gs.rendering.renderer import load_kernels, render, render_settings, view_traffic
+from distwar_gs.rendering.views import (
+    camera_of,
+    cameras_of,
+    evaluation_background,
+    measured_images,
+    open_scene,
+    training_images,
+)
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
@@ -44,14 +52,6 @@ from distwar_gs.system.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.system.interruption import Interruption, StoppedError
 from distwar_gs.system.terminal import reason_of
 from distwar_gs.timing import StepTimer
-from distwar_gs.views import (
-    camera_of,
-    cameras_of,
-    evaluation_background,
-    measured_images,
-    open_scene,
-    training_images,
-)
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from distwar_gs.cli import RenderArgs, run_cli
-from distwar_gs.renderer import splat_traffic
+from distwar_gs.rendering.renderer import splat_traffic
 from distwar_gs.trained import TrainedModel
 from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.constants import WARP_SIZE

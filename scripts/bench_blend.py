@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported:
 import torch
 
 from distwar_gs.cli import run_cli
-from distwar_gs.renderer import RenderSettings, project
+from distwar_gs.rendering.renderer import RenderSettings, project
 from distwar_gs.system.devices import resolve_device
 from distwar_kernels import Cameras, Reduction
 from distwar_kernels.blend.blend_reference import blend_reference

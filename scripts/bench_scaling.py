@@ -39,7 +39,7 @@ from distwar_gs.evaluation.losses import photometric_gradient
 from distwar_gs.formats.morton import morton_order
 from distwar_gs.gaussians.model import as_parameters
 from distwar_gs.gaussians.optimizer import make_optimizers, set_learning_rates
-from distwar_gs.renderer import render_settings
+from distwar_gs.rendering.renderer import render_settings
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Cameras

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distwar_gs.gaussians.model import sh_degree_of
-from distwar_gs.renderer import Splats, view_colors
+from distwar_gs.rendering.renderer import Splats, view_colors
 from distwar_kernels import AtomicTraffic, Cameras, Reduction, atomic_traffic, rasterize_to_pixels
 from distwar_kernels.constants import TILE_SIZE
 

@@ -15,7 +15,7 @@ from distwar_gs.engines import ComposedEngine, ComposedRendered, Engine, FusedEn
 from distwar_gs.evaluation.losses import photometric_gradient, photometric_gradients
 from distwar_gs.gaussians.model import as_parameters
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
-from distwar_gs.renderer import COMPOSED, RenderSettings
+from distwar_gs.rendering.renderer import COMPOSED, RenderSettings
 from distwar_gs.timing import NoTimer
 from distwar_gs.trainer import Trainer
 from distwar_kernels.fused import capacity

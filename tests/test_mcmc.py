@@ -20,7 +20,7 @@ from distwar_gs.config import DensificationConfig, OptimConfig, config_of
 from distwar_gs.densification import Densifier
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all
 from distwar_gs.mcmc import Mcmc, MoveReport
-from distwar_gs.renderer import RenderSettings, render
+from distwar_gs.rendering.renderer import RenderSettings, render
 from distwar_gs.strategies import make_strategy
 from distwar_gs.trainer import Trainer
 from distwar_kernels import Cameras, add_noise

@@ -8,7 +8,8 @@ from clock import Clock
 from test_renderer import SETTINGS, cameras, random_params
 from torch import Tensor
 
-from distwar_gs import renderer, timing
+from distwar_gs import timing
+from distwar_gs.rendering import renderer
 from distwar_gs.timing import NoTimer, PartTimer
 
 CPU = torch.device("cpu")

@@ -1,1 +1,1 @@
-"""Files of Gaussians: one module a format, the axes and numbers they share, and where their positions count from."""
+"""Files of Gaussians: one module a format, the axes, numbers and order they share, and their origin."""

@@ -12,7 +12,7 @@ from datasets import View
 from datasets.images import available_memory
 from distwar_gs.config import Config
 from distwar_gs.gaussians.rows import SLACK
-from distwar_gs.renderer import RASTERIZERS
+from distwar_gs.rendering.renderer import RASTERIZERS
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def bytes_per_gaussian(sh_degree: int, rasterizer: str, adam: str) -> tuple[int,
 
     Args:
         sh_degree: the model's.
-        rasterizer: as distwar_gs.renderer chose, which knows what a step takes.
+        rasterizer: as distwar_gs.rendering.renderer chose, which knows what a step takes.
         adam: the setting `optim.adam`; "dense" stores gradients with the fused rasteriser, too.
     """
     harmonics = 3 * ((sh_degree + 1) ** 2 - 1)

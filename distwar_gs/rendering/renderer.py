@@ -10,7 +10,7 @@ from torch import Tensor
 
 import distwar_kernels as kernels
 from distwar_gs.config import Config, ConfigError
-from distwar_gs.near_plane import OF_EXTENT
+from distwar_gs.rendering.near_plane import OF_EXTENT
 from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
@@ -120,8 +120,9 @@ class ComposedRendering(Rendering):
 def render_settings(config: Config, extent: float, device: torch.device) -> RenderSettings:
     """The settings a configuration asks for, in a frame where the scene has this extent.
 
-    `distwar_gs.near_plane` makes `model.near_plane` a number that fits the scene; without that it is the one for scenes
-    without points. Raises ConfigError for a rasteriser that cannot be had on this device or with this reduction.
+    `distwar_gs.rendering.near_plane` makes `model.near_plane` a number that fits the scene; without that it is the one
+    for scenes without points. Raises ConfigError for a rasteriser that cannot be had on this device or with this
+    reduction.
     """
     return RenderSettings(
         near_plane=(config.model.near_plane or OF_EXTENT) * extent,
