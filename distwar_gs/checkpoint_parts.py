@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distwar_gs.densification import new_state
 from distwar_gs.gaussians.model import PARAMETER_NAMES
+from distwar_gs.strategies.adaptive import new_state
 
 _SHAPES = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
 _HARMONICS = (0, 3, 8, 15)

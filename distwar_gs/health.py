@@ -17,10 +17,10 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from datasets import Scene
-from distwar_gs.densification import drop_rows
 from distwar_gs.engines import Engine
 from distwar_gs.gaussians.rows import broken_rows
-from distwar_gs.strategies import Strategy
+from distwar_gs.strategies.adaptive import drop_rows
+from distwar_gs.strategies.base import Strategy
 from distwar_gs.system.errors import TrainingError
 
 log = logging.getLogger(__name__)

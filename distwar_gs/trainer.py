@@ -45,7 +45,7 @@ from distwar_gs.rendering.views import (
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
-from distwar_gs.strategies import make_strategy, wants_score
+from distwar_gs.strategies.base import make_strategy, wants_score
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.files import read_bounded, remove_leftovers, replacing

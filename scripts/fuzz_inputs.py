@@ -31,7 +31,6 @@ from datasets.masks import decode_mask
 from datasets.scene import Mask
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
-from distwar_gs.densification import Densifier
 from distwar_gs.evaluation.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.formats.export import ModelFileError, load_model, load_ply, read_render_mode, save_model, save_ply
 from distwar_gs.formats.origins import record_of
@@ -39,6 +38,7 @@ from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.path_files import read_path
 from distwar_gs.sampler import ViewSampler
+from distwar_gs.strategies.adaptive import Densifier
 from scripts.evaluate_suite import read_records
 
 Draw = Callable[[st.SearchStrategy], Any]

@@ -12,7 +12,7 @@ from distwar_gs import monitor
 from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.config import load_config
 from distwar_gs.config.schedule import Schedule
-from distwar_gs.densification import Densifier
+from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -307,7 +307,7 @@ def _oversized(scales: Tensor, step: float, extent: float, config: Densification
 
 
 class Densifier:
-    """Statistics and schedule in one hand: a `distwar_gs.strategies.Strategy`."""
+    """Statistics and schedule in one hand: a `distwar_gs.strategies.base.Strategy`."""
 
     def __init__(
         self,

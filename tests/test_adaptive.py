@@ -9,11 +9,11 @@ import torch
 from memory_pressure import RunsOutAt
 from torch.nn import Parameter
 
-from distwar_gs import densification as adc
 from distwar_gs.config import DensificationConfig, OptimConfig
 from distwar_gs.config.schedule import Moment
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all
 from distwar_gs.gaussians.rows import room_of
+from distwar_gs.strategies import adaptive as adc
 
 CONFIG = DensificationConfig()
 KEPT, CLONED, SPLIT, FAINT, BIG, BROKEN = range(6)

@@ -1,6 +1,6 @@
 """How the number of Gaussians and their places are governed: what all strategies share, and which one a config gets.
 
-`adc` and `absgrad` are adaptive density control (densification.py), `mcmc` is mcmc.py.
+`adc` and `absgrad` are adaptive density control (adaptive.py), `mcmc` is mcmc.py.
 """
 
 from typing import Any, Protocol
@@ -12,9 +12,9 @@ from torch.optim import Adam
 
 from distwar_gs.config import Config
 from distwar_gs.config.schedule import Schedule
-from distwar_gs.densification import Densifier
 from distwar_gs.gaussians.memory import Cap
-from distwar_gs.mcmc import Mcmc
+from distwar_gs.strategies.adaptive import Densifier
+from distwar_gs.strategies.mcmc import Mcmc
 
 
 class Strategy(Protocol):

@@ -33,10 +33,10 @@ from torch.optim import Adam
 
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
-from distwar_gs.densification import SpatialOrder, is_ordered, is_refined, not_finite
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import edit, make_room
 from distwar_gs.gaussians.rows import gather_rows, scratch_for
+from distwar_gs.strategies.adaptive import SpatialOrder, is_ordered, is_refined, not_finite
 from distwar_kernels import add_noise
 
 log = logging.getLogger(__name__)
@@ -259,7 +259,7 @@ def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, A
 
 
 class Mcmc:
-    """MCMC's part in a training loop: a `distwar_gs.strategies.Strategy`. It keeps no statistics."""
+    """MCMC's part in a training loop: a `distwar_gs.strategies.base.Strategy`. It keeps no statistics."""
 
     def __init__(self, extent: float, config: DensificationConfig, schedule: Schedule | None = None) -> None:
         """For a scene of this extent, in the frame of the means; `schedule` if the length of the run is given in
