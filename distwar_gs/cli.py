@@ -44,7 +44,7 @@ CAMERA_PATHS = ("ellipse", "interpolate", "none")
 _USER_ERRORS = (
     ("distwar_gs.config", "ConfigError"),
     ("distwar_gs.gaussians.model", "ModelError"),
-    ("distwar_gs.checkpoint", "CheckpointError"),
+    ("distwar_gs.checkpoints.checkpoint", "CheckpointError"),
     ("distwar_gs.formats.ply", "ModelFileError"),
     ("distwar_gs.trainer", "TrainingError"),
     ("datasets.errors", "DataError"),

@@ -12,7 +12,8 @@ from torch import Tensor
 import distwar_kernels as kernels
 from datasets import DataError, View
 from datasets.errors import printable
-from distwar_gs import checkpoint as checkpoints
+from distwar_gs.checkpoints import checkpoint as checkpoints
+from distwar_gs.checkpoints.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines import Rendered, make_engine
@@ -42,7 +43,6 @@ from distwar_gs.rendering.views import (
     open_scene,
     training_images,
 )
-from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.strategies.base import make_strategy, wants_score

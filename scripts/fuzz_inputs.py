@@ -29,7 +29,7 @@ from datasets import DataError, load_scene
 from datasets.imagefile import decode_image, is_turned, read_size
 from datasets.masks import decode_mask
 from datasets.scene import Mask
-from distwar_gs import checkpoint as checkpoints
+from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
 from distwar_gs.evaluation.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.formats.export import ModelFileError, load_model, load_ply, read_render_mode, save_model, save_ply

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from distwar_gs import checkpoint as cp
+from distwar_gs.checkpoints import checkpoint as cp
 from distwar_gs.config import Config, OptimConfig, as_values
 from distwar_gs.gaussians.model import initialise
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all

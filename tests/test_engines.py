@@ -8,7 +8,7 @@ from random_scenes import assert_below, relative_l2
 from test_fused import error_map, expected_error_sums
 from torch import Tensor
 
-from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import Config
 from distwar_gs.engines import ComposedEngine, ComposedRendered, Engine, FusedEngine
 from distwar_gs.evaluation.losses import photometric_gradient, photometric_gradients

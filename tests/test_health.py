@@ -9,7 +9,8 @@ import pytest
 import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
 
-from distwar_gs import checkpoint, trainer
+from distwar_gs import trainer
+from distwar_gs.checkpoints import checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.config import OptimConfig
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all

@@ -16,7 +16,7 @@ from clock import Clock
 from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 
 from distwar_gs import trainer
-from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.system import interruption
 from distwar_gs.system.interruption import (

@@ -9,7 +9,7 @@ import torch
 from demo_runs import demo_config
 
 from distwar_gs import monitor
-from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import load_config
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.strategies.adaptive import Densifier

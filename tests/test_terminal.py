@@ -17,7 +17,7 @@ import torch
 from demo_runs import ENVIRONMENT, ROOT, demo_config
 from tqdm import tqdm
 
-from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.monitor import setup_logging
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, lossy_output, one_line, printable
 from distwar_gs.trainer import Trainer

@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datasets import DataError
 from distwar_gs import monitor, trainer
-from distwar_gs.checkpoint import CheckpointError, load_checkpoint
+from distwar_gs.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError, load_config
 from distwar_gs.evaluation.losses import as_floats

@@ -17,7 +17,8 @@ _HARMONICS = (0, 3, 8, 15)
 def damaged_part(content: Mapping[str, Any]) -> str | None:
     """The name of the first part that is of a wrong type or shape, or does not fit the others; None if all is well.
 
-    content: everything that `distwar_gs.checkpoint.Checkpoint` holds, as read from a file that may be damaged.
+    content: everything that `distwar_gs.checkpoints.checkpoint.Checkpoint` holds, as read from a file that may be
+        damaged.
     """
     for name, holds in _RULES.items():
         try:

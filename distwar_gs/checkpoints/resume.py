@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from distwar_gs.checkpoint import (
+from distwar_gs.checkpoints.checkpoint import (
     FOLDER,
     LATEST,
     Checkpoint,

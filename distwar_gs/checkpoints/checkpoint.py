@@ -5,7 +5,7 @@ A checkpoint is one plain dict of tensors, numbers and strings in `checkpoints/s
 their name only when they are complete and on the disk; `checkpoints/latest` names the newest and is written last. When
 they are read, their checksums are compared (torch writes them, but does not look at them).
 
-Which of them `--resume` means, and with which settings a run may go on: `distwar_gs.resume`.
+Which of them `--resume` means, and with which settings a run may go on: `distwar_gs.checkpoints.resume`.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from distwar_gs.checkpoint_archive import check_archive
-from distwar_gs.checkpoint_parts import damaged_part
+from distwar_gs.checkpoints.checkpoint_archive import check_archive
+from distwar_gs.checkpoints.checkpoint_parts import damaged_part
 from distwar_gs.config import current_name
 from distwar_gs.gaussians.rows import without_room
 from distwar_gs.system.files import durable_write, read_bounded
