@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from distwar_gs.config import Config, as_values
 from distwar_gs.config.schedule import Schedule
+from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.system.files import check_regular
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, printable, reason_of
-from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Reduction, TuningRound
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,8 @@ from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.checkpoints.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.config.schedule import Schedule
-from distwar_gs.engines import Rendered, make_engine
+from distwar_gs.engines.base import Rendered, make_engine
+from distwar_gs.engines.timing import StepTimer
 from distwar_gs.evaluation.losses import as_floats, photometric_gradients
 from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
 from distwar_gs.formats.export import as_reloaded, save_cameras_json, save_ply
@@ -51,7 +52,6 @@ from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.system.interruption import Interruption, StoppedError
 from distwar_gs.system.terminal import reason_of
-from distwar_gs.timing import StepTimer
 
 log = logging.getLogger(__name__)
 

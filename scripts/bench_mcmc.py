@@ -23,10 +23,10 @@ import torch
 
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, config_of
-from distwar_gs.engines import FusedEngine
+from distwar_gs.engines.base import FusedEngine
+from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.strategies.mcmc import Mcmc
 from distwar_gs.system.devices import resolve_device
-from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from scripts import bench_scaling
 from scripts.measuring import STAGES, machine, print_table, stages_of, synchronize, write_csv
 

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, validate, with_values
-from distwar_gs.engines import Engine, FusedEngine, make_engine
+from distwar_gs.engines.base import Engine, FusedEngine, make_engine
+from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.evaluation.losses import photometric_gradient
 from distwar_gs.formats.morton import morton_order
 from distwar_gs.gaussians.model import as_parameters
@@ -41,7 +42,6 @@ from distwar_gs.gaussians.optimizer import make_optimizers, set_learning_rates
 from distwar_gs.rendering.renderer import render_settings
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.system.devices import resolve_device
-from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Cameras
 from scripts.measuring import STAGES, machine, markdown, peak_memory_mib, stages_of, write_csv
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from distwar_gs.config import ConfigError
+from distwar_gs.engines.timing import NoTimer
 from distwar_gs.strategies.mcmc import Mcmc
-from distwar_gs.timing import NoTimer
 from scripts import bench_mcmc as bench
 from scripts.bench_mcmc import Size, Training
 

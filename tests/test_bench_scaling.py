@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from distwar_gs.config import ConfigError
+from distwar_gs.engines.timing import NoTimer
 from distwar_gs.gaussians.model import PARAMETER_NAMES
-from distwar_gs.timing import NoTimer
 from distwar_kernels import project_gaussians
 from scripts import bench_scaling as bench
 from scripts.bench_scaling import Case, Training, make_params, make_photo, make_views, measure

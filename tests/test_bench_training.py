@@ -10,7 +10,7 @@ from demo_runs import DENSE_SCHEDULE, demo_config, run_program
 from scene_files import write_colmap
 
 from distwar_gs.config import Config, ConfigError, with_values
-from distwar_gs.timing import NoTimer
+from distwar_gs.engines.timing import NoTimer
 from scripts import bench_training as bench
 from scripts import training_report
 from scripts.bench_training import MeasuredTrainer, Window, checked_marks

@@ -8,9 +8,9 @@ from clock import Clock
 from test_renderer import SETTINGS, cameras, random_params
 from torch import Tensor
 
-from distwar_gs import timing
+from distwar_gs.engines import timing
+from distwar_gs.engines.timing import NoTimer, PartTimer
 from distwar_gs.rendering import renderer
-from distwar_gs.timing import NoTimer, PartTimer
 
 CPU = torch.device("cpu")
 

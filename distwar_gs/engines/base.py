@@ -16,10 +16,10 @@ from torch.optim import Adam
 
 import distwar_kernels as kernels
 from distwar_gs.config import Config
+from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import moments_of, set_steps, step_all
 from distwar_gs.rendering.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
 from distwar_gs.strategies.base import Strategy, wants_score
-from distwar_gs.timing import StepTimer
 from distwar_kernels import Cameras
 from distwar_kernels.fused import fused
 from distwar_kernels.fused.capacity import BufferSizes
