@@ -8,7 +8,7 @@ def main(arguments: list[str]) -> int:
     """Parse, train, return the exit code."""
     config = train_config(arguments)
     with undisturbed():
-        from distwar_gs.trainer import Trainer  # after parsing, so that --help and a typo answer at once
+        from distwar_gs.training.trainer import Trainer  # after parsing, so that --help and a typo answer at once
 
     return Trainer(config).run()
 

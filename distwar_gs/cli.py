@@ -46,7 +46,7 @@ _USER_ERRORS = (
     ("distwar_gs.gaussians.model", "ModelError"),
     ("distwar_gs.checkpoints.checkpoint", "CheckpointError"),
     ("distwar_gs.formats.ply", "ModelFileError"),
-    ("distwar_gs.trainer", "TrainingError"),
+    ("distwar_gs.training.trainer", "TrainingError"),
     ("datasets.errors", "DataError"),
     ("distwar_kernels.errors", "KernelError"),
 )

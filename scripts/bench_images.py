@@ -32,7 +32,7 @@ from PIL import Image
 from datasets import load_scene
 from datasets.images import ImageStore
 from distwar_gs.cli import run_cli
-from distwar_gs.sampler import ViewSampler
+from distwar_gs.training.sampler import ViewSampler
 from scripts.measuring import print_table
 
 _DISTINCT = 8

@@ -37,9 +37,9 @@ from distwar_gs.config import Config, ConfigError
 from distwar_gs.config.schedule import Moment
 from distwar_gs.engines.timing import PartTimer, StepTimer
 from distwar_gs.evaluation.metrics import Evaluation
-from distwar_gs.monitor import Monitor
 from distwar_gs.strategies.adaptive import is_refined
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.monitor import Monitor
+from distwar_gs.training.trainer import Trainer
 from scripts.measuring import STAGES, machine, peak_memory_mib, stages_of, synchronize
 from scripts.plotting import check_plot
 from scripts.training_report import Mark, Report, draw, print_reports, read_report, write_lines, write_report

@@ -20,7 +20,7 @@ import torch
 
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, load_config, validate, with_values
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 COLUMNS = (
     "strategy",

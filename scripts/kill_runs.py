@@ -44,12 +44,12 @@ import torch
 from tqdm import tqdm
 
 import train
-from distwar_gs import trainer  # noqa: F401  (so that forked sessions need not)
 from distwar_gs.checkpoints.checkpoint import FOLDER, CheckpointError, load_checkpoint
 from distwar_gs.checkpoints.resume import find_checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.config import load_config
 from distwar_gs.formats.export import load_ply
+from distwar_gs.training import trainer  # noqa: F401  (so that forked sessions need not)
 
 ROOT = Path(__file__).resolve().parents[1]
 SCENE = ("--views", "10", "--width", "48", "--height", "36")

@@ -17,7 +17,7 @@ from distwar_gs.gaussians.model import as_parameters
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
 from distwar_gs.rendering.renderer import COMPOSED, RenderSettings
 from distwar_gs.strategies.adaptive import Densifier, drop_rows
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 from distwar_kernels.fused import capacity
 
 WIDTH, HEIGHT = 40, 33

@@ -15,7 +15,6 @@ import torch
 from clock import Clock
 from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 
-from distwar_gs import trainer
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.system import interruption
@@ -28,7 +27,8 @@ from distwar_gs.system.interruption import (
     terminable,
     undisturbed,
 )
-from distwar_gs.trainer import Trainer
+from distwar_gs.training import trainer
+from distwar_gs.training.trainer import Trainer
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
 WORDS = {

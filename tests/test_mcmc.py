@@ -22,7 +22,7 @@ from distwar_gs.strategies import mcmc
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.strategies.base import make_strategy
 from distwar_gs.strategies.mcmc import Mcmc, MoveReport
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 from distwar_kernels import Cameras, add_noise
 
 CONFIG = config_of({"densification.strategy": "mcmc"}).densification

@@ -13,7 +13,7 @@ from distwar_gs.gaussians.model import initialise
 from distwar_gs.gaussians.optimizer import all_moments, make_optimizers, step_all
 from distwar_gs.gaussians.rows import with_rows
 from distwar_gs.strategies.adaptive import new_state
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 MIB = 2**20

@@ -13,7 +13,7 @@ from scene_files import ring, write_colmap
 from datasets import View
 from distwar_gs.config import ModelConfig
 from distwar_gs.gaussians import model
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 CONFIG = ModelConfig()
 

@@ -29,7 +29,7 @@ from distwar_gs.formats.export import (
 )
 from distwar_gs.formats.origins import record_of
 from distwar_gs.outputs import ModelPictures
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

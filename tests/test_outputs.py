@@ -20,7 +20,7 @@ from distwar_gs.config import ConfigError
 from distwar_gs.formats.export import ModelFileError
 from distwar_gs.outputs import ModelPictures
 from distwar_gs.system.files import WriteError
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 PICTURES = "renders/iteration_60"

@@ -21,7 +21,7 @@ from distwar_gs.evaluation.metrics import psnr
 from distwar_gs.outputs import ModelPictures
 from distwar_gs.path_files import read_path
 from distwar_gs.path_views import path_views
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -18,7 +18,7 @@ from distwar_gs.formats.ply import ModelFileError
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.model import degree_in_use
 from distwar_gs.gaussians.start import with_degree
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -23,17 +23,17 @@ from scene_files import write_blender
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datasets import DataError
-from distwar_gs import monitor, trainer
 from distwar_gs.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError, load_config
 from distwar_gs.engines.timing import PartTimer
 from distwar_gs.evaluation.losses import as_floats
-from distwar_gs.run_folder import RunFolder
 from distwar_gs.strategies import adaptive
 from distwar_gs.strategies.adaptive import Densifier, is_ordered, is_refined, is_reset
 from distwar_gs.trained import TrainedModel
-from distwar_gs.trainer import Trainer, TrainingError
+from distwar_gs.training import monitor, trainer
+from distwar_gs.training.run_folder import RunFolder
+from distwar_gs.training.trainer import Trainer, TrainingError
 from distwar_kernels import loader
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -32,8 +32,6 @@ from distwar_gs.gaussians.optimizer import (
     state_dicts,
 )
 from distwar_gs.gaussians.start import find_start, first_gaussians
-from distwar_gs.health import Health
-from distwar_gs.monitor import Monitor, move_log, setup_logging
 from distwar_gs.rendering.near_plane import with_near_plane
 from distwar_gs.rendering.renderer import load_kernels, render, render_settings, view_traffic
 from distwar_gs.rendering.views import (
@@ -44,14 +42,16 @@ from distwar_gs.rendering.views import (
     open_scene,
     training_images,
 )
-from distwar_gs.run_folder import RunFolder
-from distwar_gs.sampler import ViewSampler
 from distwar_gs.strategies.base import make_strategy, wants_score
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.system.interruption import Interruption, StoppedError
 from distwar_gs.system.terminal import reason_of
+from distwar_gs.training.health import Health
+from distwar_gs.training.monitor import Monitor, move_log, setup_logging
+from distwar_gs.training.run_folder import RunFolder
+from distwar_gs.training.sampler import ViewSampler
 
 log = logging.getLogger(__name__)
 
