@@ -8,7 +8,7 @@ def main(arguments: list[str]) -> None:
     """Parse, load, render test views and a camera path."""
     args = render_args(arguments)
     with undisturbed():
-        from distwar_gs.outputs import ModelPictures  # after parsing, so that --help and a typo answer at once
+        from distwar_gs.viewing.pictures import ModelPictures  # after parsing, so that --help and a typo answer at once
 
     pictures = ModelPictures(args)
     if not args.skip_test:

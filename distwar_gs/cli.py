@@ -37,7 +37,7 @@ from distwar_gs.system.interruption import exit_code_of, terminable, words_of
 from distwar_gs.system.terminal import lossy_output, one_line, reason_of
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
-"""What `render.py --path` takes beside files; the first two are functions of distwar_gs.camera_paths."""
+"""What `render.py --path` takes beside files; the first two are functions of distwar_gs.viewing.camera_paths."""
 
 # The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
 # of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
@@ -171,7 +171,7 @@ class RenderArgs:
     iteration: int | None = None
     """Which saved model of the run folder; None: the newest."""
     path: str = "none"
-    """Camera path to render as a video, one of CAMERA_PATHS or a file (distwar_gs.path_files)."""
+    """Camera path to render as a video, one of CAMERA_PATHS or a file (distwar_gs.viewing.path_files)."""
     frames: int | None = None
     """Length of the video; None: as many as a file has poses, else 240."""
     fps: float | None = None

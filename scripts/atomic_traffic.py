@@ -22,7 +22,7 @@ import numpy as np
 
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.rendering.renderer import splat_traffic
-from distwar_gs.trained import TrainedModel
+from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.constants import WARP_SIZE
 from scripts.plotting import check_plot, panels, save_plot

@@ -33,7 +33,7 @@ from distwar_gs.config import ConfigError
 from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.rendering.renderer import render
 from distwar_gs.rendering.views import camera_of
-from distwar_gs.trained import TrainedModel
+from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import Reduction, tuner_of
 from distwar_kernels.blend.blend_reference import blend_gradients_reference, decided_pixels
 from scripts import reduction_report as report

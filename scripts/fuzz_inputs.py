@@ -36,9 +36,9 @@ from distwar_gs.formats.export import ModelFileError, load_model, load_ply, read
 from distwar_gs.formats.origins import record_of
 from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
-from distwar_gs.path_files import read_path
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.training.sampler import ViewSampler
+from distwar_gs.viewing.path_files import read_path
 from scripts.evaluate_suite import read_records
 
 Draw = Callable[[st.SearchStrategy], Any]

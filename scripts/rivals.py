@@ -41,7 +41,7 @@ from datasets import View
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.gaussians.model import sh_degree_of
-from distwar_gs.trained import TrainedModel
+from distwar_gs.viewing.trained import TrainedModel
 from scripts.measuring import median_kernel_ms, median_ms, relative_l2
 
 KERNELS = r"renderCUDA|RenderCUDA|blend_backward"

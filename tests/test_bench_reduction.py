@@ -10,7 +10,7 @@ from random_scenes import relative_l2
 
 from distwar_gs.cli import RenderArgs
 from distwar_gs.config import ConfigError
-from distwar_gs.trained import TrainedModel
+from distwar_gs.viewing.trained import TrainedModel
 from scripts import plotting, rivals
 from scripts import reduction_report as report
 from scripts.measuring import integers, reductions, write_csv

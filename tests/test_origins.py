@@ -28,8 +28,8 @@ from distwar_gs.formats.export import (
     save_ply,
 )
 from distwar_gs.formats.origins import record_of
-from distwar_gs.outputs import ModelPictures
 from distwar_gs.training.trainer import Trainer
+from distwar_gs.viewing.pictures import ModelPictures
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

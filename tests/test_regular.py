@@ -21,7 +21,7 @@ from distwar_gs.checkpoints.resume import find_checkpoint
 from distwar_gs.config import ConfigError, load_config
 from distwar_gs.formats.export import ModelFileError, load_model, save_model
 from distwar_gs.gaussians.start import find_start
-from distwar_gs.path_files import read_path
+from distwar_gs.viewing.path_files import read_path
 
 KINDS = {"a FIFO": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/null")}
 

@@ -30,10 +30,10 @@ from distwar_gs.engines.timing import PartTimer
 from distwar_gs.evaluation.losses import as_floats
 from distwar_gs.strategies import adaptive
 from distwar_gs.strategies.adaptive import Densifier, is_ordered, is_refined, is_reset
-from distwar_gs.trained import TrainedModel
 from distwar_gs.training import monitor, trainer
 from distwar_gs.training.run_folder import RunFolder
 from distwar_gs.training.trainer import Trainer, TrainingError
+from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import loader
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -14,13 +14,13 @@ from scene_files import write_colmap
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datasets import load_scene
-from distwar_gs import camera_paths
 from distwar_gs.cli import render_args
 from distwar_gs.config import ConfigError
 from distwar_gs.formats.export import ModelFileError
-from distwar_gs.outputs import ModelPictures
 from distwar_gs.system.files import WriteError
 from distwar_gs.training.trainer import Trainer
+from distwar_gs.viewing import camera_paths
+from distwar_gs.viewing.pictures import ModelPictures
 
 pytestmark = pytest.mark.usefixtures("in_process")
 PICTURES = "renders/iteration_60"

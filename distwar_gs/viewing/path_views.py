@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from datasets.errors import DataError
-from distwar_gs import camera_paths
-from distwar_gs.path_files import MOST_PIXELS, OPENGL_TO_OPENCV, CameraPath, size_of
+from distwar_gs.viewing import camera_paths
+from distwar_gs.viewing.path_files import MOST_PIXELS, OPENGL_TO_OPENCV, CameraPath, size_of
 
 if TYPE_CHECKING:
     from datasets.scene import Scene, View

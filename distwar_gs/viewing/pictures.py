@@ -16,18 +16,18 @@ from tqdm import tqdm
 from datasets import View
 from datasets.cache import leads_out
 from datasets.names import unique_stems
-from distwar_gs import camera_paths
 from distwar_gs.cli import CAMERA_PATHS, RenderArgs
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
-from distwar_gs.path_files import read_path
-from distwar_gs.path_views import path_views
 from distwar_gs.rendering.renderer import Rendering
 from distwar_gs.rendering.views import measured_images
 from distwar_gs.system.files import durable_write, remove_leftovers
 from distwar_gs.system.terminal import log_to_terminal
-from distwar_gs.trained import TrainedModel
-from distwar_gs.video_file import writing_video
+from distwar_gs.viewing import camera_paths
+from distwar_gs.viewing.path_files import read_path
+from distwar_gs.viewing.path_views import path_views
+from distwar_gs.viewing.trained import TrainedModel
+from distwar_gs.viewing.video_file import writing_video
 
 log = logging.getLogger(__name__)
 
