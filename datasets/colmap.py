@@ -13,15 +13,15 @@ import pycolmap
 from .colmap_binary import read_binary_model
 from .colmap_model import PosedImage, SparseModel
 from .colmap_text import read_text_model
-from .distinct import without_repeats
 from .errors import DataError
-from .imagefile import read_size
 from .names import slashed
-from .pairing import relative_name
+from .pixels.distinct import without_repeats
+from .pixels.imagefile import read_size
+from .pixels.pairing import relative_name
+from .pixels.prepare import ImageOptions, find_photographs, prepare_views
+from .pixels.undistort import Shot, camera_at_size
 from .pointcloud import count_points, find_points, read_points
-from .prepare import ImageOptions, find_photographs, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
-from .undistort import Shot, camera_at_size
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ TEST_EVERY = 8
 
 @dataclass(frozen=True)
 class Mask:
-    """Which pixels of a photograph count; `datasets.masks` reads it."""
+    """Which pixels of a photograph count; `datasets.pixels.masks` reads it."""
 
     path: Path
     """A picture as large as the photograph, or of its shape and another size."""

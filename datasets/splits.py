@@ -15,7 +15,7 @@ from pathlib import Path
 from .errors import DataError, printable
 from .name_lists import ROLES, NameLists, read_list
 from .names import fold, looser_stem, name_parts, stem_of
-from .pairing import as_written
+from .pixels.pairing import as_written
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from .errors import DataError
 from .names import stem_of
-from .pairing import ImageFinder, check_owners, check_present, pair_by_order, relative_name
-from .prepare import DEFAULT_IMAGES, ImageOptions
+from .pixels.pairing import ImageFinder, check_owners, check_present, pair_by_order, relative_name
+from .pixels.prepare import DEFAULT_IMAGES, ImageOptions
 from .scene import Mask
 from .transforms_frame import Frame
 

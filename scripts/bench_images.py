@@ -30,7 +30,7 @@ import torch
 from PIL import Image
 
 from datasets import load_scene
-from datasets.images import ImageStore
+from datasets.pixels.images import ImageStore
 from distwar_gs.cli import run_cli
 from distwar_gs.training.sampler import ViewSampler
 from scripts.measuring import print_table

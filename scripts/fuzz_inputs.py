@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from datasets import DataError, load_scene
-from datasets.imagefile import decode_image, is_turned, read_size
-from datasets.masks import decode_mask
+from datasets.pixels.imagefile import decode_image, is_turned, read_size
+from datasets.pixels.masks import decode_mask
 from datasets.scene import Mask
 from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override

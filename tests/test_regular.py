@@ -13,7 +13,7 @@ from scene_files import write_blender, write_colmap, write_image
 from sog_files import write_sog
 
 from datasets import DataError, load_scene
-from datasets.images import ImageStore
+from datasets.pixels.images import ImageStore
 from datasets.regular import check_regular
 from distwar_gs.capture.video import default_frames
 from distwar_gs.checkpoints.checkpoint import CheckpointError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datasets import View
-from datasets.images import available_memory
+from datasets.pixels.images import available_memory
 from distwar_gs.config import Config
 from distwar_gs.gaussians.rows import SLACK
 from distwar_gs.rendering.renderer import RASTERIZERS

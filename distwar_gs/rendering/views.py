@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from datasets import Scene, View, load_scene, near_origin
-from datasets.images import FREE_SHARE, ImageStore, available_memory
+from datasets.pixels.images import FREE_SHARE, ImageStore, available_memory
 from distwar_gs.config import Config, ConfigError
 from distwar_kernels import Cameras
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets import View
-from datasets.cache import leads_out
 from datasets.names import unique_stems
+from datasets.pixels.cache import leads_out
 from distwar_gs.cli import CAMERA_PATHS, RenderArgs
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit

@@ -13,11 +13,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from .errors import DataError, printable
+from ..errors import DataError, printable
+from ..names import stem_of
+from ..scene import Mask, View
 from .imagefile import decode_grey, decode_image, has_alpha, map_threads, save_png
-from .names import stem_of
 from .pairing import ImageFinder, as_written, same_shape
-from .scene import Mask, View
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 
-from .errors import DataError
+from ..errors import DataError
+from ..names import portable
 from .imagefile import read_size
-from .names import portable
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..errors import DataError
+from ..scene import View
+from ..textfiles import is_utf8
 from .distinct import with_unique_names
-from .errors import DataError
 from .masks import DEFAULT_FOLDER, with_alpha, with_masks
 from .pairing import ImageFinder, all_found, as_written, pair_by_order, pair_images, pair_names_by_order
 from .resize import AUTO, DIVISORS, check_resolution, resize_views
-from .scene import View
-from .textfiles import is_utf8
 from .undistort import Shot, pinhole_views
 
 logger = logging.getLogger(__name__)

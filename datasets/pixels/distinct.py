@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError, printable
-from .names import fold, unique_name
+from ..errors import DataError, printable
+from ..names import fold, unique_name
 from .undistort import Shot
 
 logger = logging.getLogger(__name__)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..errors import DataError
+from ..names import unique_stems
+from ..scene import View
 from .cache import cached_folder, file_fingerprint
-from .errors import DataError
 from .imagefile import decode_image, map_threads, save_png
-from .names import unique_stems
-from .scene import View
 
 logger = logging.getLogger(__name__)
 

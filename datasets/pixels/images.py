@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from .errors import DataError
+from ..errors import DataError
+from ..scene import View
 from .imagefile import Progress, decode_image, map_threads, worker_count
 from .masks import decode_mask, ignored_share
-from .scene import View
 
 logger = logging.getLogger(__name__)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from ..errors import DataError
+from ..names import unique_stems
+from ..scene import Mask, View
 from .cache import cached_folder, file_fingerprint
-from .errors import DataError
 from .imagefile import decode_image, is_turned, map_threads, save_png
 from .masks import decode_mask, save_mask
-from .names import unique_stems
 from .pairing import same_shape
-from .scene import Mask, View
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .errors import DataError
-from .regular import check_regular
+from ..errors import DataError
+from ..regular import check_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
 """Of photographs that COLMAP decodes, too; `datasets.names.SUFFIXES` has all."""

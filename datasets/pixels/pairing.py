@@ -13,9 +13,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
+from ..names import fold, is_rooted, looser_stem, name_parts, slashed, split_suffix, stem_of
 from .imagefile import map_threads, read_size, thumbnail
-from .names import fold, is_rooted, looser_stem, name_parts, slashed, split_suffix, stem_of
 
 logger = logging.getLogger(__name__)
 
