@@ -22,7 +22,7 @@ import plyfile
 import torch
 from torch import Tensor
 
-from datasets.pointcloud import colors_of
+from datasets.readers.pointcloud import colors_of
 from distwar_gs.formats.origins import comments_of, origin_of_comments, read_record, write_record
 from distwar_gs.formats.ply import ModelFileError, columns, element, read_ply
 from distwar_gs.formats.sog import is_antialiased_sog, is_sog, read_sog

@@ -1,4 +1,4 @@
-"""Tables of Gaussians in PLY files, which datasets.ply reads: what is wrong with one, said in one line."""
+"""Tables of Gaussians in PLY files, which datasets.readers.ply reads: what is wrong with one, said in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.ply import Ply, PlyError
+from datasets.readers.ply import Ply, PlyError
 
 
 class ModelFileError(ValueError):

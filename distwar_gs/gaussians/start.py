@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import Parameter
 
-from datasets.pointcloud import read_points
+from datasets.readers.pointcloud import read_points
 from distwar_gs.config import Config, ModelConfig
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
 from distwar_gs.formats.ply import ModelFileError, read_ply

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from datasets.errors import DataError
-from datasets.poses import PoseError, rigid_pose
+from datasets.readers.poses import PoseError, rigid_pose
 from distwar_gs.config import FPS, FRAMES
 
 MOST_PIXELS = 16_384

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from ..errors import DataError
 from .colmap_model import PosedImage, SparseModel, parameter_counts
-from .errors import DataError
 from .poses import LENGTH_EXACT, PoseError, report_lengths, unit_quaternion
 
 POINTS_FILE = "points3D.bin"

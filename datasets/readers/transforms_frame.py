@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import DataError
 from .colmap_model import MOST_PIXELS
-from .errors import DataError
 from .poses import PoseError, RigidPose, rigid_pose
 
 _OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0, 1.0])  # camera axes: y up, z backward -> y down, z forward

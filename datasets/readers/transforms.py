@@ -18,18 +18,18 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from .errors import DataError, printable
-from .name_lists import NameLists, held_frames, transforms_lists
-from .names import split_suffix, stem_of
-from .pixels.distinct import without_repeats
-from .pixels.imagefile import read_size
-from .pixels.pairing import as_written, check_present
-from .pixels.prepare import ImageOptions, prepare_views
-from .pixels.undistort import Shot, camera_at_size
+from ..errors import DataError, printable
+from ..name_lists import NameLists, held_frames, transforms_lists
+from ..names import split_suffix, stem_of
+from ..pixels.distinct import without_repeats
+from ..pixels.imagefile import read_size
+from ..pixels.pairing import as_written, check_present
+from ..pixels.prepare import ImageOptions, prepare_views
+from ..pixels.undistort import Shot, camera_at_size
+from ..scene import PointCloud, RawScene, View
+from ..textfiles import read_json
 from .pointcloud import find_points, read_points
 from .poses import RigidPose, check_handedness, report_poses
-from .scene import PointCloud, RawScene, View
-from .textfiles import read_json
 from .transforms_files import FrameFiles, FramePhoto
 from .transforms_frame import Frame, get, model_and_params, read_frames, viewmat
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from ..errors import DataError
+from ..textfiles import is_utf8, open_text, text_lines
 from .colmap_model import MOST_PIXELS, PosedImage, SparseModel, parameter_counts
-from .errors import DataError
 from .poses import ROUNDING, PoseError, report_lengths, unit_quaternion
-from .textfiles import is_utf8, open_text, text_lines
 
 logger = logging.getLogger(__name__)
 

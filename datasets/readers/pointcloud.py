@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import DataError
+from ..errors import DataError
+from ..scene import PointCloud, finite_points
 from .ply import Ply, PlyError, find_names
-from .scene import PointCloud, finite_points
 
 logger = logging.getLogger(__name__)
 

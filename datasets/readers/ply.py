@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from .regular import check_regular
+from ..regular import check_regular
 
 LONGEST_HEADER = 2**16
 """Bytes; that of 62 columns takes 1.5 KiB."""

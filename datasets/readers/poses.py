@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DataError
-from .scene import View
+from ..errors import DataError
+from ..scene import View
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .errors import DataError
-from .names import stem_of
-from .pixels.pairing import ImageFinder, check_owners, check_present, pair_by_order, relative_name
-from .pixels.prepare import DEFAULT_IMAGES, ImageOptions
-from .scene import Mask
+from ..errors import DataError
+from ..names import stem_of
+from ..pixels.pairing import ImageFinder, check_owners, check_present, pair_by_order, relative_name
+from ..pixels.prepare import DEFAULT_IMAGES, ImageOptions
+from ..scene import Mask
 from .transforms_frame import Frame
 
 logger = logging.getLogger(__name__)
