@@ -1,15 +1,15 @@
 """The gradient computation of trained models under each reduction strategy and threshold, and under other renderers.
 
-    python scripts/bench_reduction.py output/garden output/bonsai --csv reductions.csv --plot reductions.png
-    python scripts/bench_reduction.py output/garden --iterations 1000,15000,30000 --compare distwar_sw_b_8,faster_gs
-    python scripts/bench_reduction.py --from reductions.csv other.csv --plot all.png           no GPU needed
+    python benchmarks/bench_reduction.py output/garden output/bonsai --csv reductions.csv --plot reductions.png
+    python benchmarks/bench_reduction.py output/garden --iterations 1000,15000,30000 --compare distwar_sw_b_8,faster_gs
+    python benchmarks/bench_reduction.py --from reductions.csv other.csv --plot all.png           no GPU needed
 
 For each model, means over views of medians over repetitions: the blend's backward kernel alone (torch's profiler), its
 forward kernels, the op's backward (clearing the sums, the kernel, unpacking them), the whole backward pass from the
 image to the parameters; speed-ups of the kernel over `atomic` and over gsplat's; the gradients' distance from float64
 on the first view, over all pixels and over those where no alpha or transmittance is within rounding of its cut. `auto`
-is measured with what it chooses after watching these views. --compare: scripts/rivals.py names them and says how each
-must be importable.
+is measured with what it chooses after watching these views. --compare: benchmarks/rivals.py names them and says how
+each must be importable.
 """
 
 import argparse
@@ -27,6 +27,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
+from benchmarks import reduction_report as report
+from benchmarks.measuring import integers, machine, median_kernel_ms, median_ms, reductions, worst_error, write_csv
+from benchmarks.plotting import check_plot
+from benchmarks.projected import LEAVES, Projected
+from benchmarks.reduction_report import Row
 from datasets import View
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError
@@ -36,11 +41,6 @@ from distwar_gs.rendering.views import camera_of
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import Reduction, tuner_of
 from distwar_kernels.blend.blend_reference import blend_gradients_reference, decided_pixels
-from scripts import reduction_report as report
-from scripts.measuring import integers, machine, median_kernel_ms, median_ms, reductions, worst_error, write_csv
-from scripts.plotting import check_plot
-from scripts.projected import LEAVES, Projected
-from scripts.reduction_report import Row
 
 THRESHOLDS = (0, 1, 2, 4, 6, 8, 10, 12, 16, 20, 24, 28, 31, 32)
 KERNELS = r"blend_backward_kernel|blend_transposed_kernel|rasterize_to_pixels_3dgs_bwd"
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=20, help="timed repetitions (default: %(default)s)")
     parser.add_argument("--no_gsplat", action="store_true", help="leave gsplat's own backward out")
     parser.add_argument("--no_check", action="store_true", help="leave the float64 reference out (seconds a model)")
-    parser.add_argument("--compare", default="", metavar="RIVAL,...", help="other renderers, see scripts/rivals.py")
+    parser.add_argument("--compare", default="", metavar="RIVAL,...", help="other renderers, see benchmarks/rivals.py")
     parser.add_argument("--csv", type=Path, help="also write the table here")
     parser.add_argument("--plot", type=Path, help="draw time against threshold as this PNG (needs matplotlib)")
     return parser
@@ -86,7 +86,9 @@ def _measure(args: argparse.Namespace) -> list[Row]:
     if not args.models:
         raise ConfigError("no model to measure: give run folders or PLYs, or --from a CSV")
     if not torch.cuda.is_available():
-        raise ConfigError("torch sees no CUDA GPU: reductions differ only there (scripts/bench_blend.py times the CPU)")
+        raise ConfigError(
+            "torch sees no CUDA GPU: reductions differ only there (benchmarks/bench_blend.py times the CPU)"
+        )
     rows: list[Row] = []
     for path in args.models:
         for iteration in args.iterations:

@@ -1,7 +1,7 @@
 """Times the photometric loss with its gradient: the fused kernels beside PyTorch's convolutions.
 
-    python scripts/bench_photometric.py
-    python scripts/bench_photometric.py --sizes 1297x840,3840x2160 --alpha --csv docs/results/photometric.csv
+    python benchmarks/bench_photometric.py
+    python benchmarks/bench_photometric.py --sizes 1297x840,3840x2160 --alpha --csv docs/results/photometric.csv
 
 `kernels_ms` is the op by itself: loss, parts and gradient. The other two go through autograd, from the photo's bytes to
 the gradient of the render, as a training step does. Medians, on CUDA the GPU's own times. On the CPU the kernel is
@@ -21,12 +21,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported:
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import machine, median_ms, print_table, relative_l2, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.evaluation.losses import photometric_loss
 from distwar_gs.system.devices import resolve_device
 from distwar_kernels.photometric.photometric import composite
 from distwar_kernels.photometric.photometric_reference import photometric_reference
-from scripts.measuring import machine, median_ms, print_table, relative_l2, write_csv
 
 _LAMBDA = 0.2
 

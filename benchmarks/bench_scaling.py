@@ -1,7 +1,7 @@
 """What a training step costs against the work there is: against the number of Gaussians, and against resolution.
 
-    python scripts/bench_scaling.py --csv scaling.csv
-    python scripts/bench_scaling.py --engines fused --millions 0.1 1 10 --megapixels 1 8 --at_millions 2
+    python benchmarks/bench_scaling.py --csv scaling.csv
+    python benchmarks/bench_scaling.py --engines fused --millions 0.1 1 10 --megapixels 1 8 --at_millions 2
 
 A made-up scene: Gaussians uniform in a ball that fills the view, as large as the gaps between them, so the more there
 are, the fewer pixels one covers; opacities mostly faint, some opaque, as training leaves them; sorted in space as
@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measuring import STAGES, machine, markdown, peak_memory_mib, stages_of, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, validate, with_values
 from distwar_gs.engines.base import Engine, FusedEngine, make_engine
@@ -43,7 +44,6 @@ from distwar_gs.rendering.renderer import render_settings
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.system.devices import resolve_device
 from distwar_kernels import Cameras
-from scripts.measuring import STAGES, machine, markdown, peak_memory_mib, stages_of, write_csv
 
 ENGINES = {
     "fused": {"train.rasterizer": "fused", "optim.adam": "lazy"},

@@ -1,7 +1,7 @@
 """Measures what trainings on the CPU cost each other that share its cores.
 
     python scripts/make_demo_scene.py data/demo
-    python scripts/bench_sharing.py
+    python benchmarks/bench_sharing.py
 
 Runs `train.py` once, and several at once, each on all cores, under two ways in which OpenMP's threads may wait for each
 other: asleep, as the program lets them (`distwar_gs.system.cores`), and spinning, as OpenMP does unless it is told
@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.measuring import machine, print_table, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
-from scripts.measuring import machine, print_table, write_csv
 
 ROOT = Path(__file__).resolve().parents[1]
 WAYS = {"asleep": {}, "spinning": {"GOMP_SPINCOUNT": "300000"}}

@@ -1,7 +1,7 @@
 """Times the backward pass of the sphere op under each reduction strategy: warps whose lanes add to many addresses.
 
-    python scripts/bench_spheres.py
-    python scripts/bench_spheres.py --spheres 20000 --radius 0.2 --thresholds 1,4,8,16
+    python benchmarks/bench_spheres.py
+    python benchmarks/bench_spheres.py --spheres 20000 --radius 0.2 --thresholds 1,4,8,16
 
 Spheres of mixed sizes fill the view of one camera. The smaller they are, the fewer lanes of a warp meet the same one:
 `sw_s` still groups those that do, `sw_b` reduces only warps whose lanes all do. Times are medians.
@@ -18,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import integers, machine, median_kernel_ms, print_table, reductions, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
 from distwar_kernels import Cameras, Reduction, render_spheres, sphere_traffic
-from scripts.measuring import integers, machine, median_kernel_ms, print_table, reductions, write_csv
 
 KERNEL = "spheres_backward_kernel"
 Scene = dict[str, Tensor | Cameras]

@@ -1,6 +1,6 @@
 """What the gradient step sends to the atomic units: DISTWAR's two observations, counted on a trained model.
 
-    python scripts/atomic_traffic.py output/garden --views 6 --plot docs/pictures/garden_traffic.png
+    python benchmarks/atomic_traffic.py output/garden --views 6 --plot docs/pictures/garden_traffic.png
 
 Observation 1: all active lanes of a warp add to one address (in blending by construction: a warp visits one Gaussian at
 a time). Observation 2: warps differ widely in how many lanes are active. The table says what each strategy and balance
@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from benchmarks.plotting import check_plot, panels, save_plot
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.rendering.renderer import splat_traffic
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.constants import WARP_SIZE
-from scripts.plotting import check_plot, panels, save_plot
 
 THRESHOLDS = (1, 2, 4, 8, 12, 16, 24, 32)
 GROUPS = ((1, 4), (5, 8), (9, 16), (17, 31), (32, 32))

@@ -1,4 +1,4 @@
-"""Tables, summaries and plots of what scripts/bench_reduction.py measures."""
+"""Tables, summaries and plots of what benchmarks/bench_reduction.py measures."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.measuring import print_table
+from benchmarks.plotting import panels, save_plot
 from distwar_kernels.reduction import DEFAULT_THRESHOLDS
-from scripts.measuring import print_table
-from scripts.plotting import panels, save_plot
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Trains one scene under several reduction strategies and prints a table: speed, blend-backward time, quality.
 
-    python scripts/compare_reductions.py -s data/360_v2/bonsai -m output/reductions --iterations 7000
+    python benchmarks/compare_reductions.py -s data/360_v2/bonsai -m output/reductions --iterations 7000
 
 Everything but the strategy is equal: config, seed, view order. Sums in another order differ in the last bits and
 training amplifies that, so `--repeat sw_b` runs one strategy twice to show how far equal runs lie apart.

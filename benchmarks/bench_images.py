@@ -1,7 +1,7 @@
 """Measures what a scene larger than memory costs: the memory of a training run, and steps per second with prefetch.
 
-    python scripts/bench_images.py
-    python scripts/bench_images.py --images 500 --budget_gib 1 --train_steps 0
+    python benchmarks/bench_images.py
+    python benchmarks/bench_images.py --images 500 --budget_gib 1 --train_steps 0
 
 Makes a COLMAP scene of 4-megapixel JPEGs in a temporary folder (all names are links to a few files) and removes it
 again. Two things are measured, each in fresh processes. Images alone: steps that only wait, as the host does while a
@@ -29,11 +29,11 @@ import pycolmap
 import torch
 from PIL import Image
 
+from benchmarks.measuring import print_table
 from datasets import load_scene
 from datasets.pixels.images import ImageStore
 from distwar_gs.cli import run_cli
 from distwar_gs.training.sampler import ViewSampler
-from scripts.measuring import print_table
 
 _DISTINCT = 8
 

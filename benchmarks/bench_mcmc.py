@@ -1,7 +1,7 @@
 """What a step of MCMC costs, by the kind of Adam: lazy, where prices are paid in closed form, or dense.
 
-    python scripts/bench_mcmc.py --csv mcmc.csv
-    python scripts/bench_mcmc.py --kinds mcmc_lazy --millions 0.3 1 3 --steps 200
+    python benchmarks/bench_mcmc.py --csv mcmc.csv
+    python benchmarks/bench_mcmc.py --kinds mcmc_lazy --millions 0.3 1 3 --steps 200
 
 The scene is that of bench_scaling.py, at bonsai's size. The steps are the trainer's without refinements, but with
 noise. `steps_ms` is the wall-clock time of many steps over their number; the parts are medians of steps that are timed
@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks import bench_scaling
+from benchmarks.measuring import STAGES, machine, print_table, stages_of, synchronize, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, config_of
 from distwar_gs.engines.base import FusedEngine
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.strategies.mcmc import Mcmc
 from distwar_gs.system.devices import resolve_device
-from scripts import bench_scaling
-from scripts.measuring import STAGES, machine, print_table, stages_of, synchronize, write_csv
 
 KINDS = {
     "mcmc_lazy": "fused",

@@ -1,6 +1,6 @@
 """Times another renderer's gradient computation on a trained model of ours: what bench_reduction.py --compare runs.
 
-    python scripts/rivals.py distwar_sw_b_8 output/garden -s data/360_v2/garden
+    python benchmarks/rivals.py distwar_sw_b_8 output/garden -s data/360_v2/garden
 
 One process measures one rival and prints a line of JSON. A rival is measured if its Python package is importable:
 
@@ -37,12 +37,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
+from benchmarks.measuring import median_kernel_ms, median_ms, relative_l2
 from datasets import View
 from distwar_gs.cli import RenderArgs, run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.viewing.trained import TrainedModel
-from scripts.measuring import median_kernel_ms, median_ms, relative_l2
 
 KERNELS = r"renderCUDA|RenderCUDA|blend_backward"
 FORWARD_KERNELS = r"renderCUDA|forward::blend_cu"

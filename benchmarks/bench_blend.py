@@ -1,10 +1,10 @@
 """Times the blend op alone, forward and backward, on a synthetic scene.
 
-    python scripts/bench_blend.py
-    python scripts/bench_blend.py --device cpu --gaussians 20000 --width 640 --height 480 --check
+    python benchmarks/bench_blend.py
+    python benchmarks/bench_blend.py --device cpu --gaussians 20000 --width 640 --height 480 --check
 
 A pair is a Gaussian that contributes to a pixel; pairs/s compares scenes and machines. Times are medians, on CUDA the
-GPU's own. scripts/bench_reduction.py measures the reduction strategies on trained models.
+GPU's own. benchmarks/bench_reduction.py measures the reduction strategies on trained models.
 """
 
 import argparse
@@ -19,13 +19,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported:
 
 import torch
 
+from benchmarks.measuring import (
+    integers,
+    machine,
+    median_ms,
+    print_table,
+    reductions,
+    relative_l2,
+    worst_error,
+    write_csv,
+)
+from benchmarks.projected import Projected
 from distwar_gs.cli import run_cli
 from distwar_gs.rendering.renderer import RenderSettings, project
 from distwar_gs.system.devices import resolve_device
 from distwar_kernels import Cameras, Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
-from scripts.measuring import integers, machine, median_ms, print_table, reductions, relative_l2, worst_error, write_csv
-from scripts.projected import Projected
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Where the time of a whole training goes, at several of its steps, beside other trainers.
 
-    python scripts/bench_training.py --config configs/mipnerf360/garden.yaml --json ours.json --picture training.svg
-    python scripts/bench_training.py -s data/bonsai --rasterizer gsplat --at 1000 7000 --beside fused=ours.json
+    python benchmarks/bench_training.py --config configs/mipnerf360/garden.yaml --json ours.json --picture training.svg
+    python benchmarks/bench_training.py -s data/bonsai --rasterizer gsplat --at 1000 7000 --beside fused=ours.json
 
 It takes train.py's arguments and trains as train.py does. The steps of a refinement interval that end at a mark (--at)
 have, where it is a multiple of the interval, one number of Gaussians. The last 20 of them are timed by CUDA events that
@@ -32,6 +32,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported:
 
 import torch
 
+from benchmarks.measuring import STAGES, machine, peak_memory_mib, stages_of, synchronize
+from benchmarks.plotting import check_plot
+from benchmarks.training_report import Mark, Report, draw, print_reports, read_report, write_lines, write_report
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.config import Config, ConfigError
 from distwar_gs.config.schedule import Moment
@@ -40,9 +43,6 @@ from distwar_gs.evaluation.metrics import Evaluation
 from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.trainer import Trainer
-from scripts.measuring import STAGES, machine, peak_memory_mib, stages_of, synchronize
-from scripts.plotting import check_plot
-from scripts.training_report import Mark, Report, draw, print_reports, read_report, write_lines, write_report
 
 MARKS = (1000, 7000, 15_000, 30_000)
 TIMED = 20

@@ -1,4 +1,4 @@
-"""Tables, files and the picture of what scripts/bench_training.py measures, of ours and of other trainers."""
+"""Tables, files and the picture of what benchmarks/bench_training.py measures, of ours and of other trainers."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring import STAGES, markdown, write_csv
+from benchmarks.plotting import panels, save_plot
 from distwar_gs.config import ConfigError
-from scripts.measuring import STAGES, markdown, write_csv
-from scripts.plotting import panels, save_plot
 
 ALL_STAGES = (*STAGES, "densify", "other")
 
@@ -70,7 +70,7 @@ def read_report(path: Path, name: str | None = None) -> Report:
         return Report(**{**values, "name": name or values["name"], "marks": marks, "psnr": psnr})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: not the report of a training ({error}); --help of scripts/bench_training.py shows one"
+            f"{path}: not the report of a training ({error}); --help of benchmarks/bench_training.py shows one"
         ) from error
 
 
