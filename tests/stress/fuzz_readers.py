@@ -1,6 +1,6 @@
 """Feeds broken files to every reader of the programs and counts what comes of it.
 
-    python scripts/fuzz_readers.py --minutes 20 [--reader NAME] [--seed S] [--keep DIR]
+    python tests/stress/fuzz_readers.py --minutes 20 [--reader NAME] [--seed S] [--keep DIR]
 
 A reader may succeed, or raise its own error with one line that names a file. Anything else is a crash: another
 exception, more than 10 seconds, more memory than the input deserves, or a dead process. The input of each kind of
@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import TextIO
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from distwar_gs.cli import one_line, run_cli
-from scripts.fuzz_inputs import READERS, Reader, cases
+from stress.fuzz_inputs import READERS, Reader, cases
 
 HANG_SECONDS = 10.0
 BATCH = 200

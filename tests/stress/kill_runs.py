@@ -1,6 +1,6 @@
 """Kills trainings at random moments, resumes them, and checks that nothing was lost but the time.
 
-    python scripts/kill_runs.py [--kills 100]
+    python tests/stress/kill_runs.py [--kills 100]
 
 A tiny made scene is trained once without interruption, on the CPU. Then the same training runs again and again, each
 session of it with --resume auto and ended by SIGKILL:
@@ -38,7 +38,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NoReturn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 from tqdm import tqdm
@@ -51,7 +51,7 @@ from distwar_gs.config import load_config
 from distwar_gs.formats.export import load_ply
 from distwar_gs.training import trainer  # noqa: F401  (so that forked sessions need not)
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCENE = ("--views", "10", "--width", "48", "--height", "36")
 SETTINGS = (
     "model.init=random", "model.init_points=800", "model.sh_degree_interval=20", "data.background=random",

@@ -1,4 +1,4 @@
-"""Whole files of every kind the programs read, and ways to break them: what scripts/fuzz_readers.py feeds to readers.
+"""Whole files of every kind the programs read, and ways to break them: what fuzz_readers.py feeds to readers.
 
 Two ways: bytes of a whole file are flipped, cut, repeated and overwritten with numbers that counts should not be; or a
 file is written anew around a tree (JSON, YAML, a checkpoint) of which a few nodes are odd, so that it is parsed to the
