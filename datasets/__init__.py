@@ -8,14 +8,15 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+from .build import TEST_EVERY, RawScene, build_scene
 from .errors import DataError
 from .name_lists import NameLists, given_lists, lists_of_transforms
+from .names import as_written
 from .origin import near_origin, needs_origin, round_origin, scene_origin
-from .pixels.pairing import as_written
 from .pixels.prepare import ImageOptions
 from .readers.colmap import MODEL_PLACES, OTHER_PLACES, find_model, read_colmap, scene_of
 from .readers.transforms import HELD_FILES, SHARED_FILE, TRAIN_FILE, read_transforms
-from .scene import TEST_EVERY, Mask, Normalisation, PointCloud, RawScene, Scene, View, build_scene
+from .scene import Mask, Normalisation, PointCloud, Scene, View
 from .splits import NO_LIST, Split, chosen_split, named_split
 
 __all__ = [

@@ -14,10 +14,10 @@ import numpy as np
 from PIL import Image
 
 from ..errors import DataError, printable
-from ..names import stem_of
+from ..names import as_written, stem_of
 from ..scene import Mask, View
 from .imagefile import decode_grey, decode_image, has_alpha, map_threads, save_png
-from .pairing import ImageFinder, as_written, same_shape
+from .pairing import ImageFinder, same_shape
 
 logger = logging.getLogger(__name__)
 

@@ -243,13 +243,6 @@ def same_shape(size: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(size[1] * other[0] / size[0] - other[1]) <= 0.01 * other[1] + 1
 
 
-def as_written(source: Path, name: str) -> Path:
-    """The file or folder `name`, an absolute path or one relative to `source`: as it is, or with slashes where only its
-    backslashes, Windows', keep it from being found."""
-    other = source / slashed(name)
-    return other if os.path.exists(other) and not os.path.exists(source / name) else source / name
-
-
 def _check_pictures(differ: str, photos: Sequence[Path], own: Sequence[Path], copies: Sequence[Path]) -> None:
     """Raise DataError unless each photograph is nearest to its own copy among all `copies`."""
     some = range(0, len(photos), max(1, len(photos) // _COMPARED))

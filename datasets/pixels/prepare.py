@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import DataError
+from ..names import as_written
 from ..scene import View
 from ..textfiles import is_utf8
 from .distinct import with_unique_names
 from .masks import DEFAULT_FOLDER, with_alpha, with_masks
-from .pairing import ImageFinder, all_found, as_written, pair_by_order, pair_images, pair_names_by_order
+from .pairing import ImageFinder, all_found, pair_by_order, pair_images, pair_names_by_order
 from .resize import AUTO, DIVISORS, check_resolution, resize_views
 from .undistort import Shot, pinhole_views
 

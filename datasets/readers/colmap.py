@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
+from ..build import RawScene
 from ..errors import DataError
 from ..names import slashed
 from ..pixels.distinct import without_repeats
@@ -17,7 +18,7 @@ from ..pixels.imagefile import read_size
 from ..pixels.pairing import relative_name
 from ..pixels.prepare import ImageOptions, find_photographs, prepare_views
 from ..pixels.undistort import Shot, camera_at_size
-from ..scene import PointCloud, RawScene, View, finite_points
+from ..scene import PointCloud, View, finite_points
 from .colmap_binary import read_binary_model
 from .colmap_model import PosedImage, SparseModel
 from .colmap_text import read_text_model

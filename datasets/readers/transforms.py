@@ -18,15 +18,16 @@ from typing import Any
 import numpy as np
 import pycolmap
 
+from ..build import RawScene
 from ..errors import DataError, printable
 from ..name_lists import NameLists, held_frames, transforms_lists
-from ..names import split_suffix, stem_of
+from ..names import as_written, split_suffix, stem_of
 from ..pixels.distinct import without_repeats
 from ..pixels.imagefile import read_size
-from ..pixels.pairing import as_written, check_present
+from ..pixels.pairing import check_present
 from ..pixels.prepare import ImageOptions, prepare_views
 from ..pixels.undistort import Shot, camera_at_size
-from ..scene import PointCloud, RawScene, View
+from ..scene import PointCloud, View
 from ..textfiles import read_json
 from .pointcloud import find_points, read_points
 from .poses import RigidPose, check_handedness, report_poses
