@@ -25,12 +25,8 @@ from typing import Any
 import yaml
 
 from distwar_gs.config.schedule import MEANT_FOR, stretched
+from distwar_gs.system.errors import ConfigError
 from distwar_gs.system.files import read_bounded, replacing
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message names the file, the key and the remedy."""
-
 
 # ---------------------------------------------------------------------------------------------- rules for values
 

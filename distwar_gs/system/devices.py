@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from distwar_gs.config import ConfigError
+from distwar_gs.system.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:

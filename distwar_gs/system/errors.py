@@ -1,4 +1,8 @@
-"""Errors of a training run that more than one module raises."""
+"""Errors that more than one room raises."""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the file, the key and the remedy."""
 
 
 class TrainingError(RuntimeError):
