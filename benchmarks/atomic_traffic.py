@@ -21,8 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.plotting import check_plot, panels, save_plot
-from distwar_gs.cli import RenderArgs, run_cli
+from distwar_gs.cli import run_cli
 from distwar_gs.rendering.renderer import splat_traffic
+from distwar_gs.viewing.render_args import RenderArgs
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.constants import WARP_SIZE

@@ -33,11 +33,12 @@ from benchmarks.plotting import check_plot
 from benchmarks.projected import LEAVES, Projected
 from benchmarks.reduction_report import Row
 from datasets import View
-from distwar_gs.cli import RenderArgs, run_cli
+from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.rendering.renderer import render
 from distwar_gs.rendering.views import camera_of
+from distwar_gs.viewing.render_args import RenderArgs
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import Reduction, tuner_of
 from distwar_kernels.blend.blend_reference import blend_gradients_reference, decided_pixels

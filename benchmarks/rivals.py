@@ -39,9 +39,10 @@ from torch import Tensor
 
 from benchmarks.measuring import median_kernel_ms, median_ms, relative_l2
 from datasets import View
-from distwar_gs.cli import RenderArgs, run_cli
+from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.gaussians.model import sh_degree_of
+from distwar_gs.viewing.render_args import RenderArgs
 from distwar_gs.viewing.trained import TrainedModel
 
 KERNELS = r"renderCUDA|RenderCUDA|blend_backward"

@@ -12,8 +12,8 @@ from benchmarks import plotting, rivals
 from benchmarks import reduction_report as report
 from benchmarks.measuring import integers, reductions, write_csv
 from benchmarks.reduction_report import Row
-from distwar_gs.cli import RenderArgs
 from distwar_gs.config import ConfigError
+from distwar_gs.viewing.render_args import RenderArgs
 from distwar_gs.viewing.trained import TrainedModel
 
 

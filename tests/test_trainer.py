@@ -24,7 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from datasets import DataError
 from distwar_gs.checkpoints.checkpoint import CheckpointError, load_checkpoint
-from distwar_gs.cli import RenderArgs, run_cli
+from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, load_config
 from distwar_gs.engines.timing import PartTimer
 from distwar_gs.evaluation.losses import as_floats
@@ -33,6 +33,7 @@ from distwar_gs.strategies.adaptive import Densifier, is_ordered, is_refined, is
 from distwar_gs.training import monitor, trainer
 from distwar_gs.training.run_folder import RunFolder
 from distwar_gs.training.trainer import Trainer, TrainingError
+from distwar_gs.viewing.render_args import RenderArgs
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import loader
 

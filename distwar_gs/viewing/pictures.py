@@ -16,7 +16,6 @@ from tqdm import tqdm
 from datasets import View
 from datasets.names import unique_stems
 from datasets.pixels.cache import leads_out
-from distwar_gs.cli import CAMERA_PATHS, RenderArgs
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.rendering.renderer import Rendering
@@ -26,6 +25,7 @@ from distwar_gs.system.terminal import log_to_terminal
 from distwar_gs.viewing import camera_paths
 from distwar_gs.viewing.path_files import read_path
 from distwar_gs.viewing.path_views import path_views
+from distwar_gs.viewing.render_args import CAMERA_PATHS, RenderArgs
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_gs.viewing.video_file import writing_video
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from datasets import Scene, View
-from distwar_gs.cli import RenderArgs, belongs_to_run, render_config
 from distwar_gs.config import Config
 from distwar_gs.formats.export import find_ply, load_model, read_origin
 from distwar_gs.formats.origins import record_of, words
@@ -19,6 +18,7 @@ from distwar_gs.rendering.near_plane import with_near_plane, with_reference_near
 from distwar_gs.rendering.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.rendering.views import camera_of, evaluation_background, open_scene
 from distwar_gs.system.devices import resolve_device
+from distwar_gs.viewing.render_args import RenderArgs, belongs_to_run, render_config
 
 log = logging.getLogger(__name__)
 
