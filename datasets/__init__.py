@@ -1,4 +1,5 @@
-"""Files on disk -> one Scene value. Pixels come later, from `datasets.images.ImageStore` (the only part with torch)."""
+"""Files on disk -> one Scene value. Pixels come later, from `datasets.pixels.images.ImageStore`, the only part that
+imports torch."""
 
 from __future__ import annotations
 
@@ -7,15 +8,16 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from .colmap import MODEL_PLACES, OTHER_PLACES, find_model, read_colmap, scene_of
+from .build import TEST_EVERY, RawScene, build_scene
 from .errors import DataError
 from .name_lists import NameLists, given_lists, lists_of_transforms
+from .names import as_written
 from .origin import near_origin, needs_origin, round_origin, scene_origin
-from .pairing import as_written
-from .prepare import ImageOptions
-from .scene import TEST_EVERY, Mask, Normalisation, PointCloud, RawScene, Scene, View, build_scene
+from .pixels.prepare import ImageOptions
+from .readers.colmap import MODEL_PLACES, OTHER_PLACES, find_model, read_colmap, scene_of
+from .readers.transforms import HELD_FILES, SHARED_FILE, TRAIN_FILE, read_transforms
+from .scene import Mask, Normalisation, PointCloud, Scene, View
 from .splits import NO_LIST, Split, chosen_split, named_split
-from .transforms import HELD_FILES, SHARED_FILE, TRAIN_FILE, read_transforms
 
 __all__ = [
     "DataError",
@@ -54,8 +56,8 @@ def load_scene(
     images: folder of a COLMAP dataset's images.
     resolution: 1 to 16 divide the size (a folder `images_N` is used when its images are copies of them); a larger
         number is the width in pixels; -1 keeps the size but brings images wider than 1600 pixels to 1600.
-    masks: folder of masks, used when it is there, else masks beside the images (`datasets.masks.with_masks`); black is
-        ignored. Masks that a transforms file names come first; None: no masks.
+    masks: folder of masks, used when it is there, else masks beside the images (`datasets.pixels.masks.with_masks`);
+        black is ignored. Masks that a transforms file names come first; None: no masks.
     invert_masks: white is ignored instead.
     alpha: what transparency means: "background" shows through it, or a "mask" ignores it, beside other masks.
     test_every: every n-th image by name is a test view, starting with the first (0: none); ignored where the dataset

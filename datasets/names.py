@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".heic", ".heif"}
 )
-"""How the names of image files end, in lower case. Whether one can be decoded is `datasets.imagefile`'s to say."""
+"""How the names of image files end, in lower case. `datasets.pixels.imagefile` knows whether one can be decoded."""
 
 LONGEST = 200
 """Bytes of a part of a new file's path. Disks allow 255, of which temporary names and further suffixes take some."""
@@ -36,6 +37,13 @@ def name_parts(name: str) -> list[str]:
 def slashed(path: str) -> str:
     """A path that Windows may have written, with forward slashes."""
     return path.replace("\\", "/")
+
+
+def as_written(source: Path, name: str) -> Path:
+    """The file or folder `name`, an absolute path or one relative to `source`: as it is, or with slashes where only its
+    backslashes, Windows', keep it from being found."""
+    other = source / slashed(name)
+    return other if os.path.exists(other) and not os.path.exists(source / name) else source / name
 
 
 def is_rooted(path: str) -> bool:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from .errors import DataError, printable
 from .name_lists import ROLES, NameLists, read_list
-from .names import fold, looser_stem, name_parts, stem_of
-from .pairing import as_written
+from .names import as_written, fold, looser_stem, name_parts, stem_of
 
 logger = logging.getLogger(__name__)
 

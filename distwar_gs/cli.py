@@ -10,7 +10,6 @@ import os
 import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +22,6 @@ from distwar_gs.config import (
     config_of,
     current_name,
     field_docs,
-    load_config,
     overlaid,
     override,
     read_values,
@@ -31,22 +29,20 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
-from distwar_gs.cores import share_cores
-from distwar_gs.files import MODEL_SUFFIXES, is_model_file, unread_model
-from distwar_gs.interruption import exit_code_of, terminable, words_of
-from distwar_gs.terminal import lossy_output, one_line, reason_of
-
-CAMERA_PATHS = ("ellipse", "interpolate", "none")
-"""What `render.py --path` takes beside files; the first two are functions of distwar_gs.camera_paths."""
+from distwar_gs.system.cores import share_cores
+from distwar_gs.system.files import MODEL_SUFFIXES, is_model_file
+from distwar_gs.system.interruption import exit_code_of, terminable, words_of
+from distwar_gs.system.terminal import lossy_output, one_line, reason_of
+from distwar_gs.viewing.render_args import CAMERA_PATHS, RenderArgs
 
 # The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
 # of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
 _USER_ERRORS = (
-    ("distwar_gs.config", "ConfigError"),
-    ("distwar_gs.model", "ModelError"),
-    ("distwar_gs.checkpoint", "CheckpointError"),
-    ("distwar_gs.ply", "ModelFileError"),
-    ("distwar_gs.trainer", "TrainingError"),
+    ("distwar_gs.system.errors", "ConfigError"),
+    ("distwar_gs.gaussians.model", "ModelError"),
+    ("distwar_gs.checkpoints.checkpoint", "CheckpointError"),
+    ("distwar_gs.formats.ply", "ModelFileError"),
+    ("distwar_gs.system.errors", "TrainingError"),
     ("datasets.errors", "DataError"),
     ("distwar_kernels.errors", "KernelError"),
 )
@@ -155,37 +151,6 @@ def _scene_name(source: str) -> str:
 # -------------------------------------------------------------------------------------------------------- render.py
 
 
-@dataclass(frozen=True, kw_only=True)
-class RenderArgs:
-    """The arguments of render.py. None: as the run was trained (`render_config`)."""
-
-    model: Path
-    """A run folder, or a file of Gaussians (MODEL_SUFFIXES)."""
-    config: Path | None = None
-    """Settings to use instead of the run's config.yaml."""
-    source_path: str | None = None
-    images: str | None = None
-    resolution: int | None = None
-    test_list: str | None = None
-    background: str | None = None
-    iteration: int | None = None
-    """Which saved model of the run folder; None: the newest."""
-    path: str = "none"
-    """Camera path to render as a video, one of CAMERA_PATHS or a file (distwar_gs.path_files)."""
-    frames: int | None = None
-    """Length of the video; None: as many as a file has poses, else 240."""
-    fps: float | None = None
-    """None: as a file says, else 30."""
-    skip_test: bool = False
-    train: bool = False
-    """Render the training views too."""
-    depth: bool = False
-    """Write depth maps beside the images."""
-    out: Path | None = None
-    """Where images and videos go; None: into the run folder."""
-    device: str = "auto"
-
-
 def render_args(argv: Sequence[str]) -> RenderArgs:
     """The arguments of render.py; a mistake in them ends the program with code 2."""
     parser = render_parser()
@@ -246,49 +211,6 @@ def _camera_path(text: str) -> str:
     raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(CAMERA_PATHS)}, or a file)")
 
 
-def render_config(args: RenderArgs) -> Config:
-    """The configuration to render with: --config, else the run's config.yaml, else defaults; then the flags over it.
-
-    A file inside a run folder belongs to that run; one that stands alone tells only whether it is antialiased.
-    """
-    changes = {
-        "data.source_path": args.source_path,
-        "data.images": args.images,
-        "data.resolution": args.resolution,
-        "data.test_list": args.test_list,
-        "data.background": args.background,
-        "train.device": args.device,
-    }
-    config = load_config(file) if (file := _config_file(args)) else _config_of_file(args.model)
-    return validate(with_values(config, {key: value for key, value in changes.items() if value is not None}))
-
-
-def belongs_to_run(args: RenderArgs) -> bool:
-    """Whether the settings that the model was trained with are known."""
-    return _config_file(args) is not None
-
-
-def _config_file(args: RenderArgs) -> Path | None:
-    return args.config or _config_of_run(args.model)
-
-
-def _config_of_run(model: Path) -> Path | None:
-    """config.yaml of the run that `model` is or, as point_cloud/iteration_N/point_cloud.ply, belongs to."""
-    folders = model.resolve().parents[2:3] if is_model_file(model) else [model]
-    files = (folder / "config.yaml" for folder in folders)
-    return next((file for file in files if file.is_file()), None)
-
-
-def _config_of_file(model: Path) -> Config:
-    if not is_model_file(model):
-        unread = unread_model(model)
-        lacking = f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config"
-        raise ConfigError(unread or lacking)
-    from distwar_gs.export import read_render_mode
-
-    return with_values(Config(), {"model.antialiased": read_render_mode(model) == "mip"})
-
-
 # -------------------------------------------------------------------------------------------------- for both programs
 
 
@@ -297,7 +219,7 @@ def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
 
     An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
     SIGTERM 143, SIGHUP 129. Anything else is a bug and keeps its traceback. What cannot be printed is lost, no more
-    (`distwar_gs.terminal`), and threads that wait leave the processor to others (`distwar_gs.cores`).
+    (`distwar_gs.system.terminal`), and threads that wait leave the processor to others (`distwar_gs.system.cores`).
     """
     share_cores()
     with lossy_output():

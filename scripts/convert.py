@@ -20,12 +20,12 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distwar_gs.cli import run_cli
-from distwar_gs.export import find_ply, load_exactly, read_render_mode, save_model
-from distwar_gs.files import MODEL_SUFFIXES
-from distwar_gs.model import parameter_count, sh_degree_of
-from distwar_gs.origins import grid, positions_origin, words
-from distwar_gs.spz import is_beyond_reach
-from distwar_gs.terminal import log_to_terminal, printable
+from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, save_model
+from distwar_gs.formats.origins import grid, positions_origin, words
+from distwar_gs.formats.spz import is_beyond_reach
+from distwar_gs.gaussians.model import parameter_count, sh_degree_of
+from distwar_gs.system.files import MODEL_SUFFIXES
+from distwar_gs.system.terminal import log_to_terminal, printable
 
 
 def main(argv: Sequence[str]) -> None:

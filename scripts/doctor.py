@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from distwar_gs.terminal import lossy_output, printable  # needs no package
+from distwar_gs.system.terminal import lossy_output, printable  # needs no package
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = ("cpu", "cuda")
@@ -343,7 +343,7 @@ def _gsplat_state(folders: Sequence[Path]) -> Finding:
 
 def _optional(requirements: str) -> Iterator[Finding]:
     """The packages of requirements-optional.txt, and LPIPS as a whole."""
-    from distwar_gs.lpips import missing_part
+    from distwar_gs.evaluation.lpips import missing_part
 
     for finding in _packages(requirements):
         yield replace(finding, remedy=finding.remedy and INSTALL_OPTIONAL, blocks=())

@@ -33,7 +33,7 @@ from tqdm import tqdm
 
 from datasets.errors import DataError
 from distwar_gs.cli import run_cli
-from distwar_gs.files import replacing
+from distwar_gs.system.files import replacing
 
 ATTEMPTS = 6
 """Connections tried in a row that bring nothing before giving up."""

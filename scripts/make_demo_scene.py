@@ -26,7 +26,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from distwar_gs.terminal import lossy_output, printable
+from distwar_gs.system.terminal import lossy_output, printable
 
 Texture = Callable[[np.ndarray], np.ndarray]
 """Points [3, N] in the axes of the object, from its centre, to linear RGB albedo [3, N]."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 from demo_runs import FinishedRun, run_program
 
-from distwar_gs.interruption import SAVING, STOPPING
+from distwar_gs.system.interruption import SAVING, STOPPING
 
 LONGEST = (
     "test_environment", "test_fused", "test_fuzz_readers", "test_trainer", "test_photos_to_scene", "test_mcmc",

@@ -20,7 +20,7 @@ def wave(count: int, *shape: int, seed: int) -> np.ndarray:
 
 
 def waves(count: int, degree: int) -> dict[str, Tensor]:
-    """Gaussians as in distwar_gs.model, about (0, 0, 5), in the axes of a PLY."""
+    """Gaussians as in distwar_gs.gaussians.model, about (0, 0, 5), in the axes of a PLY."""
     values = {
         "means": 3.0 * wave(count, 3, seed=1) + [0.0, 0.0, 5.0],
         "quats": wave(count, 4, seed=2),

@@ -8,15 +8,15 @@ from pathlib import Path
 from types import ModuleType
 
 
-def script_path(stem: str) -> Path:
+def script_path(stem: str, folder: str = "scripts") -> Path:
     """The file of a script."""
-    return Path(__file__).parents[1] / "scripts" / f"{stem}.py"
+    return Path(__file__).parents[1] / folder / f"{stem}.py"
 
 
 @contextmanager
-def imported_script(stem: str) -> Iterator[ModuleType]:
-    """scripts/STEM.py as a module, while the context lasts."""
-    spec = importlib.util.spec_from_file_location(stem, script_path(stem))
+def imported_script(stem: str, folder: str = "scripts") -> Iterator[ModuleType]:
+    """FOLDER/STEM.py as a module, while the context lasts."""
+    spec = importlib.util.spec_from_file_location(stem, script_path(stem, folder))
     module = importlib.util.module_from_spec(spec)
     sys.modules[stem] = module  # dataclasses look their module up there
     try:

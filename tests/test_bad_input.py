@@ -26,9 +26,9 @@ from scene_files import write_colmap
 
 import render
 import train
-from datasets.cache import FOLDER_NAME
+from datasets.pixels.cache import FOLDER_NAME
 from distwar_gs.cli import run_cli
-from distwar_gs.run_folder import RunFolder
+from distwar_gs.training.run_folder import RunFolder
 from distwar_kernels import loader
 
 pytestmark = pytest.mark.usefixtures("in_process")

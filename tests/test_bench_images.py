@@ -17,7 +17,7 @@ def rates(printed: str) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_it_measures_both():
-    result = run_program("scripts/bench_images.py", *SMALL, "--train_steps", 1, fresh=True)
+    result = run_program("benchmarks/bench_images.py", *SMALL, "--train_steps", 1, fresh=True)
     assert result.returncode == 0, result.stderr
     assert set(rates(result.stdout)) == {"needed", "prefetched"} and min(rates(result.stdout).values()) > 1.0
     assert re.search(r"images took -?\d+\.\d\d GiB of 0\.004 GiB allowed", result.stdout)
@@ -25,7 +25,7 @@ def test_it_measures_both():
 
 def test_it_measures_images_and_training(capsys, monkeypatch):
     """In this process, but for one training instead of two."""
-    with imported_script("bench_images") as bench:
+    with imported_script("bench_images", "benchmarks") as bench:
         monkeypatch.setattr(bench, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
         real, rows = bench.train, []
 

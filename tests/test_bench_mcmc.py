@@ -1,15 +1,15 @@
-"""scripts/bench_mcmc.py: its steps are MCMC's, and its table."""
+"""benchmarks/bench_mcmc.py: its steps are MCMC's, and its table."""
 
 import csv
 
 import pytest
 import torch
 
+from benchmarks import bench_mcmc as bench
+from benchmarks.bench_mcmc import Size, Training
 from distwar_gs.config import ConfigError
-from distwar_gs.mcmc import Mcmc
-from distwar_gs.timing import NoTimer
-from scripts import bench_mcmc as bench
-from scripts.bench_mcmc import Size, Training
+from distwar_gs.engines.timing import NoTimer
+from distwar_gs.strategies.mcmc import Mcmc
 
 pytestmark = pytest.mark.usefixtures("in_process")
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""scripts/bench_reduction.py: its tables and summaries; on a GPU, a whole measurement. And the rivals' cameras."""
+"""benchmarks/bench_reduction.py: its tables and summaries; on a GPU, a whole measurement. And the rivals' cameras."""
 
 import math
 from pathlib import Path
@@ -8,13 +8,13 @@ import torch
 from demo_runs import run_program
 from random_scenes import relative_l2
 
-from distwar_gs.cli import RenderArgs
+from benchmarks import plotting, rivals
+from benchmarks import reduction_report as report
+from benchmarks.measuring import integers, reductions, write_csv
+from benchmarks.reduction_report import Row
 from distwar_gs.config import ConfigError
-from distwar_gs.trained import TrainedModel
-from scripts import plotting, rivals
-from scripts import reduction_report as report
-from scripts.measuring import integers, reductions, write_csv
-from scripts.reduction_report import Row
+from distwar_gs.viewing.render_args import RenderArgs
+from distwar_gs.viewing.trained import TrainedModel
 
 
 def rows_of(scene: str, step: int, atomic: float, **kernel_ms: float) -> list[Row]:
@@ -55,7 +55,7 @@ def test_the_summary_averages_over_models_and_judges_auto(rows, capsys):
 
 def test_a_measurement_can_be_looked_at_again_without_a_gpu(rows, tmp_path):
     write_csv(tmp_path / "rows.csv", rows, {"machine": "m"})
-    finished = run_program("scripts/bench_reduction.py", "--from", tmp_path / "rows.csv", fresh=True)
+    finished = run_program("benchmarks/bench_reduction.py", "--from", tmp_path / "rows.csv", fresh=True)
     assert finished.returncode == 0, finished.stderr
     assert "sw_b@16" in finished.stdout
     assert "speed-up over atomic" in finished.stdout
@@ -66,7 +66,7 @@ def test_a_measurement_can_be_looked_at_again_without_a_gpu(rows, tmp_path):
     [((), "no model to measure"), (("output/none",), "no CUDA GPU"), (("--from", "nowhere.csv"), "nowhere.csv")],
 )
 def test_what_is_missing_is_said_in_one_line(arguments, complaint):
-    finished = run_program("scripts/bench_reduction.py", *arguments)
+    finished = run_program("benchmarks/bench_reduction.py", *arguments)
     assert finished.returncode == 1
     assert complaint in finished.stderr
     assert len(finished.stderr.splitlines()) == 1
@@ -89,7 +89,7 @@ def test_only_strategies_with_a_threshold_come_at_every_one(strategies, texts):
 
 @pytest.mark.parametrize("name", ["nobody", "inria", "distwar_sw_b_8", "faster_gs"])
 def test_rivals_that_are_unknown_or_not_installed(name, demo_run):
-    finished = run_program("scripts/rivals.py", name, demo_run.folder, fresh=name == "nobody")
+    finished = run_program("benchmarks/rivals.py", name, demo_run.folder, fresh=name == "nobody")
     assert finished.returncode == 1
     assert len(finished.stderr.splitlines()) == 1
     assert ("unknown rival" if name == "nobody" else "cannot be imported") in finished.stderr
@@ -128,7 +128,7 @@ def test_a_measurement_on_the_gpu(demo_run, tmp_path):
         "--csv",
         tmp_path / "a.csv",
     )
-    finished = run_program("scripts/bench_reduction.py", demo_run.folder, *arguments, gpu=True)
+    finished = run_program("benchmarks/bench_reduction.py", demo_run.folder, *arguments, gpu=True)
     assert finished.returncode == 0, finished.stderr
     assert "nobody was not measured: error: unknown rival" in finished.stdout
     rows = report.read_rows([tmp_path / "a.csv"])

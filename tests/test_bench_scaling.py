@@ -1,4 +1,4 @@
-"""scripts/bench_scaling.py: its scene, its steps, its tables."""
+"""benchmarks/bench_scaling.py: its scene, its steps, its tables."""
 
 import csv
 import math
@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
+from benchmarks import bench_scaling as bench
+from benchmarks.bench_scaling import Case, Training, make_params, make_photo, make_views, measure
 from distwar_gs.config import ConfigError
-from distwar_gs.model import PARAMETER_NAMES
-from distwar_gs.timing import NoTimer
+from distwar_gs.engines.timing import NoTimer
+from distwar_gs.gaussians.model import PARAMETER_NAMES
 from distwar_kernels import project_gaussians
-from scripts import bench_scaling as bench
-from scripts.bench_scaling import Case, Training, make_params, make_photo, make_views, measure
 
 pytestmark = pytest.mark.usefixtures("in_process")
 CPU = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""scripts/bench_sharing.py: what it sets, and what it prints and writes."""
+"""benchmarks/bench_sharing.py: what it sets, and what it prints and writes."""
 
 import csv
 import subprocess
@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from benchmarks import bench_sharing as bench
 from distwar_gs.config import ConfigError
-from scripts import bench_sharing as bench
 
 
 def test_only_the_way_of_waiting_differs(monkeypatch):

@@ -1,4 +1,4 @@
-"""scripts/bench_training.py: which steps are measured and how, what is printed, written, read and drawn."""
+"""benchmarks/bench_training.py: which steps are measured and how, what is printed, written, read and drawn."""
 
 import csv
 import json
@@ -9,13 +9,13 @@ import torch
 from demo_runs import DENSE_SCHEDULE, demo_config, run_program
 from scene_files import write_colmap
 
+from benchmarks import bench_training as bench
+from benchmarks import training_report
+from benchmarks.bench_training import MeasuredTrainer, Window, checked_marks
+from benchmarks.measuring import STAGES, stages_of
+from benchmarks.training_report import ALL_STAGES, Mark, Report, draw, print_reports, read_report, write_report
 from distwar_gs.config import Config, ConfigError, with_values
-from distwar_gs.timing import NoTimer
-from scripts import bench_training as bench
-from scripts import training_report
-from scripts.bench_training import MeasuredTrainer, Window, checked_marks
-from scripts.measuring import STAGES, stages_of
-from scripts.training_report import ALL_STAGES, Mark, Report, draw, print_reports, read_report, write_report
+from distwar_gs.engines.timing import NoTimer
 
 OTHER = {
     "name": "in the file",
@@ -261,7 +261,7 @@ def test_mistakes_are_said_before_anything_is_trained(arguments, code, complaint
 
 
 def test_it_runs_as_a_program(tmp_path):
-    finished = run_program("scripts/bench_training.py", "-s", tmp_path, "--iterations", 100, "--at", 200, fresh=True)
+    finished = run_program("benchmarks/bench_training.py", "-s", tmp_path, "--iterations", 100, "--at", 200, fresh=True)
     assert (finished.returncode, finished.stderr) == (1, "error: --at 200: the training ends at --iterations 100\n")
 
 
@@ -270,7 +270,7 @@ def test_it_runs_as_a_program(tmp_path):
 def test_a_training_on_the_gpu(demo_scene, tmp_path, rasterizer):
     schedule = [f"{key}={value}" for key, value in DENSE_SCHEDULE.items()]
     finished = run_program(
-        "scripts/bench_training.py", "-s", demo_scene, "-m", tmp_path / "run", "--rasterizer", rasterizer,
+        "benchmarks/bench_training.py", "-s", demo_scene, "-m", tmp_path / "run", "--rasterizer", rasterizer,
         "--iterations", 90, "--at", 44, 90, "--json", tmp_path / "a.json", "--set", *schedule, gpu=True,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr

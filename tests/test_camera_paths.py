@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from distwar_gs.camera_paths import ellipse, focus_point, interpolate
+from distwar_gs.viewing.camera_paths import ellipse, focus_point, interpolate
 
 UP = np.array([0.0, 0.0, 1.0])
 

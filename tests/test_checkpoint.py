@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import Parameter
 
-from distwar_gs import checkpoint as cp
+from distwar_gs.checkpoints import checkpoint as cp
 from distwar_gs.config import Config, OptimConfig, as_values
-from distwar_gs.densification import new_state
-from distwar_gs.model import initialise
-from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
+from distwar_gs.gaussians.model import initialise
+from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
+from distwar_gs.strategies.adaptive import new_state
 
 
 def views(moved: float = 0.0, photo: str = __file__):

@@ -12,8 +12,8 @@ import pytest
 import torch
 from test_checkpoint import checkpoint
 
-from distwar_gs import checkpoint as cp
-from distwar_gs.checkpoint_archive import check_archive
+from distwar_gs.checkpoints import checkpoint as cp
+from distwar_gs.checkpoints.checkpoint_archive import check_archive
 
 GIB = 2**30
 

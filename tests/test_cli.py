@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from distwar_gs import cli
-from distwar_gs.cli import RenderArgs, render_args, render_config, run_cli, train_config
+from distwar_gs.cli import render_args, run_cli, train_config
 from distwar_gs.config import PRESETS, Config, ConfigError, as_values, config_of, save_config, with_values
-from distwar_gs.devices import resolve_device
-from distwar_gs.export import save_ply
+from distwar_gs.formats.export import save_ply
+from distwar_gs.system.devices import resolve_device
+from distwar_gs.viewing.render_args import RenderArgs, render_config
 
 ROOT = Path(__file__).parents[1]
 

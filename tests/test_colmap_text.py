@@ -6,7 +6,7 @@ import pytest
 from scene_files import ring, write_colmap, write_image
 
 from datasets import DataError, load_scene
-from datasets.colmap_text import read_text_model
+from datasets.readers.colmap_text import read_text_model
 
 ALL = {"test_every": 0, "normalise": False}
 NAMES = ("a.png", "b.png", "c.png", "d.png")

@@ -7,7 +7,7 @@ import yaml
 from demo_runs import run_program
 
 from distwar_gs.config import load_config
-from distwar_gs.export import load_ply
+from distwar_gs.formats.export import load_ply
 
 
 def test_training_leaves_a_complete_run_folder(demo_run):

@@ -58,7 +58,7 @@ def test_default_yaml_explains_every_key(key):
 
 
 def test_default_yaml_is_the_generated_text():
-    """If this fails alone: write the file again with the command at the top of distwar_gs/config.py."""
+    """If this fails alone: write the file again with the command at the top of distwar_gs/config/schema.py."""
     assert DEFAULT.read_text() == commented_defaults()
 
 
@@ -112,7 +112,7 @@ def test_nerf_synthetic_is_on_white_from_random_positions():
 
 @pytest.mark.parametrize("file", [file for file in OTHERS if file.stem != "demo"], ids=lambda file: file.stem)
 def test_the_papers_scenes_are_trained_as_published_whatever_the_default_is(file, monkeypatch):
-    monkeypatch.setattr("distwar_gs.config.DEFAULT_STRATEGY", "mcmc")
+    monkeypatch.setattr("distwar_gs.config.schema.DEFAULT_STRATEGY", "mcmc")
     config = load_config(file)
     assert (config.densification, config.optim) == (Config().densification, Config().optim)
     assert config.train.iterations == 30_000 and not config.model.antialiased

@@ -10,10 +10,10 @@ from demo_runs import run_program
 from foreign_models import wave
 
 from datasets import load_scene
-from distwar_gs.export import find_ply, load_model, load_ply, save_model, save_ply
-from distwar_gs.metrics import psnr
-from distwar_gs.renderer import RenderSettings, render
-from distwar_gs.views import camera_of
+from distwar_gs.evaluation.metrics import psnr
+from distwar_gs.formats.export import find_ply, load_model, load_ply, save_model, save_ply
+from distwar_gs.rendering.renderer import RenderSettings, render
+from distwar_gs.rendering.views import camera_of
 
 NAMES = ("a.ply", "a.compressed.ply", "a.splat", "a.spz")
 

@@ -19,7 +19,7 @@ def asked(code: str, **variables: str) -> str:
 
 POLICY = """
 import os
-from distwar_gs.cores import share_cores
+from distwar_gs.system.cores import share_cores
 print(share_cores(), os.environ.get("OMP_WAIT_POLICY"))
 """
 
@@ -43,7 +43,7 @@ def test_torch_that_is_loaded_already_cannot_be_told():
 
 
 def test_importing_the_library_sets_nothing():
-    code = "import os, datasets, distwar_kernels, distwar_gs.trainer; print(os.environ.get('OMP_WAIT_POLICY'))"
+    code = "import os, datasets, distwar_kernels, distwar_gs.training.trainer; print(os.environ.get('OMP_WAIT_POLICY'))"
     assert asked(code) == "None"
 
 

@@ -9,8 +9,8 @@ import pytest
 from scene_files import look_at, ring
 
 from datasets import DataError, Mask, View
-from datasets.distinct import with_unique_names, without_repeats
-from datasets.undistort import Shot
+from datasets.pixels.distinct import with_unique_names, without_repeats
+from datasets.pixels.undistort import Shot
 
 CAMERA = pycolmap.Camera(camera_id=1, model="PINHOLE", width=8, height=8, params=[8, 8, 4, 4])
 

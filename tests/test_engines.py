@@ -8,16 +8,16 @@ from random_scenes import assert_below, relative_l2
 from test_fused import error_map, expected_error_sums
 from torch import Tensor
 
-from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import Config
-from distwar_gs.densification import Densifier, drop_rows
-from distwar_gs.engines import ComposedEngine, ComposedRendered, Engine, FusedEngine
-from distwar_gs.losses import photometric_gradient, photometric_gradients
-from distwar_gs.model import as_parameters
-from distwar_gs.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
-from distwar_gs.renderer import COMPOSED, RenderSettings
-from distwar_gs.timing import NoTimer
-from distwar_gs.trainer import Trainer
+from distwar_gs.engines.base import ComposedEngine, ComposedRendered, Engine, FusedEngine
+from distwar_gs.engines.timing import NoTimer
+from distwar_gs.evaluation.losses import photometric_gradient, photometric_gradients
+from distwar_gs.gaussians.model import as_parameters
+from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
+from distwar_gs.rendering.renderer import COMPOSED, RenderSettings
+from distwar_gs.strategies.adaptive import Densifier, drop_rows
+from distwar_gs.training.trainer import Trainer
 from distwar_kernels.fused import capacity
 
 WIDTH, HEIGHT = 40, 33

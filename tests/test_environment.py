@@ -16,7 +16,8 @@ import pytest
 from captures import Capture, camera
 from demo_runs import ENVIRONMENT, ROOT
 
-from datasets import DataError, cache
+from datasets import DataError
+from datasets.pixels import cache
 
 SHORT = ("--device", "cpu", "--iterations", 2, "--set", "log.tensorboard=false", "model.init_points=300")
 ODD_NAME = "ein Ordner für 日本 's"

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from datasets.scene import Normalisation, View
-from distwar_gs.export import ModelFileError, find_ply, load_ply, read_render_mode, save_cameras_json, save_ply
-from distwar_gs.model import SH_C0, sh_degree_of
-from distwar_gs.renderer import RenderSettings, render
+from distwar_gs.formats.export import ModelFileError, find_ply, load_ply, read_render_mode, save_cameras_json, save_ply
+from distwar_gs.gaussians.model import SH_C0, sh_degree_of
+from distwar_gs.rendering.renderer import RenderSettings, render
 from distwar_kernels import Cameras
 
 KEYS = ("means", "quats", "scales", "opacities", "sh0", "shN")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scene_files import look_at, ring
 
+from datasets.build import RawScene, build_scene
 from datasets.extent import camera_extent, stray_cameras, view_depths
-from datasets.scene import PointCloud, RawScene, View, build_scene
+from datasets.scene import PointCloud, View
 
 
 def views_at(poses):

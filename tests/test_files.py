@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distwar_gs.files import WriteError, check_regular, durable_write, read_bounded, remove_leftovers, replacing
+from distwar_gs.system.files import WriteError, check_regular, durable_write, read_bounded, remove_leftovers, replacing
 
 
 def test_replacing_keeps_the_old_file_when_writing_fails(tmp_path):

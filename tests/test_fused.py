@@ -661,7 +661,7 @@ def test_lists_are_the_same_every_time():
 
 @pytest.mark.gpu
 def test_cuda_agrees_with_gsplats_way():
-    from distwar_gs.renderer import RenderSettings, render
+    from distwar_gs.rendering.renderer import RenderSettings, render
 
     device = torch.device("cuda")
     params, view = random_params(5000, 29), random_view(9, width=200, height=150).to(device)

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from scripts.fuzz_inputs import READERS, Reader
-from scripts.fuzz_readers import HANG_SECONDS, Tally, fuzz, table
+from stress.fuzz_inputs import READERS, Reader
+from stress.fuzz_readers import HANG_SECONDS, Tally, fuzz, table
 
 EXECUTIONS = 150
 
@@ -196,7 +195,7 @@ def test_crashes_are_seen_and_their_inputs_kept(tmp_path, action, words):
 
 
 def test_a_hang_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr("scripts.fuzz_readers.HANG_SECONDS", 0.3)
+    monkeypatch.setattr("stress.fuzz_readers.HANG_SECONDS", 0.3)
     tally = fuzz(fails_with(lambda path: time.sleep(60)), 0, executions=1)
     assert HANG_SECONDS == 10 and any("Timeout" in crash for crash in tally.crashes)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
 
-from distwar_gs import checkpoint, trainer
+from distwar_gs.checkpoints import checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.config import OptimConfig
-from distwar_gs.health import find
-from distwar_gs.optimizer import make_optimizers, step_all
-from distwar_gs.trainer import Trainer, TrainingError
+from distwar_gs.gaussians.optimizer import make_optimizers, step_all
+from distwar_gs.training import trainer
+from distwar_gs.training.health import find
+from distwar_gs.training.trainer import Trainer, TrainingError
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

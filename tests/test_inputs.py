@@ -22,9 +22,9 @@ from plyfile import PlyData, PlyElement
 from scene_files import look_at, ring
 
 import train
-from datasets.images import ImageStore
+from datasets.pixels.images import ImageStore
 from distwar_gs.cli import run_cli, train_config
-from distwar_gs.views import open_scene
+from distwar_gs.rendering.views import open_scene
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

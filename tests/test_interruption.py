@@ -15,11 +15,20 @@ import torch
 from clock import Clock
 from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 
-from distwar_gs import interruption, trainer
-from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.cli import run_cli
-from distwar_gs.interruption import SAME_PRESS_S, SAVING, STOPPING, Interruption, StoppedError, terminable, undisturbed
-from distwar_gs.trainer import Trainer
+from distwar_gs.system import interruption
+from distwar_gs.system.interruption import (
+    SAME_PRESS_S,
+    SAVING,
+    STOPPING,
+    Interruption,
+    StoppedError,
+    terminable,
+    undisturbed,
+)
+from distwar_gs.training import trainer
+from distwar_gs.training.trainer import Trainer
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
 WORDS = {
@@ -194,7 +203,7 @@ def test_sigterm_after_pycolmap_is_imported():
     code = """if True:
         import os, signal
         from distwar_gs.cli import run_cli
-        from distwar_gs.interruption import undisturbed
+        from distwar_gs.system.interruption import undisturbed
 
         def main(arguments):
             with undisturbed():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from distwar_gs.losses import (
+from distwar_gs.evaluation.losses import (
     as_floats,
     l1_loss,
     masked_ssim,

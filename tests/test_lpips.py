@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from distwar_gs import lpips
-from distwar_gs.metrics import append_metrics, evaluate
+from distwar_gs.evaluation import lpips
+from distwar_gs.evaluation.metrics import append_metrics, evaluate
 
 CPU = torch.device("cpu")
 

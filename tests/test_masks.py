@@ -11,8 +11,8 @@ from PIL import Image
 from scene_files import write_colmap, write_image
 
 from datasets import DataError, Mask, View, load_scene
-from datasets.images import ImageStore
-from datasets.masks import decode_mask, ignored_share, with_masks
+from datasets.pixels.images import ImageStore
+from datasets.pixels.masks import decode_mask, ignored_share, with_masks
 
 KEPT = np.zeros((40, 64), bool)
 KEPT[10:30, 20:50] = True

@@ -15,14 +15,14 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distwar_gs import mcmc
 from distwar_gs.config import DensificationConfig, OptimConfig, config_of
-from distwar_gs.densification import Densifier
-from distwar_gs.mcmc import Mcmc, MoveReport
-from distwar_gs.optimizer import make_optimizers, step_all
-from distwar_gs.renderer import RenderSettings, render
-from distwar_gs.strategies import make_strategy
-from distwar_gs.trainer import Trainer
+from distwar_gs.gaussians.optimizer import make_optimizers, step_all
+from distwar_gs.rendering.renderer import RenderSettings, render
+from distwar_gs.strategies import mcmc
+from distwar_gs.strategies.adaptive import Densifier
+from distwar_gs.strategies.base import make_strategy
+from distwar_gs.strategies.mcmc import Mcmc, MoveReport
+from distwar_gs.training.trainer import Trainer
 from distwar_kernels import Cameras, add_noise
 
 CONFIG = config_of({"densification.strategy": "mcmc"}).densification

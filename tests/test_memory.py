@@ -6,14 +6,14 @@ import pytest
 import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
 
-from distwar_gs import memory
 from distwar_gs.config import DensificationConfig, ModelConfig, OptimConfig
-from distwar_gs.densification import new_state
-from distwar_gs.memory import Budget, Cap, bytes_per_gaussian
-from distwar_gs.model import initialise
-from distwar_gs.optimizer import all_moments, make_optimizers, step_all
-from distwar_gs.rows import with_rows
-from distwar_gs.trainer import Trainer
+from distwar_gs.gaussians import memory
+from distwar_gs.gaussians.memory import Budget, Cap, bytes_per_gaussian
+from distwar_gs.gaussians.model import initialise
+from distwar_gs.gaussians.optimizer import all_moments, make_optimizers, step_all
+from distwar_gs.gaussians.rows import with_rows
+from distwar_gs.strategies.adaptive import new_state
+from distwar_gs.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 MIB = 2**20

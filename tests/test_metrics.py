@@ -7,8 +7,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distwar_gs.losses import ssim
-from distwar_gs.metrics import Evaluation, ViewMetrics, append_metrics, data_protocol, evaluate, psnr, to_8bit
+from distwar_gs.evaluation.losses import ssim
+from distwar_gs.evaluation.metrics import (
+    Evaluation,
+    ViewMetrics,
+    append_metrics,
+    data_protocol,
+    evaluate,
+    psnr,
+    to_8bit,
+)
 
 PROTOCOL = {"image_source": "images_4", "split_rule": "every 8th image"}
 

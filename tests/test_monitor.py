@@ -9,9 +9,9 @@ from clock import Clock
 from demo_runs import demo_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from distwar_gs import monitor
-from distwar_gs.monitor import Monitor, setup_logging
-from distwar_gs.timing import NoTimer, PartTimer
+from distwar_gs.engines.timing import NoTimer, PartTimer
+from distwar_gs.training import monitor
+from distwar_gs.training.monitor import Monitor, setup_logging
 from distwar_kernels import Reduction, TuningRound
 
 CPU = torch.device("cpu")

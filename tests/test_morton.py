@@ -2,7 +2,7 @@
 
 import torch
 
-from distwar_gs.morton import morton_order
+from distwar_gs.formats.morton import morton_order
 
 
 def interleaved(cell: list[int]) -> int:

@@ -8,7 +8,7 @@ from scene_files import look_at, ring
 
 from datasets import Normalisation, View
 from distwar_gs.config import Config, with_values
-from distwar_gs.near_plane import OF_EXTENT, REFERENCE, SHARE, with_near_plane, with_reference_near_plane
+from distwar_gs.rendering.near_plane import OF_EXTENT, REFERENCE, SHARE, with_near_plane, with_reference_near_plane
 
 
 def scene(nearest, extent=1.0, scale=1.0, poses=None):

@@ -8,7 +8,7 @@ import torch
 from torch.nn import Parameter
 
 from distwar_gs.config import OptimConfig
-from distwar_gs.optimizer import (
+from distwar_gs.gaussians.optimizer import (
     edit,
     load_state_dicts,
     make_optimizers,

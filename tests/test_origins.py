@@ -16,7 +16,7 @@ from sog_files import write_sog
 
 from datasets import load_scene
 from distwar_gs.cli import render_args
-from distwar_gs.export import (
+from distwar_gs.formats.export import (
     ModelFileError,
     find_ply,
     load_exactly,
@@ -27,9 +27,9 @@ from distwar_gs.export import (
     save_model,
     save_ply,
 )
-from distwar_gs.origins import record_of
-from distwar_gs.outputs import ModelPictures
-from distwar_gs.trainer import Trainer
+from distwar_gs.formats.origins import record_of
+from distwar_gs.training.trainer import Trainer
+from distwar_gs.viewing.pictures import ModelPictures
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -336,7 +336,7 @@ def test_a_record_goes_with_the_model_it_was_for(tmp_path, name):
 def test_a_failed_write_leaves_model_and_record(tmp_path, monkeypatch):
     save_model(tmp_path / "a.spz", waves(20, 0), origin=UTM)
     before = [(tmp_path / "a.spz").read_bytes(), record_of(tmp_path / "a.spz").read_bytes()]
-    monkeypatch.setattr("distwar_gs.export.encode_spz", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("distwar_gs.formats.export.encode_spz", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_model(tmp_path / "a.spz", waves(30, 0))
     assert [(tmp_path / "a.spz").read_bytes(), record_of(tmp_path / "a.spz").read_bytes()] == before

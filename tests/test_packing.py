@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from foreign_models import wave
 
-from distwar_gs.packing import check_growth, from_smallest_three, logit, smallest_three
+from distwar_gs.formats.packing import check_growth, from_smallest_three, logit, smallest_three
 
 
 def test_rotations_come_back_as_the_same_rotations():

@@ -10,7 +10,14 @@ from PIL import Image
 from scene_files import write_image
 
 from datasets import DataError
-from datasets.pairing import ImageFinder, image_files, pair_by_order, pair_images, pair_names_by_order, same_shape
+from datasets.pixels.pairing import (
+    ImageFinder,
+    image_files,
+    pair_by_order,
+    pair_images,
+    pair_names_by_order,
+    same_shape,
+)
 
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
 

@@ -17,11 +17,11 @@ from scene_files import write_colmap
 
 from datasets import DataError, View, load_scene
 from distwar_gs.cli import render_args
-from distwar_gs.metrics import psnr
-from distwar_gs.outputs import ModelPictures
-from distwar_gs.path_files import read_path
-from distwar_gs.path_views import path_views
-from distwar_gs.trainer import Trainer
+from distwar_gs.evaluation.metrics import psnr
+from distwar_gs.training.trainer import Trainer
+from distwar_gs.viewing.path_files import read_path
+from distwar_gs.viewing.path_views import path_views
+from distwar_gs.viewing.pictures import ModelPictures
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -12,7 +12,7 @@ from emulated_photometric import run
 from random_scenes import assert_below, relative_l2
 from torch import Tensor
 
-from distwar_gs import losses
+from distwar_gs.evaluation import losses
 from distwar_kernels import constants, loader, photometric_errors, photometric_gradient, photometric_loss
 from distwar_kernels.photometric.photometric import composite
 from distwar_kernels.photometric.photometric_reference import photometric_reference

@@ -8,9 +8,9 @@ import plyfile
 import pytest
 import torch
 
-from datasets.ply import LONGEST_HEADER
-from distwar_gs.export import load_ply
-from distwar_gs.ply import ModelFileError
+from datasets.readers.ply import LONGEST_HEADER
+from distwar_gs.formats.export import load_ply
+from distwar_gs.formats.ply import ModelFileError
 
 COLUMNS = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()  # noqa: SIM905
 

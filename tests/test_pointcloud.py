@@ -7,8 +7,9 @@ import plyfile
 import pytest
 from scene_files import write_blender, write_colmap
 
-from datasets import DataError, load_scene, pointcloud
-from datasets.pointcloud import read_points
+from datasets import DataError, load_scene
+from datasets.readers import pointcloud
+from datasets.readers.pointcloud import read_points
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 RGB = np.array([[0, 128, 255], [10, 20, 30], [255, 0, 1], [77, 200, 13]], np.uint8)

@@ -10,7 +10,7 @@ from captures import SPOTS, Capture
 from scene_files import look_at, write_blender, write_colmap
 
 from datasets import DataError, load_scene
-from datasets.poses import PoseError, rigid_pose, unit_quaternion
+from datasets.readers.poses import PoseError, rigid_pose, unit_quaternion
 
 ALL = {"test_every": 0, "normalise": False}
 GL = np.diag([1.0, -1.0, -1.0, 1.0])

@@ -6,7 +6,7 @@ import torch
 from scene_files import look_at, ring
 
 from datasets import View
-from distwar_gs.random_start import DEPTHS, is_within_sight, points_in_view, scene_distances
+from distwar_gs.gaussians.random_start import DEPTHS, is_within_sight, points_in_view, scene_distances
 
 
 def views_at(poses, width=64, height=40):

@@ -13,15 +13,15 @@ from scene_files import write_blender, write_colmap, write_image
 from sog_files import write_sog
 
 from datasets import DataError, load_scene
-from datasets.images import ImageStore
+from datasets.pixels.images import ImageStore
 from datasets.regular import check_regular
 from distwar_gs.capture.video import default_frames
-from distwar_gs.checkpoint import CheckpointError
+from distwar_gs.checkpoints.checkpoint import CheckpointError
+from distwar_gs.checkpoints.resume import find_checkpoint
 from distwar_gs.config import ConfigError, load_config
-from distwar_gs.export import ModelFileError, load_model, save_model
-from distwar_gs.path_files import read_path
-from distwar_gs.resume import find_checkpoint
-from distwar_gs.start import find_start
+from distwar_gs.formats.export import ModelFileError, load_model, save_model
+from distwar_gs.gaussians.start import find_start
+from distwar_gs.viewing.path_files import read_path
 
 KINDS = {"a FIFO": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/null")}
 

@@ -8,7 +8,14 @@ from random_scenes import relative_l2
 from torch import Tensor
 
 from distwar_gs.config import Config, ConfigError, with_values
-from distwar_gs.renderer import ComposedRendering, Rendering, RenderSettings, render, render_settings, view_colors
+from distwar_gs.rendering.renderer import (
+    ComposedRendering,
+    Rendering,
+    RenderSettings,
+    render,
+    render_settings,
+    view_colors,
+)
 from distwar_kernels import Cameras, Reduction
 from distwar_kernels.blend.blend_reference import blend_reference
 from distwar_kernels.projection.projection_torch import project_torch

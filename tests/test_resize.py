@@ -6,7 +6,7 @@ from PIL import Image
 from scene_files import write_colmap, write_image
 
 from datasets import DataError, load_scene
-from datasets.resize import target_size
+from datasets.pixels.resize import target_size
 
 ALL = {"test_every": 0, "normalise": False}
 

@@ -5,10 +5,10 @@ import torch
 from demo_runs import demo_config
 from test_checkpoint import checkpoint
 
-from distwar_gs import checkpoint as cp
+from distwar_gs.checkpoints import checkpoint as cp
+from distwar_gs.checkpoints.resume import FIXED, FREE, check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.config import Config, as_values, config_of, with_values
-from distwar_gs.resume import FIXED, FREE, check_config, find_checkpoint, open_checkpoint, with_its_schedule
-from distwar_gs.trainer import Trainer
+from distwar_gs.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

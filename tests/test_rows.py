@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distwar_gs.rows import (
+from distwar_gs.gaussians.rows import (
     SLACK,
     gather_rows,
     plan_rows,

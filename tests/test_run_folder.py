@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from demo_runs import ENVIRONMENT, ROOT
 
-from distwar_gs import run_folder
 from distwar_gs.config import ConfigError
-from distwar_gs.run_folder import LOCK, Holder, RunFolder
+from distwar_gs.training import run_folder
+from distwar_gs.training.run_folder import LOCK, Holder, RunFolder
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from distwar_gs.run_folder import RunFolder
+from distwar_gs.training.run_folder import RunFolder
 with RunFolder(Path(sys.argv[1])):
     print("holds", flush=True)
     time.sleep(600)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distwar_gs.sampler import ViewSampler
+from distwar_gs.training.sampler import ViewSampler
 
 
 def sampler(count: int = 7, seed: int = 0) -> ViewSampler:

@@ -3,7 +3,9 @@ import pytest
 from scene_files import look_at, ring, write_blender, write_colmap
 
 from datasets import DataError, Normalisation, load_scene
-from datasets.scene import View, camera_extent, split_views
+from datasets.build import split_views
+from datasets.extent import camera_extent
+from datasets.scene import View
 
 
 def make_views(names, poses=None):

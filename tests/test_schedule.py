@@ -18,7 +18,7 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
-from distwar_gs.schedule import Moment, Schedule
+from distwar_gs.config.schedule import Moment, Schedule
 
 STEPS = ("start", "stop", "every", "opacity_reset_every")
 

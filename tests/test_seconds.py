@@ -8,12 +8,12 @@ import pytest
 import torch
 from demo_runs import demo_config
 
-from distwar_gs import monitor
-from distwar_gs.checkpoint import load_checkpoint
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import load_config
-from distwar_gs.densification import Densifier
-from distwar_gs.schedule import Schedule
-from distwar_gs.trainer import Trainer
+from distwar_gs.config.schedule import Schedule
+from distwar_gs.strategies.adaptive import Densifier
+from distwar_gs.training import monitor
+from distwar_gs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

@@ -12,11 +12,11 @@ from foreign_models import FOLDER, assert_within, differences, in_order_of, wave
 from hypothesis import strategies as st
 from PIL import Image
 from sog_files import sog_parts, write_files, write_sog
+from stress.fuzz_inputs import Reader, broken_bytes, odd_trees
+from stress.fuzz_readers import fuzz
 
-from distwar_gs.export import find_ply, load_model, read_render_mode
-from distwar_gs.ply import ModelFileError
-from scripts.fuzz_inputs import Reader, broken_bytes, odd_trees
-from scripts.fuzz_readers import fuzz
+from distwar_gs.formats.export import find_ply, load_model, read_render_mode
+from distwar_gs.formats.ply import ModelFileError
 
 KINDS = ["a.sog", "folder", "folder/meta.json"]
 # One step of what a byte stands for is 1/85 (scales), 1/85 (colours), 1/320 (harmonics), 1/180 (rotations); logits of

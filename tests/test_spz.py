@@ -10,9 +10,9 @@ import pytest
 import torch
 from foreign_models import FOLDER, assert_within, differences, waves
 
-from distwar_gs.export import load_model, read_render_mode, save_model
-from distwar_gs.ply import ModelFileError
-from distwar_gs.spz import encode_spz
+from distwar_gs.formats.export import load_model, read_render_mode, save_model
+from distwar_gs.formats.ply import ModelFileError
+from distwar_gs.formats.spz import encode_spz
 from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 
 # Half a step of each number; harmonics lose 3 or 4 of their 8 bits, those beyond 1 were cut.

@@ -11,14 +11,14 @@ from demo_runs import DENSE_SCHEDULE, demo_config
 from sog_files import write_sog
 
 from datasets import DataError, load_scene
-from distwar_gs.checkpoint import CheckpointError
+from distwar_gs.checkpoints.checkpoint import CheckpointError
 from distwar_gs.config import ConfigError
-from distwar_gs.export import find_ply, load_model, load_ply, save_model, save_ply
-from distwar_gs.memory import Cap
-from distwar_gs.model import degree_in_use
-from distwar_gs.ply import ModelFileError
-from distwar_gs.start import with_degree
-from distwar_gs.trainer import Trainer
+from distwar_gs.formats.export import find_ply, load_model, load_ply, save_model, save_ply
+from distwar_gs.formats.ply import ModelFileError
+from distwar_gs.gaussians.memory import Cap
+from distwar_gs.gaussians.model import degree_in_use
+from distwar_gs.gaussians.start import with_degree
+from distwar_gs.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("in_process")
 

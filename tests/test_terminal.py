@@ -17,10 +17,10 @@ import torch
 from demo_runs import ENVIRONMENT, ROOT, demo_config
 from tqdm import tqdm
 
-from distwar_gs.checkpoint import load_checkpoint
-from distwar_gs.monitor import setup_logging
-from distwar_gs.terminal import LossyStream, PrintableFormatter, lossy_output, one_line, printable
-from distwar_gs.trainer import Trainer
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
+from distwar_gs.system.terminal import LossyStream, PrintableFormatter, lossy_output, one_line, printable
+from distwar_gs.training.monitor import setup_logging
+from distwar_gs.training.trainer import Trainer
 
 ESCAPES = "a\x1b]0;title\x07\x1b[2J\r\nERROR forged\x9b31m\u202egnp\udcff"
 SHOWN = r"a\x1b]0;title\x07\x1b[2J\r\nERROR forged\x9b31m\u202egnp\udcff"

@@ -8,8 +8,9 @@ from clock import Clock
 from test_renderer import SETTINGS, cameras, random_params
 from torch import Tensor
 
-from distwar_gs import renderer, timing
-from distwar_gs.timing import NoTimer, PartTimer
+from distwar_gs.engines import timing
+from distwar_gs.engines.timing import NoTimer, PartTimer
+from distwar_gs.rendering import renderer
 
 CPU = torch.device("cpu")
 

@@ -23,16 +23,18 @@ from scene_files import write_blender
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datasets import DataError
-from distwar_gs import densification, monitor, trainer
-from distwar_gs.checkpoint import CheckpointError, load_checkpoint
-from distwar_gs.cli import RenderArgs, run_cli
+from distwar_gs.checkpoints.checkpoint import CheckpointError, load_checkpoint
+from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, load_config
-from distwar_gs.densification import Densifier, is_ordered, is_refined, is_reset
-from distwar_gs.losses import as_floats
-from distwar_gs.run_folder import RunFolder
-from distwar_gs.timing import PartTimer
-from distwar_gs.trained import TrainedModel
-from distwar_gs.trainer import Trainer, TrainingError
+from distwar_gs.engines.timing import PartTimer
+from distwar_gs.evaluation.losses import as_floats
+from distwar_gs.strategies import adaptive
+from distwar_gs.strategies.adaptive import Densifier, is_ordered, is_refined, is_reset
+from distwar_gs.training import monitor, trainer
+from distwar_gs.training.run_folder import RunFolder
+from distwar_gs.training.trainer import Trainer, TrainingError
+from distwar_gs.viewing.render_args import RenderArgs
+from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import loader
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -707,7 +709,7 @@ def test_what_a_failed_step_made_is_gone_before_it_is_saved(make, monkeypatch):
 @pytest.mark.parametrize("number", [0, 15, 30, 45])
 def test_growth_without_memory_is_skipped_and_the_run_goes_on(make, monkeypatch, number):
     """At the second of three refinements; the third may only replace what is pruned."""
-    real, totals = densification.refine, []
+    real, totals = adaptive.refine, []
 
     def refine(params, *rest):
         try:
@@ -716,7 +718,7 @@ def test_growth_without_memory_is_skipped_and_the_run_goes_on(make, monkeypatch,
         finally:
             totals.append(len(params["means"]))
 
-    monkeypatch.setattr(densification, "refine", refine)
+    monkeypatch.setattr(adaptive, "refine", refine)
     run = make(changes={**DENSE_SCHEDULE, "train.iterations": 40, "densification.opacity_reset_every": 1000})
     assert run.run() == 0 and run.step == 40
     text = (run.folder / "train.log").read_text()
@@ -779,7 +781,7 @@ def test_a_gpu_without_memory_ends_in_a_checkpoint_to_resume_from(make, monkeypa
 @pytest.mark.parametrize("spare", [0.6, 1.3])
 def test_growth_that_a_gpu_has_no_memory_for_is_skipped_in_a_run(make, monkeypatch, spare):
     """The first refinement may take the largest parameter a bit more than half again, or once and a third."""
-    real, reports = densification.refine, []
+    real, reports = adaptive.refine, []
 
     def refine(params, *rest):
         torch.cuda.empty_cache()
@@ -793,7 +795,7 @@ def test_growth_that_a_gpu_has_no_memory_for_is_skipped_in_a_run(make, monkeypat
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
 
-    monkeypatch.setattr(densification, "refine", refine)
+    monkeypatch.setattr(adaptive, "refine", refine)
     changes = {
         **DENSE_SCHEDULE, "train.device": "cuda", "model.init": "random", "model.init_points": 400_000,
         "densification.cap_max": 0, "densification.grad_threshold": 1e-9, "train.iterations": 40,

@@ -7,7 +7,7 @@ from PIL import Image
 from scene_files import write_colmap
 
 from datasets import DataError, load_scene
-from datasets.masks import decode_mask
+from datasets.pixels.masks import decode_mask
 
 RADIAL = {"model": "SIMPLE_RADIAL", "params": (50, 30, 17, 0.1)}
 

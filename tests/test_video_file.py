@@ -14,8 +14,8 @@ import pytest
 import torch
 from demo_runs import ENVIRONMENT, ROOT
 
-from distwar_gs.files import WriteError
-from distwar_gs.video_file import writing_video
+from distwar_gs.system.files import WriteError
+from distwar_gs.viewing.video_file import writing_video
 
 
 def noise(width: int = 64, height: int = 48, seed: int = 0) -> torch.Tensor:
@@ -148,7 +148,7 @@ def test_frames_of_two_sizes_are_a_mistake_of_the_program(tmp_path):
 def test_ctrl_c_leaves_nothing(tmp_path):
     """To the whole group, as a terminal sends it."""
     code = (
-        "import sys, torch, pathlib\nfrom distwar_gs.video_file import writing_video\n"
+        "import sys, torch, pathlib\nfrom distwar_gs.viewing.video_file import writing_video\n"
         f"with writing_video(pathlib.Path({str(tmp_path / 'a.mp4')!r}), 30.0) as video:\n"
         "    for i in range(100_000):\n        video.add(torch.zeros(48, 64, 3, dtype=torch.uint8))\n"
         "        if i == 5: print('going', flush=True)\n"

@@ -8,9 +8,9 @@ import torch
 from demo_runs import demo_config
 from scene_files import write_blender
 
-from distwar_gs import views
 from distwar_gs.config import Config, ConfigError
-from distwar_gs.views import cameras_of, measured_images, open_scene, training_images
+from distwar_gs.rendering import views
+from distwar_gs.rendering.views import cameras_of, measured_images, open_scene, training_images
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from datasets.errors import DataError, printable
-from datasets.imagefile import Progress, map_threads
+from datasets.pixels.imagefile import Progress, map_threads
 from distwar_gs.capture.decoding import NotAPhotoError, decoded, open_photo
 from distwar_gs.capture.video import VIDEO_SUFFIXES
 

@@ -13,7 +13,7 @@ from distwar_gs.capture.lenses import oddities
 from distwar_gs.capture.mapping import MOST_CONTRADICTED
 from distwar_gs.capture.staging import load_stage
 from distwar_gs.capture.work import AUTO, Work
-from distwar_gs.files import replacing
+from distwar_gs.system.files import replacing
 
 MOST_LINES = 50
 """Of one kind that are shown; report.json has all."""

@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from unicodedata import category
 
-from datasets.imagefile import Progress, map_threads
+from datasets.pixels.imagefile import Progress, map_threads
 from distwar_gs.capture.decoding import PHOTO_SUFFIXES, READ_BY_COLMAP, decoded, open_photo, write_png
 from distwar_gs.capture.photos import LeftOut
-from distwar_gs.files import replacing
+from distwar_gs.system.files import replacing
 
 LONGEST = 255
 """Bytes of a file's name, on the disks in use."""

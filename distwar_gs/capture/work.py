@@ -14,7 +14,7 @@ import pycolmap
 from tqdm import tqdm
 
 from datasets.errors import DataError
-from distwar_gs.files import replacing
+from distwar_gs.system.files import replacing
 
 AUTO = "auto"
 """As Settings.camera: the lens model that the photos call for (intrinsics.py)."""

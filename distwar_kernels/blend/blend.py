@@ -1,5 +1,6 @@
 """Alpha blending of sorted 2D Gaussians with a choice of gradient reduction: gsplat's op, DISTWAR's backward."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -68,7 +69,6 @@ def rasterize_to_pixels(
             means2d, conics, colors, opacities, image_width, image_height, tile_size, isect_offsets, flatten_ids,
             backgrounds, masks, packed, absgrad,
         )  # fmt: skip
-    image_dims = isect_offsets.shape[:-2]
     loader.load(means2d.device.type)
     reduction, tuner = resolve(reduction, means2d.device)
     probe = _absgrad_probe(means2d) if absgrad else None
@@ -77,6 +77,11 @@ def rasterize_to_pixels(
                     image_height, reduction, tuner)
         for c, b in _channel_passes(colors, backgrounds)
     ]  # fmt: skip
+    return _joined(passes, isect_offsets.shape[:-2])
+
+
+def _joined(passes: Sequence[tuple[Tensor, Tensor]], image_dims: torch.Size) -> tuple[Tensor, Tensor]:
+    """Colours of all channels, and alphas, from each pass's colours and transmittance [images, ...]."""
     render = torch.cat([p[0] for p in passes], dim=-1) if len(passes) > 1 else passes[0][0]
     alphas = 1.0 - passes[0][1]
     return render.reshape(*image_dims, *render.shape[1:]), alphas.reshape(*image_dims, *alphas.shape[1:], 1)

@@ -1,0 +1,1 @@
+"""What a run can go on from: checkpoints, their checks, and which one --resume means."""

@@ -1,0 +1,220 @@
+"""Measuring rendered images against held-out photos: one evaluator for training and rendering alike.
+
+Published numbers for one scene differ by half a decibel between protocols, so every number is stored with the protocol
+it was measured by. What is measured is the 8-bit image, as a saved PNG holds it.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from distwar_gs.evaluation.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
+from distwar_gs.evaluation.lpips import MIN_SIZE as LPIPS_MIN_SIZE
+from distwar_gs.evaluation.lpips import PROTOCOL as LPIPS_PROTOCOL
+from distwar_gs.evaluation.lpips import Measure, lpips_vgg
+from distwar_gs.system.files import check_regular, replacing
+
+if TYPE_CHECKING:
+    from datasets.scene import Scene, View
+
+log = logging.getLogger(__name__)
+
+PSNR_LIMIT = 100.0
+"""dB; what equal images get instead of infinity, which JSON does not know."""
+
+MEASURES = {
+    "rounding": "render clamped to [0, 1] and rounded to 8 bits before measuring",
+    "psnr": "peak 1, one mean squared error over all pixels and channels of a view, then the mean over the views",
+    "ssim": f"{WINDOW_SIZE}x{WINDOW_SIZE} Gaussian window of sigma {WINDOW_SIGMA}, zero padding, per channel, "
+    "then the mean over the views",
+    "lpips": "not computed",
+}
+"""How the numbers of this module are made; "lpips" where its parts are missing."""
+
+
+@dataclass(frozen=True)
+class ViewMetrics:
+    """One view: PSNR in dB, SSIM, and LPIPS if it was measured."""
+
+    name: str
+    psnr: float
+    ssim: float
+    lpips: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All views of a split, in order, and by which protocol they were measured."""
+
+    views: tuple[ViewMetrics, ...]
+    protocol: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def psnr(self) -> float:
+        """Mean over the views, dB."""
+        return sum(view.psnr for view in self.views) / len(self.views)
+
+    @property
+    def ssim(self) -> float:
+        """Mean over the views."""
+        return sum(view.ssim for view in self.views) / len(self.views)
+
+    @property
+    def lpips(self) -> float | None:
+        """Mean over the views, VGG; None if it was not measured."""
+        values = [view.lpips for view in self.views if view.lpips is not None]
+        return sum(values) / len(values) if values else None
+
+
+def psnr(image: Tensor, target: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Peak signal-to-noise ratio of two images of equal shape in [0, 1]: a scalar in dB, at most `PSNR_LIMIT`.
+
+    With `kept` (bool, without the channels) over the pixels where it is True; there must be one.
+    """
+    squares = (image - target).square()
+    if kept is None:
+        error = squares.mean()
+    else:  # sums, because picking pixels would make the host wait for the GPU
+        error = torch.where(kept[..., None], squares, 0.0).sum() / (kept.sum() * squares.shape[-1])
+    return -10.0 * torch.log10(error.clamp_min(10.0 ** (-PSNR_LIMIT / 10.0)))
+
+
+def to_8bit(image: Tensor) -> Tensor:
+    """A float image, nominally in [0, 1], as uint8 of the same shape: clamped, halves rounded up, NaN as black."""
+    return image.nan_to_num(nan=0.0).clamp(0.0, 1.0).mul(255.0).add(0.5).to(torch.uint8)
+
+
+def data_protocol(scene: "Scene", background: str) -> dict[str, Any]:
+    """The part of the protocol that the data decide: where the images come from, what is behind them, the split.
+
+    Args:
+        scene: what was loaded.
+        background: the setting data.background; black is measured where training draws a new colour at every step.
+    """
+    behind = "white" if background == "white" else "black"
+    return {
+        "image_source": scene.image_source,
+        "background": f"{behind} behind the Gaussians and images with alpha",
+        "split_rule": scene.split_rule,
+    }
+
+
+@torch.no_grad()
+def evaluate(
+    render: Callable[["View"], Tensor],
+    images: Sequence[Tensor],
+    views: Sequence["View"],
+    protocol: Mapping[str, Any],
+    observe: Callable[["View", Tensor, Tensor], None] | None = None,
+    mask_of: Callable[[int], Tensor | None] | None = None,
+) -> Evaluation:
+    """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.evaluation.lpips).
+
+    Args:
+        render: a view to its image [H, W, 3], float.
+        images: the photos, uint8 [H, W, 3], one for each view (any sequence: an ImageStore).
+        views: what to render.
+        protocol: what the caller knows of the data (see `data_protocol`); how it is measured is added here.
+        observe: called with each view, its 8-bit render and its photo, to save or show them without rendering again.
+        mask_of: by index, which pixels count, bool [H, W] (None: all); an ImageStore's `mask`.
+
+    Raises:
+        ValueError: no views, not as many images as views, or a render of another size than its photo.
+    """
+    if not views or len(images) != len(views):
+        raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
+    measured, ignored, pixels, perceptual = [], 0, 0, None
+    for index, view in enumerate(views):
+        render8, photo = to_8bit(render(view)), images[index]
+        if render8.shape != photo.shape:
+            raise ValueError(f"{view.name}: rendered as {[*render8.shape]}, the photo is {[*photo.shape]}")
+        kept = mask_of(index) if mask_of else None
+        kept = kept if kept is None else kept.to(render8.device)
+        perceptual = _perceptual(render8) if index == 0 else perceptual
+        image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
+        measured.append(_measure(image, target, kept, perceptual))
+        ignored += 0 if kept is None else int((~kept).sum())
+        pixels += photo.shape[0] * photo.shape[1]
+        if observe is not None:
+            observe(view, render8, photo)
+    numbers = torch.stack(measured).tolist()  # the only wait for the GPU
+    results = (ViewMetrics(view.name, *values) for view, values in zip(views, numbers, strict=True))
+    how = MEASURES | ({"lpips": LPIPS_PROTOCOL} if perceptual else {})
+    return Evaluation(tuple(results), {**protocol, **how, "masks": _mask_protocol(ignored / pixels)})
+
+
+def _perceptual(image8: Tensor) -> Measure | None:
+    """LPIPS, where its parts are installed and images are large enough for it."""
+    return lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
+
+
+def _measure(image: Tensor, target: Tensor, kept: Tensor | None, perceptual: Measure | None) -> Tensor:
+    """PSNR, SSIM and, if it is to be measured, LPIPS: [2] or [3]."""
+    if kept is None:
+        values = [psnr(image, target), ssim(image, target)]
+    else:
+        values = [psnr(image, target, kept), masked_ssim(image, target, kept)]
+        image, target = without_ignored(image, target, kept)
+    return torch.stack(values + ([perceptual(image, target)] if perceptual else []))
+
+
+def _mask_protocol(share: float) -> str:
+    if share == 0.0:
+        return "none"
+    return (
+        f"{100.0 * share:.2f} % of the pixels are ignored: left out of PSNR's mean and of the mean over SSIM's map, "
+        "black in both images before SSIM's window (and LPIPS)"
+    )
+
+
+def append_metrics(
+    path: Path, step: int, split: str, evaluation: Evaluation, extra: Mapping[str, Any] | None = None
+) -> None:
+    """Add an evaluation to the list of records in `metrics.json`, each complete with its protocol.
+
+    A record of the same step, split and protocol is replaced, so that a resumed run does not list a step twice. A file
+    that cannot be read is set aside with a warning rather than stopping a run that has just finished.
+
+    Args:
+        path: the file; made if missing.
+        step: training steps of the model.
+        split: "test" or "train".
+        evaluation: from `evaluate`.
+        extra: further numbers of the record (count of Gaussians, seconds), JSON values.
+    """
+    same = (step, split, evaluation.protocol)
+    records = [old for old in _read_records(path) if (old.get("step"), old.get("split"), old.get("protocol")) != same]
+    per_view = [{name: value for name, value in vars(view).items() if value is not None} for view in evaluation.views]
+    numbers = {name: getattr(evaluation, name) for name in ("psnr", "ssim", "lpips")} | {"views": len(per_view)}
+    tail = {"protocol": evaluation.protocol, "per_view": per_view}
+    records.append({"step": step, "split": split, **numbers, **(extra or {}), **tail})
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
+
+
+def is_measured(path: Path, step: int, split: str) -> bool:
+    """Whether `metrics.json` has a record of this step and split, under any protocol."""
+    return any((record.get("step"), record.get("split")) == (step, split) for record in _read_records(path))
+
+
+def _read_records(path: Path) -> list[dict[str, Any]]:
+    """The records of an earlier session; none if there is no file, or not one of ours."""
+    if not path.exists():
+        return []
+    try:
+        check_regular(path)
+        records = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(records, list) and all(isinstance(record, dict) for record in records):
+            return records
+    except (OSError, ValueError, RecursionError):  # not JSON, not text, not even a file
+        pass
+    aside = path.with_name(path.name + ".damaged")
+    path.replace(aside)
+    log.warning("%s is not a list of metrics; kept as %s, a new one is begun", path, aside.name)
+    return []

@@ -1,0 +1,1 @@
+"""Files of Gaussians: one module a format, the axes, numbers and order they share, and their origin."""

@@ -1,0 +1,1 @@
+"""How the number of Gaussians and their places are governed: one module a strategy."""

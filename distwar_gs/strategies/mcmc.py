@@ -1,0 +1,331 @@
+"""3D Gaussian Splatting as Markov Chain Monte Carlo (Kheradmand et al. 2024): Gaussians are samples that wander.
+
+Nothing is cloned, split or removed here. Noise moves the Gaussians that are nearly transparent; a price on opacity and
+size makes useless ones fade; every `every` steps those that have faded ("dead") become copies of others, drawn in
+proportion to opacity, and 5 % new copies are drawn until there are `cap_max`. A Gaussian and its copies share its
+opacity and shrink or grow such that together they look as it did (paper, eq. 9).
+
+The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gaussian_model.py); where this differs:
+
+- Lengths are in scene extents in noise and price on size. There they are in the units of the input, so that the same
+  settings mean something else in each frame (gsplat issue 542: a scene 2009 units wide).
+- Relocated Gaussians begin without Adam moments, as those they are copies of. There they keep the moments of where
+  they were.
+- The scale is made for the opacity after its clamp from below, not before (as gsplat's main does).
+- Up to 51 copies share exactly (there 50, gsplat 51); not finite Gaussians count as dead; with fewer than 20 Gaussians
+  one is added, where 5 % rounds to none; what is over the cap from the start goes, faintest first (gsplat issue 516).
+- Where nothing is alive nothing is drawn from (gsplat issue 1027), and what is drawn from may be longer than the 2^24
+  of torch.multinomial (gsplat PR 338).
+
+The schedule is that of densification.py, with stop = 25000: first at step 600, last at 24900. Opacities are not reset.
+"""
+
+import functools
+import logging
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Adam
+
+from distwar_gs.config import PRESETS, DensificationConfig
+from distwar_gs.config.schedule import MEANT_FOR, Schedule
+from distwar_gs.gaussians.memory import Cap
+from distwar_gs.gaussians.optimizer import edit, make_room
+from distwar_gs.gaussians.rows import gather_rows, scratch_for
+from distwar_gs.strategies.adaptive import SpatialOrder, is_ordered, is_refined, not_finite
+from distwar_kernels import add_noise
+
+log = logging.getLogger(__name__)
+
+GROWTH = 20
+"""Every 20th Gaussian is one more: 5 %."""
+MAX_COPIES = 51
+"""Largest number of Gaussians that share one's opacity exactly; more share as if they were as many."""
+SAMPLING_UNIT = 2.0**32
+"""Opacities are drawn by as integers of this resolution: their sums are exact in any order, so draws repeat."""
+
+
+@dataclass(frozen=True)
+class MoveReport:
+    """What a refinement did: dead Gaussians relocated, new ones added, those over the cap removed; and what is left."""
+
+    relocated: int
+    added: int
+    removed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the rows are to become, worked out before any tensor of the model is touched."""
+
+    rows: Tensor
+    """[M] int64: which Gaussian each new row is made of."""
+    logits: Tensor
+    """[M] float64: its opacity, as logit."""
+    growth: Tensor
+    """[M] float64: what is added to its log scales."""
+    fresh: Tensor
+    """[M] bool: begins without Adam moments."""
+
+    def copied(self, sources: Tensor, faintest: float) -> "Plan":
+        """The plan whose row i is row `sources[i]` [M'] of this one; a row that is there N times is shared by N."""
+        copies = torch.bincount(sources, minlength=len(self.rows))
+        shared = (copies > 1).nonzero().squeeze(1)
+        logits, factors = share(self.logits[shared], copies[shared], faintest)
+        whole = Plan(
+            self.rows,
+            self.logits.index_copy(0, shared, logits),
+            self.growth.index_add(0, shared, factors.log()),
+            self.fresh | (copies > 1),
+        )
+        return Plan(whole.rows[sources], whole.logits[sources], whole.growth[sources], whole.fresh[sources])
+
+
+# ------------------------------------------------------------------------------------------------------ every step
+
+
+@torch.no_grad()
+def add_regularisation(params: dict[str, Parameter], opacity_reg: float, scale_reg: float) -> None:
+    """Add to the gradients those of opacity_reg * mean(opacities) + scale_reg * mean(scales); 5 launches, no wait.
+
+    Args:
+        params: the Gaussians, with gradients; opacities and scales behind their sigmoid and exp.
+        opacity_reg, scale_reg: weights, the latter per unit of the means.
+    """
+    logits, scales = params["opacities"], params["scales"]
+    opacities = torch.sigmoid(logits)
+    logits.grad.addcmul_(opacities, 1.0 - opacities, value=opacity_reg / max(logits.numel(), 1))
+    scales.grad.add_(scales.exp(), alpha=scale_reg / max(scales.numel(), 1))
+
+
+# ------------------------------------------------------------------------------------------------------ refinement
+
+
+@torch.no_grad()
+def refine(
+    params: dict[str, Parameter],
+    optimizers: dict[str, Adam],
+    step: int,
+    config: DensificationConfig,
+    generator: torch.Generator,
+) -> MoveReport:
+    """Relocate the dead and grow once. The change is planned first, then made in one pass over each tensor.
+
+    What is neither dead nor copied keeps its place, its values and its Adam moments. With nothing alive there is
+    nothing to copy: nothing changes then.
+
+    Args:
+        params, optimizers: changed in place.
+        step: counted from 1, for the log.
+        config: the section `densification`.
+        generator: all randomness, on the device of the parameters.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then, but random numbers are drawn.
+    """
+    before = len(params["means"])
+    dead = find_dead(params, config.prune_opacity)
+    if dead.all():
+        log.warning("step %d: none of %d Gaussians is above opacity %g; nothing is changed", step, before,
+                    config.prune_opacity)  # fmt: skip
+        return MoveReport(0, 0, 0, before)
+    cap = cap_of(config)
+    plan, dead = within(unchanged(params["opacities"]), dead, cap)
+    kept, relocated = len(plan.rows), int(dead.sum())
+    plan = relocate(plan, dead, config.prune_opacity, generator)
+    plan = grow(plan, cap, config.prune_opacity, generator)
+    _carry_out(plan, params, optimizers)
+    return MoveReport(relocated, len(plan.rows) - kept, before - kept, len(plan.rows))
+
+
+def cap_of(config: DensificationConfig) -> int:
+    """The cap that growth ends at. Growth does not look at the scene, so "no cap" would double it every 1500 steps:
+    the published one then."""
+    return config.cap_max or PRESETS["mcmc"]["densification.cap_max"]
+
+
+def find_dead(params: dict[str, Parameter], faintest: float) -> Tensor:
+    """[N] bool: opacity at or below `faintest` (`<=`, where ADC prunes `<`), or not finite."""
+    return (torch.sigmoid(params["opacities"]) <= faintest) | not_finite(params)
+
+
+def unchanged(logits: Tensor) -> Plan:
+    """The plan that leaves every row as it is; logits [N]."""
+    rows = torch.arange(len(logits), device=logits.device)
+    logits = logits.detach().double()
+    return Plan(rows, logits, torch.zeros_like(logits), torch.zeros_like(rows, dtype=torch.bool))
+
+
+def within(plan: Plan, dead: Tensor, cap: int) -> tuple[Plan, Tensor]:
+    """The plan and its dead [N] without what is over the cap: the dead go first, then the faintest."""
+    if len(plan.rows) <= cap:
+        return plan, dead
+    faint = torch.where(dead, -math.inf, plan.logits)
+    stay = faint.argsort(descending=True, stable=True)[:cap].sort().values
+    return Plan(plan.rows[stay], plan.logits[stay], plan.growth[stay], plan.fresh[stay]), dead[stay]
+
+
+def relocate(plan: Plan, dead: Tensor, faintest: float, generator: torch.Generator) -> Plan:
+    """Dead rows [N] become copies of rows that are alive, drawn in proportion to opacity; there must be one."""
+    sources = torch.arange(len(dead), device=dead.device)
+    places = dead.nonzero().squeeze(1)
+    weights = torch.sigmoid(plan.logits).masked_fill(dead, 0.0)
+    sources[places] = draw(weights, len(places), generator)
+    return plan.copied(sources, faintest)
+
+
+def grow(plan: Plan, cap: int, faintest: float, generator: torch.Generator) -> Plan:
+    """One copy for every 20 rows (at least one) is appended, as far as the cap allows, drawn as for `relocate`."""
+    count = len(plan.rows)
+    wanted = max(min(count + max(count // GROWTH, 1), cap) - count, 0)
+    drawn = draw(torch.sigmoid(plan.logits), wanted, generator)
+    return plan.copied(torch.cat((torch.arange(count, device=drawn.device), drawn)), faintest)
+
+
+def draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """[count] int64: places in `weights` [N] (0 to 1, one of them above 0), each drawn in proportion to its weight."""
+    ends = (weights.double() * SAMPLING_UNIT).long().cumsum(0)
+    marks = torch.randint(int(ends[-1]), (count,), generator=generator, device=weights.device)
+    return torch.searchsorted(ends, marks, right=True)
+
+
+def share(logits: Tensor, copies: Tensor, faintest: float) -> tuple[Tensor, Tensor]:
+    """What N Gaussians in one place must be to look together as one (paper, eq. 9).
+
+    The opacity o' leaves as much light through N times as o did once: (1 - o')^N = 1 - o. The scales are multiplied by
+    o / (sum over i = 1..N, k = 0..i-1 of C(i-1, k) (-1)^k o'^(k+1) / sqrt(k+1)). Summed over i first, the binomials
+    telescope: C(N, k) (-1)^(k-1) o'^k / sqrt(k), k = 1..N, is left. Its terms are up to 5e3 times the sum: in float64
+    that costs nothing, and the signs are made by parity (pow(-1, k) is NaN under fast math, gsplat PR 953).
+
+    Args:
+        logits: [M] float64, of the opacity o of the one.
+        copies: [M] int64, N; above `MAX_COPIES` taken for that many.
+        faintest: o' is at least this.
+
+    Returns:
+        Logits [M] of o', and the factors [M] of the scales.
+    """
+    copies = copies.clamp(max=MAX_COPIES)
+    transmitted = F.logsigmoid(-logits) / copies  # log(1 - o'): no opacity is too near 1 for it
+    faintest_logit = float(torch.logit(torch.tensor(faintest, dtype=torch.float64)))
+    shared = (torch.log(-torch.expm1(transmitted)) - transmitted).clamp_min(faintest_logit)
+    return shared, torch.sigmoid(logits) / _integral(torch.sigmoid(shared), copies)
+
+
+def _integral(opacities: Tensor, copies: Tensor) -> Tensor:
+    """[M]: how much `copies` Gaussians of these opacities [M] in one place take of the light on a line across them, in
+    multiples of what one of opacity 1 would without the others."""
+    weights, total = _integral_weights().to(opacities.device), torch.zeros_like(opacities)
+    for power in range(int(copies.max()) if len(copies) else 0, 0, -1):
+        total = (total + weights[copies, power]) * opacities
+    return total
+
+
+@functools.cache
+def _integral_weights() -> Tensor:
+    """[52, 52] float64: C(n, k) (-1)^(k-1) / sqrt(k) for n copies and power k from 1 to n, else 0. No binomial is
+    rounded: C(51, 25) is 2.5e14."""
+    weights = torch.zeros(MAX_COPIES + 1, MAX_COPIES + 1, dtype=torch.float64)
+    for n in range(1, MAX_COPIES + 1):
+        for k in range(1, n + 1):
+            weights[n, k] = (1 if k % 2 else -1) * math.comb(n, k) / math.sqrt(k)
+    return weights
+
+
+def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
+    logits, growth = (values.to(params["means"].dtype) for values in (plan.logits, plan.growth))
+    scratch = scratch_for(params.values(), len(plan.rows))
+    make_room(params, optimizers, len(plan.rows))
+
+    def value(name: str, old: Tensor) -> Tensor:
+        values = gather_rows(old, plan.rows, scratch)
+        if name == "opacities":
+            values.copy_(logits)
+        return values.add_(growth[:, None]) if name == "scales" else values
+
+    def moments(key: str, old: Tensor) -> Tensor:
+        taken = gather_rows(old, plan.rows, scratch)
+        return taken.masked_fill_(plan.fresh.view(-1, *[1] * (taken.dim() - 1)), 0.0)
+
+    edit(params, optimizers, list(params), value, moments)
+
+
+# ------------------------------------------------------------------------------------------------------ the whole
+
+
+class Mcmc:
+    """MCMC's part in a training loop: a `distwar_gs.strategies.base.Strategy`. It keeps no statistics."""
+
+    def __init__(self, extent: float, config: DensificationConfig, schedule: Schedule | None = None) -> None:
+        """For a scene of this extent, in the frame of the means; `schedule` if the length of the run is given in
+        seconds."""
+        self.extent, self.config = extent, config
+        self.schedule = schedule or Schedule(MEANT_FOR)
+        self.cap = Cap(cap_of(config))
+        self.state: dict[str, Tensor] = {}
+        self._order = SpatialOrder()
+
+    def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
+        """Nothing: gradients do not count."""
+
+    def statistics(self, step: int) -> None:
+        """None: gradients do not count."""
+
+    def regularise(self, params: dict[str, Parameter]) -> None:
+        """See `add_regularisation`."""
+        add_regularisation(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
+
+    def prices(self, count: int) -> tuple[float, float]:
+        """What `regularise` asks for, by Gaussian."""
+        return self.config.opacity_reg / max(count, 1), self.config.scale_reg / self.extent / max(3 * count, 1)
+
+    def perturb(self, step: int, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+        """Noise (`distwar_kernels.add_noise`), whose numbers follow from the generator's seed, the step and the row.
+
+        Under lazy Adam a Gaussian's parameters may be some steps old. Displacements of its mean add up in any order;
+        the gate and the covariance are those of the values as they are.
+        """
+        add_noise(
+            params["means"].detach(), params["quats"].detach(), params["scales"].detach(), params["opacities"].detach(),
+            self.config.noise_lr * means_lr / self.extent**2, largest=self.extent, seed=generator.initial_seed(),
+            step=step,
+        )  # fmt: skip
+
+    def is_due(self, step: int) -> bool:
+        """Whether `step` will change anything after this step."""
+        now = self.schedule.at(step)
+        return is_refined(now, self.config) or is_ordered(now, self.config)
+
+    def step(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+    ) -> MoveReport | None:
+        """Refine and put in order where that is due; the report of a refinement, else None."""
+        report, now = None, self.schedule.at(step)
+        if is_refined(now, self.config):
+            report = self._refine(step, params, optimizers, generator)
+        if is_ordered(now, self.config):
+            self._order.bring_about(step, params, optimizers, self.state)
+        return report
+
+    def _refine(
+        self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
+    ) -> MoveReport:
+        """Refines; where there is no memory for that, there are no more Gaussians from then on."""
+        try:
+            return refine(params, optimizers, step, replace(self.config, cap_max=self.cap.now([])), generator)
+        except torch.OutOfMemoryError:
+            count = len(params["means"])
+            self.cap.ran_out(step, count)
+            return MoveReport(0, 0, 0, count)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Empty: all of its state is in the parameters and the generator."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to take."""

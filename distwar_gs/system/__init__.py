@@ -1,0 +1,1 @@
+"""What a program meets on a machine: files that appear whole, signals, terminals, processors, devices; its errors."""

@@ -1,0 +1,1 @@
+"""Trained models, and the pictures and videos of them."""

@@ -1,0 +1,105 @@
+"""A trained model in front of its scene's cameras: what rendering and measuring programs start from."""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datasets import Scene, View
+from distwar_gs.config import Config
+from distwar_gs.formats.export import find_ply, load_model, read_origin
+from distwar_gs.formats.origins import record_of, words
+from distwar_gs.gaussians.model import sh_degree_of
+from distwar_gs.rendering.near_plane import with_near_plane, with_reference_near_plane
+from distwar_gs.rendering.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
+from distwar_gs.rendering.views import camera_of, evaluation_background, open_scene
+from distwar_gs.system.devices import resolve_device
+from distwar_gs.viewing.render_args import RenderArgs, belongs_to_run, render_config
+
+log = logging.getLogger(__name__)
+
+FAR_AWAY = 1000.0
+"""Scene extents between the cameras and most Gaussians from which on these are taken for another scene's, or another
+frame's. What can be seen so far away is sky."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """Gaussians from a file, in the training frame of the scene whose cameras look at them."""
+
+    ply: Path
+    """The file they were read from."""
+    step: int
+    """Training steps, from the file's folder; 0 if it does not tell."""
+    config: Config
+    """The run's settings, or those asked for."""
+    scene: Scene
+    params: dict[str, Tensor]
+    """As in distwar_gs.gaussians.model, on `device`."""
+    origin: np.ndarray
+    """What the positions in the file are relative to, float64 [3], in the frame of the input."""
+    settings: RenderSettings
+    background: Tensor
+    """[3], behind every view."""
+    device: torch.device
+
+    @classmethod
+    def load(cls, args: RenderArgs) -> "TrainedModel":
+        """Reads the model and the scene. Errors of the configuration and of either file come here."""
+        config = render_config(args)
+        device = resolve_device(config.train.device)
+        ply = find_ply(args.model, args.iteration)
+        scene = open_scene(config)
+        config = (with_near_plane if belongs_to_run(args) else with_reference_near_plane)(config, scene)
+        params = {name: tensor.to(device) for name, tensor in load_model(ply, scene.normalisation).items()}
+        background = torch.tensor(evaluation_background(config), device=device)
+        origin = read_origin(ply)
+        relative = f", relative to the origin ({words(origin, ', ')})" if origin.any() else ""
+        log.info("%s: %s Gaussians%s", ply, f"{len(params['means']):,}", relative)
+        _check_place(ply, params["means"], scene)
+        settings = render_settings(config, scene.extent, device)
+        return cls(ply, _step_of(ply), config, scene, params, origin, settings, background, device)
+
+    @property
+    def run_folder(self) -> Path:
+        """The run the PLY belongs to; for one that stands alone, its folder."""
+        return self.ply.parents[2] if self.step else self.ply.parent
+
+    def spread_views(self, count: int) -> list[View]:
+        """Up to `count` views spread evenly over all of the scene's, training and held out."""
+        everything = self.scene.train + self.scene.test
+        return [everything[i] for i in np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))]
+
+    @torch.no_grad()
+    def render(self, view: View, *, with_depth: bool = False) -> Rendering:
+        """The model as a view sees it."""
+        return render(
+            self.params, camera_of(view, self.device), self.settings, sh_degree=sh_degree_of(self.params),
+            background=self.background, with_depth=with_depth,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def project(self, view: View) -> Splats:
+        """The model's Gaussians as a view sees them, in tiles."""
+        return project(self.params, camera_of(view, self.device), self.settings)
+
+
+def _check_place(ply: Path, means: Tensor, scene: Scene) -> None:
+    """Says that a model is nowhere near the scene's cameras, as one is whose origin was lost on its way."""
+    cameras = torch.from_numpy(np.stack([view.center for view in scene.train]))
+    distance = float((means.double().median(dim=0).values.cpu() - cameras).norm(dim=1).min()) / scene.extent
+    if distance > FAR_AWAY:
+        log.warning(
+            "%s: most of its Gaussians are %.0f scene extents away from the cameras of %s; if its positions are "
+            'relative to another origin, write {"origin": [x, y, z]} into %s',
+            ply, distance, scene.source, record_of(ply).name,
+        )  # fmt: skip
+
+
+def _step_of(ply: Path) -> int:
+    match = re.fullmatch(r"iteration_(\d+)", ply.parent.name)
+    return int(match.group(1)) if match else 0
