@@ -111,6 +111,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "train.device", "--device")
     _add_setting(parser, "train.seed", "--seed", type=int, metavar="N")
     _add_switch(parser, "train.deterministic", True, "--deterministic", help=field_docs()["train.deterministic"])
+    _add_switch(parser, "log.flip", True, "--flip", help=field_docs()["log.flip"])
     _add_switch(parser, "log.quiet", True, "--quiet", help="no progress bar")
 
 
@@ -181,6 +182,8 @@ class RenderArgs:
     """Render the training views too."""
     depth: bool = False
     """Write depth maps beside the images."""
+    flip: bool | None = None
+    """Measure FLIP, too."""
     out: Path | None = None
     """Where images and videos go; None: into the run folder."""
     device: str = "auto"
@@ -233,6 +236,7 @@ def render_parser() -> argparse.ArgumentParser:
     _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
     _add_switch(parser, "train", True, "--train", help="render the training views too")
     _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
+    _add_switch(parser, "flip", True, "--flip", help=field_docs()["log.flip"])
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: in the run folder)")
     parser.add_argument("--device", choices=rule_of("train.device").choices, help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
@@ -257,6 +261,7 @@ def render_config(args: RenderArgs) -> Config:
         "data.resolution": args.resolution,
         "data.test_list": args.test_list,
         "data.background": args.background,
+        "log.flip": args.flip,
         "train.device": args.device,
     }
     config = load_config(file) if (file := _config_file(args)) else _config_of_file(args.model)

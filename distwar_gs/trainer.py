@@ -184,6 +184,10 @@ class Trainer:
         """Whether the test images are rendered and measured after this step. A benchmark overrides it."""
         return self._is_over or self.step in self.config.train.test_iterations
 
+    def is_flip_measured(self) -> bool:
+        """Whether FLIP is measured with the test images of this step, too. A benchmark overrides it."""
+        return self.config.log.flip
+
     def _write(self, save: Callable[[], object]) -> None:
         """`save`, whose failure (a full disk) costs the file, not the run."""
         try:
@@ -310,14 +314,14 @@ class Trainer:
             images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
             saved = as_reloaded(self.params, self.scene.normalisation, self.origin)
             evaluation = evaluate(
-                lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask
-            )
+                lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask,
+                with_flip=self.is_flip_measured(),
+            )  # fmt: skip
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / METRICS, self.step, "test", evaluation, extra)
             self._measurements = _content(self.folder / METRICS)
-            measured = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": evaluation.lpips}
-            scalars = {f"eval/{name}": value for name, value in measured.items() if value is not None}
+            scalars = {f"eval/{name}": value for name, value in evaluation.numbers.items() if value is not None}
             scalars |= self._atomics()
             self.monitor.evaluation(self.step, scalars, shown)
         log.info(
