@@ -107,6 +107,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "train.device", "--device")
     _add_setting(parser, "train.seed", "--seed", type=int, metavar="N")
     _add_switch(parser, "train.deterministic", True, "--deterministic", help=field_docs()["train.deterministic"])
+    _add_switch(parser, "log.flip", True, "--flip", help=field_docs()["log.flip"])
     _add_switch(parser, "log.quiet", True, "--quiet", help="no progress bar")
 
 
@@ -198,6 +199,7 @@ def render_parser() -> argparse.ArgumentParser:
     _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
     _add_switch(parser, "train", True, "--train", help="render the training views too")
     _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
+    _add_switch(parser, "flip", True, "--flip", help=field_docs()["log.flip"])
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: in the run folder)")
     parser.add_argument("--device", choices=rule_of("train.device").choices, help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")

@@ -54,6 +54,7 @@ class Result:
     """dB, mean over the held-out views; of render.py, from the saved PLY."""
     ssim: float | None = None
     lpips: float | None = None
+    flip: float | None = None
     gaussians: float | None = None
     minutes: float | None = None
     """The training loop, without evaluating and saving."""
@@ -227,6 +228,7 @@ def _result(job: Job) -> Result:
         raise DataError(f"{job.folder}: no held-out views were measured at step {step}; train without --no_eval")
     try:
         numbers = {name: measured[-1][name] for name in ("psnr", "ssim", "lpips")}
+        numbers["flip"] = measured[-1].get("flip")  # an older run has none
         minutes, count = trained[-1]["train_seconds"] / 60, trained[-1]["gaussians"]
     except (KeyError, TypeError) as error:
         raise DataError(f"{job.folder}: its metrics.json are damaged ({error}); delete it, and start again") from error
@@ -252,6 +254,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "psnr": ("PSNR", "{:.2f}".format),
     "ssim": ("SSIM", "{:.3f}".format),
     "lpips": ("LPIPS", "{:.3f}".format),
+    "flip": ("FLIP", "{:.3f}".format),
     "gaussians": ("Gaussians", "{:,.0f}".format),
     "minutes": ("minutes", "{:.1f}".format),
     "memory_gib": ("GiB", "{:.2f}".format),

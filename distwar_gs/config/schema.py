@@ -314,6 +314,9 @@ class LogConfig:
     """Steps between two points of the TensorBoard curves; the parts of a step are timed on those steps only."""
     images: int = setting(2, at_least(0))
     """Test images shown in TensorBoard at each evaluation. Only used when log.tensorboard is on."""
+    flip: bool = setting(False)
+    """Measure FLIP beside PSNR and SSIM, where the package flip-evaluator is installed (requirements-optional.txt). On
+    the CPU, about 1.5 s a megapixel, which does not count as time of training."""
     quiet: bool = setting(False)
     """No progress bar; warnings and errors still appear."""
     tensorboard: bool = setting(True)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from distwar_gs.evaluation.flip import PROTOCOL as FLIP_PROTOCOL
+from distwar_gs.evaluation.flip import flip_measure
 from distwar_gs.evaluation.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
 from distwar_gs.evaluation.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from distwar_gs.evaluation.lpips import PROTOCOL as LPIPS_PROTOCOL
-from distwar_gs.evaluation.lpips import Measure, lpips_vgg
+from distwar_gs.evaluation.lpips import lpips_vgg
 from distwar_gs.system.files import check_regular, replacing
 
 if TYPE_CHECKING:
@@ -34,18 +36,26 @@ MEASURES = {
     "ssim": f"{WINDOW_SIZE}x{WINDOW_SIZE} Gaussian window of sigma {WINDOW_SIGMA}, zero padding, per channel, "
     "then the mean over the views",
     "lpips": "not computed",
+    "flip": "not computed",
 }
-"""How the numbers of this module are made; "lpips" where its parts are missing."""
+"""How the numbers of this module are made; "lpips" where its parts are missing, "flip" where it is not asked for."""
+
+NUMBERS = ("psnr", "ssim", "lpips", "flip")
+"""What a view may have."""
+
+Measure = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""Image and photo [H, W, 3] in [0, 1], and which pixels count, bool [H, W] (None: all), to a scalar."""
 
 
 @dataclass(frozen=True)
 class ViewMetrics:
-    """One view: PSNR in dB, SSIM, and LPIPS if it was measured."""
+    """One view: PSNR in dB, SSIM, and LPIPS and FLIP if they were measured."""
 
     name: str
     psnr: float
     ssim: float
     lpips: float | None = None
+    flip: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,8 +78,22 @@ class Evaluation:
     @property
     def lpips(self) -> float | None:
         """Mean over the views, VGG; None if it was not measured."""
-        values = [view.lpips for view in self.views if view.lpips is not None]
-        return sum(values) / len(values) if values else None
+        return _mean_of([view.lpips for view in self.views])
+
+    @property
+    def flip(self) -> float | None:
+        """Mean over the views; None if it was not measured."""
+        return _mean_of([view.flip for view in self.views])
+
+    @property
+    def numbers(self) -> dict[str, float | None]:
+        """The means of all `NUMBERS`."""
+        return {name: getattr(self, name) for name in NUMBERS}
+
+
+def _mean_of(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def psnr(image: Tensor, target: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -113,6 +137,7 @@ def evaluate(
     protocol: Mapping[str, Any],
     observe: Callable[["View", Tensor, Tensor], None] | None = None,
     mask_of: Callable[[int], Tensor | None] | None = None,
+    with_flip: bool = False,
 ) -> Evaluation:
     """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.evaluation.lpips).
 
@@ -123,53 +148,59 @@ def evaluate(
         protocol: what the caller knows of the data (see `data_protocol`); how it is measured is added here.
         observe: called with each view, its 8-bit render and its photo, to save or show them without rendering again.
         mask_of: by index, which pixels count, bool [H, W] (None: all); an ImageStore's `mask`.
+        with_flip: measure FLIP too, where its package is installed (distwar_gs.evaluation.flip).
 
     Raises:
         ValueError: no views, not as many images as views, or a render of another size than its photo.
     """
     if not views or len(images) != len(views):
         raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
-    measured, ignored, pixels, perceptual = [], 0, 0, None
+    measured, ignored, pixels, measures = [], 0, 0, {}
     for index, view in enumerate(views):
         render8, photo = to_8bit(render(view)), images[index]
         if render8.shape != photo.shape:
             raise ValueError(f"{view.name}: rendered as {[*render8.shape]}, the photo is {[*photo.shape]}")
         kept = mask_of(index) if mask_of else None
         kept = kept if kept is None else kept.to(render8.device)
-        perceptual = _perceptual(render8) if index == 0 else perceptual
+        measures = _measures(render8, with_flip) if index == 0 else measures
         image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
-        measured.append(_measure(image, target, kept, perceptual))
+        measured.append(torch.stack([measure(image, target, kept) for measure in measures.values()]))
         ignored += 0 if kept is None else int((~kept).sum())
         pixels += photo.shape[0] * photo.shape[1]
         if observe is not None:
             observe(view, render8, photo)
-    numbers = torch.stack(measured).tolist()  # the only wait for the GPU
-    results = (ViewMetrics(view.name, *values) for view, values in zip(views, numbers, strict=True))
-    how = MEASURES | ({"lpips": LPIPS_PROTOCOL} if perceptual else {})
+    numbers = torch.stack(measured).tolist()  # but for FLIP the only wait for the GPU
+    rows = (dict(zip(measures, row, strict=True)) for row in numbers)
+    results = (ViewMetrics(view.name, **row) for view, row in zip(views, rows, strict=True))
+    how = MEASURES | {name: text for name, text in _OPTIONAL.items() if name in measures}
     return Evaluation(tuple(results), {**protocol, **how, "masks": _mask_protocol(ignored / pixels)})
 
 
-def _perceptual(image8: Tensor) -> Measure | None:
-    """LPIPS, where its parts are installed and images are large enough for it."""
-    return lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
+_OPTIONAL = {"lpips": LPIPS_PROTOCOL, "flip": FLIP_PROTOCOL}
 
 
-def _measure(image: Tensor, target: Tensor, kept: Tensor | None, perceptual: Measure | None) -> Tensor:
-    """PSNR, SSIM and, if it is to be measured, LPIPS: [2] or [3]."""
-    if kept is None:
-        values = [psnr(image, target), ssim(image, target)]
-    else:
-        values = [psnr(image, target, kept), masked_ssim(image, target, kept)]
-        image, target = without_ignored(image, target, kept)
-    return torch.stack(values + ([perceptual(image, target)] if perceptual else []))
+def _measures(image8: Tensor, with_flip: bool) -> dict[str, Measure]:
+    """What is measured of each view, in the order of `NUMBERS`: LPIPS where its parts are installed and images are
+    large enough for it, FLIP where it is asked for and its package is installed."""
+    lpips = lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
+
+    def lpips_of_kept(image: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
+        return lpips(*((image, target) if kept is None else without_ignored(image, target, kept)))
+
+    measures = {"psnr": psnr, "ssim": _ssim, "lpips": lpips and lpips_of_kept, "flip": with_flip and flip_measure()}
+    return {name: measure for name, measure in measures.items() if measure}
+
+
+def _ssim(image: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
+    return ssim(image, target) if kept is None else masked_ssim(image, target, kept)
 
 
 def _mask_protocol(share: float) -> str:
     if share == 0.0:
         return "none"
     return (
-        f"{100.0 * share:.2f} % of the pixels are ignored: left out of PSNR's mean and of the mean over SSIM's map, "
-        "black in both images before SSIM's window (and LPIPS)"
+        f"{100.0 * share:.2f} % of the pixels are ignored: left out of PSNR's mean and of the mean over SSIM's map "
+        "(and FLIP's), black in both images before SSIM's window (and FLIP, and LPIPS)"
     )
 
 
@@ -191,9 +222,10 @@ def append_metrics(
     same = (step, split, evaluation.protocol)
     records = [old for old in _read_records(path) if (old.get("step"), old.get("split"), old.get("protocol")) != same]
     per_view = [{name: value for name, value in vars(view).items() if value is not None} for view in evaluation.views]
-    numbers = {name: getattr(evaluation, name) for name in ("psnr", "ssim", "lpips")} | {"views": len(per_view)}
     tail = {"protocol": evaluation.protocol, "per_view": per_view}
-    records.append({"step": step, "split": split, **numbers, **(extra or {}), **tail})
+    records.append(
+        {"step": step, "split": split, **evaluation.numbers, "views": len(per_view), **(extra or {}), **tail}
+    )
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(records, indent=2) + "\n", encoding="utf-8")
 

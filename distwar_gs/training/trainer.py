@@ -91,6 +91,7 @@ class Trainer:
         self.step, self._elapsed, self._is_over = 0, 0.0, False
         self.cap = cap_of(config, self.settings.rasterizer, self.scene.train, self.device)
         self.interruption = Interruption()
+        self.measured_after = 0.0  # seconds of training before the last measurement
         self._unwritten: str | None = None  # why a file of the last step is not there
         self._shown: int | None = None  # the view of the step that is being made
         self._make_model(saved)
@@ -168,9 +169,10 @@ class Trainer:
         """Whether a checkpoint is due after this step, asked for by a signal, or the only one there would be."""
         asked = self.interruption.takes_save()
         lost = self._is_looked_at() and self._keep_folder()
-        return self._is_checkpointed(self.step) or asked or lost
+        return self.is_checkpointed(self.step) or asked or lost
 
-    def _is_checkpointed(self, step: int) -> bool:
+    def is_checkpointed(self, step: int) -> bool:
+        """Whether a checkpoint is due after this step, which has been made. A benchmark overrides it."""
         train = self.config.train
         periodic = train.checkpoint_every > 0 and step % train.checkpoint_every == 0
         return periodic or step in train.checkpoint_iterations or self._is_over
@@ -189,6 +191,10 @@ class Trainer:
     def is_measured(self) -> bool:
         """Whether the test images are rendered and measured after this step. A benchmark overrides it."""
         return self._is_over or self.step in self.config.train.test_iterations
+
+    def is_flip_measured(self) -> bool:
+        """Whether FLIP is measured with the test images of this step, too. A benchmark overrides it."""
+        return self.config.log.flip
 
     def _write(self, save: Callable[[], object]) -> None:
         """`save`, whose failure (a full disk) costs the file, not the run."""
@@ -316,14 +322,19 @@ class Trainer:
             images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
             saved = as_reloaded(self.params, self.scene.normalisation, self.origin)
             evaluation = evaluate(
-                lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask
-            )
-            count, seconds = len(self.params["means"]), self.monitor.elapsed()
-            extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
+                lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask,
+                with_flip=self.is_flip_measured(),
+            )  # fmt: skip
+            self.measured_after = seconds = self.monitor.elapsed()
+            count = len(self.params["means"])
+            extra = {
+                "gaussians": count,
+                "train_seconds": round(self.measured_after, 2),
+                "reduction": vars(self._reduction()),
+            }
             append_metrics(self.folder / METRICS, self.step, "test", evaluation, extra)
             self._measurements = _content(self.folder / METRICS)
-            measured = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": evaluation.lpips}
-            scalars = {f"eval/{name}": value for name, value in measured.items() if value is not None}
+            scalars = {f"eval/{name}": value for name, value in evaluation.numbers.items() if value is not None}
             scalars |= self._atomics()
             self.monitor.evaluation(self.step, scalars, shown)
         log.info(
@@ -407,7 +418,7 @@ class Trainer:
         """Whether to look for what is not finite after this step: the model is measured, saved or grown, or the host
         waits anyway."""
         step, train = self.step, self.config.train
-        due = self._is_checkpointed(step) or self.is_measured() or step in train.save_iterations
+        due = self.is_checkpointed(step) or self.is_measured() or step in train.save_iterations
         return due or self.monitor.is_published(step) or self.densifier.is_due(step)
 
     def loss_of(self, index: int) -> float:

@@ -70,13 +70,13 @@ class ModelPictures:
         protocol = data_protocol(self.scene, self.model.config.data.background)
         evaluation = evaluate(
             lambda view: self._view(view, folder / "depth" / places[view]).colors[0],
-            images, views, protocol, save, images.mask,
+            images, views, protocol, save, images.mask, with_flip=self.model.config.log.flip,
         )  # fmt: skip
         bar.close()
         append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
-        lpips = "" if evaluation.lpips is None else f", LPIPS {evaluation.lpips:.4f}"
-        numbers = (evaluation.psnr, evaluation.ssim, lpips, len(views))
-        log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, *numbers)
+        others = {name.upper(): evaluation.numbers[name] for name in ("lpips", "flip")}
+        more = "".join(f", {name} {value:.4f}" for name, value in others.items() if value is not None)
+        log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, evaluation.psnr, evaluation.ssim, more, len(views))
         log.info("pictures: %s", folder / "renders")
 
     @torch.no_grad()

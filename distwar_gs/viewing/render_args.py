@@ -37,6 +37,8 @@ class RenderArgs:
     """Render the training views too."""
     depth: bool = False
     """Write depth maps beside the images."""
+    flip: bool | None = None
+    """Measure FLIP, too."""
     out: Path | None = None
     """Where images and videos go; None: into the run folder."""
     device: str = "auto"
@@ -53,6 +55,7 @@ def render_config(args: RenderArgs) -> Config:
         "data.resolution": args.resolution,
         "data.test_list": args.test_list,
         "data.background": args.background,
+        "log.flip": args.flip,
         "train.device": args.device,
     }
     config = load_config(file) if (file := _config_file(args)) else _config_of_file(args.model)

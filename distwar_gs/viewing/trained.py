@@ -50,7 +50,11 @@ class TrainedModel:
     @classmethod
     def load(cls, args: RenderArgs) -> "TrainedModel":
         """Reads the model and the scene. Errors of the configuration and of either file come here."""
-        config = render_config(args)
+        return cls.of(args, render_config(args))
+
+    @classmethod
+    def of(cls, args: RenderArgs, config: Config) -> "TrainedModel":
+        """The same with other settings than `render_config` has for the arguments."""
         device = resolve_device(config.train.device)
         ply = find_ply(args.model, args.iteration)
         scene = open_scene(config)
