@@ -112,7 +112,7 @@ def test_nerf_synthetic_is_on_white_from_random_positions():
 
 @pytest.mark.parametrize("file", [file for file in OTHERS if file.stem != "demo"], ids=lambda file: file.stem)
 def test_the_papers_scenes_are_trained_as_published_whatever_the_default_is(file, monkeypatch):
-    monkeypatch.setattr("distwar_gs.config.schema.DEFAULT_STRATEGY", "mcmc")
+    monkeypatch.setattr("distwar_gs.config.values.DEFAULT_STRATEGY", "mcmc")
     config = load_config(file)
     assert (config.densification, config.optim) == (Config().densification, Config().optim)
     assert config.train.iterations == 30_000 and not config.model.antialiased

@@ -1,48 +1,41 @@
 """Every setting of a run: sections, rules, files and flags; and how schedules follow the length of a run."""
 
-from distwar_gs.config.schema import (
+from distwar_gs.config.documentation import commented_defaults, field_docs, rule_of
+from distwar_gs.config.rules import (
     A_SHARE,
-    DEFAULT_STRATEGY,
-    FIELDS,
     FPS,
     FRAMES,
+    RESOLUTION,
+    STEPS,
+    Rule,
+    above,
+    at_least,
+    between,
+    inside,
+    one_of,
+    setting,
+)
+from distwar_gs.config.schema import (
+    DEFAULT_STRATEGY,
+    FIELDS,
     LENGTH,
     OLD_NAMES,
     PRESETS,
     QUALITIES,
-    RESOLUTION,
     SECTIONS,
-    STEPS,
     Config,
-    ConfigError,
     DataConfig,
     DensificationConfig,
     LogConfig,
     ModelConfig,
     OptimConfig,
     ReductionConfig,
-    Rule,
     TrainConfig,
-    above,
-    as_values,
-    at_least,
-    between,
-    commented_defaults,
-    config_of,
     current_name,
-    field_docs,
-    inside,
-    load_config,
-    one_of,
-    overlaid,
-    override,
-    read_values,
-    rule_of,
-    save_config,
-    setting,
-    validate,
-    with_values,
 )
+from distwar_gs.config.values import as_values, config_of, overlaid, validate, with_values
+from distwar_gs.config.yaml_files import load_config, override, read_values, save_config
+from distwar_gs.system.errors import ConfigError
 
 __all__ = [
     "A_SHARE",

@@ -17,7 +17,7 @@ The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gauss
 - Where nothing is alive nothing is drawn from (gsplat issue 1027), and what is drawn from may be longer than the 2^24
   of torch.multinomial (gsplat PR 338).
 
-The schedule is that of densification.py, with stop = 25000: first at step 600, last at 24900. Opacities are not reset.
+The schedule is that of adaptive.py, with stop = 25000: first at step 600, last at 24900. Opacities are not reset.
 """
 
 import functools
