@@ -1,7 +1,9 @@
 """What `--resume` goes on from, and with which settings it may."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,11 +14,13 @@ from distwar_gs.checkpoints.checkpoint import (
     CheckpointError,
     DamagedCheckpointError,
     candidates,
+    check_scene,
     load_checkpoint,
     remedy,
 )
 from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
 from distwar_gs.config.schedule import FOLLOWERS
+from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.system.files import is_model_file
 
 log = logging.getLogger(__name__)
@@ -65,6 +69,46 @@ def find_checkpoint(run_folder: Path, resume: str | Path) -> Path | None:
     if not found:
         raise CheckpointError(f"{path}: no checkpoint there; {remedy(run_folder / FOLDER / LATEST)}")
     return found[0]
+
+
+def resumed(
+    run_folder: Path, config: Config, fingerprint: Mapping[str, Any], source: Path, device: torch.device
+) -> tuple[Path | None, Checkpoint | None, Config]:
+    """The checkpoint that a run goes on from, its file, and the config with which it does.
+
+    Args:
+        run_folder: of the run.
+        config: as it is given now; it says whether to resume.
+        fingerprint: of the scene as it is now (distwar_gs.checkpoints.checkpoint.scene_fingerprint).
+        source: the scene's folder, for messages.
+        device: where the tensors go.
+
+    Returns:
+        None, None and the config where the run begins.
+
+    Raises:
+        CheckpointError: there is none, it is of another scene, or a setting that a run keeps is another one now.
+    """
+    resume = config.train.resume
+    if not resume and find_checkpoint(run_folder, "auto"):
+        log.warning("%s holds an earlier run: --resume auto continues it, another -m keeps it", run_folder)
+    found = open_checkpoint(run_folder, resume, device) if resume else None
+    if found is None:
+        return None, None, config
+    path, saved = found
+    check_scene(path, saved, fingerprint, source)
+    _check_sh_degree(path, sh_degree_of(saved.params), config.model.sh_degree)
+    config = with_its_schedule(saved, config)
+    check_config(path, saved, config)
+    log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
+    return path, saved, config
+
+
+def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
+    if saved != wanted:
+        raise CheckpointError(
+            f"{path}: its harmonics are of degree {saved}, model.sh_degree is {wanted}; resume with --sh_degree {saved}"
+        )
 
 
 def open_checkpoint(run_folder: Path, resume: str, device: torch.device) -> tuple[Path, Checkpoint] | None:
