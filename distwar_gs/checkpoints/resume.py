@@ -1,7 +1,7 @@
 """What `--resume` goes on from, and with which settings it may."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from distwar_gs.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
     DamagedCheckpointError,
+    Part,
     candidates,
-    check_scene,
     load_checkpoint,
     remedy,
 )
+from distwar_gs.checkpoints.fingerprint import check_scene
 from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
 from distwar_gs.config.schedule import FOLLOWERS
 from distwar_gs.gaussians.model import sh_degree_of
@@ -72,14 +73,20 @@ def find_checkpoint(run_folder: Path, resume: str | Path) -> Path | None:
 
 
 def resumed(
-    run_folder: Path, config: Config, fingerprint: Mapping[str, Any], source: Path, device: torch.device
+    run_folder: Path,
+    config: Config,
+    parts: Sequence[Part],
+    fingerprint: Mapping[str, Any],
+    source: Path,
+    device: torch.device,
 ) -> tuple[Path | None, Checkpoint | None, Config]:
     """The checkpoint that a run goes on from, its file, and the config with which it does.
 
     Args:
         run_folder: of the run.
         config: as it is given now; it says whether to resume.
-        fingerprint: of the scene as it is now (distwar_gs.checkpoints.checkpoint.scene_fingerprint).
+        parts: that a checkpoint must have.
+        fingerprint: of the scene as it is now (`scene_fingerprint`).
         source: the scene's folder, for messages.
         device: where the tensors go.
 
@@ -92,7 +99,7 @@ def resumed(
     resume = config.train.resume
     if not resume and find_checkpoint(run_folder, "auto"):
         log.warning("%s holds an earlier run: --resume auto continues it, another -m keeps it", run_folder)
-    found = open_checkpoint(run_folder, resume, device) if resume else None
+    found = open_checkpoint(run_folder, resume, device, parts) if resume else None
     if found is None:
         return None, None, config
     path, saved = found
@@ -111,8 +118,10 @@ def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
         )
 
 
-def open_checkpoint(run_folder: Path, resume: str, device: torch.device) -> tuple[Path, Checkpoint] | None:
-    """Find and load the checkpoint that `--resume` means; None as in `find_checkpoint`.
+def open_checkpoint(
+    run_folder: Path, resume: str, device: torch.device, parts: Sequence[Part] = ()
+) -> tuple[Path, Checkpoint] | None:
+    """Find and load the checkpoint that `--resume` means; None as in `find_checkpoint`. `parts` that it must have.
 
     "auto" is for runs that start again with nobody looking: where the newest checkpoint is damaged, it goes back to the
     one before, with a warning, and sets the damaged one aside as step_N.pt.damaged. A path means that file only.
@@ -121,16 +130,18 @@ def open_checkpoint(run_folder: Path, resume: str, device: torch.device) -> tupl
         CheckpointError: it cannot be used; or, under "auto", there are checkpoints and all are damaged.
     """
     if resume == "auto":
-        return _open_newest_whole(candidates(run_folder / FOLDER), device)
+        return _open_newest_whole(candidates(run_folder / FOLDER), device, parts)
     path = find_checkpoint(run_folder, resume)
-    return path, load_checkpoint(path, device)
+    return path, load_checkpoint(path, device, parts)
 
 
-def _open_newest_whole(paths: list[Path], device: torch.device) -> tuple[Path, Checkpoint] | None:
+def _open_newest_whole(
+    paths: list[Path], device: torch.device, parts: Sequence[Part]
+) -> tuple[Path, Checkpoint] | None:
     damaged: list[Path] = []
     for path in paths:
         try:
-            found = path, load_checkpoint(path, device)
+            found = path, load_checkpoint(path, device, parts)
         except DamagedCheckpointError as error:
             log.warning("%s: %s; going back to the one before", path, error.reason)
             damaged.append(path)

@@ -21,7 +21,7 @@ from distwar_gs.system.errors import TrainingError
 from distwar_gs.training.batches import Batches
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.saving import Checkpoints
-from distwar_gs.training.state import TrainingState
+from distwar_gs.training.state import PARTS, TrainingState
 from distwar_gs.training.step import loss_of
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Health:
 
     def _go_back(self, found: Findings, last: Path) -> None:
         log.warning("%s; back to %s", found, last)
-        self.state.go_back(load_checkpoint(last, "cpu"))
+        self.state.go_back(load_checkpoint(last, "cpu", PARTS))
         self._monitor.rewind(self.state.step)
         self.looked = self.state.step
 

@@ -3,6 +3,7 @@
 import logging
 
 import torch
+from torch import Tensor
 
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.evaluation.losses import photometric_gradients
@@ -12,6 +13,7 @@ from distwar_gs.rendering.renderer import render
 from distwar_gs.strategies.base import wants_score
 from distwar_gs.training.batches import Batch, StepResult
 from distwar_gs.training.state import TrainingState
+from distwar_kernels import Cameras
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +36,14 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
     """One image: render, compare, differentiate, update."""
     step, weight = state.step + 1, state.config.optim.lambda_dssim
     rates = _set_rates(state, step)
-    rendered = state.engine.forward(step, batch.camera, state.sh_degree(step), batch.background)
-    image = rendered.image
+    rendered = state.engine.forward(step, _adjusted_camera(state, batch), state.sh_degree(step), batch.background)
+    image = _adjusted_image(state, batch, rendered.image)
     timer.mark("forward")
     scored = wants_score(state.strategy, step)
     gradients, losses = photometric_gradients(
         image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
     )
+    _adjust_backward(state, gradients)
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
     image = image.detach()
@@ -49,6 +52,27 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
     timer.mark("optimizer")
     state.step = step
     return StepResult(batch, image, losses, rates, timer)
+
+
+def _adjusted_camera(state: TrainingState, batch: Batch) -> Cameras:
+    camera = batch.camera
+    for adjustment in state.adjustments:
+        camera = adjustment.camera(batch.view, camera)
+    return camera
+
+
+def _adjusted_image(state: TrainingState, batch: Batch, image: Tensor) -> Tensor:
+    """What is compared; what was rendered where nothing is adjusted."""
+    for adjustment in state.adjustments:
+        image = adjustment.image(batch.view, image.detach())
+    return image
+
+
+def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor]) -> None:
+    """Makes gradients in what was compared gradients in what was rendered; the adjustments take their step."""
+    for adjustment in reversed(state.adjustments):
+        gradients["image"] = adjustment.backward(gradients["image"])
+        adjustment.step()
 
 
 def _set_rates(state: TrainingState, step: int) -> dict[str, float]:

@@ -9,7 +9,7 @@ import torch
 
 import distwar_kernels as kernels
 from datasets import DataError
-from distwar_gs.checkpoints import checkpoint as checkpoints
+from distwar_gs.checkpoints.fingerprint import scene_fingerprint
 from distwar_gs.checkpoints.resume import resumed
 from distwar_gs.config import Config
 from distwar_gs.formats.origins import export_origin
@@ -28,7 +28,7 @@ from distwar_gs.training.results import Results, say_what_was_lost
 from distwar_gs.training.run_files import RunFiles
 from distwar_gs.training.run_folder import RunFolder
 from distwar_gs.training.saving import Checkpoints
-from distwar_gs.training.state import TrainingState, check_reduction
+from distwar_gs.training.state import PARTS, TrainingState, check_reduction
 from distwar_gs.training.step import refine, say_coverage, train_step
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ class Trainer:
         check_reduction(config, device)
         self.scene = scene = open_scene(config)
         self.origin = export_origin(scene, config.train.export_origin)
-        self.fingerprint = checkpoints.scene_fingerprint(scene)  # while the files of the scene are there
-        self._resumed_from, saved, config = resumed(self.folder, config, self.fingerprint, scene.source, device)
+        self.fingerprint = scene_fingerprint(scene)  # while the files of the scene are there
+        self._resumed_from, saved, config = resumed(self.folder, config, PARTS, self.fingerprint, scene.source, device)
         self.config = config = with_near_plane(config, scene, saved.config if saved else {})
         if not saved and config.model.init_ply:
             find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
