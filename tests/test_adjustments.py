@@ -138,7 +138,7 @@ def test_an_adjustment_that_comes_later_starts_anew_and_one_that_goes_is_ignored
     assert log_of(later).count("adjust.gain starts anew: the checkpoint of step 4 has none") == 1
     without = make("run", [], {"train.resume": "auto"})
     assert without.run() == 0 and without.state.step == 12
-    assert log_of(without).count("the checkpoint's part adjust.gain is none of this run's") == 1
+    assert log_of(without).count("the checkpoint's part adjust.gain is ignored: this run has none") == 1
 
 
 def test_an_adjustment_of_other_photos_is_refused(make):

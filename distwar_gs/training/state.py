@@ -97,9 +97,9 @@ class TrainingState:
             state._take(saved, PARTS)
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint to resume from does not fit itself: {error}") from error
-        for name in sorted(saved.parts.keys() - state.parts().keys()):
+        for name in sorted(saved.parts.keys() - {part.name for part in PARTS} - set(map(_part_of, state.adjustments))):
             log.warning(
-                "the checkpoint's part %s is none of this run's (settings, or the program, differ): ignored", name
+                "the checkpoint's part %s is ignored: this run has none (other settings, or a newer file)", name
             )
         return state
 
