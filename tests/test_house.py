@@ -34,7 +34,6 @@ TOO_LONG = {
     # Files that are to be split; an entry goes with the split.
     "distwar_gs/formats/export.py": "one module a format",
     "distwar_gs/strategies/adaptive.py": "rows that move, go and are put in order are to go to gaussians/edits.py",
-    "distwar_gs/training/trainer.py": "results, state and step are to come out of it",
 }
 LONGEST_FUNCTION = 60
 

@@ -142,6 +142,16 @@ def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tup
     return positions, 0.5 + SH_C0 * torch.rand(count, 3, generator=generator) / 255.0
 
 
+def are_parameters(values: Mapping[str, Tensor]) -> bool:
+    """Whether these are a model's values: floating-point tensors of the shapes above for one number of Gaussians."""
+    count, harmonics = len(values["means"]), values["shN"].shape[1]
+    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3), "shN": (harmonics, 3)}
+    sound = all(
+        values[name].shape == (count, *shape) and values[name].is_floating_point() for name, shape in shapes.items()
+    )
+    return sound and harmonics in (0, 3, 8, 15)
+
+
 def active_sh_degree(step: float, config: ModelConfig, first: int = 0) -> int:
     """The degree of spherical harmonics in use at a step, counted from 1: one more every `sh_degree_interval`.
 
