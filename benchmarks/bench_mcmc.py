@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,7 +27,7 @@ from benchmarks import bench_scaling
 from benchmarks.measuring import STAGES, machine, print_table, stages_of, synchronize, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, config_of
-from distwar_gs.engines.base import FusedEngine
+from distwar_gs.engines.base import ComposedEngine, FusedEngine
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.strategies.mcmc import Mcmc
 from distwar_gs.system.devices import resolve_device
@@ -89,6 +90,7 @@ class Training(bench_scaling.Training):
         self.strategy: TimedMcmc | None = None
         if kind.startswith("mcmc"):
             config = config_of({"densification.strategy": "mcmc"}).densification
+            assert isinstance(self.state.engine, ComposedEngine | FusedEngine)
             self.strategy = self.state.strategy = self.state.engine.densifier = TimedMcmc(_EXTENT, config)
 
     def step(self, timer: StepTimer) -> None:
@@ -147,7 +149,7 @@ def measure(kind: str, size: Size, device: torch.device, warm_up: int, steps: in
     return Row(kind, size.gaussians, steps_ms, **parts, note=training.complaint())
 
 
-def _parts(training: Training, device: torch.device, steps: int) -> dict[str, float | None]:
+def _parts(training: Training, device: torch.device, steps: int) -> dict[str, Any]:
     """Medians. The timers are read at the end, so that no step waits for the one before."""
     timers = []
     for _ in range(steps):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -75,7 +76,7 @@ class Marks:
     def __init__(self, trainer: "MarkedTrainer", marks: Sequence[Mark], *, keeps_model: bool) -> None:
         """FLIP, where the config asks for it, is measured at the end only: it takes seconds for each view."""
         self._trainer, self._waiting, self._keeps_model = trainer, list(marks), keeps_model
-        self._asked, self._reached = 0, []
+        self._asked, self._reached = 0, list[str]()
         self.points: list[Point] = []
 
     def is_due(self, step: int) -> bool:
@@ -96,6 +97,7 @@ class Marks:
         """A point for each of the marks that are reached."""
         state, results = self._trainer.state, self._trainer.results
         evaluation = results.evaluate(with_flip=state.is_over and state.config.log.flip)
+        assert evaluation is not None  # check_views: there are views to measure
         seconds, (allocated, _) = round(state.elapsed, 3), peak_memory_mib(state.device)
         views, count = self._trainer.scene.test, len(state.params["means"])
         point = _point(evaluation, views, END, state.step, seconds, count, allocated)
@@ -132,7 +134,7 @@ def _point(
     numbers = {name: value if value is None else round(value, 6) for name, value in evaluation.numbers.items()}
     return Point(
         at=at, step=step, seconds=seconds, gaussians=count, views=len(views), resolution=_resolution(views),
-        peak_mib=peak_mib, protocol=_protocol(evaluation), **numbers,
+        peak_mib=peak_mib, protocol=_protocol(evaluation), **dict[str, Any](numbers),
     )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ class Noting:
         return step % self.every == 0
 
     def after_step(self, step: int, state: TrainingState) -> None:
-        assert state.step == step and state.made.batch.view in range(14)
+        assert state.step == step and state.result.batch.view in range(14)
         self.steps.append(step)
 
 

@@ -132,7 +132,7 @@ def open_checkpoint(
     if resume == "auto":
         return _open_newest_whole(candidates(run_folder / FOLDER), device, parts)
     path = find_checkpoint(run_folder, resume)
-    return path, load_checkpoint(path, device, parts)
+    return (path, load_checkpoint(path, device, parts)) if path else None
 
 
 def _open_newest_whole(

@@ -157,7 +157,7 @@ class Health:
         Raises:
             TrainingError: that has been done `max_repairs` times, or nothing would be left, or a photo is to blame.
         """
-        self._losses.append((step, state.made.batch.view, state.made.losses["loss"]))
+        self._losses.append((step, state.result.batch.view, state.result.losses["loss"]))
         if self._is_checked(step):
             self._keep()
 
@@ -184,7 +184,7 @@ class Health:
             self._drops += 1
             self._drop(found)
             return
-        if not can_return:
+        if last is None or not can_return:
             raise self._incurable(found)
         self._returns += 1
         self._go_back(found, last)

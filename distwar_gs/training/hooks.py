@@ -44,17 +44,17 @@ class Curves:
 
     def after_step(self, step: int, state: TrainingState) -> None:
         """Waits for the device on published steps only."""
-        self._monitor.record({f"train/{name}": value for name, value in state.made.losses.items()})
+        self._monitor.record({f"train/{name}": value for name, value in state.result.losses.items()})
         if self._monitor.is_published(step):
             self._publish(step, state)
 
     def _publish(self, step: int, state: TrainingState) -> None:
-        batch, image, _, rates, timer = state.made
+        batch, image, _, rates, timer = state.result
         scalars = {
             "train/psnr": float(psnr(image, as_floats(batch.photo, batch.background), batch.mask)),
             "gaussians/count": float(len(state.params["means"])),
             "train/skipped_steps": float(state.engine.skipped),
-            "reduction/threshold": float(state.reduction.balance_threshold),
+            "reduction/threshold": float(state.reduction.balance_threshold or 0),
             **{f"lr/{name}": rate for name, rate in rates.items()},
         }
         self._monitor.publish(step, timer, scalars)

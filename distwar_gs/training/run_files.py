@@ -49,7 +49,8 @@ class RunFiles:
         try:
             save()
         except (OSError, checkpoints.CheckpointError) as error:
-            problem = f"{error.filename}: {reason_of(error)}" if getattr(error, "filename", None) else str(error)
+            filename = getattr(error, "filename", None)
+            problem = f"{filename}: {reason_of(error)}" if filename else str(error)
             self.unwritten = self.unwritten or problem
             log.warning("%s; the run goes on without it", problem)
 

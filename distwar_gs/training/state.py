@@ -55,7 +55,7 @@ class TrainingState:
     is_over: bool = False
     """Whether the last step has been made."""
     made: StepResult | None = None
-    """By the last step; None when what follows it is done."""
+    """By the last step; None when what follows it is done. Hooks take `result`."""
     optimizers: dict[str, Adam] = field(init=False)
     strategy: Strategy = field(init=False)
     engine: Engine = field(init=False)
@@ -132,6 +132,12 @@ class TrainingState:
     def sh_degree(self, step: int) -> int:
         """The degree of spherical harmonics that a step is rendered with."""
         return active_sh_degree(self.schedule.at(step).position, self.config.model, self.first_degree)
+
+    @property
+    def result(self) -> StepResult:
+        """What the step has made that hooks are called after."""
+        assert self.made is not None
+        return self.made
 
     @property
     def reduction(self) -> kernels.Reduction:

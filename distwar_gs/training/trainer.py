@@ -41,7 +41,7 @@ class Trainer:
         """Loads the scene and its images, makes or resumes the model; `hooks` follow each step, behind those that every
         run has (`make_hooks`). Errors of the data and the config come here."""
         device = resolve_device(config.train.device)
-        self.run_folder = RunFolder(Path(config.train.result_dir))
+        self.run_folder = RunFolder(Path(config.train.result_dir or "output"))
         setup_logging(self.folder, config.log.quiet)
         check_reduction(config, device)
         self.scene = scene = open_scene(config)
