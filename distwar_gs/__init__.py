@@ -1,4 +1,4 @@
-"""The trainer library of distwar-gs: from a Scene (package `datasets`) to a trained set of 3D Gaussians.
+"""The trainer library of distwar-gs: from a Scene (package distwar_datasets) to a trained set of 3D Gaussians.
 
 Rooms, from the ground up; none imports from a higher floor (tests/test_house.py):
 

@@ -43,7 +43,7 @@ _USER_ERRORS = (
     ("distwar_gs.checkpoints.checkpoint", "CheckpointError"),
     ("distwar_gs.formats.ply", "ModelFileError"),
     ("distwar_gs.system.errors", "TrainingError"),
-    ("datasets.errors", "DataError"),
+    ("distwar_datasets.errors", "DataError"),
     ("distwar_kernels.errors", "KernelError"),
 )
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.cli import run_cli
 from distwar_gs.system.files import replacing
 

@@ -22,7 +22,7 @@ from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.config import Config, ConfigError, as_values, load_config
 from distwar_gs.config.schedule import Schedule

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import DataError, load_scene
-from datasets.pixels import cache
-from datasets.pixels.cache import FOLDER_NAME, cached_folder, leads_out
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.pixels import cache
+from distwar_datasets.pixels.cache import FOLDER_NAME, cached_folder, leads_out
 
 
 @pytest.fixture(autouse=True)

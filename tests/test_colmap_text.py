@@ -5,8 +5,8 @@ import pycolmap
 import pytest
 from scene_files import ring, write_colmap, write_image
 
-from datasets import DataError, load_scene
-from datasets.readers.colmap_text import read_text_model
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.readers.colmap_text import read_text_model
 
 ALL = {"test_every": 0, "normalise": False}
 NAMES = ("a.png", "b.png", "c.png", "d.png")

@@ -7,7 +7,7 @@ import plyfile
 import pytest
 import torch
 
-from datasets.scene import Normalisation, View
+from distwar_datasets.scene import Normalisation, View
 from distwar_gs.formats.export import ModelFileError, find_ply, load_ply, read_render_mode, save_cameras_json, save_ply
 from distwar_gs.gaussians.model import SH_C0, sh_degree_of
 from distwar_gs.rendering.renderer import RenderSettings, render

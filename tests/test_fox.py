@@ -14,8 +14,8 @@ import pytest
 from demo_runs import run_program
 from plyfile import PlyData, PlyElement
 
-from datasets import Scene, load_scene
-from datasets.readers.colmap import find_model
+from distwar_datasets import Scene, load_scene
+from distwar_datasets.readers.colmap import find_model
 
 TRAINING = (
     "--device", "cpu", "--iterations", 200, "-r", 68, "--quiet", "--set", "optim.means_lr_steps=200",

@@ -22,7 +22,7 @@ from plyfile import PlyData, PlyElement
 from scene_files import look_at, ring
 
 import train
-from datasets.pixels.images import ImageStore
+from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.rendering.views import open_scene
 

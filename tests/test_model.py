@@ -10,7 +10,7 @@ import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
 from scene_files import ring, write_colmap
 
-from datasets import View
+from distwar_datasets import View
 from distwar_gs.config import ModelConfig
 from distwar_gs.gaussians import model
 from distwar_gs.training.trainer import Trainer

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from moved_scenes import PLACES, camera_places, write_moved
 
-from datasets import load_scene, near_origin, needs_origin, round_origin, scene_origin
+from distwar_datasets import load_scene, near_origin, needs_origin, round_origin, scene_origin
 
 FAR = [
     ((452310.0, 5411950.0, 263.0), 3.0, 0.0),

@@ -15,7 +15,7 @@ from demo_runs import demo_config
 from moved_scenes import PLACES, write_moved
 from scene_files import write_colmap
 
-from datasets import DataError, View, load_scene
+from distwar_datasets import DataError, View, load_scene
 from distwar_gs.cli import render_args
 from distwar_gs.evaluation.metrics import psnr
 from distwar_gs.training.trainer import Trainer

@@ -9,8 +9,8 @@ import pytest
 from captures import SPOTS, Capture
 from scene_files import look_at, write_blender, write_colmap
 
-from datasets import DataError, load_scene
-from datasets.readers.poses import PoseError, rigid_pose, unit_quaternion
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.readers.poses import PoseError, rigid_pose, unit_quaternion
 
 ALL = {"test_every": 0, "normalise": False}
 GL = np.diag([1.0, -1.0, -1.0, 1.0])

@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..regular import check_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-"""Of photographs that COLMAP decodes, too; `datasets.names.SUFFIXES` has all."""
+"""Of photographs that COLMAP decodes, too; `distwar_datasets.names.SUFFIXES` has all."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each image."""
 Item = TypeVar("Item")

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import pycolmap
 
-from datasets.pixels.imagefile import read_size
+from distwar_datasets.pixels.imagefile import read_size
 from distwar_gs.capture.decoding import exif_of
 from distwar_gs.capture.intrinsics import START
 from distwar_gs.capture.staging import Staged, load_stage

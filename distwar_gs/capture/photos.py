@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.errors import DataError, printable
-from datasets.pixels.imagefile import Progress, map_threads
+from distwar_datasets.errors import DataError, printable
+from distwar_datasets.pixels.imagefile import Progress, map_threads
 from distwar_gs.capture.decoding import NotAPhotoError, decoded, open_photo
 from distwar_gs.capture.video import VIDEO_SUFFIXES
 

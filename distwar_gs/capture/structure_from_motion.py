@@ -14,8 +14,8 @@ import pycolmap
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.errors import DataError
-from datasets.pixels.imagefile import map_threads
+from distwar_datasets.errors import DataError
+from distwar_datasets.pixels.imagefile import map_threads
 from distwar_gs.capture.features import EXHAUSTIVE_UP_TO, find_features, find_matches
 from distwar_gs.capture.mapping import find_cameras
 from distwar_gs.capture.photos import check_enough, check_photos, find_photos

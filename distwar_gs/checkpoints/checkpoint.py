@@ -27,7 +27,7 @@ from distwar_gs.gaussians.rows import without_room
 from distwar_gs.system.files import durable_write, read_bounded
 
 if TYPE_CHECKING:  # rendering from a checkpoint needs no dataset readers
-    from datasets.scene import Scene
+    from distwar_datasets.scene import Scene
 
 log = logging.getLogger(__name__)
 

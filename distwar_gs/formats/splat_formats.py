@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from datasets.readers.ply import Ply
+from distwar_datasets.readers.ply import Ply
 from distwar_gs.formats.packing import content_of, from_smallest_three, logit
 from distwar_gs.formats.ply import ModelFileError, columns, element
 from distwar_kernels.constants import HARMONIC0 as SH_C0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets import View
-from datasets.pixels.images import available_memory
+from distwar_datasets import View
+from distwar_datasets.pixels.images import available_memory
 from distwar_gs.config import Config
 from distwar_gs.gaussians.rows import SLACK
 from distwar_gs.rendering.renderer import RASTERIZERS

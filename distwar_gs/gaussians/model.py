@@ -29,7 +29,7 @@ from distwar_gs.gaussians.random_start import is_within_sight, points_in_view
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
-    from datasets.scene import Scene
+    from distwar_datasets.scene import Scene
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from datasets.scene import View
+    from distwar_datasets.scene import View
 
 FALLBACK_DISTANCE = 3.0
 """How far off a scene is taken to be, in scene extents, when its cameras do not look at one place."""

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import Parameter
 
-from datasets.readers.pointcloud import read_points
+from distwar_datasets.readers.pointcloud import read_points
 from distwar_gs.config import Config, ModelConfig
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
 from distwar_gs.formats.ply import ModelFileError, read_ply
@@ -28,7 +28,7 @@ from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of, 
 from distwar_gs.gaussians.random_start import seen_share
 
 if TYPE_CHECKING:
-    from datasets.scene import Scene
+    from distwar_datasets.scene import Scene
     from distwar_gs.gaussians.memory import Cap
 
 log = logging.getLogger(__name__)

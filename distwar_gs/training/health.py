@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam
 
-from datasets import Scene
+from distwar_datasets import Scene
 from distwar_gs.engines.base import Engine
 from distwar_gs.gaussians.rows import broken_rows
 from distwar_gs.strategies.adaptive import drop_rows

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
-from datasets import DataError, View
-from datasets.errors import printable
+from distwar_datasets import DataError, View
+from distwar_datasets.errors import printable
 from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.checkpoints.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.config import Config, ConfigError, as_values, save_config

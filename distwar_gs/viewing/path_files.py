@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.errors import DataError
-from datasets.readers.poses import PoseError, rigid_pose
+from distwar_datasets.errors import DataError
+from distwar_datasets.readers.poses import PoseError, rigid_pose
 from distwar_gs.config import FPS, FRAMES
 
 MOST_PIXELS = 16_384

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.viewing import camera_paths
 from distwar_gs.viewing.path_files import MOST_PIXELS, OPENGL_TO_OPENCV, CameraPath, size_of
 
 if TYPE_CHECKING:
-    from datasets.scene import Scene, View
+    from distwar_datasets.scene import Scene, View
 
 _NEARER = 10.0
 """Times that a path must be nearer to the cameras in the frame of the model's file to be taken for one in it."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import View
-from datasets.names import unique_stems
-from datasets.pixels.cache import leads_out
+from distwar_datasets import View
+from distwar_datasets.names import unique_stems
+from distwar_datasets.pixels.cache import leads_out
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.rendering.renderer import Rendering

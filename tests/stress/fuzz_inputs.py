@@ -25,10 +25,10 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets import DataError, load_scene
-from datasets.pixels.imagefile import decode_image, is_turned, read_size
-from datasets.pixels.masks import decode_mask
-from datasets.scene import Mask
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.pixels.imagefile import decode_image, is_turned, read_size
+from distwar_datasets.pixels.masks import decode_mask
+from distwar_datasets.scene import Mask
 from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
 from distwar_gs.evaluation.metrics import Evaluation, ViewMetrics, append_metrics
