@@ -239,6 +239,8 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that keeps only what was typed, and whose complaints are one line."""
 
     def __init__(self, prog: str, description: str) -> None:
+        started_as = os.path.basename(sys.argv[0])
+        prog = started_as if started_as.startswith("distwar-") else prog  # the installed program
         super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:

@@ -24,6 +24,7 @@ FLOORS = {
         ("training",),
         ("viewing",),
         ("cli",),
+        ("programs",),
     ),
 }
 """The rooms of a package from the ground up: a room imports from its own floor and from those below. What lies beside
