@@ -583,11 +583,10 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a YAML file sets, keyed "section.name", over what the file its `base:` key names (relative to it) sets, ...
 
-    A path that begins with configs/ and names no file is looked up among the configs that came with the program.
     Raises ConfigError as `load_config` does.
     """
     values: dict[str, Any] = {}
-    for file, tree in _inheritance(_found(Path(path))):
+    for file, tree in _inheritance(Path(path)):
         try:
             values = overlaid(values, _flatten(tree))
             config = with_values(Config(), values)
@@ -615,15 +614,6 @@ def save_config(config: Config, path: str | os.PathLike[str]) -> None:
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
     with replacing(path) as temporary:
         temporary.write_text("# The settings of this run, fully resolved.\n" + text, encoding="utf-8")
-
-
-def _found(path: Path) -> Path:
-    """`path`; or the file of that name in the folder configs/ of the installed package or the repository."""
-    if path.exists() or path.parts[:1] != ("configs",):
-        return path
-    here = Path(__file__).resolve()
-    places = (folder / path for folder in here.parents[1:3])
-    return next((place for place in places if place.is_file()), path)
 
 
 def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
