@@ -94,7 +94,7 @@ def blocking(findings: Sequence[Finding], device: str) -> list[Finding]:
 
 
 def verdict(findings: Sequence[Finding]) -> tuple[list[str], int]:
-    """One line a device with the first remedy, and the exit code."""
+    """One line per device with the first remedy, and the exit code."""
     lines, able = [], []
     for device in BOTH:
         problems = blocking(findings, device)
@@ -142,7 +142,7 @@ def _python() -> Finding:
 
 
 def _packages(requirements: str) -> Iterator[Finding]:
-    """One finding a line of requirements.txt. gsplat is needed on CUDA only."""
+    """One finding per line of requirements.txt. gsplat is needed on CUDA only."""
     for line in requirements.splitlines():
         name, wanted = re.match(r"\s*([\w.-]*)\s*([^#;]*)", line).groups()
         if name:
@@ -188,7 +188,7 @@ def _memory() -> Finding:
 
 
 def _disk(folder: Path) -> Finding:
-    """Room where runs are written by default."""
+    """Free space where runs are written by default."""
     gib = shutil.disk_usage(folder).free / 2**30
     remedy = "" if gib >= 5 else f"a 30,000-step run writes 1 to 3 GiB: make room in {folder}, or use -m DIR elsewhere"
     return Finding("free disk", f"{gib:.1f} GiB in {folder}", remedy)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 FREE_SHARE = 0.5
 """Share of the free memory, the GPU's or the host's, that images may take at most; the rest is for the model."""
 DECODING = 5
-"""An image being decoded takes about as much memory as this many decoded ones: Pillow's own copy has 4 bytes a pixel,
+"""An image being decoded takes about as much memory as this many decoded ones: Pillow's own copy has 4 bytes per pixel,
 and resizing, transparency and pinning each make another."""
 
 

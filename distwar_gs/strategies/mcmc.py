@@ -34,7 +34,7 @@ from torch.optim import Adam
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
 from distwar_gs.gaussians.memory import Cap
-from distwar_gs.gaussians.optimizer import edit, make_room
+from distwar_gs.gaussians.optimizer import edit, reserve_rows
 from distwar_gs.gaussians.rows import gather_rows, scratch_for
 from distwar_gs.strategies.adaptive import SpatialOrder, is_ordered, is_refined, not_finite
 from distwar_kernels import add_noise
@@ -240,7 +240,7 @@ def _integral_weights() -> Tensor:
 def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
     logits, growth = (values.to(params["means"].dtype) for values in (plan.logits, plan.growth))
     scratch = scratch_for(params.values(), len(plan.rows))
-    make_room(params, optimizers, len(plan.rows))
+    reserve_rows(params, optimizers, len(plan.rows))
 
     def value(name: str, old: Tensor) -> Tensor:
         values = gather_rows(old, plan.rows, scratch)
@@ -309,7 +309,7 @@ class Mcmc:
         if is_refined(now, self.config):
             report = self._refine(step, params, optimizers, generator)
         if is_ordered(now, self.config):
-            self._order.bring_about(step, params, optimizers, self.state)
+            self._order.apply(step, params, optimizers, self.state)
         return report
 
     def _refine(

@@ -121,7 +121,7 @@ def _read_npy(file: Path) -> CameraPath:
 
 
 def _read_text(file: Path) -> CameraPath:
-    """A pose a line, of 12 or 16 numbers; or a row of 4 numbers a line."""
+    """One pose per line, of 12 or 16 numbers; or one row of 4 numbers per line."""
     try:
         lines = file.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
         with warnings.catch_warnings(action="ignore"):  # of a file without numbers
