@@ -190,7 +190,7 @@ def test_more_than_half_ignored_is_pointed_out(tmp_path, caplog):
 
 # ------------------------------------------------------------------------------------------------- alpha as a mask
 
-GREY = np.full((40, 64), 90, np.uint8)
+GRAY = np.full((40, 64), 90, np.uint8)
 
 
 def save_transparent(path, kept=KEPT, low=0, high=255, mode="RGBA"):
@@ -202,7 +202,7 @@ def save_transparent(path, kept=KEPT, low=0, high=255, mode="RGBA"):
         image.putpalette([90, 90, 90] * 2)
         image.save(path, transparency=0)
         return
-    image = Image.fromarray(np.dstack([GREY, GREY, GREY, alpha]), "RGBA").convert(mode)
+    image = Image.fromarray(np.dstack([GRAY, GRAY, GRAY, alpha]), "RGBA").convert(mode)
     image.save(path, **({"lossless": True, "exact": True} if path.suffix == ".webp" else {}))
 
 

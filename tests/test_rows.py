@@ -6,12 +6,12 @@ from torch import Tensor
 
 from distwar_gs.gaussians.rows import (
     SLACK,
+    capacity_of,
     gather_rows,
     plan_rows,
     rearrange,
-    capacity_of,
-    scratch_for,
     reserve,
+    scratch_for,
     with_rows,
     without_room,
 )

@@ -64,7 +64,7 @@ def _add_camera(work: Work, names: Sequence[str]) -> None:
 
 
 def photos_with_features(database: pycolmap.Database) -> int:
-    """How many photos have been looked at."""
+    """How many photos have been examined."""
     return sum(database.exists_descriptors(image.image_id) for image in database.read_all_images())
 
 

@@ -95,7 +95,7 @@ def _frames(work: Work) -> None:
 
 
 def _photos(work: Work) -> None:
-    """Photos are looked at to the end, and put where COLMAP reads them."""
+    """Photos are decoded to the end, to find damaged ones, and put where COLMAP reads them."""
     found, left_out = find_photos(work.source, work.out)
     with tqdm(total=len(found), unit="photo", desc="photos", disable=None) as bar:
         names, unusable = check_photos(work.source, found, lambda done, total: bar.update(done - bar.n))

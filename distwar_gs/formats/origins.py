@@ -62,8 +62,8 @@ def positions_origin(means: np.ndarray, *, always: bool = False) -> np.ndarray:
 
     The median position stands for the cameras, the median distance from it for the scene extent.
     """
-    centre, spread = middle_of(means)
-    return round_origin(centre, spread) if always or needs_origin(centre, spread) else np.zeros(3)
+    center, spread = middle_of(means)
+    return round_origin(center, spread) if always or needs_origin(center, spread) else np.zeros(3)
 
 
 def grid(position: np.ndarray) -> float:

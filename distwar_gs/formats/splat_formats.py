@@ -1,8 +1,8 @@
 """The small formats of web viewers: antimatter15's .splat and PlayCanvas' compressed PLY. gsplat writes both.
 
 `.splat`: 32 bytes per Gaussian (position and scale as float32, colour, opacity and rotation as bytes), no harmonics
-(antimatter15/splat, convert.py). Compressed PLY: 16 bytes per Gaussian, in chunks of 256 that share bounds, and 1 byte per
-harmonic (playcanvas/splat-transform, write-compressed-ply.ts). Both are in the frame of the PLY they are made from.
+(antimatter15/splat, convert.py). Compressed PLY: 16 bytes per Gaussian, in chunks of 256 that share bounds, and 1 byte
+per harmonic (playcanvas/splat-transform, write-compressed-ply.ts). Both are in the frame of the PLY they are made from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Gaussians as rows of tensors with spare capacity: adding and removing some moves only those.
 
-Removed rows leave holes, which new rows fill first; the rest is appended; leftover holes are filled from the end. So the
-cost of a refinement follows the number of changed rows, and memory is allocated only when the capacity is used up. The
-order of rows has no meaning: order_spatially (distwar_gs.strategies.adaptive) puts neighbours together again.
+Removed rows leave holes, which new rows fill first; the rest is appended; leftover holes are filled from the end. So
+the cost of a refinement follows the number of changed rows, and memory is allocated only when the capacity is used up.
+The order of rows has no meaning: order_spatially (distwar_gs.strategies.adaptive) puts neighbours together again.
 
 What takes memory comes first: the plan, scratch, capacity. Moving rows takes no memory, so all tensors keep the same
 length when memory runs out.
@@ -66,7 +66,7 @@ def rearrange(tensor: Tensor, plan: RowPlan, scratch: Tensor, made: Tensor | Non
 
 
 def gather_rows(tensor: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:
-    """Those rows [M] of a tensor, in its own memory, whose capacity must suffice; scratch of M rows. Allocates nothing."""
+    """Those rows [M] of a tensor, in its own memory, which must hold so many; scratch of M rows. Allocates nothing."""
     return with_rows(tensor, len(rows)).copy_(_taken(tensor, rows, scratch))
 
 

@@ -1,14 +1,14 @@
 """3D Gaussian Splatting as Markov Chain Monte Carlo (Kheradmand et al. 2024): Gaussians are samples that wander.
 
-Nothing is cloned, split or removed here. Noise moves the Gaussians that are nearly transparent; a price on opacity and
-size makes useless ones fade; every `every` steps those that have faded ("dead") become copies of others, drawn in
-proportion to opacity, and 5 % new copies are drawn until there are `cap_max`. A Gaussian and its copies share its
-opacity and shrink or grow such that together they look as it did (paper, eq. 9).
+Nothing is cloned, split or removed here. Noise moves the Gaussians that are nearly transparent; regularisation of
+opacity and scale fades out unneeded Gaussians; every `every` steps those that have faded ("dead") become copies of
+others, drawn in proportion to opacity, and 5 % new copies are drawn until there are `cap_max`. A Gaussian and its copies
+share its opacity and shrink or grow such that together they look as it did (paper, eq. 9).
 
 The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gaussian_model.py); where this differs:
 
-- Lengths are in scene extents in noise and price on size. There they are in the units of the input, so that the same
-  settings mean something else in each frame (gsplat issue 542: a scene 2009 units wide).
+- Lengths are in scene extents in the noise and in the regularisation of scale. There they are in the units of the
+  input, so that the same settings mean something else in each frame (gsplat issue 542: a scene 2009 units wide).
 - Relocated Gaussians begin without Adam moments, as those they are copies of. There they keep the moments of where
   they were.
 - The scale is made for the opacity after its clamp from below, not before (as gsplat's main does).
@@ -17,7 +17,7 @@ The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gauss
 - Where nothing is alive nothing is drawn from (gsplat issue 1027), and what is drawn from may be longer than the 2^24
   of torch.multinomial (gsplat PR 338).
 
-The schedule is that of densification.py, with stop = 25000: first at step 600, last at 24900. Opacities are not reset.
+The schedule is that of adaptive.py, with stop = 25000: first at step 600, last at 24900. Opacities are not reset.
 """
 
 import functools
@@ -90,7 +90,7 @@ class Plan:
 
 
 @torch.no_grad()
-def add_regularisation(params: dict[str, Parameter], opacity_reg: float, scale_reg: float) -> None:
+def add_regularization(params: dict[str, Parameter], opacity_reg: float, scale_reg: float) -> None:
     """Add to the gradients those of opacity_reg * mean(opacities) + scale_reg * mean(scales); 5 launches, no wait.
 
     Args:
@@ -278,7 +278,7 @@ class Mcmc:
 
     def regularise(self, params: dict[str, Parameter]) -> None:
         """See `add_regularisation`."""
-        add_regularisation(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
+        add_regularization(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
 
     def prices(self, count: int) -> tuple[float, float]:
         """What `regularise` asks for, by Gaussian."""

@@ -157,5 +157,5 @@ def _visible_range(rendering: Rendering) -> tuple[float, float]:
 def _depth_picture(rendering: Rendering, far: float, near: float) -> Tensor:
     """Inverse depth as grey [H, W, 3] uint8: near is bright, nothing is black."""
     inverse = 1.0 / rendering.depths[0].clamp_min(1e-10)
-    grey = ((inverse - far) / max(near - far, 1e-12)).clamp(0.0, 1.0) * (rendering.alphas[0] > 0.5)
-    return to_8bit(grey).expand(-1, -1, 3)
+    gray = ((inverse - far) / max(near - far, 1e-12)).clamp(0.0, 1.0) * (rendering.alphas[0] > 0.5)
+    return to_8bit(gray).expand(-1, -1, 3)
