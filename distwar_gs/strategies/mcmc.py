@@ -2,8 +2,8 @@
 
 Nothing is cloned, split or removed here. Noise moves the Gaussians that are nearly transparent; regularisation of
 opacity and scale fades out unneeded Gaussians; every `every` steps those that have faded ("dead") become copies of
-others, drawn in proportion to opacity, and 5 % new copies are drawn until there are `cap_max`. A Gaussian and its copies
-share its opacity and shrink or grow such that together they look as it did (paper, eq. 9).
+others, drawn in proportion to opacity, and 5 % new copies are drawn until there are `cap_max`. A Gaussian and its
+copies share its opacity and shrink or grow such that together they look as it did (paper, eq. 9).
 
 The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gaussian_model.py); where this differs:
 
