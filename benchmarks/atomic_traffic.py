@@ -65,7 +65,8 @@ def count(model: TrainedModel, views: int) -> tuple[AtomicTraffic, int]:
 def _print_lanes(traffic: AtomicTraffic, views: int) -> None:
     print(
         f"{views} views, per view: {traffic.visits / views:,.0f} visits of {traffic.mean_lanes:.1f} active lanes,"
-        f" {traffic.pairs / views:,.0f} pairs, {int(traffic.visits_by_lanes[0]) / views:,.0f} list entries in vain"
+        f" {traffic.pairs / views:,.0f} pairs, "
+        f"{int(traffic.visits_by_lanes[0]) / views:,.0f} list entries without active lanes"
     )
     print(f"active lanes share one address in {traffic.one_address_share:.1%} of the visits")
     for low, high in GROUPS:

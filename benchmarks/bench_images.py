@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 
 from benchmarks.measuring import print_table
-from datasets import load_scene
-from datasets.pixels.images import ImageStore
+from distwar_datasets import load_scene
+from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.cli import run_cli
 from distwar_gs.training.sampler import ViewSampler
 

@@ -32,7 +32,7 @@ from benchmarks.measuring import integers, machine, median_kernel_ms, median_ms,
 from benchmarks.plotting import check_plot
 from benchmarks.projected import LEAVES, Projected
 from benchmarks.reduction_report import Row
-from datasets import View
+from distwar_datasets import View
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.gaussians.model import sh_degree_of

@@ -184,12 +184,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     if not places:
         print("no picture: none of the rows is timed")
         return
-    colours = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(one.first.variant for one in timed))}
+    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(one.first.variant for one in timed))}
     figure, axes = panels(len(places), size=(6.0, 4.5))
     for axis, place in zip(axes, places, strict=True):
         here = [one for one in timed if place_of(one.first) == place]
         for run in dict.fromkeys(run_of(one.first) for one in here):
-            _draw_run(axis, [one for one in here if run_of(one.first) == run], colours)
+            _draw_run(axis, [one for one in here if run_of(one.first) == run], colors)
         first = here[0].first
         axis.set(title=f"{first.scene}, {first.resolution}\n{first.card}", xlabel="seconds", ylabel="PSNR, dB")
         axis.set_xscale("log")
@@ -200,11 +200,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     save_plot(figure, path)
 
 
-def _draw_run(axis: object, marks: Sequence[Summary], colours: dict[str, str]) -> None:
+def _draw_run(axis: object, marks: Sequence[Summary], colors: dict[str, str]) -> None:
     stats = sorted(((one.stat("seconds"), one.stat("psnr")) for one in marks), key=lambda pair: pair[0].mean)
     seconds, psnr = ([stat.mean for stat in column] for column in zip(*stats, strict=True))
     bars = [[quality.mean - quality.low for _, quality in stats], [quality.high - quality.mean for _, quality in stats]]
     name, count = marks[-1].first.variant, f"{marks[-1].stat('gaussians').mean:,.0f} Gaussians"
     axis.errorbar(
-        seconds, psnr, yerr=bars, marker="o", markersize=4, capsize=3, color=colours[name], label=f"{name}, {count}"
+        seconds, psnr, yerr=bars, marker="o", markersize=4, capsize=3, color=colors[name], label=f"{name}, {count}"
     )

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.measuring import peak_memory_mib
 from benchmarks.quality_rows import END
-from datasets import View
+from distwar_datasets import View
 from distwar_gs.config import Config, ConfigError, as_values, with_values
 from distwar_gs.evaluation.metrics import MEASURES, Evaluation, data_protocol, evaluate
 from distwar_gs.formats.export import find_ply

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import median_kernel_ms, median_ms, relative_l2
-from datasets import View
+from distwar_datasets import View
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError
 from distwar_gs.gaussians.model import sh_degree_of

@@ -58,7 +58,7 @@ from benchmarks.quality_rows import (
     table,
 )
 from benchmarks.quality_runs import Mark, ModelFile, Point, measure, train
-from datasets import DataError
+from distwar_datasets import DataError
 from distwar_gs.checkpoints.checkpoint import CheckpointError
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, overlaid, override, with_values

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".webp", ".avif", ".heic", ".heif"}
 )
-"""How the names of image files end, in lower case. `datasets.pixels.imagefile` knows whether one can be decoded."""
+"""How the names of image files end, in lower case. `pixels.imagefile` knows whether one can be decoded."""
 
 LONGEST = 200
 """Bytes of a part of a new file's path. Disks allow 255, of which temporary names and further suffixes take some."""

@@ -27,13 +27,13 @@ def scene_origin(scene: Scene, *, always: bool = False) -> np.ndarray:
     Zeros where float32 is fine enough without: `needs_origin`, for the median camera. `always`: not even then.
     """
     views = (*scene.train, *scene.test)
-    centre = scene.normalisation.undo_points(np.median([view.center for view in views], axis=0))
+    center = scene.normalisation.undo_points(np.median([view.center for view in views], axis=0))
     extent = scene.extent / scene.normalisation.scale
-    wanted = always or needs_origin(centre, extent, _longest_lens(views))
-    return round_origin(centre, extent) if wanted else np.zeros(3)
+    wanted = always or needs_origin(center, extent, _longest_lens(views))
+    return round_origin(center, extent) if wanted else np.zeros(3)
 
 
-def needs_origin(centre: np.ndarray, extent: float, focal: float = 0.0) -> bool:
+def needs_origin(center: np.ndarray, extent: float, focal: float = 0.0) -> bool:
     """Whether float32 positions about `centre` are too coarse for what is seen there.
 
     They are where neighbouring float32 numbers lie farther apart than a sixteenth of a pixel, one scene extent away
@@ -45,12 +45,12 @@ def needs_origin(centre: np.ndarray, extent: float, focal: float = 0.0) -> bool:
         extent: of the scene, in world units.
         focal: the longest focal length of the scene, in pixels of the images as trained.
     """
-    farthest = float(np.abs(centre).max())
+    farthest = float(np.abs(center).max())
     spacing = 2.0 ** (math.frexp(farthest)[1] - 1 - _MANTISSA_BITS) if math.isfinite(farthest) else math.inf
     return farthest > 0.0 and spacing > _PIXEL_SHARE * extent / max(_FOCAL_PIXELS, focal)
 
 
-def round_origin(centre: np.ndarray, extent: float) -> np.ndarray:
+def round_origin(center: np.ndarray, extent: float) -> np.ndarray:
     """The round numbers [3] nearest to `centre`, which float64 and decimal notation both hold exactly.
 
     Multiples of the power of ten just below the extent: of 100 for 500 units. Whole units for smaller scenes; only for
@@ -62,7 +62,7 @@ def round_origin(centre: np.ndarray, extent: float) -> np.ndarray:
         step = 1.0
     else:
         step = 2.0 ** math.floor(math.log2(extent))
-    return np.round(np.asarray(centre, dtype=np.float64) / step) * step + 0.0  # + 0.0: no -0.0
+    return np.round(np.asarray(center, dtype=np.float64) / step) * step + 0.0  # + 0.0: no -0.0
 
 
 def near_origin(scene: Scene) -> Scene:

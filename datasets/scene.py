@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Mask:
-    """Which pixels of a photograph count; `datasets.pixels.masks` reads it."""
+    """Which pixels of a photograph count; `distwar_datasets.pixels.masks` reads it."""
 
     path: Path
     """A picture as large as the photograph, or of its shape and another size."""
@@ -139,7 +139,7 @@ class Scene:
     normalisation: Normalisation
     extent: float
     """1.1 x the greatest distance of a train camera from their mean, as 3DGS (scene/dataset_readers.py,
-    getNerfppNorm), stray cameras left out (`datasets.extent`); training units; 1.0 after normalisation, and when all
+    getNerfppNorm), stray cameras left out (`extent`); training units; 1.0 after normalisation, and when all
     cameras coincide."""
     image_source: str
     """Where the pixels come from, for the metrics' protocol: "images_4", "images resized to 1/2 (Lanczos)"."""
@@ -148,5 +148,5 @@ class Scene:
     bounds: tuple[np.ndarray, np.ndarray] | None = None
     """Lowest and highest corner, float64 [3] each, of the box that random initial points should fill, if known."""
     nearest: float | None = None
-    """Depth at which the nearest things before any camera begin (`datasets.extent.view_depths`), training units; None
+    """Depth at which the nearest things before any camera begin (`extent.view_depths`), training units; None
     where no points tell."""

@@ -1,4 +1,4 @@
-"""The trainer library of distwar-gs: from a Scene (package `datasets`) to a trained set of 3D Gaussians.
+"""The trainer library of distwar-gs: from a Scene (package distwar_datasets) to a trained set of 3D Gaussians.
 
 Rooms, from the ground up; none imports from a higher floor (tests/test_house.py):
 
@@ -10,6 +10,7 @@ Rooms, from the ground up; none imports from a higher floor (tests/test_house.py
     training                                    the loop
     viewing                                     pictures and videos of trained models
     cli                                         the command lines
+    programs                                    train.py and render.py
 
 Reading order: config.schema, cli, gaussians.model, rendering.renderer, engines.base, strategies.adaptive,
 training.step, training.state, training.trainer; then formats.export, evaluation.metrics, viewing.pictures.

@@ -29,6 +29,7 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
+from distwar_gs.config.shipped import found_config
 from distwar_gs.system.cores import share_cores
 from distwar_gs.system.files import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.interruption import exit_code_of, terminable, words_of
@@ -43,7 +44,7 @@ _USER_ERRORS = (
     ("distwar_gs.checkpoints.checkpoint", "CheckpointError"),
     ("distwar_gs.formats.ply", "ModelFileError"),
     ("distwar_gs.system.errors", "TrainingError"),
-    ("datasets.errors", "DataError"),
+    ("distwar_datasets.errors", "DataError"),
     ("distwar_kernels.errors", "KernelError"),
 )
 
@@ -67,7 +68,8 @@ def train_config(argv: Sequence[str]) -> Config:
 def train_parser() -> argparse.ArgumentParser:
     """The parser of train.py. A flag's destination is the key it sets, and flags not typed leave no trace."""
     parser = _Parser("train.py", "Train 3D Gaussians on a COLMAP, nerfstudio, instant-ngp or Blender scene.")
-    parser.add_argument("--config", metavar="YAML", help="settings to start from; configs/default.yaml explains all")
+    settings = "settings to start from; configs/default.yaml explains all"
+    parser.add_argument("--config", type=found_config, metavar="YAML", help=settings)
     _add_data_flags(parser)
     _add_run_flags(parser)
     _add_model_flags(parser)
@@ -181,7 +183,7 @@ def render_parser() -> argparse.ArgumentParser:
         help=f"a run folder or a {', '.join(MODEL_SUFFIXES)} file",
     )
     parser.add_argument("-m", "--model_path", type=Path, metavar="DIR", help="the same, as a flag")
-    parser.add_argument("--config", type=Path, metavar="YAML", help="settings instead of the run's config.yaml")
+    parser.add_argument("--config", type=found_config, metavar="YAML", help="settings instead of the run's config.yaml")
     parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
     parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
     parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
@@ -239,6 +241,8 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that keeps only what was typed, and whose complaints are one line."""
 
     def __init__(self, prog: str, description: str) -> None:
+        started_as = os.path.basename(sys.argv[0])
+        prog = started_as if started_as.startswith("distwar-") else prog  # the installed program
         super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:

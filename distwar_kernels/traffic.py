@@ -20,8 +20,8 @@ class AtomicTraffic:
 
     counts: Tensor
     """[3, 33] int64, each row by number of lanes n, counted by kernels as ``traffic.h`` defines it:
-    visits of a warp with n active lanes (at 0: those in vain), groups of n lanes with one address, and visits whose n
-    active lanes all share one address."""
+    visits of a warp with n active lanes (at 0: list entries without an active lane), groups of n lanes with one
+    address, and visits whose n active lanes all share one address."""
     record_size: int
     """Numbers that a lane brings to a visit, each an atomic addition if it goes to memory by itself."""
 
@@ -32,7 +32,7 @@ class AtomicTraffic:
 
     @property
     def visits_by_lanes(self) -> Tensor:
-        """[33] int64: visits with 1..32 active lanes; at 0 the list entries that a warp walks without one."""
+        """[33] int64: visits with 1..32 active lanes; at 0 the list entries that a warp reads without one."""
         return self.counts[0]
 
     @property

@@ -12,12 +12,14 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # the packages lie beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distwar_gs.cli import run_cli
 from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, save_model
@@ -105,5 +107,10 @@ def _result(target: Path, params: Mapping[str, Tensor], rub: bool) -> str:
     return f"{target}: {size / 1e6:.2f} MB{smaller}{notes.get(target.suffix.lower(), '')}"
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program, as it is installed."""
     run_cli(main)
+
+
+if __name__ == "__main__":
+    run()

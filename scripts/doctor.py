@@ -19,13 +19,16 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NoReturn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # the packages lie beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distwar_gs.system.terminal import lossy_output, printable  # needs no package
 
 ROOT = Path(__file__).resolve().parents[1]
 BOTH = ("cpu", "cuda")
+IS_CHECKOUT = (ROOT / "requirements.txt").is_file()
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 INSTALL_OPTIONAL = "pip install -r requirements-optional.txt -c constraints.txt"
 
@@ -60,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def examine() -> Iterator[Finding]:
     """All that can be told without building anything."""
     yield _python()
-    yield from _packages((ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    yield from _packages(requirements("requirements.txt"))
     yield _memory()
     yield _disk(Path.cwd())
     yield _compiler()
@@ -73,7 +76,16 @@ def examine() -> Iterator[Finding]:
     yield from _gpu()
     yield from _kernels()
     yield _gsplat()
-    yield from _optional((ROOT / "requirements-optional.txt").read_text(encoding="utf-8"))
+    yield from _optional(requirements("requirements-optional.txt"))
+
+
+def requirements(file: str) -> str:
+    """The lines of requirements.txt or requirements-optional.txt; of the installed package where there are no files."""
+    if (ROOT / file).is_file():
+        return (ROOT / file).read_text(encoding="utf-8")
+    optional = file == "requirements-optional.txt"
+    lines = importlib.metadata.requires("distwar-gs") or []
+    return "\n".join(line.partition(";")[0] for line in lines if ("extra ==" in line) == optional)
 
 
 def blocking(findings: Sequence[Finding], device: str) -> list[Finding]:
@@ -82,7 +94,7 @@ def blocking(findings: Sequence[Finding], device: str) -> list[Finding]:
 
 
 def verdict(findings: Sequence[Finding]) -> tuple[list[str], int]:
-    """One line a device with the first remedy, and the exit code."""
+    """One line per device with the first remedy, and the exit code."""
     lines, able = [], []
     for device in BOTH:
         problems = blocking(findings, device)
@@ -130,7 +142,7 @@ def _python() -> Finding:
 
 
 def _packages(requirements: str) -> Iterator[Finding]:
-    """One finding a line of requirements.txt. gsplat is needed on CUDA only."""
+    """One finding per line of requirements.txt. gsplat is needed on CUDA only."""
     for line in requirements.splitlines():
         name, wanted = re.match(r"\s*([\w.-]*)\s*([^#;]*)", line).groups()
         if name:
@@ -139,12 +151,13 @@ def _packages(requirements: str) -> Iterator[Finding]:
 
 def _package(name: str, wanted: str) -> Finding:
     blocks = ("cuda",) if name == "gsplat" else BOTH
+    install = INSTALL if IS_CHECKOUT else f'pip install "{name}{wanted}"'
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, "not installed", INSTALL, blocks)
+        return Finding(name, "not installed", install, blocks)
     if not _satisfies(version, wanted):
-        return Finding(name, f"{version}, but {wanted} is required", INSTALL, blocks)
+        return Finding(name, f"{version}, but {wanted} is required", install, blocks)
     return Finding(name, version)
 
 
@@ -175,7 +188,7 @@ def _memory() -> Finding:
 
 
 def _disk(folder: Path) -> Finding:
-    """Room where runs are written by default."""
+    """Free space where runs are written by default."""
     gib = shutil.disk_usage(folder).free / 2**30
     remedy = "" if gib >= 5 else f"a 30,000-step run writes 1 to 3 GiB: make room in {folder}, or use -m DIR elsewhere"
     return Finding("free disk", f"{gib:.1f} GiB in {folder}", remedy)
@@ -202,7 +215,7 @@ def _ninja() -> Finding:
     beside_python = str(Path(sys.executable).parent)
     path = shutil.which("ninja", path=os.pathsep.join([beside_python, os.environ.get("PATH", "")]))
     if not path:
-        return Finding("ninja program", "not found", INSTALL, BOTH)
+        return Finding("ninja program", "not found", INSTALL if IS_CHECKOUT else "pip install ninja", BOTH)
     return Finding("ninja program", _first_line([path, "--version"]))
 
 
@@ -346,7 +359,8 @@ def _optional(requirements: str) -> Iterator[Finding]:
     from distwar_gs.evaluation.lpips import missing_part
 
     for finding in _packages(requirements):
-        yield replace(finding, remedy=finding.remedy and INSTALL_OPTIONAL, blocks=())
+        in_checkout = finding.remedy and IS_CHECKOUT
+        yield replace(finding, remedy=INSTALL_OPTIONAL if in_checkout else finding.remedy, blocks=())
     problem, _, remedy = (missing_part() or "").partition(": ")
     yield Finding("LPIPS", problem or "can be measured", remedy)
 
@@ -384,7 +398,12 @@ def _smoke_test(device: str) -> None:
         raise RuntimeError(f"wrong numbers: brightest pixel {image.max().item()}, gradient {means.grad.tolist()}")
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program, as it is installed."""
     with lossy_output():
         code = main()
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

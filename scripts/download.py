@@ -26,12 +26,14 @@ import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # the packages lie beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tqdm import tqdm
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.cli import run_cli
 from distwar_gs.system.files import replacing
 
@@ -451,5 +453,10 @@ def _move(folder: Path, target: Path) -> None:
     folder.rename(target)
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program, as it is installed."""
     run_cli(main)
+
+
+if __name__ == "__main__":
+    run()

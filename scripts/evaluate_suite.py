@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
+from typing import NoReturn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # the packages lie beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.config import Config, ConfigError, as_values, load_config
 from distwar_gs.config.schedule import Schedule
@@ -174,7 +176,7 @@ def _run(job: Job, program: str, *arguments: str) -> None:
     """A program in a process of its own, its output in the job's log. DataError with its last words if it fails."""
     print(f"{program} ", end="", flush=True)
     with job.log.open("a", encoding="utf-8") as log:
-        process = subprocess.Popen([sys.executable, str(ROOT / program), *arguments], stdout=log, stderr=log)
+        process = subprocess.Popen([*_command(program), *arguments], stdout=log, stderr=log)
         try:
             code = process.wait()
         except KeyboardInterrupt:  # of Ctrl-C it has heard too, and is saving a checkpoint; of SIGTERM it has not
@@ -187,6 +189,12 @@ def _run(job: Job, program: str, *arguments: str) -> None:
         raise KeyboardInterrupt
     lines = [line for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     raise DataError(f"{program} ended with {code}: {lines[-1] if lines else 'no message'} (see {job.log})")
+
+
+def _command(program: str) -> list[str]:
+    """train.py or render.py, as it lies beside this folder or, where that is installed, in the package."""
+    file = ROOT / program
+    return [sys.executable, *([str(file)] if file.is_file() else ["-m", "distwar_gs.programs", program])]
 
 
 def _is_trained(job: Job) -> bool:
@@ -315,5 +323,10 @@ def comma_separated(results: Sequence[Result]) -> str:
 FORMS: dict[str, Callable[[Sequence[Result]], str]] = {".md": markdown, ".csv": comma_separated, ".tex": latex}
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program, as it is installed."""
     run_cli(main)
+
+
+if __name__ == "__main__":
+    run()

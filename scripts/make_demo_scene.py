@@ -19,12 +19,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pycolmap
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # the packages lie beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distwar_gs.system.terminal import lossy_output, printable
 
@@ -66,7 +68,7 @@ def rgb(code: str) -> np.ndarray:
 
 def mix(first: str | np.ndarray, second: str | np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Blend two colours (hex codes, or [3, N]) by weight [N] in [0, 1]: [3, N]."""
-    start, end = (rgb(colour) if isinstance(colour, str) else colour for colour in (first, second))
+    start, end = (rgb(color) if isinstance(color, str) else color for color in (first, second))
     return start + (end - start) * weight
 
 
@@ -119,11 +121,11 @@ def room_texture(p: np.ndarray) -> np.ndarray:
     p = p + ROOM.half * [[0.0], [0.0], [1.0]]
     floor, ceiling = p[2] < 0.01, p[2] > 2.0 * ROOM.half[2] - 0.01
     walls = ~(floor | ceiling)
-    colour = np.empty_like(p)
-    colour[:, floor] = checker("d3bc98", "5e857c", 0.7)(p[:, floor])
-    colour[:, walls] = wallpaper(p[:, walls])
-    colour[:, ceiling] = bands("efe6d8", "d9cbb8", (2.2, 0.0, 0.0), 0.0)(p[:, ceiling])
-    return colour
+    color = np.empty_like(p)
+    color[:, floor] = checker("d3bc98", "5e857c", 0.7)(p[:, floor])
+    color[:, walls] = wallpaper(p[:, walls])
+    color[:, ceiling] = bands("efe6d8", "d9cbb8", (2.2, 0.0, 0.0), 0.0)(p[:, ceiling])
+    return color
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -424,7 +426,12 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program, as it is installed."""
     with lossy_output():
         code = main()
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

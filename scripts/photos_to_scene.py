@@ -13,8 +13,10 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # the packages lie beside this folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distwar_gs.capture.features import EXHAUSTIVE_UP_TO
 from distwar_gs.capture.structure_from_motion import make_scene, settings_for
@@ -53,5 +55,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
+def run() -> NoReturn:
+    """The program, as it is installed."""
     run_cli(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -156,7 +156,7 @@ def add_points(model: pycolmap.Reconstruction, count: int) -> None:
         model.add_point3D(rng.uniform(-1, 1, 3), pycolmap.Track(), rng.integers(0, 256, 3, dtype=np.uint8))
 
 
-def spot_centre(weights: np.ndarray) -> np.ndarray:
+def spot_center(weights: np.ndarray) -> np.ndarray:
     """Centre (x, y) of a picture [H, W] in pixels, pixel centres at +0.5."""
     weights = np.where(weights > 0.1 * weights.max(), weights, 0.0).astype(np.float64)
     v, u = np.mgrid[: weights.shape[0], : weights.shape[1]] + 0.5

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from distwar_gs.config import DensificationConfig, OptimConfig
 from distwar_gs.config.schedule import Moment
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all
-from distwar_gs.gaussians.rows import room_of
+from distwar_gs.gaussians.rows import capacity_of
 from distwar_gs.strategies import adaptive as adc
 
 CONFIG = DensificationConfig()
@@ -274,7 +274,7 @@ def test_memory_that_runs_out_while_room_is_made_changes_nothing():
         with pressure, contextlib.suppress(torch.OutOfMemoryError):
             report = adc.refine(params, optimizers, state, 600, 1.0, CONFIG, torch.Generator().manual_seed(0))
         after = tensors_of(params, optimizers)
-        outcomes.append((report is None, max(map(room_of, after.values()))))
+        outcomes.append((report is None, max(map(capacity_of, after.values()))))
         if report is None:
             assert_rows_of(after, before, torch.arange(6))
         else:

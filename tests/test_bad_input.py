@@ -26,7 +26,7 @@ from scene_files import write_colmap
 
 import render
 import train
-from datasets.pixels.cache import FOLDER_NAME
+from distwar_datasets.pixels.cache import FOLDER_NAME
 from distwar_gs.cli import run_cli
 from distwar_gs.training.run_folder import RunFolder
 from distwar_kernels import loader

@@ -107,9 +107,9 @@ def test_rivals_see_the_gaussians_where_we_see_them(demo_run):
     pixels = (ndc + 1) / 2 * torch.tensor([view.width, view.height])
     splats = model.project(view)
     visible = (splats.radii[0] > 0).all(-1)
-    centred = splats.means2d[0] + torch.tensor([view.width / 2 - view.K[0, 2], view.height / 2 - view.K[1, 2]])
+    centered = splats.means2d[0] + torch.tensor([view.width / 2 - view.K[0, 2], view.height / 2 - view.K[1, 2]])
     assert visible.sum() > 100
-    assert relative_l2(pixels[visible], centred[visible]) < 1e-5
+    assert relative_l2(pixels[visible], centered[visible]) < 1e-5
     depths = clip[:, 3] * scale
     assert relative_l2(depths[visible], splats.depths[0][visible]) < 1e-5
 

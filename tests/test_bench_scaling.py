@@ -48,9 +48,9 @@ def test_the_ball_is_filled_evenly_and_seen_whole_by_every_camera():
     assert (radii < 0.5).float().mean() == pytest.approx(1 / 8, abs=0.02)
     width, height = case.size
     for view in range(bench.VIEWS):
-        centres, pixels = footprints(case, view)
-        assert ((pixels > 0) & (centres > 0).all(-1) & (centres < torch.tensor([width, height])).all(-1)).all()
-        assert centres[:, 1].min() < 0.05 * height and centres[:, 1].max() > 0.95 * height
+        centers, pixels = footprints(case, view)
+        assert ((pixels > 0) & (centers > 0).all(-1) & (centers < torch.tensor([width, height])).all(-1)).all()
+        assert centers[:, 1].min() < 0.05 * height and centers[:, 1].max() > 0.95 * height
 
 
 def test_the_more_gaussians_the_smaller_and_the_more_pixels_the_larger():

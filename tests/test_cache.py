@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import DataError, load_scene
-from datasets.pixels import cache
-from datasets.pixels.cache import FOLDER_NAME, cached_folder, leads_out
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.pixels import cache
+from distwar_datasets.pixels.cache import FOLDER_NAME, cached_folder, leads_out
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +51,7 @@ def halved(scene, **options):
     return {view.name: view for view in load_scene(scene, resolution=2, test_every=0, **options).train}
 
 
-def grey(view):
+def gray(view):
     """The level of a flat image."""
     return int(np.asarray(Image.open(view.image_path))[0, 0, 0])
 
@@ -74,7 +74,7 @@ def test_a_cache_that_leads_out_of_the_scene_is_not_used(tmp_path, home_cache, t
     (tmp_path / "elsewhere").mkdir()
     (scene / FOLDER_NAME).symlink_to(tmp_path / target)
     views = halved(scene)
-    assert [grey(view) for view in views.values()] == [0, 10, 20, 30]
+    assert [gray(view) for view in views.values()] == [0, 10, 20, 30]
     assert all(home_cache in view.image_path.parents for view in views.values())
     assert list((tmp_path / "elsewhere").iterdir()) == [] and not (tmp_path / "nowhere").exists()
     assert f"{scene / FOLDER_NAME} is a link that leads out of the scene: not followed" in caplog.text
@@ -96,7 +96,7 @@ def test_links_within_a_cache_are_not_followed(tmp_path, link):
     replaced.symlink_to(target)
     view = halved(scene)["left/a.png"]
     assert view.image_path == made and not replaced.is_symlink()
-    assert (grey(view), int(np.asarray(Image.open(secret)).max())) == (0, 99)
+    assert (gray(view), int(np.asarray(Image.open(secret)).max())) == (0, 99)
 
 
 def alike(folder, level):
@@ -109,8 +109,8 @@ def test_folders_whose_files_look_alike_do_not_share_a_cache(tmp_path):
     scene = write_colmap(tmp_path / "scene", names=["a.bmp", "b.bmp"], images=None)
     alike(scene / "day/images", 200)
     alike(scene / "night/images", 50)
-    assert grey(halved(scene, images="day/images")["a.bmp"]) == 200
-    assert grey(halved(scene, images="night/images")["a.bmp"]) == 50
+    assert gray(halved(scene, images="day/images")["a.bmp"]) == 200
+    assert gray(halved(scene, images="night/images")["a.bmp"]) == 50
 
 
 def test_scenes_whose_files_look_alike_do_not_share_the_users_cache(tmp_path, home_cache):
@@ -118,14 +118,14 @@ def test_scenes_whose_files_look_alike_do_not_share_the_users_cache(tmp_path, ho
         scene = write_colmap(tmp_path / name, names=["a.bmp", "b.bmp"], images=None)
         alike(scene / "images", level)
         (scene / FOLDER_NAME).touch()  # cannot be written into, even by root
-        assert grey(halved(scene)["b.bmp"]) == level
+        assert gray(halved(scene)["b.bmp"]) == level
     assert len(list(home_cache.iterdir())) == 2
 
 
 def test_an_image_folder_of_any_name(tmp_path):
     scene = write_colmap(tmp_path, images="日" * 84)
     views = halved(scene, images="日" * 84)
-    assert [grey(view) for view in views.values()] == [0, 10, 20, 30]
+    assert [gray(view) for view in views.values()] == [0, 10, 20, 30]
     assert scene / FOLDER_NAME in views["a.png"].image_path.parents
 
 
@@ -167,7 +167,7 @@ def test_scenes_of_a_user_without_a_home(tmp_path, monkeypatch, writable):
     if not writable:
         (scene / FOLDER_NAME).touch()
     view = halved(scene)["d.png"]
-    assert grey(view) == 30 and (tmp_path / "temporary" in view.image_path.parents) == (not writable)
+    assert gray(view) == 30 and (tmp_path / "temporary" in view.image_path.parents) == (not writable)
     with pytest.raises(DataError, match="~/scene: no such folder"):
         load_scene("~/scene")
     (tmp_path / "~").mkdir()

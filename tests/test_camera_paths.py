@@ -9,13 +9,13 @@ from distwar_gs.viewing.camera_paths import ellipse, focus_point, interpolate
 UP = np.array([0.0, 0.0, 1.0])
 
 
-def look_at(centre, target, up=UP) -> np.ndarray:
+def look_at(center, target, up=UP) -> np.ndarray:
     """World-to-camera, OpenCV axes, written independently of the code under test."""
-    centre, target = np.asarray(centre, float), np.asarray(target, float)
-    z = (target - centre) / np.linalg.norm(target - centre)
+    center, target = np.asarray(center, float), np.asarray(target, float)
+    z = (target - center) / np.linalg.norm(target - center)
     x = np.cross(z, up) / np.linalg.norm(np.cross(z, up))
     to_world = np.eye(4)
-    to_world[:3] = np.stack([x, np.cross(z, x), z, centre], axis=1)
+    to_world[:3] = np.stack([x, np.cross(z, x), z, center], axis=1)
     return np.linalg.inv(to_world)
 
 
@@ -25,7 +25,7 @@ def ring(count: int, target=(1.0, 2.0, 3.0), radii=(4.0, 2.0), height=1.5, arc=2
     return np.stack([look_at(np.asarray(target) + offset, target, up) for offset in offsets])
 
 
-def centres(viewmats: np.ndarray) -> np.ndarray:
+def centers(viewmats: np.ndarray) -> np.ndarray:
     return np.linalg.inv(viewmats)[:, :3, 3]
 
 
@@ -92,7 +92,7 @@ def test_focus_where_axes_do_not_meet_lies_ahead():
 
 
 def test_ellipse_follows_a_ring_of_cameras():
-    places = centres(ellipse(ring(40, radii=(4.0, 2.0), height=1.5), 100)) - np.array([1.0, 2.0, 3.0])
+    places = centers(ellipse(ring(40, radii=(4.0, 2.0), height=1.5), 100)) - np.array([1.0, 2.0, 3.0])
     np.testing.assert_allclose(places[:, 2], 1.5, atol=1e-9)
     np.testing.assert_allclose((places[:, 0] / 4.0) ** 2 + (places[:, 1] / 2.0) ** 2, 1.0, atol=0.1)
     assert places[:, 0].min() < -3.5 and places[:, 0].max() > 3.5
@@ -105,14 +105,14 @@ def test_ellipse_keeps_the_cameras_upright():
 
 
 def test_ellipse_is_closed_and_of_constant_speed():
-    places = centres(ellipse(ring(40), 60))
+    places = centers(ellipse(ring(40), 60))
     steps = np.linalg.norm(places - np.roll(places, 1, axis=0), axis=1)
     assert steps.max() < 1.02 * steps.min()
 
 
 def test_ellipse_of_one_sided_captures_stays_on_that_side():
     viewmats = ring(12, arc=1.0, radii=(4.0, 4.0))
-    gap = np.linalg.norm(centres(ellipse(viewmats, 64))[:, None] - centres(viewmats)[None], axis=2).min(axis=1)
+    gap = np.linalg.norm(centers(ellipse(viewmats, 64))[:, None] - centers(viewmats)[None], axis=2).min(axis=1)
     assert gap.max() < 1.0
 
 
@@ -133,7 +133,7 @@ def test_interpolate_with_one_camera_stands_still():
 
 def test_interpolate_does_not_overshoot_uneven_spacing():
     viewmats = np.stack([look_at([x, 0.0, 0.0], [x, 1.0, 0.0]) for x in (0.0, 0.01, 5.0, 5.01)])
-    along = centres(interpolate(viewmats, 500))[:, 0]
+    along = centers(interpolate(viewmats, 500))[:, 0]
     assert along.min() > -0.5 and along.max() < 5.5
 
 

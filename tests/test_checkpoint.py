@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from distwar_gs.checkpoints import checkpoint as cp
 from distwar_gs.checkpoints import fingerprint
 from distwar_gs.config import Config, OptimConfig, as_values
-from distwar_gs.gaussians.model import initialise
+from distwar_gs.gaussians.model import initialize
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.strategies.adaptive import new_state
 from distwar_gs.training.state import PARTS
@@ -43,7 +43,7 @@ def trained(count: int = 6):
     """A small model after a step."""
     rng = np.random.default_rng(0)
     points, colors = rng.normal(size=(count, 3)), rng.random((count, 3))
-    params = initialise(points, colors, Config().model, "cpu")
+    params = initialize(points, colors, Config().model, "cpu")
     optimizers = make_optimizers(params, OptimConfig(), 1.0)
     for param in params.values():
         param.grad = torch.ones_like(param)

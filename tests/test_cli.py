@@ -307,9 +307,9 @@ def test_user_errors_are_one_line(module, name, capsys):
 
 
 def test_user_errors_of_modules_that_appear_later(monkeypatch, capsys):
-    module = ModuleType("datasets.errors")
+    module = ModuleType("distwar_datasets.errors")
     module.DataError = type("DataError", (ValueError,), {})
-    monkeypatch.setitem(sys.modules, "datasets.errors", module)
+    monkeypatch.setitem(sys.modules, "distwar_datasets.errors", module)
     assert run(fail(module.DataError("no images")), capsys) == (1, "error: no images\n")
 
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from scene_files import ring, write_blender, write_colmap, write_image
 
-from datasets import DataError, load_scene
+from distwar_datasets import DataError, load_scene
 
 ALL = {"test_every": 0, "normalise": False}
 

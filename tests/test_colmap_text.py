@@ -5,8 +5,8 @@ import pycolmap
 import pytest
 from scene_files import ring, write_colmap, write_image
 
-from datasets import DataError, load_scene
-from datasets.readers.colmap_text import read_text_model
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.readers.colmap_text import read_text_model
 
 ALL = {"test_every": 0, "normalise": False}
 NAMES = ("a.png", "b.png", "c.png", "d.png")
@@ -140,7 +140,7 @@ def test_a_text_model_is_bit_for_bit_what_colmap_reads(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rest", "colours"),
+    ("rest", "colors"),
     [
         ("10 200 30 0.5 1 0 2 1", (10, 200, 30)),
         ("10 200 30 0.5", (10, 200, 30)),
@@ -149,12 +149,12 @@ def test_a_text_model_is_bit_for_bit_what_colmap_reads(tmp_path):
         ("0.25 0.5 1.0 -1 1 1", (64, 128, 255)),
     ],
 )
-def test_points_with_and_without_tracks_and_errors(tmp_path, rest, colours):
+def test_points_with_and_without_tracks_and_errors(tmp_path, rest, colors):
     place = model(tmp_path)
     (place / "points3D.txt").write_text(f"7 1 2 3 {rest}\n5 -1.5 2e-1 3 {rest}\n")
     points = load_scene(tmp_path, **ALL).points
     np.testing.assert_array_equal(points.positions, [[-1.5, 0.2, 3], [1, 2, 3]])  # in the order of the ids
-    np.testing.assert_array_equal(points.colors, [colours] * 2)
+    np.testing.assert_array_equal(points.colors, [colors] * 2)
 
 
 def test_frames_that_disagree_with_images_are_believed_and_said(tmp_path, caplog):

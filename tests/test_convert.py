@@ -9,7 +9,7 @@ import torch
 from demo_runs import run_program
 from foreign_models import wave
 
-from datasets import load_scene
+from distwar_datasets import load_scene
 from distwar_gs.evaluation.metrics import psnr
 from distwar_gs.formats.export import find_ply, load_model, load_ply, save_model, save_ply
 from distwar_gs.rendering.renderer import RenderSettings, render

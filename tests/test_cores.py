@@ -43,7 +43,8 @@ def test_torch_that_is_loaded_already_cannot_be_told():
 
 
 def test_importing_the_library_sets_nothing():
-    code = "import os, datasets, distwar_kernels, distwar_gs.training.trainer; print(os.environ.get('OMP_WAIT_POLICY'))"
+    modules = "distwar_datasets, distwar_kernels, distwar_gs.training.trainer"
+    code = f"import os, {modules}; print(os.environ.get('OMP_WAIT_POLICY'))"
     assert asked(code) == "None"
 
 

@@ -8,9 +8,9 @@ import pycolmap
 import pytest
 from scene_files import look_at, ring
 
-from datasets import DataError, Mask, View
-from datasets.pixels.distinct import with_unique_names, without_repeats
-from datasets.pixels.undistort import Shot
+from distwar_datasets import DataError, Mask, View
+from distwar_datasets.pixels.distinct import with_unique_names, without_repeats
+from distwar_datasets.pixels.undistort import Shot
 
 CAMERA = pycolmap.Camera(camera_id=1, model="PINHOLE", width=8, height=8, params=[8, 8, 4, 4])
 
@@ -23,7 +23,7 @@ def test_a_photograph_listed_twice_is_taken_once(tmp_path, caplog):
     poses = ring(4)
     shots = [shot(f"{i}.png", tmp_path / f"{i}.png", pose) for i, pose in enumerate(poses)]
     rounded = shot("1.png", tmp_path / "sub/../1.png", np.round(poses[1], 6))
-    with caplog.at_level(logging.WARNING, logger="datasets"):
+    with caplog.at_level(logging.WARNING, logger="distwar_datasets"):
         kept = without_repeats([*shots, rounded, shots[3]], tmp_path / "model")
     assert kept == shots
     assert "2 images are listed more than once and are taken once: 1.png, 3.png" in caplog.text

@@ -15,7 +15,7 @@ import pytest
 from demo_runs import run_program
 from scripts_as_modules import imported_script
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ import pytest
 from captures import Capture, camera
 from demo_runs import ENVIRONMENT, ROOT
 
-from datasets import DataError
-from datasets.pixels import cache
+from distwar_datasets import DataError
+from distwar_datasets.pixels import cache
 
 SHORT = ("--device", "cpu", "--iterations", 2, "--set", "log.tensorboard=false", "model.init_points=300")
 ODD_NAME = "ein Ordner für 日本 's"
@@ -124,7 +124,7 @@ def test_spaces_and_letters_of_other_scripts_in_every_path(distorted, tmp_path):
     root = tmp_path / f"checkout {ODD_NAME}"
     for name in tracked.split("\0")[:-1]:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, root / name)
+        shutil.copy(ROOT / name, root / name, follow_symlinks=False)
     scene = distorted.rename(tmp_path / f"scene {ODD_NAME}")
     run = tmp_path / f"run {ODD_NAME}"
     ended(program("train.py", "-s", scene, "-m", run, "-r", 2, *SHORT, root=root))

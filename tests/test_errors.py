@@ -2,7 +2,7 @@
 
 import pytest
 
-from datasets.errors import DataError, printable
+from distwar_datasets.errors import DataError, printable
 
 RED = "\x1b[31mred\x1b[0m"
 

@@ -7,7 +7,7 @@ import plyfile
 import pytest
 import torch
 
-from datasets.scene import Normalisation, View
+from distwar_datasets.scene import Normalisation, View
 from distwar_gs.formats.export import ModelFileError, find_ply, load_ply, read_render_mode, save_cameras_json, save_ply
 from distwar_gs.gaussians.model import SH_C0, sh_degree_of
 from distwar_gs.rendering.renderer import RenderSettings, render
@@ -284,7 +284,7 @@ def test_doubles_of_every_degree(tmp_path, degree):
     assert torch.equal(picture(load_ply(tmp_path / "a.ply")), picture(params))
 
 
-COLOURS = {
+COLORS = {
     "bytes": lambda levels: levels.astype("u1"),
     "16 bits": lambda levels: (levels * 257).astype("u2"),
     "fractions": lambda levels: (levels / 255).astype("f4"),
@@ -292,13 +292,13 @@ COLOURS = {
 }
 
 
-@pytest.mark.parametrize("kind", COLOURS)
+@pytest.mark.parametrize("kind", COLORS)
 @pytest.mark.parametrize("names", ["red green blue", "r g b", "diffuse_red diffuse_green diffuse_blue"])
 def test_colours_in_the_place_of_harmonics(tmp_path, kind, names, caplog):
     caplog.set_level("INFO")
     params, levels = visible(degree=1)
     columns = {name: column for name, column in columns_of(params).items() if not name.startswith("f_dc")}
-    columns |= dict(zip(names.split(), COLOURS[kind](levels).T, strict=True))
+    columns |= dict(zip(names.split(), COLORS[kind](levels).T, strict=True))
     write_columns(tmp_path / "a.ply", columns)
     loaded = load_ply(tmp_path / "a.ply")
     torch.testing.assert_close(loaded["sh0"], params["sh0"], rtol=0, atol=1e-6)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scene_files import look_at, ring
 
-from datasets.build import RawScene, build_scene
-from datasets.extent import camera_extent, stray_cameras, view_depths
-from datasets.scene import PointCloud, View
+from distwar_datasets.build import RawScene, build_scene
+from distwar_datasets.extent import camera_extent, stray_cameras, view_depths
+from distwar_datasets.scene import PointCloud, View
 
 
 def views_at(poses):

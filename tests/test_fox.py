@@ -14,8 +14,8 @@ import pytest
 from demo_runs import run_program
 from plyfile import PlyData, PlyElement
 
-from datasets import Scene, load_scene
-from datasets.readers.colmap import find_model
+from distwar_datasets import Scene, load_scene
+from distwar_datasets.readers.colmap import find_model
 
 TRAINING = (
     "--device", "cpu", "--iterations", 200, "-r", 68, "--quiet", "--set", "optim.means_lr_steps=200",
@@ -74,10 +74,10 @@ def test_both_formats_train_alike(fox, tmp_path):
 def give_points(fox: Path) -> None:
     """COLMAP's points, moved into the frame of transforms.json, as its `ply_file_path`."""
     colmap, ngp = (load_scene(s, test_every=0, normalise=False, resolution=68) for s in (fox, fox / "transforms.json"))
-    centres = [{Path(view.name).stem: view.center for view in scene.train} for scene in (colmap, ngp)]
-    names = sorted(centres[0].keys() & centres[1].keys())
+    centers = [{Path(view.name).stem: view.center for view in scene.train} for scene in (colmap, ngp)]
+    names = sorted(centers[0].keys() & centers[1].keys())
     assert len(names) == 50
-    source, target = (np.array([part[name] for name in names]) for part in centres)
+    source, target = (np.array([part[name] for name in names]) for part in centers)
     moved = similarity(source, target)
     residual = np.linalg.norm(moved(source) - target, axis=1)
     assert np.median(residual) < 0.02 * ngp.extent  # two calibrations of the same photographs

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-LIBRARY = ("datasets", "distwar_gs", "distwar_kernels")
+LIBRARY = ("distwar_datasets", "distwar_gs", "distwar_kernels")
 PROGRAMS = ("benchmarks", "scripts", "tests", "train", "render")
 
 FLOORS = {
-    "datasets": ((), ("pixels",), ("readers",)),
+    "distwar_datasets": ((), ("pixels",), ("readers",), ("loading",)),
     "distwar_gs": (
         ("system",),
         ("config", "capture", "formats", "evaluation"),
@@ -24,10 +24,11 @@ FLOORS = {
         ("training",),
         ("viewing",),
         ("cli",),
+        ("programs",),
     ),
 }
 """The rooms of a package from the ground up: a room imports from its own floor and from those below. What lies beside
-the rooms of datasets is its ground floor."""
+the rooms of distwar_datasets is its ground floor."""
 
 LONGEST_FILE = 350
 TOO_LONG = {
@@ -122,7 +123,7 @@ def test_every_module_of_the_trainer_is_in_a_room():
 
 @pytest.mark.parametrize(
     ("package", "others"),
-    [("datasets", ()), ("distwar_kernels", ()), ("distwar_gs", ("datasets", "distwar_kernels"))],
+    [("distwar_datasets", ()), ("distwar_kernels", ()), ("distwar_gs", ("distwar_datasets", "distwar_kernels"))],
 )
 def test_the_packages_stand_on_each_other(graph, package, others):
     """Nor does any of them import a program."""
@@ -134,7 +135,7 @@ def test_rooms_are_entered_without_torch():
     """So that arguments are checked, and --help answers, at once."""
     rooms = [name for name, path in modules_of(ROOT, ("distwar_gs",)).items() if path.name == "__init__.py"]
     rooms.remove("distwar_gs.capture")  # imports NumPy
-    code = f"import sys, datasets, {', '.join(rooms)}; sys.exit('torch' in sys.modules)"
+    code = f"import sys, distwar_datasets, {', '.join(rooms)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -188,10 +189,12 @@ def test_a_cycle_is_found_however_it_is_written(tmp_path, back):
 
 def test_a_reader_under_pixels_is_found(tmp_path):
     found = written(tmp_path, {
-        "datasets.__init__": "from .readers.ply import Ply", "datasets.readers.ply": "from ..scene import View",
-        "datasets.scene": "from .pixels import masks", "datasets.pixels.masks": "from ..readers import ply",
+        "distwar_datasets.__init__": "from .readers.ply import Ply",
+        "distwar_datasets.readers.ply": "from ..scene import View",
+        "distwar_datasets.scene": "from .pixels import masks",
+        "distwar_datasets.pixels.masks": "from ..readers import ply",
     })  # fmt: skip
-    assert upward(found, "datasets") == [
-        "datasets.pixels.masks -> datasets.readers.ply",
-        "datasets.scene -> datasets.pixels.masks",
+    assert upward(found, "distwar_datasets") == [
+        "distwar_datasets.pixels.masks -> distwar_datasets.readers.ply",
+        "distwar_datasets.scene -> distwar_datasets.pixels.masks",
     ]

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import DataError, Mask, View, load_scene
-from datasets.pixels import imagefile, images
-from datasets.pixels.imagefile import decode_image, map_threads
-from datasets.pixels.images import ImageStore, composite
+from distwar_datasets import DataError, Mask, View, load_scene
+from distwar_datasets.pixels import imagefile, images
+from distwar_datasets.pixels.imagefile import decode_image, map_threads
+from distwar_datasets.pixels.images import ImageStore, composite
 
 
 def view_of(path):
@@ -140,7 +140,7 @@ def small_store(views, images, **options):
 
 
 def test_images_that_do_not_fit_are_decoded_when_needed(many, caplog):
-    with caplog.at_level(logging.INFO, logger="datasets"):
+    with caplog.at_level(logging.INFO, logger="distwar_datasets"):
         store = small_store(many, 16)
     assert (store.where, store.slots) == ("disk", 1)
     assert store.nbytes <= 10 * SIZE * 4 / 3 and store.nbytes >= 9 * SIZE
@@ -151,8 +151,8 @@ def test_images_that_do_not_fit_are_decoded_when_needed(many, caplog):
 
 
 def test_a_store_says_its_size_before_it_decodes(many, caplog, monkeypatch):
-    monkeypatch.setattr("datasets.pixels.images._decode", lambda *_: pytest.fail("decoded before telling"))
-    with caplog.at_level(logging.INFO, logger="datasets"), pytest.raises(pytest.fail.Exception):
+    monkeypatch.setattr("distwar_datasets.pixels.images._decode", lambda *_: pytest.fail("decoded before telling"))
+    with caplog.at_level(logging.INFO, logger="distwar_datasets"), pytest.raises(pytest.fail.Exception):
         store_of(*[view.image_path for view in many])
     assert "40 images, 1 MiB decoded: in host memory" in caplog.text
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 import pytest
-from captures import MODELS, NAMES, SIZE, SPOTS, Capture, add_points, camera, save_8bit, spot_centre
+from captures import MODELS, NAMES, SIZE, SPOTS, Capture, add_points, camera, save_8bit, spot_center
 from PIL import Image
 from plyfile import PlyData, PlyElement
 from scene_files import look_at, ring
 
 import train
-from datasets.pixels.images import ImageStore
+from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.rendering.views import open_scene
 
@@ -640,7 +640,7 @@ def broken(folder):
 
 
 @row("COLMAP", "PINHOLE", "16-bit grey PNG")
-def grey16(folder):
+def gray16(folder):
     stored(folder, ".png", lambda pixels, path: Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(path))
 
 
@@ -1756,17 +1756,17 @@ def check_views(arguments: list[str], exact: bool, spots: np.ndarray) -> str:
 
 
 def check_spots(pixels: np.ndarray, view, spots: np.ndarray) -> None:
-    grey = pixels[..., 0].astype(int).tolist() == pixels[..., 1].astype(int).tolist()
-    for channel in (0,) if grey else (0, 1):
+    gray = pixels[..., 0].astype(int).tolist() == pixels[..., 1].astype(int).tolist()
+    for channel in (0,) if gray else (0, 1):
         x, y, z = view.K @ (view.viewmat[:3, :3] @ spots[channel] + view.viewmat[:3, 3])
-        np.testing.assert_allclose(spot_centre(pixels[..., channel]), (x / z, y / z), atol=TOLERANCE)
+        np.testing.assert_allclose(spot_center(pixels[..., channel]), (x / z, y / z), atol=TOLERANCE)
 
 
 def check_mask(kept, view, spot: np.ndarray) -> None:
     if kept is None or kept.all():
         return
     x, y, z = view.K @ (view.viewmat[:3, :3] @ spot + view.viewmat[:3, 3])
-    np.testing.assert_allclose(spot_centre(kept.numpy()), (x / z, y / z), atol=1.0)
+    np.testing.assert_allclose(spot_center(kept.numpy()), (x / z, y / z), atol=1.0)
     assert 0.02 < kept.float().mean() < 0.12
 
 

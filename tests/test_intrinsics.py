@@ -9,17 +9,17 @@ from distwar_gs.capture.calibration import Fit, fit, sightings_of
 from distwar_gs.capture.intrinsics import Choice, choose
 from distwar_gs.capture.lenses import converted
 
-CENTRE = (WIDTH / 2, HEIGHT / 2)
+CENTER = (WIDTH / 2, HEIGHT / 2)
 
 SQUARE = [
-    (lens("SIMPLE_PINHOLE", 1300, *CENTRE), "SIMPLE_PINHOLE"),
-    (lens("SIMPLE_PINHOLE", 2600, *CENTRE), "SIMPLE_PINHOLE"),
-    (lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.08), "SIMPLE_RADIAL"),
-    (lens("SIMPLE_RADIAL", 1000, *CENTRE, 0.05), "SIMPLE_RADIAL"),
-    (lens("RADIAL", 1300, *CENTRE, -0.15, 0.08), "RADIAL"),
-    (lens("RADIAL", 1100, *CENTRE, 0.1, -0.07), "RADIAL"),
-    (lens("OPENCV", 1300, 1300, *CENTRE, -0.12, 0.05, 0.003, -0.002), "OPENCV"),
-    (lens("OPENCV", 1100, 1100, *CENTRE, -0.2, 0.06, -0.002, 0.002), "OPENCV"),
+    (lens("SIMPLE_PINHOLE", 1300, *CENTER), "SIMPLE_PINHOLE"),
+    (lens("SIMPLE_PINHOLE", 2600, *CENTER), "SIMPLE_PINHOLE"),
+    (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.08), "SIMPLE_RADIAL"),
+    (lens("SIMPLE_RADIAL", 1000, *CENTER, 0.05), "SIMPLE_RADIAL"),
+    (lens("RADIAL", 1300, *CENTER, -0.15, 0.08), "RADIAL"),
+    (lens("RADIAL", 1100, *CENTER, 0.1, -0.07), "RADIAL"),
+    (lens("OPENCV", 1300, 1300, *CENTER, -0.12, 0.05, 0.003, -0.002), "OPENCV"),
+    (lens("OPENCV", 1100, 1100, *CENTER, -0.2, 0.06, -0.002, 0.002), "OPENCV"),
 ]
 
 
@@ -45,9 +45,9 @@ def test_the_model_with_the_fewest_parameters_that_describe_the_lens(truth, name
 @pytest.mark.parametrize(
     ("truth", "name"),
     [
-        (lens("PINHOLE", 1300, 1365, *CENTRE), "PINHOLE"),
-        (lens("PINHOLE", 1300, 1192, *CENTRE), "PINHOLE"),  # 12:11, the pixels of PAL video
-        (lens("OPENCV", 1300, 1365, *CENTRE, -0.15, 0.05, 0, 0), "OPENCV"),
+        (lens("PINHOLE", 1300, 1365, *CENTER), "PINHOLE"),
+        (lens("PINHOLE", 1300, 1192, *CENTER), "PINHOLE"),  # 12:11, the pixels of PAL video
+        (lens("OPENCV", 1300, 1365, *CENTER, -0.15, 0.05, 0, 0), "OPENCV"),
     ],
 )
 def test_pixels_that_are_not_square(truth, name):
@@ -61,9 +61,9 @@ def test_pixels_that_are_not_square(truth, name):
 @pytest.mark.parametrize(
     ("truth", "terms"),
     [
-        (lens("SIMPLE_FISHEYE", 800, *CENTRE), 1),
-        (lens("SIMPLE_RADIAL_FISHEYE", 700, *CENTRE, 0.03), 1),
-        (lens("OPENCV_FISHEYE", 700, 700, *CENTRE, 0.05, -0.03, 0, 0), 2),
+        (lens("SIMPLE_FISHEYE", 800, *CENTER), 1),
+        (lens("SIMPLE_RADIAL_FISHEYE", 700, *CENTER, 0.03), 1),
+        (lens("OPENCV_FISHEYE", 700, 700, *CENTER, 0.05, -0.03, 0, 0), 2),
     ],
 )
 def test_a_fisheye(truth, terms):
@@ -74,14 +74,14 @@ def test_a_fisheye(truth, terms):
 
 @pytest.mark.parametrize("offset", [(60, 40), (-40, 30), (0, -50)])
 def test_the_principal_point_of_cropped_photos(offset):
-    choice = chosen(lens("SIMPLE_PINHOLE", 1300, CENTRE[0] + offset[0], CENTRE[1] + offset[1]))
+    choice = chosen(lens("SIMPLE_PINHOLE", 1300, CENTER[0] + offset[0], CENTER[1] + offset[1]))
     assert choice.camera.model_name == "SIMPLE_PINHOLE" and choice.principal_point
-    assert np.abs(choice.camera.params[1:3] - np.add(CENTRE, offset)).max() < 6
+    assert np.abs(choice.camera.params[1:3] - np.add(CENTER, offset)).max() < 6
 
 
 def rolling(seed: int, strength: float) -> pycolmap.Reconstruction:
     """Photos of a hand that moves while the shutter goes down: each sheared, from top to bottom, by some pixels."""
-    model = capture(lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.08), photos=12, noise=1.0, seed=seed)
+    model = capture(lens("SIMPLE_RADIAL", 1300, *CENTER, -0.08), photos=12, noise=1.0, seed=seed)
     rng = np.random.default_rng(seed)
     for image in model.images.values():
         shift = rng.normal(0, strength, 2)
@@ -111,7 +111,7 @@ def test_a_gain_that_may_be_chance_is_none():
 
 
 def test_few_photos_keep_the_model_they_were_placed_with():
-    model = mapped_with_start(capture(lens("RADIAL", 1300, *CENTRE, -0.15, 0.08), photos=4))
+    model = mapped_with_start(capture(lens("RADIAL", 1300, *CENTER, -0.15, 0.08), photos=4))
     choice = choose(model, 1, threads=1)
     assert (choice.camera.model_name, choice.photos) == ("SIMPLE_RADIAL", 4)
     assert "4 photos that share enough points are too few to judge a lens by" in choice.reason
@@ -119,7 +119,7 @@ def test_few_photos_keep_the_model_they_were_placed_with():
 
 
 def test_the_model_is_not_changed_and_a_tick_may_stop_the_choice():
-    model = mapped_with_start(capture(lens("SIMPLE_PINHOLE", 1300, *CENTRE)))
+    model = mapped_with_start(capture(lens("SIMPLE_PINHOLE", 1300, *CENTER)))
     before = model.cameras[1].params.copy(), model.images[3].cam_from_world().matrix(), model.num_points3D()
     ticks = iter(range(3))
 

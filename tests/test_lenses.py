@@ -7,18 +7,18 @@ from known_lenses import HEIGHT, WIDTH, lens
 
 from distwar_gs.capture.lenses import converted, folds, oddities
 
-CENTRE = (WIDTH / 2, HEIGHT / 2)
+CENTER = (WIDTH / 2, HEIGHT / 2)
 
 
 @pytest.mark.parametrize(
     ("camera", "name", "pixels"),
     [
-        (lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.1), "RADIAL", 1e-3),
+        (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.1), "RADIAL", 1e-3),
         (lens("SIMPLE_RADIAL", 1300, 780, 610, -0.1), "OPENCV", 1e-3),
-        (lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.1), "RADIAL_FISHEYE", 2.0),
-        (lens("SIMPLE_RADIAL", 1000, *CENTRE, -0.13), "OPENCV_FISHEYE", 6.0),
-        (lens("OPENCV", 1300, 1320, *CENTRE, -0.1, 0.02, 0, 0), "PINHOLE", 45.0),
-        (lens("OPENCV", 1300, 1300, *CENTRE, -0.1, 0.02, 0.001, 0), "OPENCV", 0.0),
+        (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.1), "RADIAL_FISHEYE", 2.0),
+        (lens("SIMPLE_RADIAL", 1000, *CENTER, -0.13), "OPENCV_FISHEYE", 6.0),
+        (lens("OPENCV", 1300, 1320, *CENTER, -0.1, 0.02, 0, 0), "PINHOLE", 45.0),
+        (lens("OPENCV", 1300, 1300, *CENTER, -0.1, 0.02, 0.001, 0), "OPENCV", 0.0),
     ],
 )
 def test_the_nearest_camera_of_another_model(camera, name, pixels):
@@ -34,7 +34,7 @@ def test_the_nearest_camera_of_another_model(camera, name, pixels):
 
 def test_a_conversion_uses_only_the_part_of_an_image_that_does_not_fold():
     """What mapping makes of a fisheye lens with one radial term: it folds at 1.6 focal lengths from the middle."""
-    camera = lens("SIMPLE_RADIAL", 740, *CENTRE, -0.16)
+    camera = lens("SIMPLE_RADIAL", 740, *CENTER, -0.16)
     assert folds(camera)
     other = converted(camera, "SIMPLE_RADIAL_FISHEYE")
     assert abs(other.mean_focal_length() / 740 - 1) < 0.1 and not folds(other)
@@ -43,29 +43,29 @@ def test_a_conversion_uses_only_the_part_of_an_image_that_does_not_fold():
 @pytest.mark.parametrize(
     ("camera", "kinds"),
     [
-        (lens("PINHOLE", 1300, 1310, *CENTRE), []),
-        (lens("PINHOLE", 1300, 1320, *CENTRE), ["aspect"]),
-        (lens("OPENCV", 1300, 1228, *CENTRE, 0, 0, 0, 0), ["aspect"]),  # 5.6 %
+        (lens("PINHOLE", 1300, 1310, *CENTER), []),
+        (lens("PINHOLE", 1300, 1320, *CENTER), ["aspect"]),
+        (lens("OPENCV", 1300, 1228, *CENTER, 0, 0, 0, 0), ["aspect"]),  # 5.6 %
         (lens("SIMPLE_PINHOLE", 1300, 800 + 0.04 * WIDTH, 600), []),
         (lens("SIMPLE_PINHOLE", 1300, 800 + 0.06 * WIDTH, 600), ["centre"]),
         (lens("RADIAL", 1300, 800, 600 - 0.2 * HEIGHT, 0, 0), ["centre"]),
-        (lens("SIMPLE_PINHOLE", 500, *CENTRE), []),
-        (lens("SIMPLE_PINHOLE", 400, *CENTRE), ["focal"]),
-        (lens("SIMPLE_RADIAL", 9000, *CENTRE, 0), ["focal"]),
-        (lens("SIMPLE_FISHEYE", 500, *CENTRE), ["folds"]),  # corners at 115 degrees: behind the camera
-        (lens("SIMPLE_FISHEYE", 700, *CENTRE), []),
+        (lens("SIMPLE_PINHOLE", 500, *CENTER), []),
+        (lens("SIMPLE_PINHOLE", 400, *CENTER), ["focal"]),
+        (lens("SIMPLE_RADIAL", 9000, *CENTER, 0), ["focal"]),
+        (lens("SIMPLE_FISHEYE", 500, *CENTER), ["folds"]),  # corners at 115 degrees: behind the camera
+        (lens("SIMPLE_FISHEYE", 700, *CENTER), []),
         (
-            lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.2),
+            lens("SIMPLE_RADIAL", 1300, *CENTER, -0.2),
             [],
         ),  # at 0.86 focal lengths; corners are at 0.77
-        (lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.3), ["folds"]),  # at 0.70
-        (lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.6), ["folds"]),
-        (lens("OPENCV", 1000, 1000, *CENTRE, 0.3, -0.4, 0, 0), ["folds"]),
-        (lens("RADIAL", 700, *CENTRE, -0.3, 0.0), ["folds"]),
-        (lens("OPENCV_FISHEYE", 700, 700, *CENTRE, 0.1, -0.2, 0, 0), ["folds"]),
+        (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.3), ["folds"]),  # at 0.70
+        (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.6), ["folds"]),
+        (lens("OPENCV", 1000, 1000, *CENTER, 0.3, -0.4, 0, 0), ["folds"]),
+        (lens("RADIAL", 700, *CENTER, -0.3, 0.0), ["folds"]),
+        (lens("OPENCV_FISHEYE", 700, 700, *CENTER, 0.1, -0.2, 0, 0), ["folds"]),
         (lens("OPENCV", 300, 330, 200, 600, 0, 0, 0, 0), ["aspect", "centre", "focal"]),
-        (lens("SIMPLE_PINHOLE", float("nan"), *CENTRE), ["invalid"]),
-        (lens("PINHOLE", -1300, 1300, *CENTRE), ["invalid"]),
+        (lens("SIMPLE_PINHOLE", float("nan"), *CENTER), ["invalid"]),
+        (lens("PINHOLE", -1300, 1300, *CENTER), ["invalid"]),
         (lens("EQUIRECTANGULAR", WIDTH, HEIGHT), []),
     ],
 )

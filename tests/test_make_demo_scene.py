@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from scripts_as_modules import imported_script, script_path
 
-from datasets import load_scene
+from distwar_datasets import load_scene
 
 SCRIPT = script_path("make_demo_scene")
 

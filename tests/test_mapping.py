@@ -5,7 +5,7 @@ import pycolmap
 import pytest
 from known_lenses import begun_work, capture, lens
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.capture import mapping
 from distwar_gs.capture.mapping import Mapped, consistent_model, find_cameras, mapped, set_lens
 from distwar_gs.capture.model_agreement import Pair

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import DataError, Mask, View, load_scene
-from datasets.pixels.images import ImageStore
-from datasets.pixels.masks import decode_mask, ignored_share, with_masks
+from distwar_datasets import DataError, Mask, View, load_scene
+from distwar_datasets.pixels.images import ImageStore
+from distwar_datasets.pixels.masks import decode_mask, ignored_share, with_masks
 
 KEPT = np.zeros((40, 64), bool)
 KEPT[10:30, 20:50] = True
@@ -89,7 +89,7 @@ def photographs(folder, *names):
 def test_masks_beside_the_images(tmp_path, form, caplog):
     views = photographs(tmp_path, "left/a.jpg", "right/a.jpg", "right/b.jpg")
     masks = [write_mask(tmp_path / side / form.format("a.jpg", stem="a")) for side in ("left", "right")]
-    with caplog.at_level(logging.INFO, logger="datasets"):
+    with caplog.at_level(logging.INFO, logger="distwar_datasets"):
         assert [view.mask for view in with_masks(views, tmp_path, "masks", False)] == [*masks, None]
     assert "masks of 2 images are beside them, as " in caplog.text
     assert [view.mask for view in with_masks(views, tmp_path, None, False)] == [None] * 3
@@ -183,14 +183,14 @@ def test_no_pixel_blended_from_ignored_ones_counts(tmp_path):
 def test_more_than_half_ignored_is_pointed_out(tmp_path, caplog):
     view = replace(views_named("a.png")[0], image_path=write_image(tmp_path / "a.png", 64, 40))
     view = replace(view, mask=write_mask(tmp_path / "m.png"))
-    with caplog.at_level(logging.INFO, logger="datasets"):
+    with caplog.at_level(logging.INFO, logger="distwar_datasets"):
         ImageStore([view], background=None, device="cpu", budget_bytes=0)
     assert "masks of 1 of 1 images ignore 76.6 % of all pixels" in caplog.text and "--invert_masks" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------- alpha as a mask
 
-GREY = np.full((40, 64), 90, np.uint8)
+GRAY = np.full((40, 64), 90, np.uint8)
 
 
 def save_transparent(path, kept=KEPT, low=0, high=255, mode="RGBA"):
@@ -202,7 +202,7 @@ def save_transparent(path, kept=KEPT, low=0, high=255, mode="RGBA"):
         image.putpalette([90, 90, 90] * 2)
         image.save(path, transparency=0)
         return
-    image = Image.fromarray(np.dstack([GREY, GREY, GREY, alpha]), "RGBA").convert(mode)
+    image = Image.fromarray(np.dstack([GRAY, GRAY, GRAY, alpha]), "RGBA").convert(mode)
     image.save(path, **({"lossless": True, "exact": True} if path.suffix == ".webp" else {}))
 
 

@@ -280,7 +280,7 @@ def test_prices_are_what_autograd_says():
         param.grad = torch.ones_like(param)
     loss = 0.3 * torch.sigmoid(params["opacities"]).mean() + 0.2 * torch.exp(params["scales"]).mean()
     wanted = torch.autograd.grad(loss, [params["opacities"], params["scales"]])
-    mcmc.add_regularisation(params, 0.3, 0.2)
+    mcmc.add_regularization(params, 0.3, 0.2)
     torch.testing.assert_close(params["opacities"].grad, 1.0 + wanted[0])
     torch.testing.assert_close(params["scales"].grad, 1.0 + wanted[1])
     assert all((params[name].grad == 1).all() for name in ("means", "quats", "sh0", "shN"))

@@ -9,7 +9,7 @@ from demo_runs import DENSE_SCHEDULE, demo_config
 from distwar_gs.config import DensificationConfig, ModelConfig, OptimConfig
 from distwar_gs.gaussians import memory
 from distwar_gs.gaussians.memory import Budget, Cap, bytes_per_gaussian
-from distwar_gs.gaussians.model import initialise
+from distwar_gs.gaussians.model import initialize
 from distwar_gs.gaussians.optimizer import all_moments, make_optimizers, step_all
 from distwar_gs.gaussians.rows import with_rows
 from distwar_gs.strategies.adaptive import new_state
@@ -33,7 +33,7 @@ def free(monkeypatch) -> dict[str, int]:
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_what_a_gaussian_keeps_is_what_its_tensors_take(degree):
     points = torch.rand(100, 3)
-    params = initialise(points, points, ModelConfig(sh_degree=degree), "cpu")
+    params = initialize(points, points, ModelConfig(sh_degree=degree), "cpu")
     optimizers = make_optimizers(params, OptimConfig(), 1.0)
     for param in params.values():
         param.grad = torch.ones_like(param)

@@ -10,7 +10,7 @@ import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
 from scene_files import ring, write_colmap
 
-from datasets import View
+from distwar_datasets import View
 from distwar_gs.config import ModelConfig
 from distwar_gs.gaussians import model
 from distwar_gs.training.trainer import Trainer
@@ -60,7 +60,7 @@ def test_two_points_are_each_others_neighbours():
 
 def test_initialise():
     positions, colors = cloud(50)
-    params = model.initialise(positions, colors, CONFIG, "cpu")
+    params = model.initialize(positions, colors, CONFIG, "cpu")
     assert tuple(params) == model.PARAMETER_NAMES
     shapes = {name: (*param.shape,) for name, param in params.items()}
     expected = {"means": (50, 3), "quats": (50, 4), "scales": (50, 3), "opacities": (50,), "sh0": (50, 1, 3)}
@@ -76,14 +76,14 @@ def test_initialise():
 
 def test_float_colours_are_taken_as_they_are():
     positions, colors = cloud(20)
-    from_bytes = model.initialise(positions, colors, CONFIG, "cpu")
-    from_floats = model.initialise(torch.from_numpy(positions), torch.from_numpy(colors / 255.0), CONFIG, "cpu")
+    from_bytes = model.initialize(positions, colors, CONFIG, "cpu")
+    from_floats = model.initialize(torch.from_numpy(positions), torch.from_numpy(colors / 255.0), CONFIG, "cpu")
     torch.testing.assert_close(from_bytes["sh0"], from_floats["sh0"])
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
 def test_degree(degree):
-    params = model.initialise(*cloud(5), ModelConfig(sh_degree=degree), "cpu")
+    params = model.initialize(*cloud(5), ModelConfig(sh_degree=degree), "cpu")
     assert params["shN"].shape == (5, (degree + 1) ** 2 - 1, 3) and model.sh_degree_of(params) == degree
 
 
@@ -96,18 +96,18 @@ def test_bad_points_are_refused():
     positions, colors = cloud(5)
     positions[2, 1] = np.nan
     with pytest.raises(model.ModelError, match="1 of 5 points are not finite"):
-        model.initialise(positions, colors, CONFIG, "cpu")
+        model.initialize(positions, colors, CONFIG, "cpu")
     with pytest.raises(model.ModelError, match="model.init=random"):
-        model.initialise(positions[:0], colors[:0], CONFIG, "cpu")
+        model.initialize(positions[:0], colors[:0], CONFIG, "cpu")
     with pytest.raises(model.ModelError, match=r"\[5, 3\] and \[4, 3\]"):
-        model.initialise(positions, colors[:4], CONFIG, "cpu")
+        model.initialize(positions, colors[:4], CONFIG, "cpu")
 
 
 def test_points_that_32_bits_cannot_hold_are_refused():
     positions, colors = cloud(5)
     positions[3, 0] = 1e39
     with pytest.raises(model.ModelError, match="1 of 5 points are not finite, or too far away"):
-        model.initialise(positions, colors, CONFIG, "cpu")
+        model.initialize(positions, colors, CONFIG, "cpu")
 
 
 # ------------------------------------------------------------------------------------------- few and awkward points

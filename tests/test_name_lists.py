@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from datasets import DataError
-from datasets.name_lists import _role, given_lists, read_list, transforms_lists
+from distwar_datasets import DataError
+from distwar_datasets.name_lists import _role, given_lists, read_list, transforms_lists
 
 
 @pytest.mark.parametrize(

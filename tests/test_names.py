@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.names import (
+from distwar_datasets.names import (
     LONGEST,
     fold,
     is_rooted,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scene_files import look_at, ring
 
-from datasets import Normalisation, View
+from distwar_datasets import Normalisation, View
 from distwar_gs.config import Config, with_values
 from distwar_gs.rendering.near_plane import OF_EXTENT, REFERENCE, SHARE, with_near_plane, with_reference_near_plane
 

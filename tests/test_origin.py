@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from moved_scenes import PLACES, camera_places, write_moved
 
-from datasets import load_scene, near_origin, needs_origin, round_origin, scene_origin
+from distwar_datasets import load_scene, near_origin, needs_origin, round_origin, scene_origin
 
 FAR = [
     ((452310.0, 5411950.0, 263.0), 3.0, 0.0),
@@ -27,21 +27,21 @@ NEAR = [
 ]
 
 
-@pytest.mark.parametrize(("centre", "extent", "focal"), FAR)
-def test_float32_is_too_coarse(centre, extent, focal):
-    assert needs_origin(np.array(centre), extent, focal)
+@pytest.mark.parametrize(("center", "extent", "focal"), FAR)
+def test_float32_is_too_coarse(center, extent, focal):
+    assert needs_origin(np.array(center), extent, focal)
 
 
-@pytest.mark.parametrize(("centre", "extent", "focal"), NEAR)
-def test_float32_is_fine_enough(centre, extent, focal):
-    assert not needs_origin(np.array(centre), extent, focal)
+@pytest.mark.parametrize(("center", "extent", "focal"), NEAR)
+def test_float32_is_fine_enough(center, extent, focal):
+    assert not needs_origin(np.array(center), extent, focal)
 
 
 @pytest.mark.parametrize("extent", [1e-6, 0.003, 0.05, 1.0, 3.2, 811.0, 2e4])
-@pytest.mark.parametrize("centre", [centre for centre, _, _ in FAR[:5]])
-def test_the_offset_is_round_and_leaves_float32_fine_enough(centre, extent):
-    origin = round_origin(np.array(centre), extent)
-    left = np.array(centre) - origin
+@pytest.mark.parametrize("center", [center for center, _, _ in FAR[:5]])
+def test_the_offset_is_round_and_leaves_float32_fine_enough(center, extent):
+    origin = round_origin(np.array(center), extent)
+    left = np.array(center) - origin
     assert np.abs(left).max() <= max(0.5, 0.5 * extent) and not needs_origin(left, extent, 4096.0)
     assert np.array_equal(np.array([float(f"{value:.17g}") for value in origin]), origin)
     if extent > 1 / 64:

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 from scripts_as_modules import imported_script
 from sog_files import write_sog
 
-from datasets import load_scene
+from distwar_datasets import load_scene
 from distwar_gs.cli import render_args
 from distwar_gs.formats.export import (
     ModelFileError,

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from scene_files import write_image
 
-from datasets import DataError
-from datasets.pixels.pairing import (
+from distwar_datasets import DataError
+from distwar_datasets.pixels.pairing import (
     ImageFinder,
     image_files,
     pair_by_order,
@@ -141,7 +141,7 @@ def copies(photos, folder, name="image{:03d}.png"):
 def test_copies_pair_in_the_order_of_the_photographs(tmp_path, caplog):
     photos = photographs(tmp_path / "images", [f"IMG_{i}.JPG" for i in (4026, 4027, 4031, 4040)])
     small = copies(photos, tmp_path / "images_4")
-    with caplog.at_level(logging.INFO, logger="datasets"):
+    with caplog.at_level(logging.INFO, logger="distwar_datasets"):
         pairs = pair_by_order(small, {"second": photos[1], "last": photos[3]}, tmp_path / "images")
     assert pairs == {"second": small / "image001.png", "last": small / "image003.png"}
     assert "paired in their order" in caplog.text

@@ -15,7 +15,7 @@ from demo_runs import demo_config
 from moved_scenes import PLACES, write_moved
 from scene_files import write_colmap
 
-from datasets import DataError, View, load_scene
+from distwar_datasets import DataError, View, load_scene
 from distwar_gs.cli import render_args
 from distwar_gs.evaluation.metrics import psnr
 from distwar_gs.training.trainer import Trainer
@@ -33,7 +33,7 @@ def poses_of(views, frame) -> np.ndarray:
     return np.stack([np.linalg.inv(frame.undo_viewmat(view.viewmat)) for view in views])
 
 
-def centred(view: View) -> dict:
+def centered(view: View) -> dict:
     """A lens about the middle of the picture, as those formats have that know no other."""
     return {"width": view.width, "height": view.height, "f": 1.3 * view.width}
 
@@ -56,7 +56,7 @@ def cameras_json_of_3dgs(file, poses, view):
     """Without a principal point: the middle."""
     cameras_json(file, poses, view)
     entries = json.loads(file.read_text())
-    lens = centred(view)
+    lens = centered(view)
     for entry in entries:
         del entry["cx"], entry["cy"]
         entry |= {"fx": lens["f"], "fy": lens["f"]}
@@ -64,7 +64,7 @@ def cameras_json_of_3dgs(file, poses, view):
 
 
 def nerfstudio(file, poses, view, **more):
-    fov = math.degrees(2 * math.atan(0.5 * view.height / centred(view)["f"]))
+    fov = math.degrees(2 * math.atan(0.5 * view.height / centered(view)["f"]))
     path = [
         {"camera_to_world": (pose @ FLIP).flatten().tolist(), "fov": fov, "aspect": view.width / view.height}
         for pose in poses
@@ -92,7 +92,7 @@ def transforms(file, poses, view, encoding="utf-8", **lens):
 
 
 def blender(file, poses, view):
-    transforms(file, poses, view, camera_angle_x=2 * math.atan(0.5 * view.width / centred(view)["f"]))
+    transforms(file, poses, view, camera_angle_x=2 * math.atan(0.5 * view.width / centered(view)["f"]))
 
 
 def frames_with_a_lens_each(file, poses, view):
@@ -181,7 +181,7 @@ def pictures_of(*arguments: object) -> ModelPictures:
 def lens_of(kind: str, view: View) -> np.ndarray:
     if KINDS[kind][2] == OWN:
         return view.K
-    f = centred(view)["f"]
+    f = centered(view)["f"]
     return np.array([[f, 0, 0.5 * view.width], [0, f, 0.5 * view.height], [0, 0, 1]])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.capture import decoding
 from distwar_gs.capture.photos import LeftOut, check_enough, check_photos, find_photos
 

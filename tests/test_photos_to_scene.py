@@ -17,8 +17,8 @@ from PIL import Image
 from scene_files import look_at, write_image
 from scripts_as_modules import imported_script, script_path
 
-from datasets import load_scene
-from datasets.errors import DataError
+from distwar_datasets import load_scene
+from distwar_datasets.errors import DataError
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 COUNT = 8

@@ -13,7 +13,7 @@ from PIL import Image
 from scene_files import write_colmap
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datasets import load_scene
+from distwar_datasets import load_scene
 from distwar_gs.cli import render_args
 from distwar_gs.config import ConfigError
 from distwar_gs.formats.export import ModelFileError

@@ -8,7 +8,7 @@ import plyfile
 import pytest
 import torch
 
-from datasets.readers.ply import LONGEST_HEADER
+from distwar_datasets.readers.ply import LONGEST_HEADER
 from distwar_gs.formats.export import load_ply
 from distwar_gs.formats.ply import ModelFileError
 

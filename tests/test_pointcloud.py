@@ -7,9 +7,9 @@ import plyfile
 import pytest
 from scene_files import write_blender, write_colmap
 
-from datasets import DataError, load_scene
-from datasets.readers import pointcloud
-from datasets.readers.pointcloud import read_points
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.readers import pointcloud
+from distwar_datasets.readers.pointcloud import read_points
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 RGB = np.array([[0, 128, 255], [10, 20, 30], [255, 0, 1], [77, 200, 13]], np.uint8)
@@ -107,7 +107,7 @@ def test_without_colours_points_are_grey_and_it_is_said(tmp_path, caplog, more, 
 
 
 def test_how_colours_are_stored_is_said_unless_they_are_bytes(tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="datasets")
+    caplog.set_level(logging.INFO, logger="distwar_datasets")
     read(write_cloud(tmp_path / "a.ply", RGB))
     assert caplog.text == ""
     read(write_cloud(tmp_path / "a.ply", RGB.astype(np.uint16) * 257, ("r", "g", "b")))
@@ -174,7 +174,7 @@ def test_an_empty_cloud_is_none(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["points3d.ply", "points3D.ply"])
 def test_a_cloud_beside_blender_cameras(tmp_path, caplog, name):
-    caplog.set_level(logging.INFO, logger="datasets")
+    caplog.set_level(logging.INFO, logger="distwar_datasets")
     write_cloud(write_blender(tmp_path) / name, RGB)
     scene = load_scene(tmp_path)
     np.testing.assert_allclose(scene.normalisation.undo_points(scene.points.positions), XYZ, atol=1e-12)
@@ -198,7 +198,7 @@ def test_a_broken_cloud_beside_cameras_names_the_remedy(tmp_path):
 @pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize("state", ["absent", "empty", "without points"])
 def test_a_cloud_beside_a_colmap_model_without_points(tmp_path, caplog, text, state):
-    caplog.set_level(logging.INFO, logger="datasets")
+    caplog.set_level(logging.INFO, logger="distwar_datasets")
     write_colmap(tmp_path, text=text, points=0)
     place = tmp_path / "sparse/0"
     write_cloud(place / "points3D.ply", RGB)

@@ -9,8 +9,8 @@ import pytest
 from captures import SPOTS, Capture
 from scene_files import look_at, write_blender, write_colmap
 
-from datasets import DataError, load_scene
-from datasets.readers.poses import PoseError, rigid_pose, unit_quaternion
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.readers.poses import PoseError, rigid_pose, unit_quaternion
 
 ALL = {"test_every": 0, "normalise": False}
 GL = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -45,7 +45,7 @@ def angles(a, b):
     return np.degrees(np.arccos(np.clip((trace - 1) / 2, -1, 1)))
 
 
-def centres(matrices):
+def centers(matrices):
     return -np.einsum("nji,nj->ni", matrices[:, :3, :3], matrices[:, :3, 3])
 
 
@@ -78,7 +78,7 @@ def test_the_same_pose_however_it_is_written(tmp_path, change):
     found = viewmats(transforms(tmp_path, change))
     check_rigid(found)
     np.testing.assert_allclose(found, IRREGULAR, atol=1e-6)
-    np.testing.assert_allclose(centres(found), centres(np.stack(IRREGULAR)), atol=1e-6)
+    np.testing.assert_allclose(centers(found), centers(np.stack(IRREGULAR)), atol=1e-6)
 
 
 @pytest.mark.parametrize(("digits", "degrees"), [(2, 0.6), (3, 0.06), (4, 0.006)])
@@ -87,7 +87,7 @@ def test_rounded_matrices_become_the_nearest_rotation(tmp_path, caplog, digits, 
     found = viewmats(transforms(tmp_path, lambda matrix: scaled(np.round(matrix, digits), number)))
     check_rigid(found)
     assert angles(found, np.stack(IRREGULAR)).max() < degrees
-    np.testing.assert_allclose(centres(found), np.round(centres(np.stack(IRREGULAR)), digits), atol=1e-9)
+    np.testing.assert_allclose(centers(found), np.round(centers(np.stack(IRREGULAR)), digits), atol=1e-9)
     assert ("have few digits" in caplog.text) == (digits < 4)
     assert ("is a rotation times" in caplog.text) == (number != 1.0)
 
@@ -180,7 +180,7 @@ def test_a_mirrored_world_is_said_and_seen_as_it_is(tmp_path, caplog, mirror):
 def test_mirrored_and_scaled_at_once(tmp_path, caplog):
     found = viewmats(transforms(tmp_path, lambda matrix: scaled(MIRRORS[0] @ matrix, 2.0)))
     check_rigid(found)
-    np.testing.assert_allclose(centres(found), centres(np.stack(IRREGULAR)) * [1, 1, -1], atol=1e-9)
+    np.testing.assert_allclose(centers(found), centers(np.stack(IRREGULAR)) * [1, 1, -1], atol=1e-9)
     assert "are mirrored" in caplog.text and "a rotation times 2" in caplog.text
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scene_files import look_at, ring
 
-from datasets import View
+from distwar_datasets import View
 from distwar_gs.gaussians.random_start import DEPTHS, is_within_sight, points_in_view, scene_distances
 
 

@@ -10,17 +10,17 @@ from known_lenses import HEIGHT, WIDTH, begun_work, capture, lens, run_mapping_s
 from distwar_gs.capture.mapping import find_cameras
 from distwar_gs.capture.report import report_of
 
-CENTRE = (WIDTH / 2, HEIGHT / 2)
+CENTER = (WIDTH / 2, HEIGHT / 2)
 
 
 @pytest.mark.parametrize(
     ("truth", "name"),
     [
-        (lens("SIMPLE_PINHOLE", 1300, *CENTRE), "SIMPLE_PINHOLE"),
-        (lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.1), "SIMPLE_RADIAL"),
-        (lens("OPENCV", 1300, 1300, *CENTRE, -0.2, 0.06, 0.002, 0.002), "OPENCV"),
-        (lens("PINHOLE", 1300, 1365, *CENTRE), "PINHOLE"),
-        (lens("SIMPLE_RADIAL_FISHEYE", 750, *CENTRE, 0.02), "SIMPLE_RADIAL_FISHEYE"),
+        (lens("SIMPLE_PINHOLE", 1300, *CENTER), "SIMPLE_PINHOLE"),
+        (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.1), "SIMPLE_RADIAL"),
+        (lens("OPENCV", 1300, 1300, *CENTER, -0.2, 0.06, 0.002, 0.002), "OPENCV"),
+        (lens("PINHOLE", 1300, 1365, *CENTER), "PINHOLE"),
+        (lens("SIMPLE_RADIAL_FISHEYE", 750, *CENTER, 0.02), "SIMPLE_RADIAL_FISHEYE"),
     ],
 )
 def test_the_lens_of_a_capture(tmp_path, truth, name):
@@ -41,7 +41,7 @@ def test_a_principal_point_is_freed_where_photos_were_cropped(tmp_path):
 
 
 def test_each_camera_gets_its_own_lens(tmp_path):
-    truths = lens("SIMPLE_PINHOLE", 1500, *CENTRE), lens("RADIAL", 1000, *CENTRE, -0.15, 0.04, number=2)
+    truths = lens("SIMPLE_PINHOLE", 1500, *CENTER), lens("RADIAL", 1000, *CENTER, -0.15, 0.04, number=2)
     model = run_mapping_stages(work := begun_work(tmp_path / "out", capture(*truths, photos=16)))
     assert [model.cameras[number].model_name for number in (1, 2)] == ["SIMPLE_PINHOLE", "RADIAL"]
     for number, truth in enumerate(truths, start=1):
@@ -52,7 +52,7 @@ def test_each_camera_gets_its_own_lens(tmp_path):
 
 @pytest.mark.parametrize("camera", ["OPENCV", "SIMPLE_RADIAL", "RADIAL"])
 def test_a_lens_model_that_was_asked_for_stays(tmp_path, camera):
-    truth = lens("SIMPLE_PINHOLE", 1300, *CENTRE)
+    truth = lens("SIMPLE_PINHOLE", 1300, *CENTER)
     work = begun_work(tmp_path / "out", capture(truth), camera)
     model = run_mapping_stages(work)
     assert model.cameras[1].model_name == camera and "lenses" not in work.notes
@@ -62,19 +62,19 @@ def test_a_lens_model_that_was_asked_for_stays(tmp_path, camera):
 @pytest.mark.parametrize("matches", [26, 22])
 def test_a_photo_with_few_matches_is_placed_at_the_second_try(tmp_path, matches):
     """Mapping wants 30 observations that agree."""
-    made = capture(lens("SIMPLE_RADIAL", 1300, *CENTRE, -0.1), wrong=0.0)
+    made = capture(lens("SIMPLE_RADIAL", 1300, *CENTER, -0.1), wrong=0.0)
     model = run_mapping_stages(work := begun_work(tmp_path / "out", made, most={5: matches}))
     assert work.notes["retries"] == [
         {"needed": 30, "photos": 1, "placed": 0}, {"needed": 15, "photos": 1, "placed": 1},
     ]  # fmt: skip
     assert model.num_reg_images() == 10 and model.images[5].num_points3D >= 15
-    centres = {number: image.projection_center() for number, image in made.images.items()}
-    names = [made.images[number].name for number in sorted(centres)]
-    where = np.array([centres[number] for number in sorted(centres)])
+    centers = {number: image.projection_center() for number, image in made.images.items()}
+    names = [made.images[number].name for number in sorted(centers)]
+    where = np.array([centers[number] for number in sorted(centers)])
     model.transform(
         pycolmap.align_reconstruction_to_locations(model, names, where, 3, pycolmap.RANSACOptions(max_error=0.1))
     )
-    assert np.linalg.norm(model.images[5].projection_center() - centres[5]) < 0.1
+    assert np.linalg.norm(model.images[5].projection_center() - centers[5]) < 0.1
 
 
 def reasons(work) -> dict[str, str]:
@@ -83,7 +83,7 @@ def reasons(work) -> dict[str, str]:
 
 
 def test_a_photo_without_matches_is_named_with_what_was_tried(tmp_path):
-    work = begun_work(tmp_path / "out", capture(lens("SIMPLE_PINHOLE", 1300, *CENTRE)), most={5: 0})
+    work = begun_work(tmp_path / "out", capture(lens("SIMPLE_PINHOLE", 1300, *CENTER)), most={5: 0})
     features = work_features(work, 5)
     model = run_mapping_stages(work)
     assert model.num_reg_images() == 9
@@ -99,7 +99,7 @@ def work_features(work, number: int) -> int:
 
 
 def test_a_photo_whose_matches_are_wrong_is_named_with_what_was_tried(tmp_path):
-    work = begun_work(tmp_path / "out", capture(lens("SIMPLE_PINHOLE", 1300, *CENTRE)), most={5: 0})
+    work = begun_work(tmp_path / "out", capture(lens("SIMPLE_PINHOLE", 1300, *CENTER)), most={5: 0})
     work.once("cameras", find_cameras)  # which would try for a minute
     rng = np.random.default_rng(0)
     with pycolmap.Database.open(work.database) as database:
@@ -117,7 +117,7 @@ def test_a_photo_whose_matches_are_wrong_is_named_with_what_was_tried(tmp_path):
 
 
 def test_photos_that_match_only_each_other_are_named_with_what_was_tried(tmp_path):
-    made = capture(lens("SIMPLE_PINHOLE", 1300, *CENTRE))
+    made = capture(lens("SIMPLE_PINHOLE", 1300, *CENTER))
     work = begun_work(tmp_path / "out", made, most={4: 0, 5: 0})
     points = [
         {point.point3D_id: index for index, point in enumerate(made.images[number].points2D) if point.has_point3D()}
@@ -133,7 +133,7 @@ def test_photos_that_match_only_each_other_are_named_with_what_was_tried(tmp_pat
 
 
 def test_implausible_intrinsics_of_a_lens_that_was_asked_for(tmp_path):
-    work = begun_work(tmp_path / "out", capture(lens("PINHOLE", 1300, 1365, *CENTRE)), "OPENCV")
+    work = begun_work(tmp_path / "out", capture(lens("PINHOLE", 1300, 1365, *CENTER)), "OPENCV")
     run_mapping_stages(work)
     report = report_of(work)
     (said,) = report.numbers["implausible"]

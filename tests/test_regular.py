@@ -12,9 +12,9 @@ from foreign_models import waves
 from scene_files import write_blender, write_colmap, write_image
 from sog_files import write_sog
 
-from datasets import DataError, load_scene
-from datasets.pixels.images import ImageStore
-from datasets.regular import check_regular
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.pixels.images import ImageStore
+from distwar_datasets.regular import check_regular
 from distwar_gs.capture.video import default_frames
 from distwar_gs.checkpoints.checkpoint import CheckpointError
 from distwar_gs.checkpoints.resume import find_checkpoint

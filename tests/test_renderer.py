@@ -75,17 +75,17 @@ def reference_render(
         params["means"], params["quats"], torch.exp(params["scales"]), opacities, cameras,
         near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
     )  # fmt: skip
-    centres = torch.linalg.inv(cameras.viewmats)[:, :3, 3]
+    centers = torch.linalg.inv(cameras.viewmats)[:, :3, 3]
     coefficients = torch.cat([params["sh0"], params["shN"]], 1)
     harmonics = [
-        spherical_harmonics_torch(degree, params["means"] - centre, coefficients) for centre in centres.unbind()
+        spherical_harmonics_torch(degree, params["means"] - center, coefficients) for center in centers.unbind()
     ]
     colors = torch.cat([torch.relu(torch.stack(harmonics) + 0.5), depths[..., None]], -1)
-    visible = torch.stack([opacities] * len(centres))
+    visible = torch.stack([opacities] * len(centers))
     visible = visible * compensations if settings.antialiased else visible
     lists = intersect_tiles_reference(means2d, radii, depths, WIDTH, HEIGHT)
-    channels = torch.cat([colors, torch.stack([features] * len(centres))], -1)
-    backgrounds = torch.stack([torch.cat([background, background.new_zeros(1 + features.shape[1])])] * len(centres))
+    channels = torch.cat([colors, torch.stack([features] * len(centers))], -1)
+    backgrounds = torch.stack([torch.cat([background, background.new_zeros(1 + features.shape[1])])] * len(centers))
     flat = (tensor.flatten(0, 1) for tensor in (means2d, conics, channels, visible))
     image, alphas = blend_reference(*flat, WIDTH, HEIGHT, *lists, backgrounds)
     image, depths, drawn = image.split([3, 1, features.shape[1]], -1)
@@ -109,10 +109,10 @@ def test_images_and_gradients_agree_with_the_references(seed, views, degree, set
 
 
 @pytest.mark.parametrize("focal", [(41.0, 44.0), (30.0, 85.0)], ids=["square", "tall"])
-@pytest.mark.parametrize("centre", [(4.0, 30.5), (47.0, 2.0), (-9.0, 41.0)], ids=["left", "right", "outside"])
-def test_off_centre_principal_points_and_non_square_pixels(centre, focal):
+@pytest.mark.parametrize("center", [(4.0, 30.5), (47.0, 2.0), (-9.0, 41.0)], ids=["left", "right", "outside"])
+def test_off_centre_principal_points_and_non_square_pixels(center, focal):
     """What other trainers get wrong without a sign of it: a point far off the middle, even outside the image."""
-    moved = cameras(2)._replace(intrinsics=torch.tensor([*focal, *centre]).repeat(2, 1))
+    moved = cameras(2)._replace(intrinsics=torch.tensor([*focal, *center]).repeat(2, 1))
     assert_agrees_with_the_references(3, moved, 3, SETTINGS)
 
 

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import DataError, load_scene
-from datasets.pixels.resize import target_size
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.pixels.resize import target_size
 
 ALL = {"test_every": 0, "normalise": False}
 
@@ -46,7 +46,7 @@ def test_halved_images_are_cached_and_cameras_scaled(tmp_path):
 def test_automatic_resolution_warns_and_keeps_small_images(tmp_path, caplog):
     source = write_colmap(tmp_path, size=(1700, 10), params=(1000, 1000, 850, 5))
     write_image(source / "images/b.png", 850, 5)
-    with caplog.at_level(logging.WARNING, logger="datasets"):
+    with caplog.at_level(logging.WARNING, logger="distwar_datasets"):
         scene = load_scene(source, **ALL)
     assert [view.width for view in scene.train] == [1600, 850, 1600, 1600]
     assert scene.train[1].image_path == source / "images/b.png"

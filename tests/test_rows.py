@@ -6,12 +6,12 @@ from torch import Tensor
 
 from distwar_gs.gaussians.rows import (
     SLACK,
+    capacity_of,
     gather_rows,
     plan_rows,
     rearrange,
-    room_of,
+    reserve,
     scratch_for,
-    with_room,
     with_rows,
     without_room,
 )
@@ -32,7 +32,7 @@ def test_what_stays_is_there_once_and_what_comes_too(seed):
     old = numbered(count, 2, 3)
     assert plan.new == len(sources)
     made = 100.0 + old[sources]
-    new = rearrange(with_room(old, plan.count), plan, scratch_for([old], len(plan.taken)), made)
+    new = rearrange(reserve(old, plan.count), plan, scratch_for([old], len(plan.taken)), made)
     assert new.shape == (plan.count, 2, 3) and plan.count == int((~gone).sum()) + len(sources)
     assert (new == new[:, :1, :1]).all(), "rows stay whole"
     expected = torch.cat(((~gone).nonzero().squeeze(1), 100 + sources)).float()
@@ -52,21 +52,21 @@ def test_only_what_changes_moves():
 def test_memory_is_taken_when_there_is_no_room_and_kept_for_later():
     rows = numbered(10, 4)
     more = with_rows(rows, 20)
-    assert room_of(rows) == 10 and room_of(more) == round(20 * SLACK) and torch.equal(more[:10], rows)
+    assert capacity_of(rows) == 10 and capacity_of(more) == round(20 * SLACK) and torch.equal(more[:10], rows)
     assert with_rows(more, 22).data_ptr() == more.data_ptr() == with_rows(more[:3], 12).data_ptr()
     assert with_rows(more, 23).data_ptr() != more.data_ptr()
 
 
 def test_a_part_of_something_else_has_no_room():
     whole = torch.zeros(10, 6)
-    assert room_of(whole[:, :3]) == 10 and room_of(whole[5:]) == 5
+    assert capacity_of(whole[:, :3]) == 10 and capacity_of(whole[5:]) == 5
     assert with_rows(whole[5:], 6).data_ptr() != whole[5:].data_ptr()
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (15, 3)])
 def test_any_row(shape):
     gone = torch.tensor([True, False, True])
-    plan, rows = plan_rows(gone, torch.tensor([1, 1, 1, 1])), with_room(numbered(3, *shape), 5)
+    plan, rows = plan_rows(gone, torch.tensor([1, 1, 1, 1])), reserve(numbered(3, *shape), 5)
     assert len(rows) == 3
     rows = rearrange(rows, plan, scratch_for([rows], 4), torch.zeros(()))
     assert rows.shape == (5, *shape) and sorted(rows.reshape(5, -1).sum(1).tolist()) == sorted(
@@ -76,13 +76,13 @@ def test_any_row(shape):
 
 def test_saved_rows_are_without_room(tmp_path):
     rows = with_rows(numbered(10, 4), 11)[:10]
-    assert room_of(rows) > 10 and room_of(without_room(rows)) == 10 and torch.equal(without_room(rows), rows)
+    assert capacity_of(rows) > 10 and capacity_of(without_room(rows)) == 10 and torch.equal(without_room(rows), rows)
     step = torch.tensor(3.0)
     assert torch.equal(without_room(step), step)
 
 
 def test_rows_are_gathered_in_place():
-    rows, order = with_room(numbered(4, 2), 6), torch.tensor([3, 1, 1, 0, 2, 2])
+    rows, order = reserve(numbered(4, 2), 6), torch.tensor([3, 1, 1, 0, 2, 2])
     address = rows.data_ptr()
     rows = gather_rows(rows, order, scratch_for([rows], 6))
     assert rows.data_ptr() == address and rows[:, 1].tolist() == [3, 1, 1, 0, 2, 2]

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scene_files import look_at, ring, write_blender, write_colmap
 
-from datasets import DataError, Normalisation, load_scene
-from datasets.build import split_views
-from datasets.extent import camera_extent
-from datasets.scene import View
+from distwar_datasets import DataError, Normalisation, load_scene
+from distwar_datasets.build import split_views
+from distwar_datasets.extent import camera_extent
+from distwar_datasets.scene import View
 
 
 def make_views(names, poses=None):

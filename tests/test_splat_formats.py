@@ -101,11 +101,11 @@ def test_broken_compressed_plys(tmp_path, change, names, remedy):
 def test_older_compressed_plys_have_no_bounds_of_colours(tmp_path):
     bounds = [f"{end}_{color}" for end in ("min", "max") for color in "rgb"]
 
-    def of_all_colours(tables: dict) -> dict:
+    def of_all_colors(tables: dict) -> dict:
         kept = [name for name in tables["chunk"].dtype.names if name not in bounds]
         return tables | {"chunk": tables["chunk"][kept]}
 
-    rewritten(tmp_path / "a.ply", of_all_colours)
+    rewritten(tmp_path / "a.ply", of_all_colors)
     packed = plyfile.PlyData.read(str(FOLDER / "waves.compressed.ply"))["vertex"]["packed_color"]
     expected = ((packed >> 24) / 255 - 0.5) / 0.28209479177387814
     np.testing.assert_allclose(load_model(tmp_path / "a.ply")["sh0"][:, 0, 0], expected, atol=1e-6)

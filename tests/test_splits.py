@@ -8,9 +8,9 @@ import pytest
 from captures import NAMES, Capture
 from scene_files import write_blender, write_colmap, write_image
 
-from datasets import DataError, load_scene
-from datasets.name_lists import NameLists
-from datasets.splits import chosen_split
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.name_lists import NameLists
+from distwar_datasets.splits import chosen_split
 
 HELD = ("b.png", "e.png")
 REST = ("a.png", "c.png", "d.png", "f.png")

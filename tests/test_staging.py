@@ -80,12 +80,12 @@ def test_converted_photos_stand_upright(tmp_path, phone, suffix, orientation, tu
 
 
 def test_transparency_and_16_bits_are_converted_as_they_are_seen(tmp_path):
-    grey = np.linspace(0, 65535, 160 * 120).reshape(120, 160).astype(np.uint16)
-    Image.fromarray(grey).save(tmp_path / "a.jp2")
+    gray = np.linspace(0, 65535, 160 * 120).reshape(120, 160).astype(np.uint16)
+    Image.fromarray(gray).save(tmp_path / "a.jp2")
     picture(1).convert("RGBA").save(tmp_path / "b.webp", lossless=True)
     stage(tmp_path, ["a.jp2", "b.webp"], tmp_path / "staged")
     first, second = (pycolmap.Bitmap.read(tmp_path / f"staged/00000{index}.png", True).to_array() for index in (0, 1))
-    assert np.abs(first[..., 0] - grey / 257.0).max() < 2
+    assert np.abs(first[..., 0] - gray / 257.0).max() < 2
     np.testing.assert_array_equal(second, np.asarray(picture(1)))
 
 

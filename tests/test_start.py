@@ -10,7 +10,7 @@ import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
 from sog_files import write_sog
 
-from datasets import DataError, load_scene
+from distwar_datasets import DataError, load_scene
 from distwar_gs.checkpoints.checkpoint import CheckpointError
 from distwar_gs.config import ConfigError
 from distwar_gs.formats.export import find_ply, load_model, load_ply, save_model, save_ply

@@ -9,7 +9,7 @@ from known_lenses import capture, lens
 from PIL import Image
 from test_photos import picture
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.capture.staging import save_stage, stage
 from distwar_gs.capture.structure_from_motion import STAGES, settings_for
 from distwar_gs.capture.work import Settings, Work

@@ -1,7 +1,7 @@
 import pytest
 
-from datasets import DataError
-from datasets.textfiles import is_utf8, read_json, text_lines
+from distwar_datasets import DataError
+from distwar_datasets.textfiles import is_utf8, read_json, text_lines
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])

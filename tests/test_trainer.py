@@ -22,7 +22,7 @@ from PIL import Image
 from scene_files import write_blender
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datasets import DataError
+from distwar_datasets import DataError
 from distwar_gs.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, load_config

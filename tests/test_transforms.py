@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from scene_files import ring, write_blender, write_image
 
-from datasets import DataError, load_scene
+from distwar_datasets import DataError, load_scene
 
 SPLIT = "transforms_train.json"
 

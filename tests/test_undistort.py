@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 from scene_files import write_colmap
 
-from datasets import DataError, load_scene
-from datasets.pixels.masks import decode_mask
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.pixels.masks import decode_mask
 
 RADIAL = {"model": "SIMPLE_RADIAL", "params": (50, 30, 17, 0.1)}
 
@@ -23,7 +23,7 @@ def image_paths(scene):
 
 
 def test_cache_is_used_again_and_said_once(tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="datasets")
+    caplog.set_level(logging.INFO, logger="distwar_datasets")
     source = write_colmap(tmp_path / "scene", **RADIAL)
     first = image_paths(load_scene(source))
     assert caplog.text.count("writing 4 images to") == 1

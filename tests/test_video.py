@@ -4,7 +4,7 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.capture import video
 from distwar_gs.capture.video import FRAMES_PER_SECOND, default_frames, extract_frames, opened, sharpest
 

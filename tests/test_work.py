@@ -5,7 +5,7 @@ import json
 import pycolmap
 import pytest
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.capture.work import Settings, Work
 
 SETTINGS = Settings("photos", "exhaustive", "auto", 1600, 8192, 0, 8)

@@ -18,7 +18,7 @@ from ..errors import DataError
 from ..regular import check_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
-"""Of photographs that COLMAP decodes, too; `datasets.names.SUFFIXES` has all."""
+"""Of photographs that COLMAP decodes, too; `distwar_datasets.names.SUFFIXES` has all."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each image."""
 Item = TypeVar("Item")
@@ -69,7 +69,7 @@ def decode_image(path: Path) -> np.ndarray:
         with _opened(path) as image:
             image.load()
             if image.mode.startswith("I"):
-                return _grey16_to_rgb(np.asarray(image))
+                return _gray16_to_rgb(np.asarray(image))
             if image.mode == "F":
                 raise ValueError("floating-point pixels are not supported, convert it to 8-bit PNG")
             return np.array(image.convert("RGBA" if image.has_transparency_data else "RGB"))
@@ -77,7 +77,7 @@ def decode_image(path: Path) -> np.ndarray:
         raise _undecodable(path, error) from error
 
 
-def decode_grey(path: Path) -> np.ndarray:
+def decode_gray(path: Path) -> np.ndarray:
     """Pixels as brightness [H, W], integers from 0; transparency is left out. Raises DataError as `decode_image`."""
     try:
         with _opened(path) as image:
@@ -114,8 +114,8 @@ def thumbnail(path: Path, size: int) -> np.ndarray:
     try:
         with _opened(path) as image:
             image.draft("L", (4 * size, 4 * size))
-            grey = Image.fromarray(decode_image(path)) if image.mode.startswith("I") else image
-            small = grey.convert("RGB").convert("L").resize((size, size), Image.Resampling.BOX)
+            gray = Image.fromarray(decode_image(path)) if image.mode.startswith("I") else image
+            small = gray.convert("RGB").convert("L").resize((size, size), Image.Resampling.BOX)
             return np.asarray(small, dtype=np.float32)
     except Exception as error:
         raise _undecodable(path, error) from error
@@ -149,10 +149,10 @@ def map_threads(
     return results
 
 
-def _grey16_to_rgb(grey: np.ndarray) -> np.ndarray:
+def _gray16_to_rgb(gray: np.ndarray) -> np.ndarray:
     # Pillow's own conversion clips 16-bit grey at 255 and turns a photograph white.
-    grey8 = np.round(np.clip(grey, 0, 65535) * (255.0 / 65535.0)).astype(np.uint8)
-    return np.repeat(grey8[..., None], 3, axis=-1)
+    gray8 = np.round(np.clip(gray, 0, 65535) * (255.0 / 65535.0)).astype(np.uint8)
+    return np.repeat(gray8[..., None], 3, axis=-1)
 
 
 def _undecodable(path: Path, error: Exception) -> DataError:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 FREE_SHARE = 0.5
 """Share of the free memory, the GPU's or the host's, that images may take at most; the rest is for the model."""
 DECODING = 5
-"""An image being decoded takes about as much memory as this many decoded ones: Pillow's own copy has 4 bytes a pixel,
+"""An image being decoded takes about as much memory as this many decoded ones: Pillow's own copy has 4 bytes per pixel,
 and resizing, transparency and pinning each make another."""
 
 
@@ -212,12 +212,12 @@ def composite(pixels: np.ndarray, background: tuple[float, float, float]) -> np.
     rgb * a + background * (1 - a), as the 3DGS reader does (scene/dataset_readers.py, readCamerasFromTransforms);
     it truncates to 8 bits, which darkens by half a level on average, and we round.
     """
-    colour = np.asarray(background, dtype=np.float32) * 255.0
+    color = np.asarray(background, dtype=np.float32) * 255.0
     result = np.empty((*pixels.shape[:2], 3), np.uint8)
     for rows in range(0, len(pixels), _ROWS):  # in float it would take 10 times the memory of the image
         part = pixels[rows : rows + _ROWS]
         alpha = part[..., 3:].astype(np.float32) / 255.0
-        result[rows : rows + _ROWS] = np.round(part[..., :3] * alpha + colour * (1.0 - alpha))
+        result[rows : rows + _ROWS] = np.round(part[..., :3] * alpha + color * (1.0 - alpha))
     return result
 
 

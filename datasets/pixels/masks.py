@@ -16,7 +16,7 @@ from PIL import Image
 from ..errors import DataError, printable
 from ..names import as_written, stem_of
 from ..scene import Mask, View
-from .imagefile import decode_grey, decode_image, has_alpha, map_threads, save_png
+from .imagefile import decode_gray, decode_image, has_alpha, map_threads, save_png
 from .pairing import ImageFinder, same_shape
 
 logger = logging.getLogger(__name__)
@@ -77,8 +77,8 @@ def decode_mask(mask: Mask, size: tuple[int, int]) -> np.ndarray:
 
 
 def _decode_one(mask: Mask, size: tuple[int, int]) -> np.ndarray:
-    grey = _alpha(mask.path) if mask.is_alpha else decode_grey(mask.path)
-    kept = (grey * 2 >= grey.max()) & (grey > 0)
+    gray = _alpha(mask.path) if mask.is_alpha else decode_gray(mask.path)
+    kept = (gray * 2 >= gray.max()) & (gray > 0)
     kept = ~kept if mask.inverted else kept
     height, width = kept.shape
     if (width, height) == size:

@@ -64,7 +64,7 @@ class ImageFinder:
         return path in (self.root / name, self.root / slashed(name))
 
     def names_not_utf8(self) -> bool:
-        """Whether a file in the folders looked at has a name that is not UTF-8."""
+        """Whether a file in the folders that were searched has a name that is not UTF-8."""
         names = (name for listing in self._listings.values() for name in (*listing.files, *listing.folders))
         return any(re.search("[\ud800-\udfff]", name) for name in names)
 
@@ -177,8 +177,8 @@ def pair_by_order(folder: Path, originals: Mapping[str, Path], full: Path) -> di
     """The smaller copy, in `folder`, of each photograph in `full`, where copies have other names but the same order.
 
     So LLFF's files are (images/IMG_4026.JPG is images_4/image000.png), and so gsplat pairs them
-    (examples/datasets/colmap.py). Whether it is so here is looked at: each copy must resemble its photograph more than
-    any other one. Raises DataError, saying why, where the two folders do not belong together.
+    (examples/datasets/colmap.py). This is checked: each copy must resemble its photograph more than any other one.
+    Raises DataError, saying why, where the two folders do not belong together.
 
     originals: by name, the photographs of which copies are wanted.
     """

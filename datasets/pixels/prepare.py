@@ -26,7 +26,7 @@ DEFAULT_IMAGES = "images"
 
 @dataclass(frozen=True, kw_only=True)
 class ImageOptions:
-    """What a user chooses about images; `datasets.load_scene` explains each."""
+    """What a user chooses about images; `distwar_datasets.load_scene` explains each."""
 
     images: str = DEFAULT_IMAGES
     resolution: int = AUTO

@@ -4,7 +4,7 @@ The format is that of COLMAP's documentation, "Output Format" (read and written 
 reconstruction_io_text.cc). COLMAP's own reader takes every second line of images.txt for 2D points, ends a name at the
 first space, and believes quaternions of any length. Here a line is told by what it holds, so the lines of 2D points may
 be missing, all or some; names are the rest of their line; numbers are apart by any white space; line ends and a byte
-order mark do not matter (datasets.textfiles). 2D points, tracks and errors are passed over.
+order mark do not matter (distwar_datasets.textfiles). 2D points, tracks and errors are passed over.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 FILE = "points3d.ply"
 """Name of a point cloud that comes with cameras, in lower case (3DGS scene/dataset_readers.py)."""
-GREY = 128
+GRAY = 128
 """Of points without a colour."""
 OVERSHOOT = 10.0
 """Fractions of 1 may exceed it, by resampling or in pictures of a high dynamic range. Numbers with a fraction of which
@@ -53,7 +53,7 @@ class Colors:
 
     def as_bytes(self) -> np.ndarray:
         """uint8 [P, 3]; grey where there is no number."""
-        levels = np.nan_to_num(self.values * 255.0, nan=GREY, posinf=255.0, neginf=0.0)
+        levels = np.nan_to_num(self.values * 255.0, nan=GRAY, posinf=255.0, neginf=0.0)
         return np.clip(np.round(levels), 0, 255).astype(np.uint8)
 
 
@@ -118,7 +118,7 @@ def _bytes(path: Path, table: np.ndarray) -> np.ndarray:
         brightness = next((name for name in table.dtype.names if name.lower() in _BRIGHTNESS), None)
         only = f", only {brightness}" if brightness else ""
         logger.warning("%s: its points have no colours%s; they start grey", path, only)
-        return np.full((len(table), 3), GREY, np.uint8)
+        return np.full((len(table), 3), GRAY, np.uint8)
     if not colors.are_usual:
         logger.info("%s: colours from %s (%s)", path, " ".join(colors.columns), colors.words)
     return colors.as_bytes()

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from datasets import Scene
+from distwar_datasets import Scene
 from distwar_gs.config import Config
 from distwar_kernels import Cameras
 

@@ -71,8 +71,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit grey at 255.
-        grey = np.round(np.clip(np.asarray(image), 0, 65535) / 257.0).astype(np.uint8)
-        image = Image.fromarray(grey)
+        gray = np.round(np.clip(np.asarray(image), 0, 65535) / 257.0).astype(np.uint8)
+        image = Image.fromarray(gray)
     return image.convert("RGB")
 
 

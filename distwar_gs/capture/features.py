@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 import pycolmap
 
-from datasets.pixels.imagefile import read_size
+from distwar_datasets.pixels.imagefile import read_size
 from distwar_gs.capture.decoding import exif_of
 from distwar_gs.capture.intrinsics import START
 from distwar_gs.capture.staging import Staged, load_stage
@@ -64,7 +64,7 @@ def _add_camera(work: Work, names: Sequence[str]) -> None:
 
 
 def photos_with_features(database: pycolmap.Database) -> int:
-    """How many photos have been looked at."""
+    """How many photos have been examined."""
     return sum(database.exists_descriptors(image.image_id) for image in database.read_all_images())
 
 

@@ -36,7 +36,7 @@ CANDIDATES = (
 )  # fmt: skip
 """In the order in which they are tried; a fisheye model with one or two terms can stand for other lenses as well, so
 it comes after them."""
-CENTRE_BEFORE = "OPENCV"
+CENTER_BEFORE = "OPENCV"
 """Before this one, and at the end, the principal point is tried: tangential terms can stand for it, less well."""
 LEAST_PHOTOS = 5
 """Of a camera, for a choice; fewer keep the model that they were placed with."""
@@ -123,10 +123,10 @@ class _Search:
             reason = "kept: no lens model could be fitted to its photos"
             return Choice(pycolmap.Camera(self.camera.todict()), photos, False, reason, kept=True)
         for lens in CANDIDATES[2:]:
-            if lens == CENTRE_BEFORE:
-                best = self.with_centre(best)
+            if lens == CENTER_BEFORE:
+                best = self.with_center(best)
             best = self.better(best, self.trial(lens, best.principal_point, best))
-        best = self.without_centre(self.with_centre(best))
+        best = self.without_center(self.with_center(best))
         errors = {each.label: self.error(each) for each in self.trials if each.outside is not None}
         camera = pycolmap.Camera(best.camera.todict())
         camera.camera_id = self.camera.camera_id
@@ -139,7 +139,7 @@ class _Search:
             return start or pinhole
         return pinhole if "folds" in start.oddities or self.gain(pinhole, start) < LEAST_GAIN else start
 
-    def with_centre(self, best: Trial) -> Trial:
+    def with_center(self, best: Trial) -> Trial:
         """The same with a free principal point, if that is better; then fewer other parameters may do, since these can
         have stood for it."""
         if best.principal_point:
@@ -153,7 +153,7 @@ class _Search:
                 return other
         return best
 
-    def without_centre(self, best: Trial) -> Trial:
+    def without_center(self, best: Trial) -> Trial:
         """The same with the principal point at the centre, if that is as good: it can have stood for other terms."""
         other = self.trial(best.lens, False, None) if best.principal_point else None
         return other if other and "folds" not in other.oddities and self.gain(other, best) < LEAST_GAIN else best

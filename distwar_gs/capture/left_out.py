@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pycolmap
 
-from datasets.errors import printable
+from distwar_datasets.errors import printable
 from distwar_gs.capture.photos import LeftOut
 from distwar_gs.capture.refinement import NEEDED
 from distwar_gs.capture.staging import Staged

@@ -8,7 +8,7 @@ from scipy.optimize import least_squares
 
 MOST_ASPECT = 0.01
 """fx and fy may differ by so much, relatively: pixels of cameras are square, those of some videos are not."""
-MOST_OFF_CENTRE = 0.05
+MOST_OFF_CENTER = 0.05
 """The principal point may be so far from the centre, in widths and heights: lenses are, cropped photos need not be."""
 FOCAL_LENGTHS = (0.3, 5.0)
 """In units of the longer side: 118 degrees to 11 degrees across it."""
@@ -83,7 +83,7 @@ def oddities(camera: pycolmap.Camera) -> dict[str, str]:
     if abs(ratio - 1.0) > MOST_ASPECT:
         found["aspect"] = f"fx and fy differ by {100 * abs(ratio - 1.0):.1f} % (those of square pixels are equal)"
     x, y = camera.principal_point_x / camera.width, camera.principal_point_y / camera.height
-    if max(abs(x - 0.5), abs(y - 0.5)) > MOST_OFF_CENTRE:
+    if max(abs(x - 0.5), abs(y - 0.5)) > MOST_OFF_CENTER:
         found["centre"] = f"the principal point is at {100 * x:.0f} % of the width and {100 * y:.0f} % of the height"
     low, high = FISHEYE_FOCAL_LENGTHS if camera.is_perspective_fisheye() else FOCAL_LENGTHS
     relative = camera.mean_focal_length() / max(camera.width, camera.height)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pycolmap
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.capture.features import staged_photos
 from distwar_gs.capture.intrinsics import START
 from distwar_gs.capture.model_agreement import Pair, judged_pairs

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, ImageOps
 
-from datasets.errors import DataError, printable
-from datasets.pixels.imagefile import Progress, map_threads
+from distwar_datasets.errors import DataError, printable
+from distwar_datasets.pixels.imagefile import Progress, map_threads
 from distwar_gs.capture.decoding import NotAPhotoError, decoded, open_photo
 from distwar_gs.capture.video import VIDEO_SUFFIXES
 
@@ -140,8 +140,8 @@ def _picture(folder: Path, name: str) -> _Picture | LeftOut:
         return LeftOut(name, f"too small ({image.width}x{image.height}, each side needs at least {LEAST_SIDE} pixels)")
     digest = hashlib.sha256(f"{image.mode} {image.size}".encode() + image.tobytes()).digest()
     upright = ImageOps.exif_transpose(image)
-    grey = upright.convert("RGB").convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-    return _Picture(name, upright.size, kind, digest, np.asarray(grey).astype(np.int16))
+    gray = upright.convert("RGB").convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
+    return _Picture(name, upright.size, kind, digest, np.asarray(gray).astype(np.int16))
 
 
 def _duplicates(

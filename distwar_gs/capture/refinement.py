@@ -118,9 +118,9 @@ def _adjust(
     iterations = options.get_global_bundle_adjustment().ceres.solver_options.max_num_iterations
     adjust(model, options.get_global_bundle_adjustment(), iterations, tick=tick)
     if free:
-        with_centre = options.get_global_bundle_adjustment()
-        with_centre.refine_principal_point = True
-        adjust(model, with_centre, iterations, set(model.cameras) - free, tick)
+        with_center = options.get_global_bundle_adjustment()
+        with_center.refine_principal_point = True
+        adjust(model, with_center, iterations, set(model.cameras) - free, tick)
 
 
 def _replace_model(work: Work, model: pycolmap.Reconstruction) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from unicodedata import category
 
-from datasets.pixels.imagefile import Progress, map_threads
+from distwar_datasets.pixels.imagefile import Progress, map_threads
 from distwar_gs.capture.decoding import PHOTO_SUFFIXES, READ_BY_COLMAP, decoded, open_photo, write_png
 from distwar_gs.capture.photos import LeftOut
 from distwar_gs.system.files import replacing

@@ -14,8 +14,8 @@ import pycolmap
 from PIL import Image
 from tqdm import tqdm
 
-from datasets.errors import DataError
-from datasets.pixels.imagefile import map_threads
+from distwar_datasets.errors import DataError
+from distwar_datasets.pixels.imagefile import map_threads
 from distwar_gs.capture.features import EXHAUSTIVE_UP_TO, find_features, find_matches
 from distwar_gs.capture.mapping import find_cameras
 from distwar_gs.capture.photos import check_enough, check_photos, find_photos
@@ -95,7 +95,7 @@ def _frames(work: Work) -> None:
 
 
 def _photos(work: Work) -> None:
-    """Photos are looked at to the end, and put where COLMAP reads them."""
+    """Photos are decoded to the end, to find damaged ones, and put where COLMAP reads them."""
     found, left_out = find_photos(work.source, work.out)
     with tqdm(total=len(found), unit="photo", desc="photos", disable=None) as bar:
         names, unusable = check_photos(work.source, found, lambda done, total: bar.update(done - bar.n))

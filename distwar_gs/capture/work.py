@@ -13,7 +13,7 @@ from typing import Any
 import pycolmap
 from tqdm import tqdm
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.system.files import replacing
 
 AUTO = "auto"

@@ -12,7 +12,7 @@ from torch import Tensor
 from distwar_gs.checkpoints.checkpoint import Checkpoint, CheckpointError
 
 if TYPE_CHECKING:  # checkpoints are read without the readers of datasets
-    from datasets.scene import Scene
+    from distwar_datasets.scene import Scene
 
 log = logging.getLogger(__name__)
 

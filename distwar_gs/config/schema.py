@@ -119,11 +119,11 @@ class OptimConfig:
     rates_decay_start: float = setting(0.5, between(0, 1))
     """Share of the run after which they begin to fall, exponentially. Only used when optim.rates_final < 1."""
     adam: str = setting("lazy", one_of("visible", "lazy", "dense"))
-    """dense: torch's Adam, every Gaussian at every step, some 0.7 ms a million slower. lazy: the same result at a
-    fraction of the price: a step updates the Gaussians that contribute to its image, and what dense Adam would have
-    done to them in the steps they missed is added in closed form whenever they are looked at. visible: a little faster
-    still, and not the same: what does not contribute neither moves by old momentum nor do its moments decay, so fewer
-    Gaussians grow; densification.strategy mcmc refuses it. Without the fused rasteriser it is always dense."""
+    """dense: torch's Adam updates every Gaussian at every step; costs about 0.7 ms more per million Gaussians. lazy:
+    the same result at a fraction of the cost: a step updates the Gaussians that contribute to its image; what dense
+    Adam would have done to the others is added in closed form when they are read next. visible: a little faster
+    still, with another result: Gaussians that do not contribute keep their place and their moments, so fewer Gaussians
+    grow; densification.strategy mcmc refuses it. Without the fused rasteriser it is always dense."""
     adam_eps: float = setting(1e-15, above(0))
     """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
     lambda_dssim: float = setting(0.2, between(0, 1))

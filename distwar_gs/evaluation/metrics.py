@@ -23,7 +23,7 @@ from distwar_gs.evaluation.lpips import lpips_vgg
 from distwar_gs.system.files import check_regular, replacing
 
 if TYPE_CHECKING:
-    from datasets.scene import Scene, View
+    from distwar_datasets.scene import Scene, View
 
 log = logging.getLogger(__name__)
 

@@ -1,1 +1,1 @@
-"""Files of Gaussians: one module a format, the axes, numbers and order they share, and their origin."""
+"""Files of Gaussians: one module per format, the axes, numbers and order they share, and their origin."""

@@ -22,7 +22,7 @@ import plyfile
 import torch
 from torch import Tensor
 
-from datasets.readers.pointcloud import colors_of
+from distwar_datasets.readers.pointcloud import colors_of
 from distwar_gs.formats.origins import comments_of, origin_of_comments, read_record, write_record
 from distwar_gs.formats.ply import ModelFileError, columns, element, read_ply
 from distwar_gs.formats.sog import is_antialiased_sog, is_sog, read_sog
@@ -38,7 +38,7 @@ from distwar_gs.system.files import SOG_META, is_model_file, replacing, unread_m
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:
-    from datasets.scene import Normalisation, View
+    from distwar_datasets.scene import Normalisation, View
 
 _POSITION = ("x", "y", "z")
 _NORMAL = ("nx", "ny", "nz")  # always zero, but viewers expect the columns

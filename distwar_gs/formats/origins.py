@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets.origin import needs_origin, round_origin, scene_origin
+from distwar_datasets.origin import needs_origin, round_origin, scene_origin
 from distwar_gs.formats.packing import middle_of
 from distwar_gs.formats.ply import ModelFileError
 from distwar_gs.system.files import SOG_META, replacing
 
 if TYPE_CHECKING:
-    from datasets.scene import Scene
+    from distwar_datasets.scene import Scene
 
 COMMENT = "SplatOrigin: "
 """How a PLY's comment with the origin begins."""
@@ -38,7 +38,7 @@ def export_origin(scene: Scene, choice: str) -> np.ndarray:
     Args:
         scene: what is trained on.
         choice: the setting train.export_origin. input: zeros. local: always near the cameras. auto: near the cameras
-            where float32 is too coarse in the frame of the input (`datasets.origin.needs_origin`), else zeros.
+            where float32 is too coarse in the frame of the input (`distwar_datasets.origin.needs_origin`), else zeros.
     """
     needed = scene_origin(scene)
     origin = {"input": np.zeros(3), "local": scene_origin(scene, always=True), "auto": needed}[choice]
@@ -58,12 +58,12 @@ def export_origin(scene: Scene, choice: str) -> np.ndarray:
 
 
 def positions_origin(means: np.ndarray, *, always: bool = False) -> np.ndarray:
-    """As `datasets.origin.scene_origin`, of a model without its scene: of its positions [N, 3], float64.
+    """As `distwar_datasets.origin.scene_origin`, of a model without its scene: of its positions [N, 3], float64.
 
     The median position stands for the cameras, the median distance from it for the scene extent.
     """
-    centre, spread = middle_of(means)
-    return round_origin(centre, spread) if always or needs_origin(centre, spread) else np.zeros(3)
+    center, spread = middle_of(means)
+    return round_origin(center, spread) if always or needs_origin(center, spread) else np.zeros(3)
 
 
 def grid(position: np.ndarray) -> float:

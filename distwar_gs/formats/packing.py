@@ -66,5 +66,5 @@ def logit(opacities: np.ndarray) -> np.ndarray:
 def middle_of(means: np.ndarray) -> tuple[np.ndarray, float]:
     """Median position [3] and median distance from it, which strays do not move; 1 where all are in one place."""
     means = np.asarray(means, dtype=np.float64)
-    centre = np.median(means, axis=0)
-    return centre, float(np.median(np.linalg.norm(means - centre, axis=1))) or 1.0
+    center = np.median(means, axis=0)
+    return center, float(np.median(np.linalg.norm(means - center, axis=1))) or 1.0

@@ -1,4 +1,4 @@
-"""Tables of Gaussians in PLY files, which datasets.readers.ply reads: what is wrong with one, said in one line."""
+"""Tables of Gaussians in PLY files, read by distwar_datasets.readers.ply: what is wrong with one, said in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from datasets.readers.ply import Ply, PlyError
+from distwar_datasets.readers.ply import Ply, PlyError
 
 
 class ModelFileError(ValueError):

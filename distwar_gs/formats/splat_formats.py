@@ -1,8 +1,8 @@
 """The small formats of web viewers: antimatter15's .splat and PlayCanvas' compressed PLY. gsplat writes both.
 
-`.splat`: 32 bytes a Gaussian (position and scale as float32, colour, opacity and rotation as bytes), no harmonics
-(antimatter15/splat, convert.py). Compressed PLY: 16 bytes a Gaussian, in chunks of 256 that share bounds, and 1 byte a
-harmonic (playcanvas/splat-transform, write-compressed-ply.ts). Both are in the frame of the PLY they are made from.
+`.splat`: 32 bytes per Gaussian (position and scale as float32, colour, opacity and rotation as bytes), no harmonics
+(antimatter15/splat, convert.py). Compressed PLY: 16 bytes per Gaussian, in chunks of 256 that share bounds, and 1 byte
+per harmonic (playcanvas/splat-transform, write-compressed-ply.ts). Both are in the frame of the PLY they are made from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from datasets.readers.ply import Ply
+from distwar_datasets.readers.ply import Ply
 from distwar_gs.formats.packing import content_of, from_smallest_three, logit
 from distwar_gs.formats.ply import ModelFileError, columns, element
 from distwar_kernels.constants import HARMONIC0 as SH_C0

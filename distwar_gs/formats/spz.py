@@ -58,7 +58,7 @@ def encode_spz(arrays: Mapping[str, np.ndarray], *, antialiased: bool = False, r
         _bytes_of(255.0 * (_COLOR_SCALE * arrays["sh0"][:, 0] + 0.5)),
         _bytes_of(16.0 * (scales + 10.0)),
         _smallest_three(arrays["quats"]),
-        _quantised(harmonics),
+        _quantized(harmonics),
     )
     return gzip.compress(b"".join(parts), compresslevel=6, mtime=0)
 
@@ -70,8 +70,8 @@ def reach(means: np.ndarray) -> float:
 
 def is_beyond_reach(means: np.ndarray) -> bool:
     """Whether most Gaussians, not only strays and the sky, lie where an SPZ does not reach."""
-    centre, spread = middle_of(means)
-    return float(np.abs(centre).max()) + spread > reach(means)
+    center, spread = middle_of(means)
+    return float(np.abs(center).max()) + spread > reach(means)
 
 
 def read_spz(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dict[str, np.ndarray], bool]:
@@ -142,7 +142,7 @@ def _smallest_three(quats: np.ndarray) -> bytes:
     return packed.astype("<u4").tobytes()
 
 
-def _quantised(harmonics: np.ndarray) -> bytes:
+def _quantized(harmonics: np.ndarray) -> bytes:
     """Bytes about 128, rounded to the centres of buckets, of which 0 is one: so they compress."""
     buckets = np.where(np.arange(harmonics.shape[1]) < 3, *SH_BUCKETS)[:, None]
     return _bytes_of(np.round(128.0 * harmonics / buckets) * buckets + 128.0)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from datasets import View
-from datasets.pixels.images import available_memory
+from distwar_datasets import View
+from distwar_datasets.pixels.images import available_memory
 from distwar_gs.config import Config
 from distwar_gs.gaussians.rows import SLACK
 from distwar_gs.rendering.renderer import RASTERIZERS
@@ -77,7 +77,7 @@ class Cap:
     def __init__(self, configured: int | None, budget: Budget | None = None) -> None:
         """`configured` is densification.cap_max; None leaves it to the budget, and without one there is no cap."""
         self._configured, self._budget = configured, budget if configured is None else None
-        self._told, self._told_of_memory = False, False
+        self._warned, self._warned_of_memory = False, False
 
     def for_start(self, share: float) -> int | None:
         """How many Gaussians a run may begin with: as configured, or a share of what fits; None: no limit."""
@@ -102,22 +102,22 @@ class Cap:
 
     def reached(self, step: int, count: int) -> None:
         """Says, once, that the cap holds back growth."""
-        if not self._told:
+        if not self._warned:
             log.info(
                 "step %d: %s Gaussians, as many as densification.cap_max or memory allow; from here on Gaussians grow "
                 "as others go, those with the largest gradients first", step, f"{count:,}",
             )  # fmt: skip
-        self._told = True
+        self._warned = True
 
     def ran_out(self, step: int, count: int) -> None:
         """No more than these `count` from now on: for one more there was no memory. Said once."""
         log.log(
-            logging.DEBUG if self._told_of_memory else logging.WARNING,
+            logging.DEBUG if self._warned_of_memory else logging.WARNING,
             "step %d: out of memory while Gaussians were added; growth is skipped, training goes on with at most the "
             "%s there are (a larger -r, a lower --sh_degree or --set data.image_budget_gib=0 leave more memory)",
             step, f"{count:,}",
         )  # fmt: skip
-        self._configured, self._told, self._told_of_memory = count, True, True
+        self._configured, self._warned, self._warned_of_memory = count, True, True
 
 
 def _size(tensors: Iterable[Tensor]) -> int:

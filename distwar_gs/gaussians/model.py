@@ -29,12 +29,12 @@ from distwar_gs.gaussians.random_start import is_within_sight, points_in_view
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
-    from datasets.scene import Scene
+    from distwar_datasets.scene import Scene
 
 log = logging.getLogger(__name__)
 
 PARAMETER_NAMES = ("means", "quats", "scales", "opacities", "sh0", "shN")
-NEIGHBOURS = 3
+NEIGHBORS = 3
 SCALE_BOUNDS = (1e-4, 1.0)
 """Smallest and largest standard deviation to begin with, relative to the size of the cloud."""
 DEGENERATE_SCALE = 0.01
@@ -45,7 +45,7 @@ class ModelError(ValueError):
     """Points that no model can start from; the message names the remedy."""
 
 
-def initialise(
+def initialize(
     positions: ArrayLike | Tensor, colors: ArrayLike | Tensor, config: ModelConfig, device: torch.device | str
 ) -> dict[str, Parameter]:
     """Gaussians at the points: round, grey-transparent to `init_opacity`, as large as the gaps between them.
@@ -100,7 +100,7 @@ def initial_scales(positions: np.ndarray, factor: float = 1.0) -> np.ndarray:
     size = 2.0 * (np.quantile(from_median, 0.9) or from_median.max())
     if size == 0.0:
         return np.full(len(positions), DEGENERATE_SCALE * factor)
-    nearest = min(NEIGHBOURS, len(positions) - 1)
+    nearest = min(NEIGHBORS, len(positions) - 1)
     distances, _ = cKDTree(positions).query(positions, k=nearest + 1, workers=-1)  # the first is the point itself
     distances = factor * np.sqrt(np.mean(distances[:, 1:] ** 2, axis=1))
     return np.clip(distances, SCALE_BOUNDS[0] * size, SCALE_BOUNDS[1] * size)
@@ -109,7 +109,7 @@ def initial_scales(positions: np.ndarray, factor: float = 1.0) -> np.ndarray:
 def starting_points(
     scene: "Scene", config: ModelConfig, generator: torch.Generator
 ) -> tuple[ArrayLike | Tensor, ArrayLike | Tensor]:
-    """Positions [P, 3] (training frame) and colours [P, 3] the config's `init` asks for, as `initialise` takes them.
+    """Positions [P, 3] (training frame) and colours [P, 3] the config's `init` asks for, as `initialize` takes them.
 
     Raises:
         ModelError: `init` is "sfm" and the scene has no points.

@@ -11,7 +11,7 @@ from torch.optim import Adam
 from torch.utils._pytree import tree_map_only
 
 from distwar_gs.config import OptimConfig
-from distwar_gs.gaussians.rows import with_room, without_room
+from distwar_gs.gaussians.rows import reserve, without_room
 
 
 def make_optimizers(params: Mapping[str, Parameter], config: OptimConfig, extent: float) -> dict[str, Adam]:
@@ -125,7 +125,7 @@ def edit(
     Raises:
         ValueError: `edit_state` returned moments of another shape than `edit_param`'s values.
         torch.OutOfMemoryError: from a callback; what was edited before stays so. Callbacks that change how many rows
-            there are must not take memory: let `make_room` take it first.
+            there are must not take memory: let `reserve_rows` take it first.
     """
     for name in names:
         _replace(params, optimizers[name], name, edit_param(name, params[name].detach()))
@@ -151,7 +151,7 @@ def _moment_keys(state: Mapping[str, Tensor]) -> list[str]:
     return [key for key in state if key != "step"]
 
 
-def make_room(params: dict[str, Parameter], optimizers: Mapping[str, Adam], count: int) -> None:
+def reserve_rows(params: dict[str, Parameter], optimizers: Mapping[str, Adam], count: int) -> None:
     """Gives all parameters and moments memory for `count` rows (distwar_gs.gaussians.rows); their values stay.
 
     Raises torch.OutOfMemoryError: some may have got theirs, nothing else has changed.
@@ -160,8 +160,8 @@ def make_room(params: dict[str, Parameter], optimizers: Mapping[str, Adam], coun
         params,
         optimizers,
         list(params),
-        lambda name, old: with_room(old, count),
-        lambda key, old: with_room(old, count),
+        lambda name, old: reserve(old, count),
+        lambda key, old: reserve(old, count),
     )
 
 

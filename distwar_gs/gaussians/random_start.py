@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from datasets.scene import View
+    from distwar_datasets.scene import View
 
 FALLBACK_DISTANCE = 3.0
 """How far off a scene is taken to be, in scene extents, when its cameras do not look at one place."""
@@ -57,8 +57,8 @@ def is_within_sight(views: Sequence["View"], low: np.ndarray, high: np.ndarray, 
     """
     axes = [np.linspace(*ends, 5) for ends in zip(low, high, strict=True)]
     box = torch.from_numpy(np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3))
-    centres = np.stack([view.center for view in views])
-    distance = float(np.linalg.norm(centres - np.clip(centres, low, high), axis=1).min())
+    centers = np.stack([view.center for view in views])
+    distance = float(np.linalg.norm(centers - np.clip(centers, low, high), axis=1).min())
     if distance <= FALLBACK_DISTANCE * extent:
         return True
     is_dot = distance > 100.0 * np.linalg.norm(high - low)
@@ -72,23 +72,23 @@ def scene_distances(views: Sequence["View"], extent: float) -> tuple[float, floa
     behind the cameras, a wall may be as near as the overlap of neighbouring photos says (`OVERLAP`), a landscape as far
     as FALLBACK_DISTANCE extents.
     """
-    centres = np.stack([view.center for view in views])
+    centers = np.stack([view.center for view in views])
     axes = np.stack([view.viewmat[2, :3] for view in views])
     across = np.eye(3) - axes[:, :, None] * axes[:, None, :]  # projects onto the plane across each axis
     if np.linalg.eigvalsh(across.mean(axis=0))[0] > PARALLEL:
-        meeting = np.linalg.solve(across.sum(axis=0), np.einsum("nij,nj->i", across, centres))
-        depth = float(np.median(np.einsum("nj,nj->n", axes, meeting - centres)))
+        meeting = np.linalg.solve(across.sum(axis=0), np.einsum("nij,nj->i", across, centers))
+        depth = float(np.median(np.einsum("nj,nj->n", axes, meeting - centers)))
         if depth > 0.05 * extent:
             return depth, depth
     far = FALLBACK_DISTANCE * extent
-    return min(_overlap_distance(views, centres) or far, far), far
+    return min(_overlap_distance(views, centers) or far, far), far
 
 
-def _overlap_distance(views: Sequence["View"], centres: np.ndarray) -> float:
+def _overlap_distance(views: Sequence["View"], centers: np.ndarray) -> float:
     """How far off a wall is of which neighbouring photos show OVERLAP in common; 0 without neighbours."""
     if len(views) < 2:
         return 0.0
-    step = float(np.median(cKDTree(centres).query(centres, k=2)[0][:, 1]))
+    step = float(np.median(cKDTree(centers).query(centers, k=2)[0][:, 1]))
     focal = float(np.median([view.K[0, 0] / view.width for view in views]))
     return step * focal / (1.0 - OVERLAP)
 

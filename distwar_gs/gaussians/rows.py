@@ -1,12 +1,11 @@
-"""Gaussians as rows of tensors that keep room for more: adding and removing some moves only those.
+"""Gaussians as rows of tensors with spare capacity: adding and removing some moves only those.
 
-A tensor's room is its storage: rows behind the last one that belong to nobody. Rows that go leave holes; rows that come
-fill them, then the room at the end; where more go than come, rows from the end fill what is left. So a refinement costs
-what it changes, not what there is, and allocates only when the room is used up. Rows have no order that means anything:
-order_spatially (distwar_gs.strategies.adaptive) puts neighbours together again.
+Removed rows leave holes, which new rows fill first; the rest is appended; leftover holes are filled from the end. So
+the cost of a refinement follows the number of changed rows, and memory is allocated only when the capacity is used up.
+The order of rows has no meaning: order_spatially (distwar_gs.strategies.adaptive) puts neighbours together again.
 
-What takes memory comes first: finding out what is to be done, scratch, room. Moving rows takes none, so memory that
-runs out never leaves tensors of different lengths behind.
+What takes memory comes first: the plan, scratch, capacity. Moving rows takes no memory, so all tensors keep the same
+length when memory runs out.
 """
 
 import math
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 SLACK = 1.1
-"""Room that a tensor gets when it outgrows what it has, as a multiple of what it needs."""
+"""Capacity that a tensor gets when it outgrows its own, as a multiple of the rows it needs."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def scratch_for(tensors: Iterable[Tensor], rows: int) -> Tensor:
 
 
 def rearrange(tensor: Tensor, plan: RowPlan, scratch: Tensor, made: Tensor | None = None) -> Tensor:
-    """The tensor [count, ...] after the plan, in its own memory, which must have room. Takes no other.
+    """The tensor [count, ...] after the plan, in its own memory, whose capacity must suffice. Allocates nothing.
 
     Args:
         tensor: [N, ...], overwritten.
@@ -67,7 +66,7 @@ def rearrange(tensor: Tensor, plan: RowPlan, scratch: Tensor, made: Tensor | Non
 
 
 def gather_rows(tensor: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:
-    """Those rows [M] of a tensor, in its own memory, which must have room; scratch of M rows. Takes no other."""
+    """Those rows [M] of a tensor, in its own memory, which must hold so many; scratch of M rows. Allocates nothing."""
     return with_rows(tensor, len(rows)).copy_(_taken(tensor, rows, scratch))
 
 
@@ -76,33 +75,33 @@ def _taken(tensor: Tensor, rows: Tensor, scratch: Tensor) -> Tensor:
     return torch.index_select(tensor, 0, rows, out=scratch[: math.prod(shape)].view(shape))
 
 
-def with_room(tensor: Tensor, count: int) -> Tensor:
-    """The same rows in memory with room for `count`: its own if that will do."""
+def reserve(tensor: Tensor, count: int) -> Tensor:
+    """The same rows in memory with capacity for `count`: the tensor's own memory if that suffices."""
     return with_rows(tensor, max(count, len(tensor)))[: len(tensor)]
 
 
 def with_rows(tensor: Tensor, count: int) -> Tensor:
-    """The tensor with `count` rows; those beyond its own are undefined. Shares its memory if that has room for them."""
-    if count <= room_of(tensor):
+    """The tensor with `count` rows; those beyond its own are undefined. Shares its memory if the capacity suffices."""
+    if count <= capacity_of(tensor):
         return tensor.as_strided((count, *tensor.shape[1:]), tensor.stride())
     larger = tensor.new_empty(math.ceil(SLACK * count), *tensor.shape[1:])
     larger[: len(tensor)].copy_(tensor)
     return larger[:count]
 
 
-def room_of(tensor: Tensor) -> int:
-    """How many rows of a tensor [N, ...] its memory has room for, its own included."""
+def capacity_of(tensor: Tensor) -> int:
+    """How many rows a tensor [N, ...] could have in its memory, the N included."""
     row = tensor.element_size() * tensor.shape[1:].numel()
     owned = row > 0 and tensor.is_contiguous() and tensor.storage_offset() == 0
     return tensor.untyped_storage().nbytes() // row if owned else len(tensor)
 
 
 def broken_rows(tensor: Tensor) -> Tensor:
-    """[N] bool: rows with NaN or infinity, which shows in a row's sum (or it is too large to be of use)."""
+    """[N] bool: rows with NaN or infinity, found by a row's sum; a sum that overflows counts, too."""
     return ~tensor[:, None].flatten(1).sum(dim=1).isfinite()
 
 
 def without_room(tensor: Tensor) -> Tensor:
     """The same values on the host, in memory of just their size: torch.save writes whole storages."""
     on_host = tensor.detach().cpu()
-    return on_host.clone() if on_host.dim() > 0 and room_of(on_host) > len(on_host) else on_host
+    return on_host.clone() if on_host.dim() > 0 and capacity_of(on_host) > len(on_host) else on_host

@@ -19,16 +19,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn import Parameter
 
-from datasets.readers.pointcloud import read_points
+from distwar_datasets.readers.pointcloud import read_points
 from distwar_gs.config import Config, ModelConfig
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
 from distwar_gs.formats.ply import ModelFileError, read_ply
 from distwar_gs.formats.splat_formats import is_compressed
-from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of, starting_points
+from distwar_gs.gaussians.model import as_parameters, initialize, sh_degree_of, starting_points
 from distwar_gs.gaussians.random_start import seen_share
 
 if TYPE_CHECKING:
-    from datasets.scene import Scene
+    from distwar_datasets.scene import Scene
     from distwar_gs.gaussians.memory import Cap
 
 log = logging.getLogger(__name__)
@@ -62,14 +62,14 @@ def first_gaussians(
     if not model.init_ply:
         limit = cap.for_start(share=1.0) if config.densification.cap_max is None else None
         points = starting_points(scene, model, generator)
-        return initialise(*_thinned(*points, limit, generator), model, device)
+        return initialize(*_thinned(*points, limit, generator), model, device)
     path = find_start(model.init_ply)
     if holds_gaussians(path):
         gaussians = _gaussians(path, scene, model)
         _say_cap(len(gaussians["means"]), config)
         return as_parameters(gaussians, device)
     points = _cloud(path, scene)
-    return initialise(*_thinned(*points, cap.for_start(ROOM_TO_GROW), generator), model, device)
+    return initialize(*_thinned(*points, cap.for_start(ROOM_TO_GROW), generator), model, device)
 
 
 def find_start(init_ply: str) -> Path:
@@ -147,8 +147,8 @@ def _cloud(path: Path, scene: Scene) -> tuple[np.ndarray, np.ndarray]:
 def _check_seen(path: Path, scene: Scene, positions: Tensor) -> None:
     """A warning where points [N, 3] are not before the cameras, or very far from them."""
     some = positions[:: max(1, math.ceil(len(positions) / _LOOKED_AT))].double()
-    centre = np.mean([view.center for view in scene.train], axis=0)
-    distance = float((some - torch.from_numpy(centre)).norm(dim=1).median()) / scene.extent
+    center = np.mean([view.center for view in scene.train], axis=0)
+    distance = float((some - torch.from_numpy(center)).norm(dim=1).median()) / scene.extent
     share = seen_share(scene.train, some)
     if share < FEW_SEEN or distance > FAR:
         log.warning(

@@ -7,7 +7,7 @@ from distwar_gs.config import Config, with_values
 from distwar_gs.gaussians.random_start import scene_distances
 
 if TYPE_CHECKING:
-    from datasets import Scene
+    from distwar_datasets import Scene
 
 KEY = "model.near_plane"
 SHARE = 0.08

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from datasets import Scene, View, load_scene, near_origin
-from datasets.pixels.images import FREE_SHARE, ImageStore, available_memory
+from distwar_datasets import Scene, View, load_scene, near_origin
+from distwar_datasets.pixels.images import FREE_SHARE, ImageStore, available_memory
 from distwar_gs.config import Config, ConfigError
 from distwar_kernels import Cameras
 

@@ -1,1 +1,1 @@
-"""How the number of Gaussians and their places are governed: one module a strategy."""
+"""How the number of Gaussians and their places are governed: one module per strategy."""

@@ -25,7 +25,7 @@ from distwar_gs.config import DensificationConfig
 from distwar_gs.config.schedule import FEWEST_TO_RECOVER, MEANT_FOR, Moment, Schedule
 from distwar_gs.formats.morton import morton_order
 from distwar_gs.gaussians.memory import Cap
-from distwar_gs.gaussians.optimizer import all_moments, edit, make_room
+from distwar_gs.gaussians.optimizer import all_moments, edit, reserve_rows
 from distwar_gs.gaussians.rows import RowPlan, broken_rows, gather_rows, plan_rows, rearrange, scratch_for
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def move_rows(
     """
     made, nothing = made or {}, params["means"].new_zeros(())
     scratch = scratch_for(params.values(), len(plan.taken))
-    make_room(params, optimizers, plan.count)
+    reserve_rows(params, optimizers, plan.count)
     edit(
         params, optimizers, list(params),
         lambda name, old: rearrange(old, plan, scratch, made.get(name)),
@@ -214,18 +214,18 @@ class SpatialOrder:
 
     def __init__(self) -> None:
         """Nothing said yet."""
-        self._told = False
+        self._warned = False
 
-    def bring_about(
+    def apply(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], state: dict[str, Tensor]
     ) -> None:
         """See `order_spatially`; `step` is for the log."""
         try:
             order_spatially(params, optimizers, state)
         except torch.OutOfMemoryError:
-            level = logging.DEBUG if self._told else logging.WARNING
+            level = logging.DEBUG if self._warned else logging.WARNING
             log.log(level, "step %d: no memory to bring the Gaussians into spatial order; they keep theirs", step)
-            self._told = True
+            self._warned = True
 
 
 def not_finite(params: dict[str, Parameter]) -> Tensor:
@@ -368,7 +368,7 @@ class Densifier:
             reset_opacity(params, optimizers, self.config.opacity_reset_value)
             self._reset_at = step
         if is_ordered(now, self.config):
-            self._order.bring_about(step, params, optimizers, self.state)
+            self._order.apply(step, params, optimizers, self.state)
         return report
 
     def _is_reset(self, now: Moment) -> bool:

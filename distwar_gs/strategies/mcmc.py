@@ -1,14 +1,14 @@
 """3D Gaussian Splatting as Markov Chain Monte Carlo (Kheradmand et al. 2024): Gaussians are samples that wander.
 
-Nothing is cloned, split or removed here. Noise moves the Gaussians that are nearly transparent; a price on opacity and
-size makes useless ones fade; every `every` steps those that have faded ("dead") become copies of others, drawn in
-proportion to opacity, and 5 % new copies are drawn until there are `cap_max`. A Gaussian and its copies share its
-opacity and shrink or grow such that together they look as it did (paper, eq. 9).
+Nothing is cloned, split or removed here. Noise moves the Gaussians that are nearly transparent; regularisation of
+opacity and scale fades out unneeded Gaussians; every `every` steps those that have faded ("dead") become copies of
+others, drawn in proportion to opacity, and 5 % new copies are drawn until there are `cap_max`. A Gaussian and its
+copies share its opacity and shrink or grow such that together they look as it did (paper, eq. 9).
 
 The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gaussian_model.py); where this differs:
 
-- Lengths are in scene extents in noise and price on size. There they are in the units of the input, so that the same
-  settings mean something else in each frame (gsplat issue 542: a scene 2009 units wide).
+- Lengths are in scene extents in the noise and in the regularisation of scale. There they are in the units of the
+  input, so that the same settings mean something else in each frame (gsplat issue 542: a scene 2009 units wide).
 - Relocated Gaussians begin without Adam moments, as those they are copies of. There they keep the moments of where
   they were.
 - The scale is made for the opacity after its clamp from below, not before (as gsplat's main does).
@@ -34,7 +34,7 @@ from torch.optim import Adam
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
 from distwar_gs.gaussians.memory import Cap
-from distwar_gs.gaussians.optimizer import edit, make_room
+from distwar_gs.gaussians.optimizer import edit, reserve_rows
 from distwar_gs.gaussians.rows import gather_rows, scratch_for
 from distwar_gs.strategies.adaptive import SpatialOrder, is_ordered, is_refined, not_finite
 from distwar_kernels import add_noise
@@ -90,7 +90,7 @@ class Plan:
 
 
 @torch.no_grad()
-def add_regularisation(params: dict[str, Parameter], opacity_reg: float, scale_reg: float) -> None:
+def add_regularization(params: dict[str, Parameter], opacity_reg: float, scale_reg: float) -> None:
     """Add to the gradients those of opacity_reg * mean(opacities) + scale_reg * mean(scales); 5 launches, no wait.
 
     Args:
@@ -240,7 +240,7 @@ def _integral_weights() -> Tensor:
 def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
     logits, growth = (values.to(params["means"].dtype) for values in (plan.logits, plan.growth))
     scratch = scratch_for(params.values(), len(plan.rows))
-    make_room(params, optimizers, len(plan.rows))
+    reserve_rows(params, optimizers, len(plan.rows))
 
     def value(name: str, old: Tensor) -> Tensor:
         values = gather_rows(old, plan.rows, scratch)
@@ -278,7 +278,7 @@ class Mcmc:
 
     def regularise(self, params: dict[str, Parameter]) -> None:
         """See `add_regularisation`."""
-        add_regularisation(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
+        add_regularization(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
 
     def prices(self, count: int) -> tuple[float, float]:
         """What `regularise` asks for, by Gaussian."""
@@ -309,7 +309,7 @@ class Mcmc:
         if is_refined(now, self.config):
             report = self._refine(step, params, optimizers, generator)
         if is_ordered(now, self.config):
-            self._order.bring_about(step, params, optimizers, self.state)
+            self._order.apply(step, params, optimizers, self.state)
         return report
 
     def _refine(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from datasets.pixels.images import ImageStore
+from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.training.sampler import ViewSampler
 from distwar_kernels import Cameras

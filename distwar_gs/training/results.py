@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import Scene, View
-from datasets.errors import printable
-from datasets.pixels.images import ImageStore
+from distwar_datasets import Scene, View
+from distwar_datasets.errors import printable
+from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured
 from distwar_gs.formats.export import as_reloaded, save_ply
 from distwar_gs.gaussians.model import sh_degree_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets import Scene
+from distwar_datasets import Scene
 from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.config import Config, save_config
 from distwar_gs.formats.export import save_cameras_json

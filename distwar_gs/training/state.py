@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
-from datasets import Scene
+from distwar_datasets import Scene
 from distwar_gs.adjust.base import Adjustment, make_adjustments
 from distwar_gs.checkpoints.checkpoint import CLOCK, Checkpoint, CheckpointError, Part, capture_rng, is_rng, restore_rng
 from distwar_gs.config import Config, ConfigError, as_values, config_of

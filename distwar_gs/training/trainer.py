@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 import distwar_kernels as kernels
-from datasets import DataError
+from distwar_datasets import DataError
 from distwar_gs.checkpoints.fingerprint import scene_fingerprint
 from distwar_gs.checkpoints.resume import resumed
 from distwar_gs.config import Config

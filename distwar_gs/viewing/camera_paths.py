@@ -49,15 +49,15 @@ def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
 
     Returns: [frames,4,4]. Raises ValueError without cameras or frames.
     """
-    centres, up = centres_of(viewmats), _mean_up(viewmats)
+    centers, up = centers_of(viewmats), _mean_up(viewmats)
     focus = focus_point(viewmats)
-    offsets = centres - focus
+    offsets = centers - focus
     distance = np.linalg.norm(offsets, axis=1).mean()
     if _surrounds(offsets, up):
         middle, normal, floor = focus + up * (offsets @ up).mean(), up, _MIN_ORBIT * distance
     else:
-        middle, normal, floor = centres.mean(axis=0), -offsets.mean(axis=0), _MIN_SWAY * distance
-    return np.stack([_look_at(place, focus, up) for place in _loop(centres, middle, normal, floor, frames)])
+        middle, normal, floor = centers.mean(axis=0), -offsets.mean(axis=0), _MIN_SWAY * distance
+    return np.stack([_look_at(place, focus, up) for place in _loop(centers, middle, normal, floor, frames)])
 
 
 @_either_handed
@@ -80,7 +80,7 @@ def interpolate(viewmats: np.ndarray, frames: int) -> np.ndarray:
     times = np.linspace(0.0, knots[-1], frames)
     turns = Rotation.from_matrix(viewmats[:, :3, :3].transpose(0, 2, 1))  # camera-to-world
     rotations = RotationSpline(knots, turns)(times).as_matrix().transpose(0, 2, 1)
-    return viewmats_of(rotations, CubicSpline(knots, centres_of(viewmats))(times))
+    return viewmats_of(rotations, CubicSpline(knots, centers_of(viewmats))(times))
 
 
 def along(viewmats: np.ndarray, values: np.ndarray, frames: int) -> np.ndarray:
@@ -96,7 +96,7 @@ def along(viewmats: np.ndarray, values: np.ndarray, frames: int) -> np.ndarray:
 
 def _knots(viewmats: np.ndarray) -> np.ndarray:
     """The time [V] at which `interpolate` passes each of several cameras."""
-    lengths = np.linalg.norm(np.diff(centres_of(viewmats), axis=0), axis=1)
+    lengths = np.linalg.norm(np.diff(centers_of(viewmats), axis=0), axis=1)
     # Cameras at one place still need time to turn: no segment is shorter than a tenth of the mean.
     lengths = np.maximum(lengths, 0.1 * lengths.mean()) if lengths.any() else np.ones_like(lengths)
     return np.concatenate([[0.0], np.cumsum(np.sqrt(lengths))])
@@ -108,23 +108,23 @@ def focus_point(viewmats: np.ndarray) -> np.ndarray:
     Where the axes do not meet in front of the cameras (one camera, parallel axes, cameras looking outwards) it lies
     ahead of their mean position, as far away as the cameras are spread.
     """
-    centres, forwards = centres_of(viewmats), viewmats[:, 2, :3]
+    centers, forwards = centers_of(viewmats), viewmats[:, 2, :3]
     # A point p is off the axis (c, d) by (I - d d^T)(p - c). Where the sum of squares is least, its gradient is zero:
     # sum (I - d d^T) p = sum (I - d d^T) c.
     across = np.eye(3) - forwards[:, :, None] * forwards[:, None, :]
-    matrix, target = across.sum(axis=0), (across @ centres[:, :, None]).sum(axis=0)[:, 0]
+    matrix, target = across.sum(axis=0), (across @ centers[:, :, None]).sum(axis=0)[:, 0]
     if np.linalg.cond(matrix) < 1e6:
         point = np.linalg.solve(matrix, target)
-        if np.median(((point - centres) * forwards).sum(axis=1)) > 0.0:
+        if np.median(((point - centers) * forwards).sum(axis=1)) > 0.0:
             return point
-    spread = np.linalg.norm(centres - centres.mean(axis=0), axis=1).max()
-    return centres.mean(axis=0) + _unit(forwards.mean(axis=0), forwards[0]) * (spread if spread > _EPS else 1.0)
+    spread = np.linalg.norm(centers - centers.mean(axis=0), axis=1).max()
+    return centers.mean(axis=0) + _unit(forwards.mean(axis=0), forwards[0]) * (spread if spread > _EPS else 1.0)
 
 
-def _loop(centres: np.ndarray, middle: np.ndarray, normal: np.ndarray, floor: float, frames: int) -> np.ndarray:
+def _loop(centers: np.ndarray, middle: np.ndarray, normal: np.ndarray, floor: float, frames: int) -> np.ndarray:
     """Points [frames,3] on an ellipse around `middle`, fitted to the cameras as seen along `normal`."""
-    axes = _plane_axes(centres - middle, normal)
-    radii = np.maximum(np.percentile(np.abs((centres - middle) @ axes.T), 90, axis=0), floor)
+    axes = _plane_axes(centers - middle, normal)
+    radii = np.maximum(np.percentile(np.abs((centers - middle) @ axes.T), 90, axis=0), floor)
     angles = np.linspace(0.0, 2.0 * np.pi, 1025)
     curve = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii
     travelled = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
@@ -159,15 +159,15 @@ def _look_at(place: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarra
     return viewmats_of(np.stack([right, np.cross(forward, right), forward])[None], place[None])[0]
 
 
-def viewmats_of(rotations: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def viewmats_of(rotations: np.ndarray, centers: np.ndarray) -> np.ndarray:
     """World-to-camera [F,4,4] from world-to-camera rotations [F,3,3] and camera centres [F,3]."""
-    viewmats = np.tile(np.eye(4), (len(centres), 1, 1))
+    viewmats = np.tile(np.eye(4), (len(centers), 1, 1))
     viewmats[:, :3, :3] = rotations
-    viewmats[:, :3, 3] = -(rotations @ centres[:, :, None])[:, :, 0]
+    viewmats[:, :3, 3] = -(rotations @ centers[:, :, None])[:, :, 0]
     return viewmats
 
 
-def centres_of(viewmats: np.ndarray) -> np.ndarray:
+def centers_of(viewmats: np.ndarray) -> np.ndarray:
     """Camera centres [V,3]: -R^T t."""
     return -(viewmats[:, :3, :3].transpose(0, 2, 1) @ viewmats[:, :3, 3:])[:, :, 0]
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets.errors import DataError
-from datasets.readers.poses import PoseError, rigid_pose
+from distwar_datasets.errors import DataError
+from distwar_datasets.readers.poses import PoseError, rigid_pose
 from distwar_gs.config import FPS, FRAMES
 
 MOST_PIXELS = 16_384
@@ -121,7 +121,7 @@ def _read_npy(file: Path) -> CameraPath:
 
 
 def _read_text(file: Path) -> CameraPath:
-    """A pose a line, of 12 or 16 numbers; or a row of 4 numbers a line."""
+    """One pose per line, of 12 or 16 numbers; or one row of 4 numbers per line."""
     try:
         lines = file.read_text(encoding="utf-8-sig").replace(",", " ").splitlines()
         with warnings.catch_warnings(action="ignore"):  # of a file without numbers

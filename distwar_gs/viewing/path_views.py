@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets.errors import DataError
+from distwar_datasets.errors import DataError
 from distwar_gs.viewing import camera_paths
 from distwar_gs.viewing.path_files import MOST_PIXELS, OPENGL_TO_OPENCV, CameraPath, size_of
 
 if TYPE_CHECKING:
-    from datasets.scene import Scene, View
+    from distwar_datasets.scene import Scene, View
 
 _NEARER = 10.0
 """Times that a path must be nearer to the cameras in the frame of the model's file to be taken for one in it."""
@@ -50,13 +50,13 @@ def path_views(path: CameraPath, scene: Scene, origin: np.ndarray, frames: int |
 def _viewmats(path: CameraPath, scene: Scene, origin: np.ndarray) -> np.ndarray:
     """World-to-camera [N, 4, 4] in the frame of the input, OpenCV axes."""
     seen = np.stack([scene.normalisation.undo_viewmat(view.viewmat) for view in (*scene.train, *scene.test)])
-    centres, extent = camera_paths.centres_of(seen), scene.extent / scene.normalisation.scale
+    centers, extent = camera_paths.centers_of(seen), scene.extent / scene.normalisation.scale
     poses = np.stack([frame.to_world for frame in path.frames])
     _check_handedness(path, poses, scene)
-    poses[:, :3, 3] += _offset(path, poses[:, :3, 3], centres, origin)
+    poses[:, :3, 3] += _offset(path, poses[:, :3, 3], centers, origin)
     if not path.axes_known:
         poses = _with_known_axes(path, poses, seen)
-    distance = np.linalg.norm(centres[:, None] - np.median(poses[:, :3, 3], axis=0), axis=-1).min() / extent
+    distance = np.linalg.norm(centers[:, None] - np.median(poses[:, :3, 3], axis=0), axis=-1).min() / extent
     if distance > _FAR:
         log.warning("%s: its cameras are %.0f scene extents away from those of %s; it must be of this scene, in the "
                     "frame of its input", path.file, distance, scene.source)  # fmt: skip
@@ -76,11 +76,11 @@ def _check_handedness(path: CameraPath, poses: np.ndarray, scene: Scene) -> None
                         " are not; flip one of them")  # fmt: skip
 
 
-def _offset(path: CameraPath, places: np.ndarray, centres: np.ndarray, origin: np.ndarray) -> np.ndarray:
+def _offset(path: CameraPath, places: np.ndarray, centers: np.ndarray, origin: np.ndarray) -> np.ndarray:
     """What takes the path's positions [N, 3] to the frame of the input, where the scene's cameras are at `centres`."""
     if path.in_input_frame or not origin.any():
         return np.zeros(3)
-    away = np.median(places, axis=0) - np.median(centres, axis=0)
+    away = np.median(places, axis=0) - np.median(centers, axis=0)
     if _NEARER * np.linalg.norm(away + origin) >= np.linalg.norm(away):
         return np.zeros(3)
     log.info("%s: its positions are taken for relative to the model's origin, near which they are", path.file)
@@ -94,9 +94,9 @@ def _with_known_axes(path: CameraPath, poses: np.ndarray, seen: np.ndarray) -> n
     In the other axes a camera looks backwards and stands on its head. So what is ahead of each pose, and what is down,
     is compared with the nearest of the scene's cameras, `seen` [V, 4, 4].
     """
-    centres, agreement = camera_paths.centres_of(seen), 0.0
+    centers, agreement = camera_paths.centers_of(seen), 0.0
     for pose in poses:
-        nearest = np.argmin(np.linalg.norm(centres - pose[:3, 3], axis=1))
+        nearest = np.argmin(np.linalg.norm(centers - pose[:3, 3], axis=1))
         agreement += float((pose[:3, 1:3].T * seen[nearest, 1:3, :3]).sum())
     name, other = ("OpenCV", "OpenGL") if agreement >= 0.0 else ("OpenGL", "OpenCV")
     log.info("%s: its poses are taken for camera-to-world in %s axes, with which they look as the scene's cameras do; "

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from datasets import View
-from datasets.names import unique_stems
-from datasets.pixels.cache import leads_out
+from distwar_datasets import View
+from distwar_datasets.names import unique_stems
+from distwar_datasets.pixels.cache import leads_out
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.rendering.renderer import Rendering
@@ -157,5 +157,5 @@ def _visible_range(rendering: Rendering) -> tuple[float, float]:
 def _depth_picture(rendering: Rendering, far: float, near: float) -> Tensor:
     """Inverse depth as grey [H, W, 3] uint8: near is bright, nothing is black."""
     inverse = 1.0 / rendering.depths[0].clamp_min(1e-10)
-    grey = ((inverse - far) / max(near - far, 1e-12)).clamp(0.0, 1.0) * (rendering.alphas[0] > 0.5)
-    return to_8bit(grey).expand(-1, -1, 3)
+    gray = ((inverse - far) / max(near - far, 1e-12)).clamp(0.0, 1.0) * (rendering.alphas[0] > 0.5)
+    return to_8bit(gray).expand(-1, -1, 3)

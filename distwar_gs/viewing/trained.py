@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datasets import Scene, View
+from distwar_datasets import Scene, View
 from distwar_gs.config import Config
 from distwar_gs.formats.export import find_ply, load_model, read_origin
 from distwar_gs.formats.origins import record_of, words

@@ -1,4 +1,4 @@
-// What one pixel carries through the blend's backward walk, farthest Gaussian first.
+// What one pixel carries from Gaussian to Gaussian in the blend's backward pass, farthest first.
 //
 // T is un-blended by division. The colour enters dL/dalpha only through c.v (v = dL/dcolour of the pixel), so one
 // running scalar, `behind`, the colour behind the Gaussian as the pixel's loss sees it, replaces a buffer of channels:

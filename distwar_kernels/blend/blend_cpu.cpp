@@ -217,11 +217,11 @@ void scatter_records(const BlendInputs& in, const BlendGradients& grad, const st
 // ------------------------------------------------------------------------------------------------------ traffic
 
 // How the lanes of blend_backward.cu's warps are used: active lanes are the pixels of an 8x4 patch that a Gaussian
-// contributes to. A warp walks its tile's list up to its own last contributor.
+// contributes to. A warp reads its tile's list up to its own last contributor.
 struct PatchCounts {
     static constexpr int kAcross = kTileSize / kPatchWidth;
     static_assert(kPatchesPerTile * kPatchWidth * kPatchHeight == kTileSize * kTileSize);
-    int64_t visits_by_lanes[kWarpSize + 1] = {};  // at 0: list entries walked in vain
+    int64_t visits_by_lanes[kWarpSize + 1] = {};  // at 0: list entries without an active lane
     int active[kPatchesPerTile] = {};             // lanes of each patch, for the current Gaussian
     int visits[kPatchesPerTile] = {};             // Gaussians of this tile with an active lane
     int walked[kPatchesPerTile] = {};             // list entries up to the last of them

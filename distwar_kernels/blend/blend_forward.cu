@@ -77,7 +77,7 @@ __device__ const float* colors_of(const BlendInputs& in, int gaussian) {
     return in.colors + static_cast<long long>(gaussian) * in.channels;
 }
 
-// What one pixel carries through the walk.
+// What one pixel carries from Gaussian to Gaussian.
 template <int kChannels>
 struct ForwardPixel {
     float transmittance = 1.0f, color[kChannels] = {};

@@ -5,8 +5,8 @@
 // those of now. Every read of a parameter applies this correction (UpToDate); it is written back only when the Gaussian
 // contributes again, or by catch_up.
 //
-// Where opacities and scales have a price its gradient g is there in the skipped steps, too (PricedSteps;
-// docs/kernels.md derives it). Kernels that pay no price are compiled without.
+// Regularisation of opacity and scale (here: a price) has a gradient g in the skipped steps, too (PricedSteps;
+// docs/kernels.md derives it). Kernels for models without regularisation are compiled without this part.
 #pragma once
 
 #include "gaussian.cuh"
@@ -26,11 +26,10 @@ struct SkippedSteps {
     }
 };
 
-// Whether a parameter can have a price.
+// Whether a parameter can be regularised.
 __device__ constexpr bool is_priced(Parameter parameter) { return parameter == kScales || parameter == kOpacities; }
 
-// The gradient of a price by the log scale or the logit that the Gaussian has, and how fast it falls with it: relative
-// to itself.
+// The gradient of a regularisation term with respect to the log scale or the logit, and its relative change with it.
 struct Price {
     float gradient, decay;
 

@@ -75,7 +75,7 @@ struct Pictures {
 
 // ------------------------------------------------------------------------------------------------- the two passes
 
-// Derivatives of D by the window's moments.
+// Derivatives of D with respect to the window's moments.
 struct Derivatives {
     float2* pairs;  // [height, width, 3] 2 dD/dE[d^2] and 2 dD/dE[s^2]
     float* means;   // [height, width, 3] dD/dE[x]

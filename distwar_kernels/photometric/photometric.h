@@ -40,7 +40,7 @@ struct PhotometricOutputs {
 
 // What the first kernel leaves for the second.
 struct PhotometricScratch {
-    float* maps;      // [photometric_map_floats(...)] derivatives of 1 - SSIM by the window's moments
+    float* maps;      // [photometric_map_floats(...)] derivatives of 1 - SSIM with respect to the window's moments
     float* partials;  // [photometric_blocks(...), 2] sums of |difference| and of 1 - SSIM
 };
 

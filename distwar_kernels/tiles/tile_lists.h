@@ -1,4 +1,4 @@
-// What raster kernels walk: for every tile of every image, the primitives that may touch it, nearest first.
+// Tile lists, which raster kernels read: for each tile of each image the primitives that may touch it, nearest first.
 #pragma once
 
 #include "../constants.h"

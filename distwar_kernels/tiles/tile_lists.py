@@ -1,4 +1,4 @@
-"""Tile lists one tile at a time, as the references walk them."""
+"""Tile lists one tile at a time, as the references read them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -25,16 +25,16 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from datasets import DataError, load_scene
-from datasets.pixels.imagefile import decode_image, is_turned, read_size
-from datasets.pixels.masks import decode_mask
-from datasets.scene import Mask
+from distwar_datasets import DataError, load_scene
+from distwar_datasets.pixels.imagefile import decode_image, is_turned, read_size
+from distwar_datasets.pixels.masks import decode_mask
+from distwar_datasets.scene import Mask
 from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
 from distwar_gs.evaluation.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.formats.export import ModelFileError, load_model, load_ply, read_render_mode, save_model, save_ply
 from distwar_gs.formats.origins import record_of
-from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of
+from distwar_gs.gaussians.model import as_parameters, initialize, sh_degree_of
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.training.sampler import ViewSampler
@@ -371,7 +371,7 @@ def _cloud(folder: Path) -> list[Path]:
 def _gaussians(count: int = 4) -> dict[str, torch.nn.Parameter]:
     config = Config().model
     positions = np.random.default_rng(0).normal(size=(count, 3))
-    return initialise(positions, np.full((count, 3), 128, np.uint8), config, "cpu")
+    return initialize(positions, np.full((count, 3), 128, np.uint8), config, "cpu")
 
 
 def _gaussian_ply(folder: Path) -> list[Path]:

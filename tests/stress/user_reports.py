@@ -70,7 +70,15 @@ class Bench:
         """Makes the folder `work`, unless it is there."""
         self.cases, self.folder = cases.resolve(), work.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("train.py", "render.py", "scripts", "configs", "datasets", "distwar_gs", "distwar_kernels"):
+        for name in (
+            "train.py",
+            "render.py",
+            "scripts",
+            "configs",
+            "distwar_datasets",
+            "distwar_gs",
+            "distwar_kernels",
+        ):
             if not (self.folder / name).exists():
                 (self.folder / name).symlink_to(ROOT / name)
         if not (self.folder / "data/demo").exists():
@@ -210,7 +218,8 @@ def far_camera(bench: Bench) -> Iterator[Row]:
 @trial("point_colours")
 def point_colours(bench: Bench) -> Iterator[Row]:
     scene = bench.made("point_colours", "data/demo")
-    code = f"from datasets import load_scene as l; print(*l({str(scene)!r}).points.colors.mean(0).round().astype(int))"
+    read = f"from distwar_datasets import load_scene as l; colors = l({str(scene)!r}).points.colors"
+    code = f"{read}; print(*colors.mean(0).round().astype(int))"
     yield equal("point_colours", bench.python("-c", code).splitlines()[-1], "135 124 110")
 
 
@@ -218,7 +227,7 @@ def point_colours(bench: Bench) -> Iterator[Row]:
 def quaternion_not_unit(bench: Bench) -> Iterator[Row]:
     scene = bench.made("quaternion_not_unit", "data/demo")
     code = (
-        "from datasets import load_scene; import numpy as np; "
+        "from distwar_datasets import load_scene; import numpy as np; "
         f"m = load_scene({str(scene)!r}).train[0].viewmat[:3, :3]; print(np.diag(m @ m.T).round(9), np.linalg.det(m))"
     )
     yield matching("quaternion_not_unit", bench.python("-c", code), r"^\[1\. 1\. 1\.\] (1\.0+\d*|0\.9999999\d*)$",

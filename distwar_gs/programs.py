@@ -1,0 +1,45 @@
+"""The programs train.py and render.py; distwar-train and distwar-render where the package is installed."""
+
+import sys
+from typing import NoReturn
+
+from distwar_gs.cli import render_args, run_cli, train_config
+from distwar_gs.system.interruption import undisturbed
+
+
+def train(arguments: list[str]) -> int:
+    """Parse, train, return the exit code."""
+    config = train_config(arguments)
+    with undisturbed():
+        from distwar_gs.training.trainer import Trainer  # after parsing, so that --help and a typo answer at once
+
+    return Trainer(config).run()
+
+
+def render(arguments: list[str]) -> None:
+    """Parse, load, render test views and a camera path."""
+    args = render_args(arguments)
+    with undisturbed():
+        from distwar_gs.viewing.pictures import ModelPictures  # after parsing, so that --help and a typo answer at once
+
+    pictures = ModelPictures(args)
+    if not args.skip_test:
+        pictures.render_split("test")
+    if args.train:
+        pictures.render_split("train")
+    if args.path != "none":
+        pictures.render_path(args.path)
+
+
+def run_train() -> NoReturn:
+    """The program distwar-train."""
+    run_cli(train)
+
+
+def run_render() -> NoReturn:
+    """The program distwar-render."""
+    run_cli(render)
+
+
+if __name__ == "__main__":  # python -m distwar_gs.programs train.py ARGUMENTS
+    run_cli({"train.py": train, "render.py": render}[sys.argv[1]], sys.argv[2:])
