@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -25,7 +26,7 @@ from benchmarks import bench_scaling
 from benchmarks.measuring import STAGES, machine, print_table, stages_of, synchronize, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, config_of
-from distwar_gs.engines.base import FusedEngine
+from distwar_gs.engines.base import ComposedEngine, FusedEngine
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.strategies.mcmc import Mcmc
 from distwar_gs.system.devices import resolve_device
@@ -73,9 +74,10 @@ class Training(bench_scaling.Training):
     def __init__(self, kind: str, size: Size, device: torch.device) -> None:
         """The scene and the engine of this kind."""
         super().__init__(KINDS[kind], size, device)
-        self.strategy = None
+        self.strategy: Mcmc | None = None
         if kind.startswith("mcmc"):
             config = config_of({"densification.strategy": "mcmc"}).densification
+            assert isinstance(self.engine, ComposedEngine | FusedEngine)
             self.strategy = self.engine.densifier = Mcmc(_EXTENT, config)
         self.generator = torch.Generator(device).manual_seed(0)
 
@@ -137,7 +139,7 @@ def measure(kind: str, size: Size, device: torch.device, warm_up: int, steps: in
     return Row(kind, size.gaussians, steps_ms, **parts, note=training.complaint())
 
 
-def _parts(training: Training, device: torch.device, first: int, steps: int) -> dict[str, float | None]:
+def _parts(training: Training, device: torch.device, first: int, steps: int) -> dict[str, Any]:
     """Medians. The timers are read at the end, so that no step waits for the one before."""
     timers = []
     for step in range(first, first + steps):

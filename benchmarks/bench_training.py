@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.system.cores
@@ -73,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured here")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here, a line a trainer and mark")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw it as this PNG or SVG (needs matplotlib)")
-    beside = {"type": _named_file, "nargs": "+", "action": "extend", "metavar": "NAME=FILE"}
+    beside: dict[str, Any] = {"type": _named_file, "nargs": "+", "action": "extend", "metavar": "NAME=FILE"}
     parser.add_argument("--beside", default=[], help="another trainer's figures", **beside)
     return parser
 
@@ -217,8 +218,8 @@ class MeasuredTrainer(Trainer):
         timed = [self._parts(step) for step in window.timed]
         stages = [stages_of(parts, self.settings.rasterizer == "fused") for parts in timed]
         means = {stage: fmean(one[stage] for one in stages) for stage in STAGES}
-        usual = [self._parts(step)["densify"] for step in window.timed if step not in self.monitor.refining] or [0.0]
-        refinements = {step: self._parts(step)["densify"] for step in window.steps if step in self.monitor.refining}
+        usual = [self._parts(step)["densify"] for step in window.timed if step not in self._watch.refining] or [0.0]
+        refinements = {step: self._parts(step)["densify"] for step in window.steps if step in self._watch.refining}
         refinement = fmean(refinements.values()) if refinements else None
         share = (refinement or 0.0) / every
         silent_ms = 1e3 * (self._clock[window.silent.stop] - self._clock[window.silent.start])
@@ -226,8 +227,13 @@ class MeasuredTrainer(Trainer):
         step_ms = silent_ms / len(window.silent) + share
         return Mark.of(means | {"densify": fmean(usual) + share}, step_ms, self._counts[mark], refinement)
 
+    @property
+    def _watch(self) -> WindowMonitor:
+        assert isinstance(self.monitor, WindowMonitor)  # make_monitor makes one
+        return self.monitor
+
     def _parts(self, step: int) -> dict[str, float]:
-        return self.monitor.timers[step].milliseconds()
+        return self._watch.timers[step].milliseconds()
 
 
 def _age_of_process() -> float:

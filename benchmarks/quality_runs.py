@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -77,7 +78,7 @@ class MarkedTrainer(Trainer):
         check_views(self.scene.test, config)
         self.points: list[Point] = []
         self._waiting, self._keeps_model = list(marks), keeps_model
-        self._looked_at, self._reached = 0, []
+        self._looked_at, self._reached = 0, list[str]()
 
     def is_measured(self) -> bool:
         """See Trainer."""
@@ -108,6 +109,7 @@ class MarkedTrainer(Trainer):
     def evaluate(self) -> Evaluation:
         """See Trainer."""
         evaluation = super().evaluate()
+        assert evaluation is not None  # check_views: there are views to measure
         seconds, (allocated, _) = round(self.measured_after, 3), peak_memory_mib(self.device)
         point = _point(evaluation, self.scene.test, END, self.step, seconds, len(self.params["means"]), allocated)
         self.points += [replace(point, at=mark) for mark in self._reached]
@@ -121,7 +123,7 @@ def _point(
     numbers = {name: value if value is None else round(value, 6) for name, value in evaluation.numbers.items()}
     return Point(
         at=at, step=step, seconds=seconds, gaussians=count, views=len(views), resolution=_resolution(views),
-        peak_mib=peak_mib, protocol=_protocol(evaluation), **numbers,
+        peak_mib=peak_mib, protocol=_protocol(evaluation), **dict[str, Any](numbers),
     )  # fmt: skip
 
 

@@ -79,7 +79,7 @@ def open_checkpoint(run_folder: Path, resume: str, device: torch.device) -> tupl
     if resume == "auto":
         return _open_newest_whole(candidates(run_folder / FOLDER), device)
     path = find_checkpoint(run_folder, resume)
-    return path, load_checkpoint(path, device)
+    return (path, load_checkpoint(path, device)) if path else None
 
 
 def _open_newest_whole(paths: list[Path], device: torch.device) -> tuple[Path, Checkpoint] | None:

@@ -1,6 +1,6 @@
 """Every setting of a run: sections, rules, files and flags; and how schedules follow the length of a run."""
 
-from distwar_gs.config.documentation import commented_defaults, field_docs, rule_of
+from distwar_gs.config.documentation import choices_of, commented_defaults, field_docs, rule_of
 from distwar_gs.config.rules import (
     A_SHARE,
     FPS,
@@ -74,6 +74,7 @@ __all__ = [
     "overlaid",
     "override",
     "read_values",
+    "choices_of",
     "rule_of",
     "save_config",
     "setting",

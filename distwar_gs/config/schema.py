@@ -271,7 +271,7 @@ class Config:
     log: LogConfig = LogConfig()
 
 
-SECTIONS: dict[str, type] = {section.name: section.type for section in dataclasses.fields(Config)}
+SECTIONS: dict[str, Any] = {section.name: section.type for section in dataclasses.fields(Config)}
 FIELDS: dict[str, dataclasses.Field] = {
     f"{section}.{spec.name}": spec for section, cls in SECTIONS.items() for spec in dataclasses.fields(cls)
 }

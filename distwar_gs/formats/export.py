@@ -22,6 +22,7 @@ import plyfile
 import torch
 from torch import Tensor
 
+from datasets.readers.ply import column_names
 from datasets.readers.pointcloud import colors_of
 from distwar_gs.formats.origins import comments_of, origin_of_comments, read_record, write_record
 from distwar_gs.formats.ply import ModelFileError, columns, element, read_ply
@@ -193,11 +194,16 @@ def as_reloaded(
 
     Returns: the same tensors, but means and scales, which are new, on the same device.
     """
-    normalisation = _about(normalisation, origin)
-    arrays = (_as_array(params[name]) for name in ("means", "scales"))
-    rounded = _to_training_frame(*_to_file_frame(*arrays, normalisation), normalisation)
-    means, scales = (torch.from_numpy(array).to(params["means"].device) for array in rounded)
-    return {**params, "means": means, "scales": scales}
+    frame = _about(normalisation, origin)
+    means, scales = _to_file_frame(_as_array(params["means"]), _as_array(params["scales"]), frame)
+    rounded = _to_training_frame(means, scales, frame)
+    return {
+        **params,
+        **{
+            name: torch.from_numpy(array).to(params[name].device)
+            for name, array in zip(("means", "scales"), rounded, strict=True)
+        },
+    }
 
 
 def read_render_mode(path: str | os.PathLike[str]) -> str | None:
@@ -320,7 +326,7 @@ def _comments(antialiased: bool, origin: np.ndarray | None) -> tuple[str, ...]:
 
 def _arrays(path: str | os.PathLike[str], vertices: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of the reference's PLY, as the parameters have them."""
-    rest = _rest_columns(path, vertices.dtype.names)
+    rest = _rest_columns(path, column_names(vertices))
     means = columns(path, vertices, _POSITION, precision=np.float64)
     if all(vertices.dtype[axis].itemsize <= 4 for axis in _POSITION):
         means = means.astype(np.float32)
@@ -339,7 +345,7 @@ def _arrays(path: str | os.PathLike[str], vertices: np.ndarray) -> dict[str, np.
 
 def _scales(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
     """Log scales [N, 3]; the third of flat Gaussians (2DGS has two: hbb1/2d-gaussian-splatting) is tiny."""
-    if _SCALE[2] in vertices.dtype.names or not set(_SCALE[:2]) <= set(vertices.dtype.names):
+    if _SCALE[2] in column_names(vertices) or not set(_SCALE[:2]) <= set(column_names(vertices)):
         return columns(path, vertices, _SCALE)
     along = columns(path, vertices, _SCALE[:2])
     return np.concatenate([along, along.min(axis=1, keepdims=True) + np.float32(math.log(FLATNESS))], axis=1)
@@ -347,7 +353,7 @@ def _scales(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
 
 def _sh0(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
     """Harmonics of degree 0 [N, 3], from colours where the file has those instead (nerfstudio, `rgb`)."""
-    colors = None if set(_SH0) & set(vertices.dtype.names) else colors_of(vertices)
+    colors = None if set(_SH0) & set(column_names(vertices)) else colors_of(vertices)
     if colors is None:
         return columns(path, vertices, _SH0)
     log.info("%s: no f_dc, colours from %s (%s)", path, " ".join(colors.columns), colors.words)
@@ -405,7 +411,7 @@ def save_cameras_json(
     fy, fx in pixels, and beyond the reference's layout cx, cy (pixel centres at +0.5) and, if the positions are
     relative to one, origin (added to a position it gives the frame of the input).
     """
-    frame = _about(normalisation, origin)
+    frame = normalisation if origin is None else normalisation.about(origin)
     told = {} if origin is None or not origin.any() else {"origin": origin.tolist()}
     entries = [_camera_entry(index, view, frame) | told for index, view in enumerate(views)]
     with replacing(path) as temporary:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from datasets.readers.ply import Ply
+from datasets.readers.ply import Ply, column_names
 from distwar_gs.formats.packing import content_of, from_smallest_three, logit
 from distwar_gs.formats.ply import ModelFileError, columns, element
 from distwar_kernels.constants import HARMONIC0 as SH_C0
@@ -100,7 +100,7 @@ def read_compressed_ply(path: str | os.PathLike[str], ply: Ply) -> dict[str, np.
     names = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
     position, rotation, scale, color = columns(path, packed, names, "u").T
     rgba = _fractions(color, (24, 8), (16, 8), (8, 8), (0, 8))
-    rgb = rgba[:, :3] if "min_r" not in bounds.dtype.names else _between(path, bounds, "r g b", rgba[:, :3])
+    rgb = rgba[:, :3] if "min_r" not in column_names(bounds) else _between(path, bounds, "r g b", rgba[:, :3])
     triple = ((21, 11), (11, 10), (0, 11))
     return {
         "means": _between(path, bounds, "x y z", _fractions(position, *triple)),
@@ -135,11 +135,12 @@ def _harmonics(path: str | os.PathLike[str], ply: Ply, count: int) -> np.ndarray
     if "sh" not in ply:
         return np.empty((count, 0, 3), np.float32)
     table = element(path, ply, "sh")
-    if len(table) != count or len(table.dtype) not in (9, 24, 45):
+    width = len(column_names(table))
+    if len(table) != count or width not in (9, 24, 45):
         raise ModelFileError(
-            f"{path}: `sh` has {len(table)} rows of {len(table.dtype)} columns for {count} Gaussians; export it again"
+            f"{path}: `sh` has {len(table)} rows of {width} columns for {count} Gaussians; export it again"
         )
-    codes = columns(path, table, [f"f_rest_{index}" for index in range(len(table.dtype))], "u").astype(np.float32)
+    codes = columns(path, table, [f"f_rest_{index}" for index in range(width)], "u").astype(np.float32)
     fractions = np.where(codes == 0, 0.0, np.where(codes == 255, 1.0, (codes + 0.5) / 256.0))
     channel_major = (8.0 * (fractions - 0.5)).reshape(count, 3, -1)
     return np.ascontiguousarray(channel_major.transpose(0, 2, 1), np.float32)

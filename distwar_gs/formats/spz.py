@@ -102,8 +102,8 @@ def read_spz(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dict[st
 
 def _turned(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Half a turn about the x axis, which is its own way back: y and z change sign."""
-    means = arrays["means"] * np.float32([1, -1, -1])
-    quats = arrays["quats"] * np.float32([1, 1, -1, -1])  # F R F for F = diag(1, -1, -1)
+    means = arrays["means"] * np.array([1, -1, -1], np.float32)
+    quats = arrays["quats"] * np.array([1, 1, -1, -1], np.float32)  # F R F for F = diag(1, -1, -1)
     harmonics = arrays["shN"] * _RUB_SIGNS[: arrays["shN"].shape[1], None]
     return {**arrays, "means": means, "quats": quats, "shN": harmonics}
 

@@ -161,7 +161,7 @@ def _thinned(
     positions: ArrayLike | Tensor, colors: ArrayLike | Tensor, limit: int | None, generator: torch.Generator
 ) -> tuple[ArrayLike | Tensor, ArrayLike | Tensor]:
     """As many of the points as `limit` allows, drawn at random, in their order."""
-    count = len(positions)
+    count = np.shape(positions)[0]
     if limit is None or count <= limit:
         return positions, colors
     kept = torch.randperm(count, generator=generator)[:limit].sort().values

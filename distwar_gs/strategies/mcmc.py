@@ -98,6 +98,7 @@ def add_regularisation(params: dict[str, Parameter], opacity_reg: float, scale_r
         opacity_reg, scale_reg: weights, the latter per unit of the means.
     """
     logits, scales = params["opacities"], params["scales"]
+    assert logits.grad is not None and scales.grad is not None
     opacities = torch.sigmoid(logits)
     logits.grad.addcmul_(opacities, 1.0 - opacities, value=opacity_reg / max(logits.numel(), 1))
     scales.grad.add_(scales.exp(), alpha=scale_reg / max(scales.numel(), 1))
