@@ -30,8 +30,8 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
+from distwar_gs.formats.table import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.cores import share_cores
-from distwar_gs.system.files import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.interruption import exit_code_of, terminable, words_of
 from distwar_gs.system.terminal import lossy_output, one_line, reason_of
 from distwar_gs.viewing.render_args import CAMERA_PATHS, RenderArgs

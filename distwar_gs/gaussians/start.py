@@ -21,9 +21,10 @@ from torch.nn import Parameter
 
 from datasets.readers.pointcloud import read_points
 from distwar_gs.config import Config, ModelConfig
+from distwar_gs.formats.compressed_ply import is_compressed
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
 from distwar_gs.formats.ply import ModelFileError, read_ply
-from distwar_gs.formats.splat_formats import is_compressed
+from distwar_gs.formats.table import PLY
 from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of, starting_points
 from distwar_gs.gaussians.random_start import seen_share
 
@@ -87,7 +88,7 @@ def find_start(init_ply: str) -> Path:
 
 def holds_gaussians(path: Path) -> bool:
     """Whether a file holds Gaussians, and not points; ModelFileError for a broken PLY."""
-    if path.suffix.lower() != ".ply":
+    if path.suffix.lower() != PLY.suffix:
         return True
     ply = read_ply(path)
     names = ply.elements["vertex"].names if "vertex" in ply else ()

@@ -1,40 +1,31 @@
-"""The small formats of web viewers: antimatter15's .splat and PlayCanvas' compressed PLY. gsplat writes both.
-
-`.splat`: 32 bytes a Gaussian (position and scale as float32, colour, opacity and rotation as bytes), no harmonics
-(antimatter15/splat, convert.py). Compressed PLY: 16 bytes a Gaussian, in chunks of 256 that share bounds, and 1 byte a
-harmonic (playcanvas/splat-transform, write-compressed-ply.ts). Both are in the frame of the PLY they are made from.
-"""
+"""PlayCanvas' compressed PLY, which gsplat writes: 16 bytes per Gaussian, in chunks of 256 that share bounds, and 1
+byte per harmonic (playcanvas/splat-transform, write-compressed-ply.ts), in the frame of the PLY it is made from."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-import torch
 
 from datasets.readers.ply import Ply, column_names
-from distwar_gs.formats.packing import content_of, from_smallest_three, logit
+from distwar_gs.formats.packing import from_smallest_three, logit
 from distwar_gs.formats.ply import ModelFileError, columns, element
+from distwar_gs.formats.ply_comments import comments_for
+from distwar_gs.formats.splat import exported
+from distwar_gs.formats.table import Arrays, Notes
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 CHUNK = 256
-"""Gaussians that share their bounds in a compressed PLY."""
-
-_SPLAT = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
+"""Gaussians that share their bounds."""
 
 
-def encode_splat(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The content of a .splat file, in the order of a Morton curve.
-
-    Args:
-        arrays: as in distwar_gs.gaussians.model, float32, finite, N > 0, in the frame of the input; harmonics are left
-            out.
-    """
-    return _exported(arrays, "splat")
+def write(path: Path, arrays: Arrays, notes: Notes) -> None:
+    """A compressed PLY; see distwar_gs.formats.table."""
+    path.write_bytes(encode_compressed_ply(arrays, comments_for(notes)))
 
 
-def encode_compressed_ply(arrays: Mapping[str, np.ndarray], comments: tuple[str, ...] = ()) -> bytes:
+def encode_compressed_ply(arrays: Arrays, comments: tuple[str, ...] = ()) -> bytes:
     """The content of a compressed PLY, in the order of a Morton curve; Gaussians of an opacity up to 1/255, which no
     renderer shows, are left out.
 
@@ -42,43 +33,12 @@ def encode_compressed_ply(arrays: Mapping[str, np.ndarray], comments: tuple[str,
         arrays: as in distwar_gs.gaussians.model, float32, finite, N > 0, in the frame of the input.
         comments: lines for its header.
     """
-    header, end, body = _exported(arrays, "ply_compressed").partition(b"end_header\n")
+    header, end, body = exported(arrays, "ply_compressed").partition(b"end_header\n")
     lines = header.decode().splitlines()
     lines[2:2] = [f"comment {comment}" for comment in comments]
     if arrays["shN"].shape[1] == 0:  # readers refuse an element without columns
         lines = [line for line in lines if not line.startswith("element sh ")]
     return "\n".join([*lines, ""]).encode() + end + body
-
-
-def _exported(arrays: Mapping[str, np.ndarray], layout: str) -> bytes:
-    from gsplat.exporter import export_splats  # takes seconds; builds nothing
-
-    return export_splats(**{name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, format=layout)
-
-
-def read_splat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Arrays as in distwar_gs.gaussians.model, without harmonics, in the frame of the file.
-
-    Raises: ModelFileError for a missing file, or one whose length is not that of whole records.
-    """
-    content = content_of(path)
-    if not content or len(content) % _SPLAT.itemsize:
-        raise ModelFileError(
-            f"{path}: not a readable .splat file ({len(content)} bytes are not records of {_SPLAT.itemsize}); "
-            "export or copy it again"
-        )
-    records = np.frombuffer(content, _SPLAT)
-    colors = records["rgba"] / np.float32(255.0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # sizes of 0 are flat; negative ones are left out later
-        scales = np.log(records["scale"])
-    return {
-        "means": records["mean"].copy(),
-        "quats": records["quat"] / np.float32(127.5) - np.float32(1.0),  # writers round down from 128 (q + 1)
-        "scales": scales,
-        "opacities": logit(colors[:, 3]),
-        "sh0": ((colors[:, None, :3] - 0.5) / SH_C0).astype(np.float32),
-        "shN": np.empty((len(records), 0, 3), np.float32),
-    }
 
 
 def is_compressed(ply: Ply) -> bool:
