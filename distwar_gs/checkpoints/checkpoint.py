@@ -62,7 +62,7 @@ class Checkpoint:
     """The whole state of a run after `step` steps. Holds plain values only: tensors, numbers, strings, dicts, lists."""
 
     step: int
-    params: Mapping[str, Tensor]
+    params: dict[str, Tensor]
     """The Gaussians, as in distwar_gs.gaussians.model."""
     optimizers: dict[str, dict[str, Any]]
     """From `distwar_gs.gaussians.optimizer.state_dicts`."""

@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distwar_gs.gaussians.model import PARAMETER_NAMES
+from distwar_gs.formats.parameters import DEGREES, SCHEMA
+from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.strategies.adaptive import new_state
-
-_SHAPES = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3)}
-_HARMONICS = (0, 3, 8, 15)
 
 
 def damaged_part(content: Mapping[str, Any]) -> str | None:
@@ -31,10 +29,10 @@ def damaged_part(content: Mapping[str, Any]) -> str | None:
 
 def _params_hold(content: Mapping[str, Any]) -> bool:
     params = content["params"]
-    count, harmonics = len(params["means"]), params["shN"].shape[1]
-    shapes = {**{name: (count, *shape) for name, shape in _SHAPES.items()}, "shN": (count, harmonics, 3)}
-    sound = all(_is_tensor(params[name], shapes[name]) and params[name].is_floating_point() for name in PARAMETER_NAMES)
-    return sound and harmonics in _HARMONICS
+    count, degree = len(params["means"]), sh_degree_of(params)
+    shapes = {row.name: (count, *row.shape_at(degree)) for row in SCHEMA}
+    sound = all(_is_tensor(params[name], shape) and params[name].is_floating_point() for name, shape in shapes.items())
+    return sound and degree in DEGREES
 
 
 def _optimizers_hold(content: Mapping[str, Any]) -> bool:

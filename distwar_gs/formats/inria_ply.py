@@ -3,6 +3,7 @@ scene/gaussian_model.py, construct_list_of_attributes), and what other trainers 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -16,17 +17,16 @@ from datasets.readers.ply import column_names
 from datasets.readers.pointcloud import colors_of
 from distwar_gs.formats.compressed_ply import is_compressed, read_compressed_ply
 from distwar_gs.formats.origins import origin_of_comments
+from distwar_gs.formats.parameters import DEGREES, ROWS, columns_of, harmonics_of
 from distwar_gs.formats.ply import ModelFileError, columns, element, read_ply
 from distwar_gs.formats.ply_comments import comments_for, render_mode_of
 from distwar_gs.formats.table import Arrays, Notes
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
-_POSITION = ("x", "y", "z")
 _NORMAL = ("nx", "ny", "nz")  # always zero, but viewers expect the columns
-_SH0 = ("f_dc_0", "f_dc_1", "f_dc_2")
-_SCALE = ("scale_0", "scale_1", "scale_2")
-_QUATERNION = ("rot_0", "rot_1", "rot_2", "rot_3")
-_REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(4))  # 0, 9, 24, 45
+_POSITION, _SCALE, _SH0 = (columns_of(name) for name in ("means", "scales", "sh0"))
+_REST = {3 * harmonics_of(degree): ROWS["shN"].columns_at(degree) for degree in DEGREES}
+"""The f_rest columns by their number: 0, 9, 24, 45."""
 
 FLATNESS = 1e-4
 """Thickness of a Gaussian that is written with two scales, in multiples of the smaller one: no picture shows it."""
@@ -41,7 +41,10 @@ def write(path: Path, arrays: Arrays, notes: Notes) -> None:
     rotation (wxyz, as optimised: not normalised).
     """
     table = _table(arrays)
-    vertices = table.view([(name, "<f4") for name in _names(table.shape[1])]).reshape(len(table))
+    rest = _REST[3 * arrays["shN"].shape[1]]
+    others = (columns_of(name) for name in ("opacities", "scales", "quats"))
+    names = [*_POSITION, *_NORMAL, *_SH0, *rest, *itertools.chain(*others)]
+    vertices = table.view([(name, "<f4") for name in names]).reshape(len(table))
     described = plyfile.PlyElement.describe(vertices, "vertex")
     plyfile.PlyData([described], byte_order="<", comments=comments_for(notes)).write(str(path))
 
@@ -73,18 +76,13 @@ def _table(arrays: Arrays) -> np.ndarray:
     return np.concatenate(parts, axis=1, dtype="<f4")
 
 
-def _names(count: int) -> list[str]:
-    rest = [f"f_rest_{index}" for index in range(count - 17)]
-    return [*_POSITION, *_NORMAL, *_SH0, *rest, "opacity", *_SCALE, *_QUATERNION]
-
-
 def _arrays(path: str | os.PathLike[str], vertices: np.ndarray) -> dict[str, np.ndarray]:
     """The columns of the reference's PLY, as the parameters have them."""
     rest = _rest_columns(path, column_names(vertices))
     means = columns(path, vertices, _POSITION, precision=np.float64)
     if all(vertices.dtype[axis].itemsize <= 4 for axis in _POSITION):
         means = means.astype(np.float32)
-    quats, opacities = (columns(path, vertices, names) for names in (_QUATERNION, ("opacity",)))
+    quats, opacities = (columns(path, vertices, columns_of(name)) for name in ("quats", "opacities"))
     scales, sh0 = _scales(path, vertices), _sh0(path, vertices)
     channel_major = columns(path, vertices, rest).reshape(len(vertices), 3, len(rest) // 3)
     return {
@@ -117,7 +115,7 @@ def _sh0(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
 def _rest_columns(path: str | os.PathLike[str], names: Sequence[str]) -> list[str]:
     """The f_rest columns in order; their number must be that of a degree from 0 to 3."""
     count = sum(name.startswith("f_rest_") for name in names)
-    if count not in _REST_COUNTS:
-        allowed = ", ".join(map(str, _REST_COUNTS))
+    if count not in _REST:
+        allowed = ", ".join(map(str, _REST))
         raise ModelFileError(f"{path}: has {count} f_rest columns; spherical harmonics need one of {allowed}")
-    return [f"f_rest_{index}" for index in range(count)]
+    return _REST[count]

@@ -11,6 +11,7 @@ from torch import Tensor
 from datasets import View
 from datasets.pixels.images import available_memory
 from distwar_gs.config import Config
+from distwar_gs.formats.parameters import harmonics_of, numbers_of
 from distwar_gs.gaussians.rows import SLACK
 from distwar_gs.rendering.renderer import RASTERIZERS
 
@@ -35,10 +36,9 @@ def bytes_per_gaussian(sh_degree: int, rasterizer: str, adam: str) -> tuple[int,
         rasterizer: as distwar_gs.rendering.renderer chose, which knows what a step takes.
         adam: the setting `optim.adam`; "dense" stores gradients with the fused rasteriser, too.
     """
-    harmonics = 3 * ((sh_degree + 1) ** 2 - 1)
-    numbers = 14 + harmonics
+    numbers, largest = numbers_of(sh_degree), 3 * harmonics_of(sh_degree)
     step = RASTERIZERS[rasterizer].step_bytes(sh_degree, adam)
-    return math.ceil(SLACK * 12 * numbers) + 12, max(step, 4 * harmonics + 48)
+    return math.ceil(SLACK * 12 * numbers) + 12, max(step, 4 * largest + 48)
 
 
 def free_memory(device: torch.device) -> int:

@@ -23,6 +23,7 @@ from datasets.readers.pointcloud import read_points
 from distwar_gs.config import Config, ModelConfig
 from distwar_gs.formats.compressed_ply import is_compressed
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
+from distwar_gs.formats.parameters import harmonics_of
 from distwar_gs.formats.ply import ModelFileError, read_ply
 from distwar_gs.formats.table import PLY
 from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of, starting_points
@@ -97,7 +98,7 @@ def holds_gaussians(path: Path) -> bool:
 
 def with_degree(params: dict[str, Tensor], degree: int) -> dict[str, Tensor]:
     """The Gaussians with harmonics up to `degree`: those above are left out, those that are missing are zeros."""
-    wanted, harmonics = (degree + 1) ** 2 - 1, params["shN"]
+    wanted, harmonics = harmonics_of(degree), params["shN"]
     missing = harmonics.new_zeros(len(harmonics), max(0, wanted - harmonics.shape[1]), 3)
     return {**params, "shN": torch.cat([harmonics[:, :wanted], missing], dim=1)}
 
