@@ -3,7 +3,7 @@
 A tensor's room is its storage: rows behind the last one that belong to nobody. Rows that go leave holes; rows that come
 fill them, then the room at the end; where more go than come, rows from the end fill what is left. So a refinement costs
 what it changes, not what there is, and allocates only when the room is used up. Rows have no order that means anything:
-order_spatially (distwar_gs.strategies.adaptive) puts neighbours together again.
+order_spatially (distwar_gs.gaussians.edits) puts neighbours together again.
 
 What takes memory comes first: finding out what is to be done, scratch, room. Moving rows takes none, so memory that
 runs out never leaves tensors of different lengths behind.

@@ -33,10 +33,11 @@ from torch.optim import Adam
 
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
+from distwar_gs.gaussians.edits import SpatialOrder, not_finite
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import edit, make_room
 from distwar_gs.gaussians.rows import gather_rows, scratch_for
-from distwar_gs.strategies.adaptive import SpatialOrder, is_ordered, is_refined, not_finite
+from distwar_gs.strategies.adaptive import is_ordered, is_refined
 from distwar_kernels import add_noise
 
 log = logging.getLogger(__name__)
@@ -310,7 +311,7 @@ class Mcmc:
         if is_refined(now, self.config):
             report = self._refine(step, params, optimizers, generator)
         if is_ordered(now, self.config):
-            self._order.bring_about(step, params, optimizers, self.state)
+            self._order.apply(step, params, optimizers, self.state)
         return report
 
     def _refine(

@@ -18,8 +18,8 @@ from torch.optim import Adam
 
 from datasets import Scene
 from distwar_gs.engines.base import Engine
+from distwar_gs.gaussians.edits import drop_rows
 from distwar_gs.gaussians.rows import broken_rows
-from distwar_gs.strategies.adaptive import drop_rows
 from distwar_gs.strategies.base import Strategy
 from distwar_gs.system.errors import TrainingError
 
