@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distwar_gs.config import STRATEGIES, current_name
 from distwar_gs.formats.parameters import DEGREES, SCHEMA
 from distwar_gs.gaussians.model import sh_degree_of
-from distwar_gs.strategies.adaptive import new_state
 
 
 def damaged_part(content: Mapping[str, Any]) -> str | None:
@@ -50,11 +50,12 @@ def _moments_hold(state: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
 
 
 def _densification_holds(content: Mapping[str, Any]) -> bool:
-    """The statistics that adaptive density control continues from; MCMC has none."""
-    if content["config"]["densification.strategy"] == "mcmc":
-        return content["densification"] == {}
+    """The statistics that the strategy continues from. (Another version's strategy is refused by its name, later.)"""
+    row = STRATEGIES.get(current_name("densification.strategy", content["config"]["densification.strategy"]))
     count, statistics = len(content["params"]["means"]), content["densification"]
-    return all(_is_tensor(statistics[name], (count,)) for name in new_state(0, "cpu"))
+    if row is None or not row.statistics:
+        return row is None or statistics == {}
+    return all(_is_tensor(statistics[name], (count,)) for name in row.statistics)
 
 
 def _rng_holds(content: Mapping[str, Any]) -> bool:

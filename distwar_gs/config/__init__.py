@@ -33,6 +33,7 @@ from distwar_gs.config.schema import (
     TrainConfig,
     current_name,
 )
+from distwar_gs.config.strategies import STRATEGIES
 from distwar_gs.config.values import as_values, config_of, overlaid, validate, with_values
 from distwar_gs.config.yaml_files import load_config, override, read_values, save_config
 from distwar_gs.system.errors import ConfigError
@@ -50,6 +51,7 @@ __all__ = [
     "RESOLUTION",
     "SECTIONS",
     "STEPS",
+    "STRATEGIES",
     "Config",
     "ConfigError",
     "DataConfig",

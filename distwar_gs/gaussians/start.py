@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from datasets.readers.pointcloud import read_points
-from distwar_gs.config import Config, ModelConfig
+from distwar_gs.config import STRATEGIES, Config, ModelConfig
 from distwar_gs.formats.compressed_ply import is_compressed
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
 from distwar_gs.formats.parameters import harmonics_of
@@ -121,7 +121,7 @@ def _gaussians(path: Path, scene: Scene, config: ModelConfig) -> dict[str, Tenso
 def _say_cap(count: int, config: Config) -> None:
     cap = config.densification.cap_max
     if cap and count > cap:
-        what = "the faintest go" if config.densification.strategy == "mcmc" else "none are added"
+        what = STRATEGIES[config.densification.strategy].over_cap
         log.warning("%s Gaussians are more than densification.cap_max, %s: %s", f"{count:,}", f"{cap:,}", what)
 
 
