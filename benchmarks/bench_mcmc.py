@@ -21,6 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch.nn import Parameter
 
 from benchmarks import bench_scaling
 from benchmarks.measuring import STAGES, machine, print_table, stages_of, synchronize, write_csv
@@ -68,26 +69,35 @@ class Row:
     note: str = ""
 
 
+class TimedMcmc(Mcmc):
+    """MCMC whose noise is a part of the step of its own."""
+
+    timer: StepTimer = NoTimer()
+    """Of the step."""
+
+    def perturb(self, step: int, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+        """See Mcmc."""
+        super().perturb(step, params, means_lr, generator)
+        self.timer.mark("noise")
+
+
 class Training(bench_scaling.Training):
     """A scene that nobody has photographed, trained by MCMC."""
 
     def __init__(self, kind: str, size: Size, device: torch.device) -> None:
         """The scene and the engine of this kind."""
         super().__init__(KINDS[kind], size, device)
-        self.strategy: Mcmc | None = None
+        self.strategy: TimedMcmc | None = None
         if kind.startswith("mcmc"):
             config = config_of({"densification.strategy": "mcmc"}).densification
-            assert isinstance(self.engine, ComposedEngine | FusedEngine)
-            self.strategy = self.engine.densifier = Mcmc(_EXTENT, config)
-        self.generator = torch.Generator(device).manual_seed(0)
+            assert isinstance(self.state.engine, ComposedEngine | FusedEngine)
+            self.strategy = self.state.strategy = self.state.engine.densifier = TimedMcmc(_EXTENT, config)
 
-    def step(self, step: int, timer: StepTimer) -> None:
-        """One step, counted from 1, as Trainer.train_step makes it."""
-        super().step(step, timer)
+    def step(self, timer: StepTimer) -> None:
+        """The trainer's next step."""
         if self.strategy:
-            rate = self.optimizers["means"].param_groups[0]["lr"]
-            self.strategy.perturb(step, self.params, rate, self.generator)
-            timer.mark("noise")
+            self.strategy.timer = timer
+        super().step(timer)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -127,26 +137,26 @@ def _size(text: str) -> tuple[int, int]:
 def measure(kind: str, size: Size, device: torch.device, warm_up: int, steps: int) -> Row:
     """A row: first all steps at once, then as many one by one."""
     training = Training(kind, size, device)
-    for step in range(1, warm_up + 1):
-        training.step(step, NoTimer())
+    for _ in range(warm_up):
+        training.step(NoTimer())
     synchronize(device)
     begin = time.perf_counter()
-    for step in range(warm_up + 1, warm_up + steps + 1):
-        training.step(step, NoTimer())
+    for _ in range(steps):
+        training.step(NoTimer())
     synchronize(device)
     steps_ms = 1e3 * (time.perf_counter() - begin) / steps
-    parts = _parts(training, device, warm_up + steps + 1, steps)
+    parts = _parts(training, device, steps)
     return Row(kind, size.gaussians, steps_ms, **parts, note=training.complaint())
 
 
-def _parts(training: Training, device: torch.device, first: int, steps: int) -> dict[str, Any]:
+def _parts(training: Training, device: torch.device, steps: int) -> dict[str, Any]:
     """Medians. The timers are read at the end, so that no step waits for the one before."""
     timers = []
-    for step in range(first, first + steps):
+    for _ in range(steps):
         timers.append(PartTimer(device))
-        training.step(step, timers[-1])
+        training.step(timers[-1])
     parts = [timer.milliseconds() for timer in timers]
-    stages = [stages_of(one, isinstance(training.engine, FusedEngine)) for one in parts]
+    stages = [stages_of(one, isinstance(training.state.engine, FusedEngine)) for one in parts]
     medians: dict[str, float | None] = {f"{stage}_ms": median(one[stage] for one in stages) for stage in STAGES}
     return medians | {"noise_ms": median(one["noise"] for one in parts) if training.strategy else None}
 

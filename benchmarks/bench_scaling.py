@@ -35,15 +35,18 @@ from torch import Tensor
 from benchmarks.measuring import STAGES, machine, markdown, peak_memory_mib, stages_of, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, validate, with_values
-from distwar_gs.engines.base import Engine, FusedEngine, make_engine
+from distwar_gs.config.schedule import Schedule
+from distwar_gs.engines.base import FusedEngine
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
-from distwar_gs.evaluation.losses import photometric_gradient
 from distwar_gs.formats.morton import morton_order
+from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.model import as_parameters
-from distwar_gs.gaussians.optimizer import make_optimizers, set_learning_rates
 from distwar_gs.rendering.renderer import render_settings
-from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.system.devices import resolve_device
+from distwar_gs.training.batches import Batch
+from distwar_gs.training.sampler import ViewSampler
+from distwar_gs.training.state import TrainingState, make_generators
+from distwar_gs.training.step import train_step
 from distwar_kernels import Cameras
 
 ENGINES = {
@@ -196,36 +199,33 @@ def make_photo(width: int, height: int, seed: int) -> Tensor:
 
 
 class Training:
-    """What the trainer holds of a run, for a scene that nobody has photographed."""
+    """A trainer's state, for a scene that nobody has photographed."""
 
     def __init__(self, engine: str, case: Case, device: torch.device) -> None:
         """The scene of this case, and a trainer's engine for it."""
-        self.config = engine_config(engine, device)
-        self.views = make_views(*case.size, device)
-        self.photos = [make_photo(*case.size, seed).to(device) for seed in range(VIEWS)]
-        self.params = as_parameters(make_params(case.gaussians, device), device)
-        self.optimizers = make_optimizers(self.params, self.config.optim, _EXTENT)
-        densifier = Densifier(case.gaussians, device, _EXTENT, self.config.densification, False)
-        settings = render_settings(self.config, _EXTENT, device)
-        self.background = torch.zeros(3, device=device)
-        self.engine: Engine = make_engine(self.config, self.params, self.optimizers, densifier, settings)
+        config = engine_config(engine, device)
+        views, background = make_views(*case.size, device), torch.zeros(3, device=device)
+        photos = [make_photo(*case.size, seed).to(device) for seed in range(VIEWS)]
+        self.batches = [Batch(i, *view, None, background) for i, view in enumerate(zip(views, photos, strict=True))]
+        generators = make_generators(0, device)
+        self.state = TrainingState(
+            config=config, schedule=Schedule(config.train.iterations), device=device, extent=_EXTENT,
+            settings=render_settings(config, _EXTENT, device), cap=Cap(config.densification.cap_max),
+            generators=generators, sampler=ViewSampler(VIEWS, generators["host"]),
+            params=as_parameters(make_params(case.gaussians, device), device),
+        )  # fmt: skip
 
-    def step(self, step: int, timer: StepTimer) -> None:
-        """One step, counted from 1, as Trainer.train_step makes it."""
-        view, photo = self.views[step % VIEWS], self.photos[step % VIEWS]
-        set_learning_rates(self.optimizers, step, self.config.optim, _EXTENT)
-        rendered = self.engine.forward(step, view, SH_DEGREE, self.background)
-        timer.mark("forward")
-        v_image, _ = photometric_gradient(rendered.image, photo, self.config.optim.lambda_dssim, self.background)
-        timer.mark("loss")
-        self.engine.update(rendered, {"image": v_image}, timer)
+    def step(self, timer: StepTimer) -> None:
+        """The trainer's next step."""
+        train_step(self.state, self.batches[(self.state.step + 1) % VIEWS], timer)
 
     def complaint(self) -> str:
         """What is wrong with the times: a view that overflowed the fused engine's buffers was not rendered whole."""
-        if not isinstance(self.engine, FusedEngine):
+        engine = self.state.engine
+        if not isinstance(engine, FusedEngine):
             return ""
-        self.engine.sizes.collect(wait=True)
-        cut_short = self.engine.sizes.overflows
+        engine.sizes.collect(wait=True)
+        cut_short = engine.sizes.overflows
         return f"{cut_short} views cut short" if cut_short else ""
 
 
@@ -259,14 +259,14 @@ def _begin_afresh(device: torch.device) -> None:
 
 def _step_times(training: Training, device: torch.device, warm_up: int, steps: int) -> Mapping[str, Any]:
     """Medians. The timers are read at the end, so that no step waits for the one before."""
-    for step in range(1, warm_up + 1):
-        training.step(step, NoTimer())
+    for _ in range(warm_up):
+        training.step(NoTimer())
     timers = []
-    for step in range(warm_up + 1, warm_up + steps + 1):
+    for _ in range(steps):
         timers.append(PartTimer(device))
-        training.step(step, timers[-1])
+        training.step(timers[-1])
     parts = [timer.milliseconds() for timer in timers]
-    stages = [stages_of(one, isinstance(training.engine, FusedEngine)) for one in parts]
+    stages = [stages_of(one, isinstance(training.state.engine, FusedEngine)) for one in parts]
     medians = {f"{stage}_ms": median(one[stage] for one in stages) for stage in STAGES}
     return medians | {"step_ms": median(map(whole_step_ms, parts, stages))}
 

@@ -22,7 +22,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -40,9 +40,9 @@ from distwar_gs.cli import run_cli, train_config
 from distwar_gs.config import Config, ConfigError
 from distwar_gs.config.schedule import Moment
 from distwar_gs.engines.timing import PartTimer, StepTimer
-from distwar_gs.evaluation.metrics import Evaluation
 from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.training.monitor import Monitor
+from distwar_gs.training.state import TrainingState
 from distwar_gs.training.trainer import Trainer
 
 MARKS = (1000, 7000, 15_000, 30_000)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return trainer.run()
     finally:
-        if trainer.step:
+        if trainer.state.step:
             _tell([trainer.report(args.name), *beside], args)
 
 
@@ -168,69 +168,86 @@ class WindowMonitor(Monitor):
         return self.timers.setdefault(step, PartTimer(self._device))
 
 
+class WindowClock:
+    """A hook: waits for the device at both ends of the silent steps and after the first step, and notes the time."""
+
+    needs_finite = False
+
+    def __init__(self, windows: Mapping[int, Window]) -> None:
+        """`windows` by their marks."""
+        self._edges = {edge for window in windows.values() for edge in (window.silent.start, window.silent.stop)}
+        self._marks = set(windows)
+        self.seconds: dict[int, float] = {}
+        """Of training before a step."""
+        self.counts: dict[int, int] = {}
+        """Gaussians after a step."""
+        self.first_step_seconds: float | None = None
+
+    def begin(self, monitor: Monitor) -> None:
+        """A training begins, from its first step."""
+        self._monitor = monitor
+
+    def is_due(self, step: int) -> bool:
+        """See Hook."""
+        return step == 1 or step + 1 in self._edges or step in self._marks
+
+    def after_step(self, step: int, state: TrainingState) -> None:
+        """See Hook."""
+        if step + 1 in self._edges:
+            synchronize(state.device)
+            self.seconds[step + 1] = self._monitor.elapsed()
+        if step == 1:
+            synchronize(state.device)
+            self.first_step_seconds = round(_age_of_process(), 2)
+        if step in self._marks:
+            self.counts[step] = len(state.params["means"])
+
+
 class MeasuredTrainer(Trainer):
     """A trainer that notes what a `Report` needs."""
 
     def __init__(self, config: Config, marks: Sequence[int]) -> None:
         """To be measured at these steps (from `checked_marks`)."""
-        super().__init__(config)
         self._windows = {mark: Window.before(mark, config.densification.every) for mark in marks}
-        self._edges = {edge for window in self._windows.values() for edge in (window.silent.start, window.silent.stop)}
-        self._clock: dict[int, float] = {}  # seconds of training before a step
-        self._counts: dict[int, int] = {}
-        self._psnr: dict[int, float] = {}
-        self._first_step_seconds: float | None = None
+        self.clock = WindowClock(self._windows)
+        super().__init__(config, hooks=[self.clock])
 
     def make_monitor(self) -> Monitor:
         """See Trainer."""
-        return WindowMonitor(self.folder, self.config, self.device, self._elapsed, list(self._windows.values()))
-
-    def train_step(self, step: int) -> None:
-        """See Trainer. Waits for the device at both ends of the silent steps, and after the first step."""
-        if step in self._edges:
-            synchronize(self.device)
-            self._clock[step] = self.monitor.elapsed()
-        super().train_step(step)
-        if step == self._first_step:
-            synchronize(self.device)
-            self._first_step_seconds = round(_age_of_process(), 2)
-        if step in self._windows:
-            self._counts[step] = len(self.params["means"])
-
-    def evaluate(self) -> Evaluation | None:
-        """See Trainer."""
-        evaluation = super().evaluate()
-        if evaluation:
-            self._psnr[self.step] = round(evaluation.psnr, 3)
-        return evaluation
+        windows, state = list(self._windows.values()), self.state
+        monitor = WindowMonitor(self.folder, self.config, state.device, state.elapsed, windows)
+        self.clock.begin(monitor)
+        return monitor
 
     def report(self, name: str) -> Report:
         """After (or out of) `run`: what was measured until then."""
-        synchronize(self.device)
-        marks = {mark: self._mark(mark) for mark in self._counts}
+        device = self.state.device
+        synchronize(device)
+        marks = {mark: self._mark(mark) for mark in self.clock.counts}
+        psnr = {step: round(evaluation.psnr, 3) for step, evaluation in self.results.evaluations.items()}
         return Report(
-            name, marks, round(self.monitor.elapsed(), 2), self._psnr, *peak_memory_mib(self.device),
-            self._first_step_seconds, machine(self.device),
+            name, marks, round(self.monitor.elapsed(), 2), psnr, *peak_memory_mib(device),
+            self.clock.first_step_seconds, machine(device),
         )  # fmt: skip
-
-    def _mark(self, mark: int) -> Mark:
-        window, every = self._windows[mark], self.config.densification.every
-        timed = [self._parts(step) for step in window.timed]
-        stages = [stages_of(parts, self.settings.rasterizer == "fused") for parts in timed]
-        means = {stage: fmean(one[stage] for one in stages) for stage in STAGES}
-        usual = [self._parts(step)["densify"] for step in window.timed if step not in self._watch.refining] or [0.0]
-        refinements = {step: self._parts(step)["densify"] for step in window.steps if step in self._watch.refining}
-        refinement = fmean(refinements.values()) if refinements else None
-        share = (refinement or 0.0) / every
-        silent_ms = 1e3 * (self._clock[window.silent.stop] - self._clock[window.silent.start])
-        silent_ms -= sum(refinements.get(step, 0.0) for step in window.silent)
-        step_ms = silent_ms / len(window.silent) + share
-        return Mark.of(means | {"densify": fmean(usual) + share}, step_ms, self._counts[mark], refinement)
 
     @property
     def _watch(self) -> WindowMonitor:
         assert isinstance(self.monitor, WindowMonitor)  # make_monitor makes one
         return self.monitor
+
+    def _mark(self, mark: int) -> Mark:
+        window, every = self._windows[mark], self.config.densification.every
+        timed = [self._parts(step) for step in window.timed]
+        stages = [stages_of(parts, self.state.settings.rasterizer == "fused") for parts in timed]
+        means = {stage: fmean(one[stage] for one in stages) for stage in STAGES}
+        usual = [self._parts(step)["densify"] for step in window.timed if step not in self._watch.refining] or [0.0]
+        refinements = {step: self._parts(step)["densify"] for step in window.steps if step in self._watch.refining}
+        refinement = fmean(refinements.values()) if refinements else None
+        share = (refinement or 0.0) / every
+        silent_ms = 1e3 * (self.clock.seconds[window.silent.stop] - self.clock.seconds[window.silent.start])
+        silent_ms -= sum(refinements.get(step, 0.0) for step in window.silent)
+        step_ms = silent_ms / len(window.silent) + share
+        return Mark.of(means | {"densify": fmean(usual) + share}, step_ms, self.clock.counts[mark], refinement)
 
     def _parts(self, step: int) -> dict[str, float]:
         return self._watch.timers[step].milliseconds()

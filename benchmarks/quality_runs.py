@@ -16,6 +16,8 @@ from distwar_gs.evaluation.metrics import MEASURES, Evaluation, data_protocol, e
 from distwar_gs.formats.export import find_ply
 from distwar_gs.rendering.views import measured_images
 from distwar_gs.system.devices import resolve_device
+from distwar_gs.training.hooks import Hook
+from distwar_gs.training.state import TrainingState
 from distwar_gs.training.trainer import Trainer
 from distwar_gs.viewing.render_args import RenderArgs, render_config
 from distwar_gs.viewing.trained import TrainedModel
@@ -66,54 +68,63 @@ class Point:
 # ------------------------------------------------------------------------------------------------------- a training
 
 
-class MarkedTrainer(Trainer):
-    """A trainer that measures at marks and at the end, and writes neither checkpoints nor, unless asked, the model."""
+class Marks:
+    """A hook: measures at marks and at the end, and writes the model there, if asked."""
 
-    def __init__(self, config: Config, marks: Sequence[Mark], *, keeps_model: bool) -> None:
-        """FLIP, where the config asks for it, is measured at the end only: it takes seconds for each view.
+    needs_finite = True
 
-        Raises ConfigError where no view is held out; else as Trainer.
-        """
-        super().__init__(config)
-        check_views(self.scene.test, config)
+    def __init__(self, trainer: "MarkedTrainer", marks: Sequence[Mark], *, keeps_model: bool) -> None:
+        """FLIP, where the config asks for it, is measured at the end only: it takes seconds for each view."""
+        self._trainer, self._waiting, self._keeps_model = trainer, list(marks), keeps_model
+        self._asked, self._reached = 0, list[str]()
         self.points: list[Point] = []
-        self._waiting, self._keeps_model = list(marks), keeps_model
-        self._looked_at, self._reached = 0, list[str]()
 
-    def is_measured(self) -> bool:
-        """See Trainer."""
-        if self._looked_at != self.step:  # once a step, for time goes on
-            self._looked_at, self._reached = self.step, self._newly_reached()
+    def is_due(self, step: int) -> bool:
+        """See Hook."""
+        if self._asked != step:  # once a step, for time goes on
+            self._asked, self._reached = step, self._newly_reached(step)
         return bool(self._reached)
 
-    def _newly_reached(self) -> list[str]:
+    def after_step(self, step: int, state: TrainingState) -> None:
+        """See Hook."""
+        self._trainer.interruption.check()
+        self._trainer.files.write(self.measure)
+        if state.is_over and self._keeps_model:
+            self._trainer.interruption.check()
+            self._trainer.files.write(self._trainer.results.save_model)
+
+    def measure(self) -> None:
+        """A point for each of the marks that are reached."""
+        state, results = self._trainer.state, self._trainer.results
+        evaluation = results.evaluate(with_flip=state.is_over and state.config.log.flip)
+        assert evaluation is not None  # check_views: there are views to measure
+        seconds, (allocated, _) = round(state.elapsed, 3), peak_memory_mib(state.device)
+        views, count = self._trainer.scene.test, len(state.params["means"])
+        point = _point(evaluation, views, END, state.step, seconds, count, allocated)
+        self.points += [replace(point, at=mark) for mark in self._reached]
+
+    def _newly_reached(self, step: int) -> list[str]:
         """The marks that this step is the first to reach."""
-        now = self.step, self.schedule.share(self.step), self.monitor.elapsed()
+        state = self._trainer.state
+        now = step, state.schedule.share(step), self._trainer.monitor.elapsed()
         reached = [mark for mark in self._waiting if mark.is_reached(*now)]
         self._waiting = [mark for mark in self._waiting if mark not in reached]
-        return [mark.text for mark in reached] + ([END] if self._is_over else [])
+        return [mark.text for mark in reached] + ([END] if state.is_over else [])
 
-    def is_flip_measured(self) -> bool:
-        """See Trainer."""
-        return self._is_over and super().is_flip_measured()
 
-    def is_checkpointed(self, step: int) -> bool:
-        """See Trainer."""
-        return False
+class MarkedTrainer(Trainer):
+    """A trainer whose results are those of `Marks`, and which writes a checkpoint only where a signal asks for it."""
 
-    def save_model(self) -> None:
-        """See Trainer."""
-        if self._keeps_model:
-            super().save_model()
+    def __init__(self, config: Config, marks: Sequence[Mark], *, keeps_model: bool) -> None:
+        """Raises ConfigError where no view is held out; else as Trainer."""
+        super().__init__(config)
+        check_views(self.scene.test, config)
+        self.marks = Marks(self, marks, keeps_model=keeps_model)
 
-    def evaluate(self) -> Evaluation:
+    def make_hooks(self) -> list[Hook]:
         """See Trainer."""
-        evaluation = super().evaluate()
-        assert evaluation is not None  # check_views: there are views to measure
-        seconds, (allocated, _) = round(self.measured_after, 3), peak_memory_mib(self.device)
-        point = _point(evaluation, self.scene.test, END, self.step, seconds, len(self.params["means"]), allocated)
-        self.points += [replace(point, at=mark) for mark in self._reached]
-        return evaluation
+        rows = super().make_hooks()
+        return [row for row in rows if row not in (self.checkpoints, self.results)] + [self.marks]
 
 
 def _point(
@@ -158,7 +169,7 @@ def train(config: Config, marks: Sequence[Mark], *, keeps_model: bool) -> list[P
     trainer = MarkedTrainer(config, marks, keeps_model=keeps_model)
     if trainer.run() != 0:
         raise KeyboardInterrupt
-    return trainer.points
+    return trainer.marks.points
 
 
 # ------------------------------------------------------------------------------------------------------------ a PLY

@@ -12,5 +12,5 @@ Rooms, from the ground up; none imports from a higher floor (tests/test_house.py
     cli                                         the command lines
 
 Reading order: config.schema, cli, gaussians.model, rendering.renderer, engines.base, strategies.adaptive,
-training.trainer; then formats.export, evaluation.metrics, viewing.pictures.
+training.step, training.state, training.trainer; then formats.export, evaluation.metrics, viewing.pictures.
 """

@@ -18,8 +18,16 @@ TINY = ("--device", "cpu", "--kinds", "mcmc_composed", "--size", "48x35", "--war
 
 def test_pictures_are_as_large_as_asked_for():
     training = Training("mcmc_composed", Size(200, 0.0, (48, 35)), CPU)
-    assert training.photos[0].shape == (35, 48, 3) and (training.views[0].width, training.views[0].height) == (48, 35)
+    assert training.batches[0].photo.shape == (35, 48, 3)
+    assert (training.batches[0].camera.width, training.batches[0].camera.height) == (48, 35)
     assert Size(1, 0.0).size == (799, 532)
+
+
+class Free(Mcmc):
+    """Without noise, too."""
+
+    def perturb(self, *_) -> None:
+        pass
 
 
 def test_a_step_pays_and_moves_the_faint():
@@ -28,15 +36,15 @@ def test_a_step_pays_and_moves_the_faint():
     plain = Training("mcmc_composed", Size(200, 0.0, (48, 35)), CPU)
     plain.strategy = None
     free = {"densification.strategy": "mcmc", "densification.opacity_reg": 0.0, "densification.scale_reg": 0.0}
-    plain.engine.densifier = Mcmc(1.0, bench.config_of(free).densification)
-    before = own.params["means"].detach().clone()
+    plain.state.strategy = plain.state.engine.densifier = Free(1.0, bench.config_of(free).densification)
+    before = own.state.params["means"].detach().clone()
     for training in (own, plain):
-        training.params["opacities"].data[:100] = -7.0
-        training.step(1, NoTimer())
-    moved = (own.params["means"] - plain.params["means"]).norm(dim=1)
+        training.state.params["opacities"].data[:100] = -7.0
+        training.step(NoTimer())
+    moved = (own.state.params["means"] - plain.state.params["means"]).norm(dim=1)
     assert (moved[:100] > 0).all() and moved[:100].median() > 10 * moved[100:].median()
-    assert (own.params["opacities"][:100] < -7.0).all() and (plain.params["opacities"][:100] == -7.0).all()
-    assert not torch.equal(own.params["means"], before)
+    assert (own.state.params["opacities"][:100] < -7.0).all() and (plain.state.params["opacities"][:100] == -7.0).all()
+    assert not torch.equal(own.state.params["means"], before)
 
 
 def test_the_table(capsys, tmp_path):

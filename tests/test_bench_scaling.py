@@ -75,11 +75,11 @@ def test_photos_are_smooth_bytes():
 
 def test_the_steps_train():
     training = Training("composed", Case(300, 0.001), CPU)
-    before = {name: param.detach().clone() for name, param in training.params.items()}
-    for step in range(1, 4):
-        training.step(step, NoTimer())
-    assert all(not torch.equal(before[name], param) for name, param in training.params.items())
-    assert training.optimizers["means"].state[training.params["means"]]["step"] == 3
+    before = {name: param.detach().clone() for name, param in training.state.params.items()}
+    for _ in range(3):
+        training.step(NoTimer())
+    assert all(not torch.equal(before[name], param) for name, param in training.state.params.items())
+    assert training.state.optimizers["means"].state[training.state.params["means"]]["step"] == 3
 
 
 def test_a_case_is_measured():

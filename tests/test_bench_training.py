@@ -123,14 +123,14 @@ def test_a_mark_is_what_its_window_took(make, monkeypatch):
     for step, timer in run.monitor.timers.items():
         densify = {11: 20.0, 21: 30.0, 31: 40.0}.get(step, 0.25)
         monkeypatch.setattr(timer, "milliseconds", lambda densify=densify: parts | {"densify": densify})
-    run._clock = {5: 100.0, 25: 100.45}
+    run.clock.seconds = {5: 100.0, 25: 100.45}
     mark = run.report("ours").marks[44]
     assert mark.stages_ms.pop("other") == pytest.approx(20 - 2 - 3 - 9 - 1 - 0.25)
     assert mark.stages_ms == {
         "forward": 2.0, "loss": 3.0, "blend_backward": 5.0, "backward_and_optimizer": 5.0, "densify": 0.25 + 3.0,
     }  # fmt: skip
     assert (mark.step_ms, mark.refinement_ms) == (pytest.approx((450 - 20 - 30) / 20 + 3), 30.0)
-    assert mark.gaussians == len(run.params["means"])
+    assert mark.gaussians == len(run.state.params["means"])
 
 
 def test_without_refinements_there_is_no_refinement(make):

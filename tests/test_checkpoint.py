@@ -10,10 +10,12 @@ import torch
 from torch.nn import Parameter
 
 from distwar_gs.checkpoints import checkpoint as cp
+from distwar_gs.checkpoints import fingerprint
 from distwar_gs.config import Config, OptimConfig, as_values
 from distwar_gs.gaussians.model import initialise
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.strategies.adaptive import new_state
+from distwar_gs.training.state import PARTS
 
 
 def views(moved: float = 0.0, photo: str = __file__):
@@ -51,17 +53,15 @@ def trained(count: int = 6):
 
 def checkpoint(step: int = 7, generator: torch.Generator | None = None) -> cp.Checkpoint:
     params, optimizers = trained()
-    return cp.Checkpoint(
-        step=step,
-        params=params,
-        optimizers=state_dicts(optimizers),
-        densification=new_state(6, "cpu"),
-        rng=cp.capture_rng({"train": generator or torch.Generator()}),
-        sampler={"order": [2, 0, 1], "position": 1},
-        config=as_values(Config()),
-        scene=cp.scene_fingerprint(scene()),
-        elapsed_seconds=12.5,
-    )
+    parts = {
+        "params": params,
+        "optimizers": state_dicts(optimizers),
+        "densification": new_state(6, "cpu"),
+        "rng": cp.capture_rng({"train": generator or torch.Generator()}),
+        "sampler": {"order": [2, 0, 1], "position": 1},
+        "clock": {"elapsed_seconds": 12.5},
+    }
+    return cp.Checkpoint(step, as_values(Config()), fingerprint.scene_fingerprint(scene()), parts)
 
 
 def same(a, b) -> bool:
@@ -83,14 +83,14 @@ def test_everything_comes_back(tmp_path):
     for name in cp.FIELDS:
         assert same(getattr(saved, name), getattr(loaded, name)), name
     params, optimizers = trained()
-    load_state_dicts(optimizers, loaded.optimizers)
-    assert same(state_dicts(optimizers), saved.optimizers)
+    load_state_dicts(optimizers, loaded.parts["optimizers"])
+    assert same(state_dicts(optimizers), saved.parts["optimizers"])
     assert not any(isinstance(param, Parameter) for param in loaded.params.values())
 
 
 def test_it_is_a_plain_dict(tmp_path):
     content = torch.load(cp.save_checkpoint(tmp_path, checkpoint()), weights_only=True)
-    assert content["format_version"] == 1 and content["config"]["optim.means_lr"] == 1.6e-4
+    assert content["format_version"] == 2 and content["config"]["optim.means_lr"] == 1.6e-4
 
 
 def test_random_numbers_continue(tmp_path):
@@ -100,7 +100,7 @@ def test_random_numbers_continue(tmp_path):
     path = cp.save_checkpoint(tmp_path, checkpoint(generator=generator))
     expected = torch.rand(4, generator=generator), torch.rand(4)
     other = torch.Generator().manual_seed(99)
-    cp.restore_rng(cp.load_checkpoint(path, "cpu").rng, {"train": other})
+    cp.restore_rng(cp.load_checkpoint(path, "cpu").parts["rng"], {"train": other})
     assert torch.equal(torch.rand(4, generator=other), expected[0]) and torch.equal(torch.rand(4), expected[1])
 
 
@@ -135,7 +135,9 @@ def test_a_flipped_bit(tmp_path):
     content, means = bytearray(path.read_bytes()), checkpoint().params["means"].detach().numpy().tobytes()
     content[content.index(means) + 5] ^= 1
     path.write_bytes(content)
-    assert not torch.equal(torch.load(path, weights_only=True)["params"]["means"], checkpoint().params["means"])
+    assert not torch.equal(
+        torch.load(path, weights_only=True)["parts"]["params"]["means"], checkpoint().params["means"]
+    )
     with pytest.raises(cp.DamagedCheckpointError, match="step_7.pt: cut off, or no .*has changed since it was written"):
         cp.load_checkpoint(path, "cpu")
 
@@ -167,13 +169,25 @@ def test_other_versions_and_missing_parts(tmp_path):
     torch.save(content | {"format_version": 99}, path)
     with pytest.raises(cp.CheckpointError, match="format 99, this program reads 1"):
         cp.load_checkpoint(path, "cpu")
-    del content["sampler"]
-    torch.save(content, path)
-    with pytest.raises(cp.DamagedCheckpointError, match="lacks sampler"):
-        cp.load_checkpoint(path, "cpu")
-    torch.save(content | {"sampler": [1, 2]}, path)
+    for name in content["parts"]:
+        others = {other: part for other, part in content["parts"].items() if other != name}
+        torch.save(content | {"parts": others}, path)
+        with pytest.raises(cp.DamagedCheckpointError, match=f"lacks {name}"):
+            cp.load_checkpoint(path, "cpu", PARTS)
+    torch.save(content | {"parts": content["parts"] | {"sampler": [1, 2]}}, path)
     with pytest.raises(cp.DamagedCheckpointError, match="sampler is damaged"):
-        cp.load_checkpoint(path, "cpu")
+        cp.load_checkpoint(path, "cpu", PARTS)
+
+
+def test_a_part_that_nobody_knows_is_handed_on_if_it_is_plain(tmp_path):
+    path = cp.save_checkpoint(tmp_path, checkpoint())
+    content = torch.load(path, weights_only=True)
+    for value in ({"gains": torch.ones(3)}, [1, "a"], None):
+        torch.save(content | {"parts": content["parts"] | {"adjust.new": value}}, path)
+        assert same(cp.load_checkpoint(path, "cpu", PARTS).parts["adjust.new"], value)
+    torch.save(content | {"parts": content["parts"] | {"adjust.new": {"a": torch.zeros(1).expand(2**40)}}}, path)
+    with pytest.raises(cp.DamagedCheckpointError, match=r"adjust\.new is damaged"):
+        cp.load_checkpoint(path, "cpu", PARTS)
 
 
 def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
@@ -243,7 +257,7 @@ def test_the_newest_are_kept(tmp_path, keep, named, left):
 
 
 def check_scene(path, saved, now) -> None:
-    cp.check_scene(path, saved, cp.scene_fingerprint(now), now.source)
+    fingerprint.check_scene(path, saved, fingerprint.scene_fingerprint(now), now.source)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +286,7 @@ FAR_FRAME = SimpleNamespace(shift=np.array([452310.123, 5411954.9999, 263.4]), s
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_frame_of_a_far_scene_is_compared_in_its_extents(tmp_path, axis, moved, same):
     """Six digits of a northing are 10 units; a run that went on elsewhere would export its model there."""
-    saved = SimpleNamespace(scene=cp.scene_fingerprint(scene(normalisation=FAR_FRAME)))
+    saved = SimpleNamespace(scene=fingerprint.scene_fingerprint(scene(normalisation=FAR_FRAME)))
     shift = FAR_FRAME.shift + moved * np.eye(3)[axis]
     now = scene(normalisation=SimpleNamespace(shift=shift, scale=FAR_FRAME.scale))
     if same:
@@ -283,10 +297,12 @@ def test_the_frame_of_a_far_scene_is_compared_in_its_extents(tmp_path, axis, mov
 
 
 def test_the_frames_of_older_checkpoints_have_six_digits(tmp_path):
-    saved = SimpleNamespace(scene=cp.scene_fingerprint(scene()) | {cp.FRAME: [1.0, 2.0, 0.333333, 0.5]})
+    saved = SimpleNamespace(
+        scene=fingerprint.scene_fingerprint(scene()) | {fingerprint.FRAME: [1.0, 2.0, 0.333333, 0.5]}
+    )
     check_scene(tmp_path, saved, scene())
     for other in (None, "frame", [1.0, 2.0], [1.0, 2.0, 0.333333, "0.5"], [1.0, 2.0, 0.333333, float("nan")]):
-        saved.scene[cp.FRAME] = other
+        saved.scene[fingerprint.FRAME] = other
         with pytest.raises(cp.CheckpointError, match="training frame"):
             check_scene(tmp_path, saved, scene())
 

@@ -337,6 +337,6 @@ def test_deterministic_trainings_are_bit_equal(demo_scene, tmp_path):
     assert len(first.params["means"]) > 0
     for name, tensor in first.params.items():
         assert torch.equal(tensor, second.params[name]), name
-    for name, state in first.optimizers.items():
+    for name, state in first.parts["optimizers"].items():
         for key, moments in state["state"][0].items():
-            assert torch.equal(moments, second.optimizers[name]["state"][0][key]), (name, key)
+            assert torch.equal(moments, second.parts["optimizers"][name]["state"][0][key]), (name, key)

@@ -13,7 +13,7 @@ from distwar_gs.checkpoints import checkpoint
 from distwar_gs.cli import run_cli
 from distwar_gs.config import OptimConfig
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all
-from distwar_gs.training import trainer
+from distwar_gs.training import step as training_step
 from distwar_gs.training.health import find
 from distwar_gs.training.trainer import Trainer, TrainingError
 
@@ -91,7 +91,7 @@ def test_no_harmonics_and_no_moments_yet():
 
 
 def poison(run: Trainer, rows: slice, name: str = "scales", value: float = math.nan) -> None:
-    run.params[name].data[rows] = value
+    run.state.params[name].data[rows] = value
 
 
 @pytest.fixture
@@ -132,12 +132,12 @@ def assert_finite(tensors: dict[str, torch.Tensor]) -> None:
 def test_a_few_broken_gaussians_are_dropped_and_training_goes_on(make, after_step):
     run = make()
     after_step(7, lambda run: (poison(run, slice(10, 22)), poison(run, slice(12, 15), "quats", math.inf)))
-    assert run.run() == 0 and run.step == 20
+    assert run.run() == 0 and run.state.step == 20
     told = "step 10: 12 Gaussians are not finite (quats, scales, since step 6 at the earliest); dropped, 2,996 are left"
     assert log_of(run).count(told) == 1
-    assert len(run.params["means"]) == len(run.densifier.state["count"]) == 2996
-    assert_finite(run.params)
-    assert checkpoint.load_checkpoint(run.last_checkpoint, "cpu").params["means"].shape == (2996, 3)
+    assert len(run.state.params["means"]) == len(run.state.strategy.state["count"]) == 2996
+    assert_finite(run.state.params)
+    assert checkpoint.load_checkpoint(run.checkpoints.last, "cpu").params["means"].shape == (2996, 3)
     assert math.isfinite(json.loads((run.folder / "metrics.json").read_text())[-1]["psnr"])
 
 
@@ -148,7 +148,7 @@ def test_the_others_train_on_as_if_the_broken_had_been_gone(make, after_step, tm
         run = make(train__result_dir=str(tmp_path / kind), log__every=100)
         after_step(7, lambda run, name=name, value=value: poison(run, slice(100, 110), name, value))
         run.run()
-        models[kind] = run.params
+        models[kind] = run.state.params
     # The last ones fill the places of those dropped.
     rest = torch.cat([torch.arange(100), torch.arange(2998, 3008), torch.arange(110, 2998)])
     for name, param in models["broken"].items():
@@ -166,12 +166,12 @@ def test_growth_does_not_hide_what_is_broken(make, after_step):
 def test_many_broken_gaussians_send_the_run_back_to_its_checkpoint(make, after_step):
     run = make(train__checkpoint_iterations=[6])
     after_step(12, lambda run: poison(run, slice(0, 2000)))
-    assert run.run() == 0 and run.step == 20
+    assert run.run() == 0 and run.state.step == 20
     assert re.search(r"step 15: 2,000 Gaussians are not finite \(scales, .*\); back to .*step_6\.pt", log_of(run))
-    assert len(run.params["means"]) == 3008
-    assert_finite(run.params)
-    for name, optimizer in run.optimizers.items():
-        state = optimizer.state[run.params[name]]
+    assert len(run.state.params["means"]) == 3008
+    assert_finite(run.state.params)
+    for name, optimizer in run.state.optimizers.items():
+        state = optimizer.state[run.state.params[name]]
         assert state["step"] == 20 and state["exp_avg"].isfinite().all()
     assert sorted(path.name for path in (run.folder / "checkpoints").glob("*.pt")) == ["step_20.pt", "step_6.pt"]
 
@@ -180,7 +180,7 @@ def test_many_broken_gaussians_are_dropped_where_there_is_no_checkpoint(make, af
     run = make()
     after_step(12, lambda run: poison(run, slice(0, 2000)))
     assert run.run() == 0
-    assert len(run.params["means"]) == 1008 and "dropped, 1,008 are left" in log_of(run)
+    assert len(run.state.params["means"]) == 1008 and "dropped, 1,008 are left" in log_of(run)
 
 
 def test_a_checkpoint_of_another_run_in_the_folder_is_none_to_go_back_to(make, after_step):
@@ -188,7 +188,7 @@ def test_a_checkpoint_of_another_run_in_the_folder_is_none_to_go_back_to(make, a
     run = make()
     after_step(12, lambda run: poison(run, slice(0, 2000)))
     run.run()
-    assert "back to" not in log_of(run) and len(run.params["means"]) == 1008
+    assert "back to" not in log_of(run) and len(run.state.params["means"]) == 1008
 
 
 def test_if_all_are_broken_and_nothing_is_saved_the_run_ends_with_one_message(make, after_step, capsys):
@@ -208,7 +208,7 @@ def test_broken_models_never_replace_a_checkpoint(make, after_step):
     with pytest.raises(TrainingError, match=r"The last checkpoint is .*step_4\.pt: continue with --resume auto"):
         run.run()
     with pytest.raises(TrainingError, match="that is all of them, so nothing is saved"):
-        run.save_checkpoint()
+        run.checkpoints.save()
     assert (run.folder / "checkpoints/latest").read_text() == "step_4.pt\n"
 
 
@@ -219,7 +219,7 @@ def test_repairs_are_bounded_and_what_is_sound_is_saved(make, after_step):
     with pytest.raises(TrainingError, match=r"step 7: 4 .*; dropped 2 times and gone back 0 times .*step_7\.pt") as e:
         run.run()
     assert "--resume auto" in str(e.value)
-    saved = checkpoint.load_checkpoint(run.last_checkpoint, "cpu")
+    saved = checkpoint.load_checkpoint(run.checkpoints.last, "cpu")
     assert saved.step == 7 and len(saved.params["means"]) == 3008 - 12
     assert_finite(saved.params)
 
@@ -238,15 +238,15 @@ def test_going_back_is_bounded(make, after_step):
 
 def break_photo(monkeypatch, run: Trainer, index: int, value: float, from_step: int) -> None:
     """Makes loss and gradient of a training view not finite."""
-    real = trainer.photometric_gradients
+    real = training_step.photometric_gradients
 
     def loss(image, photo, *rest, **options):
         gradients, losses = real(image, photo, *rest, **options)
-        if run.step + 1 >= from_step and torch.equal(photo, run.images[index]):
+        if run.state.step + 1 >= from_step and torch.equal(photo, run.batches.images[index]):
             return {"image": gradients["image"] * value}, {**losses, "loss": losses["loss"] * value}
         return gradients, losses
 
-    monkeypatch.setattr(trainer, "photometric_gradients", loss)
+    monkeypatch.setattr(training_step, "photometric_gradients", loss)
 
 
 def test_a_photo_without_a_finite_loss_is_named(make, monkeypatch):
@@ -262,24 +262,24 @@ def test_a_photo_without_a_finite_loss_is_named(make, monkeypatch):
 def test_a_loss_that_is_not_finite_once_is_overcome(make, monkeypatch):
     """All that its view shows has no finite gradient then: that is more than a few, so the run goes back."""
     run = make(train__checkpoint_iterations=[4])
-    real, calls = trainer.photometric_gradients, []
+    real, calls = training_step.photometric_gradients, []
 
     def loss(image, photo, *rest, **options):
         gradients, losses = real(image, photo, *rest, **options)
-        calls.append(run.step)
-        factor = math.inf if calls.count(7) == 1 and run.step == 7 else 1.0
+        calls.append(run.state.step)
+        factor = math.inf if calls.count(7) == 1 and run.state.step == 7 else 1.0
         return {"image": gradients["image"] * factor}, {**losses, "loss": losses["loss"] * factor}
 
-    monkeypatch.setattr(trainer, "photometric_gradients", loss)
+    monkeypatch.setattr(training_step, "photometric_gradients", loss)
     assert run.run() == 0
     assert re.search(r"step 10: the loss of step 8 is inf; [\d,]+ Gaussians .*back to .*step_4\.pt", log_of(run))
-    assert_finite(run.params)
-    assert run.step == 20
+    assert_finite(run.state.params)
+    assert run.state.step == 20
 
 
 def test_the_progress_line_recovers_from_an_image_that_was_not_finite(make):
     run = make()
-    run.monitor = run.make_monitor()
+    run.open()
     for psnr in (math.nan, 20.0, 30.0):
         run.monitor._show(5, 0.1, psnr, 7, {"memory/resident_mib": 1.0})
     assert run.monitor._psnr == pytest.approx(21.0)
@@ -297,7 +297,7 @@ def test_silent_steps_never_wait(make, adam, monkeypatch):
     real = Trainer.train_step
 
     def step(self, number):
-        silent = number > 12 and not self.monitor.is_published(number) and not self.densifier.is_due(number - 1)
+        silent = number > 12 and not self.monitor.is_published(number) and not self.state.strategy.is_due(number - 1)
         torch.cuda.set_sync_debug_mode("error" if silent else "default")
         try:
             real(self, number)
@@ -317,8 +317,8 @@ def test_a_run_on_a_gpu_recovers(make, after_step, name, rasterizer):
     run = make(train__device="cuda", train__rasterizer=rasterizer)
     after_step(7, lambda run: poison(run, slice(10, 22), name))
     assert run.run() == 0
-    assert "step 10: 12 Gaussians are not finite" in log_of(run) and len(run.params["means"]) == 2996
-    assert_finite(run.params)
+    assert "step 10: 12 Gaussians are not finite" in log_of(run) and len(run.state.params["means"]) == 2996
+    assert_finite(run.state.params)
 
 
 @pytest.mark.gpu
@@ -327,5 +327,5 @@ def test_a_run_on_a_gpu_goes_back(make, after_step, adam):
     run = make(train__device="cuda", train__checkpoint_iterations=[6], optim__adam=adam)
     after_step(12, lambda run: poison(run, slice(0, 2000)))
     assert run.run() == 0 and "back to" in log_of(run)
-    assert len(run.params["means"]) == 3008 and all(param.is_cuda for param in run.params.values())
-    assert_finite(run.params)
+    assert len(run.state.params["means"]) == 3008 and all(param.is_cuda for param in run.state.params.values())
+    assert_finite(run.state.params)

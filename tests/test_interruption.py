@@ -28,6 +28,7 @@ from distwar_gs.system.interruption import (
     undisturbed,
 )
 from distwar_gs.training import trainer
+from distwar_gs.training.results import Results
 from distwar_gs.training.trainer import Trainer
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
@@ -255,7 +256,7 @@ def test_a_second_ctrl_c_in_training_ends_with_130_and_without_a_traceback(
         run_cli(lambda _: run.run(), [])
     assert stopped.value.code == 130
     assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
-    assert run.step == 3 and not (tmp_path / "checkpoints").exists()
+    assert run.state.step == 3 and not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.usefixtures("in_process")
@@ -273,7 +274,7 @@ def test_a_signal_while_the_scene_is_read(demo_scene, tmp_path, monkeypatch, cap
 def test_a_signal_while_measuring(demo_scene, tmp_path, monkeypatch):
     """The rest of the measurement can wait: the state is saved at once, and the resumed run measures."""
     changes = {"train.test_iterations": [3], "train.save_iterations": [3]}
-    run, seen, real = Trainer(demo_config(demo_scene, tmp_path, changes)), [], Trainer.render_view
+    run, seen, real = Trainer(demo_config(demo_scene, tmp_path, changes)), [], Results.render_view
 
     def rendering(self, view, *others):
         seen.append(view.name)
@@ -281,8 +282,8 @@ def test_a_signal_while_measuring(demo_scene, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGTERM)
         return real(self, view, *others)
 
-    monkeypatch.setattr(Trainer, "render_view", rendering)
-    assert run.run() == 143 and run.step == 3 and len(seen) == 1
+    monkeypatch.setattr(Results, "render_view", rendering)
+    assert run.run() == 143 and run.state.step == 3 and len(seen) == 1
     assert saved_step(tmp_path) == 3
     assert not (tmp_path / "metrics.json").exists() and not (tmp_path / "point_cloud").exists()
     resumed = Trainer(demo_config(demo_scene, tmp_path, {**changes, "train.resume": "auto"}))
@@ -326,9 +327,9 @@ def test_a_checkpoint_on_demand_changes_nothing(demo_scene, tmp_path, monkeypatc
     saved = tmp_path / "run/checkpoints"
     assert sorted(path.name for path in saved.iterdir()) == ["latest", "step_10.pt", "step_4.pt"]
     resumed = Trainer(demo_config(demo_scene, tmp_path / "resumed", {"train.resume": str(saved / "step_4.pt")}))
-    assert resumed.step == 4 and resumed.run() == 0
+    assert resumed.state.step == 4 and resumed.run() == 0
     for other in (run, resumed):
-        assert all(torch.equal(whole.params[name], other.params[name]) for name in whole.params)
+        assert all(torch.equal(whole.state.params[name], other.state.params[name]) for name in whole.state.params)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -497,7 +497,7 @@ def test_a_training_is_as_good_as_by_adc_at_the_same_count(trained):
     common = {**SCHEDULE, **START_OF_ADC, "train.iterations": 120, "densification.opacity_reset_every": 1000}
     adc = trained("adc", {**common, "densification.strategy": "adc", "densification.grad_threshold": 1e-3})
     own = trained("mcmc", common)
-    assert len(adc.params["means"]) == len(own.params["means"]) == 3300
+    assert len(adc.state.params["means"]) == len(own.state.params["means"]) == 3300
     assert last_metrics(own)["psnr"] > last_metrics(adc)["psnr"] - 0.1
     assert last_metrics(own)["psnr"] > 21
 
@@ -506,12 +506,12 @@ def test_200_steps_are_100_and_100_more(trained):
     changes = {**SCHEDULE, "train.iterations": 200}
     whole = trained("whole", changes)
     first = trained("parts", {**changes, "train.iterations": 100})
-    assert first.densifier.state_dict() == {}
+    assert first.state.strategy.state_dict() == {}
     second = trained("parts", {**changes, "train.resume": "auto"})
-    assert len(whole.params["means"]) == 3300
-    for name, param in whole.params.items():
-        assert torch.equal(param, second.params[name]), name
-        one, two = (run.optimizers[name].state[run.params[name]] for run in (whole, second))
+    assert len(whole.state.params["means"]) == 3300
+    for name, param in whole.state.params.items():
+        assert torch.equal(param, second.state.params[name]), name
+        one, two = (run.state.optimizers[name].state[run.state.params[name]] for run in (whole, second))
         assert all(torch.equal(one[key], two[key]) for key in one), name
 
 
@@ -519,22 +519,22 @@ def test_200_steps_are_100_and_100_more(trained):
 def test_deterministic_trainings_on_the_gpu_are_bit_equal(trained):
     changes = {**SCHEDULE, "train.device": "cuda", "train.deterministic": True, "train.iterations": 60}
     first, second = trained("first", changes), trained("second", changes)
-    assert len(first.params["means"]) == 3300
-    for name, param in first.params.items():
-        assert torch.equal(param, second.params[name]), name
+    assert len(first.state.params["means"]) == 3300
+    for name, param in first.state.params.items():
+        assert torch.equal(param, second.state.params[name]), name
 
 
 def test_the_count_never_passes_the_cap_and_steps_move_what_is_faint(demo_scene, tmp_path, in_process):
     run = Trainer(demo_config(demo_scene, tmp_path, {**SCHEDULE, "densification.cap_max": 2000}))
-    run.monitor = run.make_monitor()
+    run.open()
     for step in range(1, 13):
         run.train_step(step)
-        assert len(run.params["means"]) == (3008 if step <= 10 else 2000)
-    run.params["opacities"].data[:10] = -8.0
-    run.params["scales"].data[:10] = math.log(0.1)
-    means = run.params["means"].detach().clone()
-    run.densifier.perturb(13, run.params, 1.6e-4, run.generators["device"])
-    moved = (run.params["means"].detach() - means).norm(dim=1)
+        assert len(run.state.params["means"]) == (3008 if step <= 10 else 2000)
+    run.state.params["opacities"].data[:10] = -8.0
+    run.state.params["scales"].data[:10] = math.log(0.1)
+    means = run.state.params["means"].detach().clone()
+    run.state.strategy.perturb(13, run.state.params, 1.6e-4, run.state.generators["device"])
+    moved = (run.state.params["means"].detach() - means).norm(dim=1)
     assert moved[:10].min() > 0.01 and moved[10:].median() == 0
     run.monitor.close()
 

@@ -123,7 +123,7 @@ def test_a_run_stays_within_what_is_free(demo_scene, tmp_path, free):
     text = (tmp_path / "train.log").read_text()
     assert text.count(f"at most {cap:,} Gaussians fit into the 0.0 GiB that are free") == 1
     assert text.count(f"{cap:,} Gaussians, as many as densification.cap_max or memory allow") == 1
-    assert 3500 < len(run.params["means"]) <= cap
+    assert 3500 < len(run.state.params["means"]) <= cap
 
 
 # ------------------------------------------------------------------------------------------------------------- GPU
@@ -165,4 +165,4 @@ def test_a_run_grows_to_its_cap_in_little_memory(demo_scene, tmp_path, adam):
         torch.cuda.set_per_process_memory_fraction(1.0)
     text = (tmp_path / "train.log").read_text()
     assert "out of memory" not in text and text.count("as many as densification.cap_max or memory allow") == 1
-    assert 0.5 * room / 950 < len(run.params["means"]) < room / 720
+    assert 0.5 * room / 950 < len(run.state.params["means"]) < room / 720

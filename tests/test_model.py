@@ -146,14 +146,14 @@ def test_training_begins_from_any_points(tmp_path, points):
     scene = scene_with_points(tmp_path / "scene", points)
     changes = {**DENSE_SCHEDULE, "train.iterations": 30, "data.test_every": 4, "model.init_points": 500}
     run = Trainer(demo_config(scene, tmp_path / "run", changes))
-    assert len(run.params["means"]) == (len(points) or 500)
-    begin = {name: param.detach().clone() for name, param in run.params.items()}
+    assert len(run.state.params["means"]) == (len(points) or 500)
+    begin = {name: param.detach().clone() for name, param in run.state.params.items()}
     assert all(value.isfinite().all() for value in begin.values())
-    assert run.run() == 0 and run.step == 30
-    assert all(param.isfinite().all() for param in run.params.values())
+    assert run.run() == 0 and run.state.step == 30
+    assert all(param.isfinite().all() for param in run.state.params.values())
     text = (run.folder / "train.log").read_text()
     assert "not finite" not in text and "nothing is visible" not in text
-    assert len(run.params["sh0"]) != len(begin["sh0"]) or not torch.equal(run.params["sh0"], begin["sh0"])
+    assert len(run.state.params["sh0"]) != len(begin["sh0"]) or not torch.equal(run.state.params["sh0"], begin["sh0"])
 
 
 def test_random_points_fill_the_bounds_and_repeat_with_the_seed():

@@ -166,7 +166,7 @@ def test_random_points_of_a_far_nerf_synthetic_scene_are_where_its_cameras_look(
         (tmp_path / f"transforms_{split}.json").write_text(json.dumps(meta))
     (tmp_path / "images").symlink_to(demo_scene / "images")
     run = trained(tmp_path, tmp_path / "run", **{"model.init_points": 2000})
-    assert run.scene.bounds is not None and run.params["means"].abs().max() < 100
+    assert run.scene.bounds is not None and run.state.params["means"].abs().max() < 100
     assert measured(run.folder)["psnr"] > 10.0
 
 
@@ -290,8 +290,8 @@ def test_a_run_begins_with_a_far_model(utm, tmp_path, name):
         converted(utm[1], tmp_path / name)
     path, frame = utm[1] if name == "run" else tmp_path / name, load_scene(utm[0]).normalisation
     run = start_of(utm[0], tmp_path / "again", path)
-    assert len(run.params["means"]) > 0 and "is it in the frame" not in (run.folder / "train.log").read_text()
-    expected, found = load_model(find_ply(utm[1]), frame)["means"], run.params["means"].detach()
+    assert len(run.state.params["means"]) > 0 and "is it in the frame" not in (run.folder / "train.log").read_text()
+    expected, found = load_model(find_ply(utm[1]), frame)["means"], run.state.params["means"].detach()
     assert cKDTree(expected).query(found)[0].max() < 2e-3
     if name in ("run", "a.ply"):
         assert torch.equal(found, expected)
@@ -313,7 +313,7 @@ def test_a_run_begins_with_a_far_point_cloud(utm, tmp_path, kind):
         record_of(tmp_path / "scan.ply").write_text(json.dumps({"origin": UTM.tolist()}))
     run = start_of(utm[0], tmp_path / "run", tmp_path / "scan.ply")
     torch.testing.assert_close(
-        run.params["means"].detach(), torch.from_numpy(scene.points.positions).float(), rtol=0, atol=1e-6
+        run.state.params["means"].detach(), torch.from_numpy(scene.points.positions).float(), rtol=0, atol=1e-6
     )
     assert "is it in the frame" not in (run.folder / "train.log").read_text()
 

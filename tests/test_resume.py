@@ -1,5 +1,7 @@
 """Which checkpoint `--resume` means, and with which settings a run goes on."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from demo_runs import demo_config
@@ -8,6 +10,7 @@ from test_checkpoint import checkpoint
 from distwar_gs.checkpoints import checkpoint as cp
 from distwar_gs.checkpoints.resume import FIXED, FREE, check_config, find_checkpoint, open_checkpoint, with_its_schedule
 from distwar_gs.config import Config, as_values, config_of, with_values
+from distwar_gs.training.state import PARTS
 from distwar_gs.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -177,3 +180,50 @@ def test_a_training_with_another_strategy_is_refused(demo_scene, tmp_path):
     with pytest.raises(cp.CheckpointError, match="densification.strategy adc .now absgrad., which a run keeps"):
         Trainer(demo_config(demo_scene, tmp_path, {**changes, "densification.strategy": "absgrad"}))
     assert Trainer(demo_config(demo_scene, tmp_path, changes)).run() == 0
+
+
+# ---------------------------------------------------------------------------------------------------------- format 1
+
+
+OLD = Path(__file__).parent / "format1"
+OLD_CHANGES = {
+    "densification.start": 2, "densification.every": 5, "densification.stop": 40, "densification.cap_max": 150,
+    "densification.opacity_reset_every": 18, "densification.grad_threshold": 1e-4, "densification.prune_scale": 10.0,
+    "model.sh_degree": 1, "model.sh_degree_interval": 6, "model.init": "random", "model.init_points": 100,
+    "data.background": "random", "train.iterations": 24,
+}  # fmt: skip
+"""Of tests/format1/make.py, with a refinement and an opacity reset among the steps that are left."""
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("strategy", ["adc", "mcmc"])
+def test_a_checkpoint_of_format_1_goes_on_as_it_did(demo_scene, tmp_path, strategy):
+    """To the model that the program which wrote it made (to its last bit on the machine it was made on), and bit for
+    bit as the same checkpoint in today's format."""
+    path = OLD / f"{strategy}.pt"
+    assert torch.load(path, weights_only=True)["format_version"] == 1
+    rewritten = cp.save_checkpoint(tmp_path, cp.load_checkpoint(path, "cpu", PARTS))
+    assert torch.load(rewritten, weights_only=True)["format_version"] == 2
+    models = []
+    for name, start in (("old", path), ("new", rewritten)):
+        changes = OLD_CHANGES | {"densification.strategy": strategy, "train.resume": str(start)}
+        run = Trainer(demo_config(demo_scene, tmp_path / name, changes))
+        assert run.state.step == 12 and run.state.elapsed > 0 and run.run() == 0
+        models.append({key: param.detach() for key, param in run.state.params.items()})
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    before = cp.load_checkpoint(path, "cpu").params
+    wanted = torch.load(OLD / f"{strategy}_24.pt", weights_only=True)
+    for name, values in wanted.items():
+        assert models[0][name].shape == values.shape
+        assert (models[0][name] - values).abs().median() < 1e-5, name
+    assert not torch.equal(before["sh0"][:100], wanted["sh0"][:100])
+
+
+@pytest.mark.parametrize("name", ["params", "optimizers", "densification", "rng", "sampler", "elapsed_seconds"])
+def test_a_checkpoint_of_format_1_that_lacks_a_part(tmp_path, name):
+    content = torch.load(OLD / "adc.pt", weights_only=True)
+    del content[name]
+    torch.save(content, tmp_path / "step_12.pt")
+    lacking = "clock" if name == "elapsed_seconds" else name
+    with pytest.raises(cp.DamagedCheckpointError, match=f"lacks {lacking}; there is no other"):
+        cp.load_checkpoint(tmp_path / "step_12.pt", "cpu", PARTS)

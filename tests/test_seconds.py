@@ -56,16 +56,16 @@ def test_a_run_ends_on_time_and_is_measured_and_saved(make):
     assert run.run() == 0
     record = last_record(run)
     assert 2.0 <= record["train_seconds"] < 2.5 and time.perf_counter() - began < 20
-    assert record["step"] == run.step > 5
-    assert (run.folder / f"point_cloud/iteration_{run.step}/point_cloud.ply").is_file()
-    assert (run.folder / f"checkpoints/step_{run.step}.pt").is_file()
+    assert record["step"] == run.state.step > 5
+    assert (run.folder / f"point_cloud/iteration_{run.state.step}/point_cloud.ply").is_file()
+    assert (run.folder / f"checkpoints/step_{run.state.step}.pt").is_file()
     assert load_config(run.folder / "config.yaml") == run.config
 
 
 def test_the_last_step_is_the_one_in_which_time_is_up(make, steady):
     run = make(3.0)
     run.run()
-    assert run.step == 24 and last_record(run)["train_seconds"] == pytest.approx(3.0)
+    assert run.state.step == 24 and last_record(run)["train_seconds"] == pytest.approx(3.0)
 
 
 SCHEDULE = {
@@ -84,13 +84,13 @@ def test_time_drives_what_is_counted_in_steps(make, steady, monkeypatch):
 
     monkeypatch.setattr(Densifier, "_refine", refine)
     run, rates, degrees = make(4.0, SCHEDULE), {}, {}
-    real = run.engine.forward
+    real = run.state.engine.forward
 
     def forward(step, camera, sh_degree, background):
-        rates[step], degrees[step] = run.optimizers["means"].param_groups[0]["lr"], sh_degree
+        rates[step], degrees[step] = run.state.optimizers["means"].param_groups[0]["lr"], sh_degree
         return real(step, camera, sh_degree, background)
 
-    run.engine.forward = forward
+    run.state.engine.forward = forward
     run.run()
     assert [step for step, _ in happened] == [5, 10, 15, 20, 25], "every 5th step between 10 % and 80 % of the time"
     assert [position for _, position in happened] == [125, 281.25, 437.5, 593.75, 750]
@@ -106,7 +106,7 @@ def test_time_drives_what_is_counted_in_steps(make, steady, monkeypatch):
 def test_opacities_are_reset_only_after_steps_enough_to_come_back(make, steady):
     run = make(4.0, SCHEDULE)
     run.run()
-    assert run.params["opacities"].sigmoid().median() > 0.05, "32 steps after the start they are still coming up"
+    assert run.state.params["opacities"].sigmoid().median() > 0.05, "32 steps after the start they are still coming up"
     schedule = Schedule(1000, 1.0)
     densifier = Densifier(3, "cpu", 1.0, run.config.densification, False, schedule=schedule)
     resets = []
@@ -132,28 +132,28 @@ def test_a_stopped_run_goes_on_for_what_is_left(make, steady, monkeypatch):
     assert "stopped at step 12, 1.5 of 4 seconds; continue with --resume auto" in log
     second = make(4.0, {"train.resume": "auto"})
     assert second.run() == 0
-    assert second.step == 32 and last_record(second)["train_seconds"] == pytest.approx(4.0)
+    assert second.state.step == 32 and last_record(second)["train_seconds"] == pytest.approx(4.0)
     saved = load_checkpoint(second.folder / "checkpoints/step_32.pt", "cpu")
     assert saved.elapsed_seconds == pytest.approx(4.0)
     third = make(4.0, {"train.resume": "auto"})
-    assert third.run() == 0 and third.step == 32
+    assert third.run() == 0 and third.state.step == 32
     assert "all 4 seconds are done already; train on with more --seconds" in (third.folder / "train.log").read_text()
     longer = make(5.0, {"train.resume": "auto"})
-    assert longer.run() == 0 and longer.step == 40
+    assert longer.run() == 0 and longer.state.step == 40
 
 
 def test_a_run_that_goes_back_when_time_is_up_makes_one_more_step(make, steady):
     """More than a few Gaussians are lost in the last step: the checkpoint before it is what is left, and measured."""
     run = make(1.0, {"train.checkpoint_iterations": [6]})
-    real, broken = run.engine.update, []
+    real, broken = run.state.engine.update, []
 
     def update(rendered, gradients, timer):
         real(rendered, gradients, timer)
         if rendered.step == 8 and not broken:
             broken.append(rendered.step)
-            run.params["means"].data[:1000] = math.nan
+            run.state.params["means"].data[:1000] = math.nan
 
-    run.engine.update = update
+    run.state.engine.update = update
     assert run.run() == 0
-    assert broken and run.step == 7 and last_record(run)["step"] == 7
-    assert all(torch.isfinite(param).all() for param in run.params.values())
+    assert broken and run.state.step == 7 and last_record(run)["step"] == 7
+    assert all(torch.isfinite(param).all() for param in run.state.params.values())

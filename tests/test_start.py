@@ -57,9 +57,9 @@ def log_of(run: Trainer) -> str:
 
 def measured(run: Trainer) -> float:
     """PSNR of the held-out views as the model is now."""
-    run._open_run_folder()
+    run.open()
     try:
-        return run.evaluate().psnr
+        return run.results.evaluate().psnr
     finally:
         run.monitor.close()
 
@@ -79,7 +79,7 @@ def test_a_cloud_of_the_scenes_own_points_is_the_same_start(make, own_points, de
                           for i, start in enumerate((own_points, None)))  # fmt: skip
     for run in (with_file, without):
         run.run()
-    assert all(torch.equal(with_file.params[name], without.params[name]) for name in with_file.params)
+    assert all(torch.equal(with_file.state.params[name], without.state.params[name]) for name in with_file.state.params)
     assert "starting from the 3,008 points of " in log_of(with_file) and "not from the 3,008 of" in log_of(with_file)
 
 
@@ -89,25 +89,25 @@ def test_another_cloud_takes_the_place_of_the_scenes(make, demo_scene, tmp_path)
     run = make(write_cloud(tmp_path / "few.ply", points.positions[:500], colors, "f4"))
     frame = run.scene.normalisation
     np.testing.assert_allclose(
-        frame.undo_points(run.params["means"].detach().double().numpy()), points.positions[:500], atol=1e-4
+        frame.undo_points(run.state.params["means"].detach().double().numpy()), points.positions[:500], atol=1e-4
     )
-    rgb = 0.5 + 0.28209479 * run.params["sh0"][:, 0].detach()
+    rgb = 0.5 + 0.28209479 * run.state.params["sh0"][:, 0].detach()
     np.testing.assert_allclose(rgb, np.tile([1.0, 0.0, 128 / 255], (500, 1)), atol=1e-6)
 
 
 def test_a_cloud_of_more_points_than_the_cap_is_thinned(make, own_points):
     run = make(own_points, {"densification.cap_max": 700, "train.iterations": 2})
     again = make(own_points, {"densification.cap_max": 700}, "again")
-    assert run.run() == 0 and len(run.params["means"]) == 700
-    assert len(again.params["means"].unique(dim=0)) == 700
+    assert run.run() == 0 and len(run.state.params["means"]) == 700
+    assert len(again.state.params["means"].unique(dim=0)) == 700
     assert "starting from 700 of the 3,008 points, drawn at random" in log_of(run) and "--cap_max" in log_of(run)
 
 
 def test_what_memory_holds_limits_a_start(make, own_points, monkeypatch):
     monkeypatch.setattr(Cap, "for_start", lambda self, share: int(share * 3000))
-    assert len(make(own_points).params["means"]) == 1500
-    assert len(make(None, folder="scene").params["means"]) == 3000
-    assert len(make(None, {"densification.cap_max": 700}, "capped").params["means"]) == 3008  # as before
+    assert len(make(own_points).state.params["means"]) == 1500
+    assert len(make(None, folder="scene").state.params["means"]) == 3000
+    assert len(make(None, {"densification.cap_max": 700}, "capped").state.params["means"]) == 3008  # as before
 
 
 def test_caps_for_a_start():
@@ -126,8 +126,8 @@ def test_caps_for_a_start():
 def test_all_parameters_of_a_model_are_kept(make, demo_run):
     run = make(demo_run.folder)
     saved = load_ply(find_ply(demo_run.folder), run.scene.normalisation)
-    assert all(torch.equal(run.params[name].detach(), saved[name]) for name in saved)
-    assert all(not optimizer.state for optimizer in run.optimizers.values())
+    assert all(torch.equal(run.state.params[name].detach(), saved[name]) for name in saved)
+    assert all(not optimizer.state for optimizer in run.state.optimizers.values())
     assert measured(run) == psnr_of(demo_run.folder)
 
 
@@ -147,7 +147,7 @@ def test_training_goes_on_from_a_model(make, demo_run, strategy):
     run = make(find_ply(demo_run.folder), {"train.iterations": 40, **DENSE_SCHEDULE, **changes.get(strategy, {}),
                                            "densification.opacity_reset_every": 100})  # fmt: skip
     before = measured(run)
-    assert run.run() == 0 and len(run.params["means"]) > 3008
+    assert run.run() == 0 and len(run.state.params["means"]) > 3008
     assert psnr_of(run.folder) > before + 0.1
     was, now = (load_ply(find_ply(folder))["means"] for folder in (demo_run.folder, run.folder))
     assert torch.cdist(was, now).amin(dim=1).median() < 0.02 * was.std()
@@ -160,9 +160,9 @@ def test_a_model_of_more_gaussians_than_the_cap(make, demo_run, strategy, words,
     changes = {"densification.strategy": strategy, "optim.adam": "dense", "densification.cap_max": 2000,
                "densification.prune_opacity": 0.0, "train.iterations": 12, **DENSE_SCHEDULE}  # fmt: skip
     run = make(demo_run.folder, changes)
-    assert len(run.params["means"]) == 3008 and run.run() == 0
+    assert len(run.state.params["means"]) == 3008 and run.run() == 0
     assert words in log_of(run) and "more than densification.cap_max, 2,000" in log_of(run)
-    assert len(run.params["means"]) == left
+    assert len(run.state.params["means"]) == left
 
 
 @pytest.mark.parametrize("normalise", [True, False])
@@ -184,14 +184,14 @@ def test_harmonics_of_a_model_are_in_use_from_the_first_step(make, demo_run, tmp
     harmonic_model(demo_run, tmp_path / "a.ply")
     run = make(tmp_path / "a.ply", {"model.sh_degree_interval": 1000, "train.iterations": 3})
     degrees = []
-    forward = run.engine.forward
-    monkeypatch.setattr(run.engine, "forward", lambda step, camera, degree, background: (
+    forward = run.state.engine.forward
+    monkeypatch.setattr(run.state.engine, "forward", lambda step, camera, degree, background: (
         degrees.append(degree), forward(step, camera, degree, background))[1])  # fmt: skip
     run.run()
     assert degrees == [2, 2, 2]
     resumed = make(None, {"model.sh_degree_interval": 1000, "train.iterations": 4, "train.resume": "auto"})
-    assert resumed._first_degree == 2
-    assert make(None, folder="ordinary")._first_degree == 0
+    assert resumed.state.first_degree == 2
+    assert make(None, folder="ordinary").state.first_degree == 0
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_harmonics_of_another_degree(make, demo_run, tmp_path, held, wanted, wor
     params = harmonic_model(demo_run, tmp_path / "a.ply", held)
     run = make(tmp_path / "a.ply", {"model.sh_degree": wanted})
     common = (min(held, wanted) + 1) ** 2 - 1
-    assert run.params["shN"].shape == (len(params["means"]), (wanted + 1) ** 2 - 1, 3)
-    assert torch.equal(run.params["shN"][:, :common].detach(), params["shN"][:, :common])
-    assert not run.params["shN"][:, common:].any() and words in log_of(run)
+    assert run.state.params["shN"].shape == (len(params["means"]), (wanted + 1) ** 2 - 1, 3)
+    assert torch.equal(run.state.params["shN"][:, :common].detach(), params["shN"][:, :common])
+    assert not run.state.params["shN"][:, common:].any() and words in log_of(run)
 
 
 def test_degrees_in_use():
@@ -236,7 +236,7 @@ def test_a_run_that_began_with_a_file_goes_on_without_it(make, demo_run, tmp_pat
     for start in (file, None):
         parts = make(start, {**DENSE_SCHEDULE, "train.iterations": 20, "train.resume": "auto"}, "parts")
     parts.run()
-    assert all(torch.equal(whole.params[name], parts.params[name]) for name in whole.params)
+    assert all(torch.equal(whole.state.params[name], parts.state.params[name]) for name in whole.state.params)
     with pytest.raises(CheckpointError, match="trained with model.init_ply .*which a run keeps"):
         make(find_ply(demo_run.folder), {"train.resume": "auto"}, "parts")
 

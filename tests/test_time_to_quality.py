@@ -33,7 +33,8 @@ from benchmarks.quality_rows import (
 )  # fmt: skip
 from benchmarks.quality_runs import Mark, MarkedTrainer, ModelFile
 from distwar_gs.config import ConfigError
-from distwar_gs.training import trainer as training
+from distwar_gs.training import results as training
+from distwar_gs.training.results import Results
 
 QUICK = ("--device", "cpu", "--set", "train.iterations=8", "model.sh_degree=1")
 
@@ -187,8 +188,10 @@ def test_measuring_takes_no_time_of_the_training(demo_scene, tmp_path, in_proces
 
 def test_marks_that_come_together_are_measured_once(demo_scene, tmp_path, in_process, monkeypatch):
     measured = []
-    real = MarkedTrainer.evaluate
-    monkeypatch.setattr(MarkedTrainer, "evaluate", lambda self: measured.append(self.step) or real(self))
+    real = Results.evaluate
+    monkeypatch.setattr(
+        Results, "evaluate", lambda self, **options: measured.append(self.state.step) or real(self, **options)
+    )
     rows_file = tmp_path / "rows.csv"
     run("--scene", demo_scene, "--variant", "adc", "--seeds", 0, *QUICK, "--at", "50%", 4, 8, "--csv", rows_file)
     rows = read_rows(rows_file)

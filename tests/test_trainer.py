@@ -30,8 +30,11 @@ from distwar_gs.engines.timing import PartTimer
 from distwar_gs.evaluation.losses import as_floats
 from distwar_gs.strategies import adaptive
 from distwar_gs.strategies.adaptive import Densifier, is_ordered, is_refined, is_reset
-from distwar_gs.training import monitor, trainer
+from distwar_gs.training import monitor
+from distwar_gs.training import step as training_step
+from distwar_gs.training.results import Results
 from distwar_gs.training.run_folder import RunFolder
+from distwar_gs.training.saving import Checkpoints
 from distwar_gs.training.trainer import Trainer, TrainingError
 from distwar_gs.viewing.render_args import RenderArgs
 from distwar_gs.viewing.trained import TrainedModel
@@ -58,21 +61,21 @@ def make(demo_scene, tmp_path):
 def targets(monkeypatch) -> list[torch.Tensor]:
     """The images that the steps of a training compare with, as they come."""
     seen: list[torch.Tensor] = []
-    real = trainer.photometric_gradients
+    real = training_step.photometric_gradients
 
     def spy(image, photo, weight, background, kept, **options):
         seen.append(as_floats(photo, background))
         return real(image, photo, weight, background, kept, **options)
 
-    monkeypatch.setattr(trainer, "photometric_gradients", spy)
+    monkeypatch.setattr(training_step, "photometric_gradients", spy)
     return seen
 
 
 def state_of(run: Trainer) -> dict[str, torch.Tensor]:
     """Parameters and Adam moments."""
-    state = {name: param.detach() for name, param in run.params.items()}
-    for name, optimizer in run.optimizers.items():
-        moments = optimizer.state[run.params[name]]
+    state = {name: param.detach() for name, param in run.state.params.items()}
+    for name, optimizer in run.state.optimizers.items():
+        moments = optimizer.state[run.state.params[name]]
         state |= {f"{name}.{key}": value for key, value in moments.items()}
     return state
 
@@ -105,29 +108,31 @@ def test_100_steps_reach_the_psnr(make):
     record = metrics_of(run)[-1]
     assert record["psnr"] > PSNR_AFTER_100_STEPS
     assert record["ssim"] > 0.675
-    assert record["psnr"] == run.evaluate().psnr
+    assert record["psnr"] == run.results.evaluate().psnr
 
 
 def test_a_score_that_the_strategy_asks_for_is_of_the_training_views_errors(make, monkeypatch):
     """And a training is the same with it."""
     runs = {name: make(name, {"train.iterations": 6}) for name in ("plain", "scored")}
     scored, score = runs["scored"], torch.zeros(3008)
-    own = scored.densifier.statistics
-    monkeypatch.setattr(scored.densifier, "statistics", lambda step: own(step) | ({"score": score} if step > 3 else {}))
-    seen, real = [], trainer.photometric_gradients
+    own = scored.state.strategy.statistics
+    monkeypatch.setattr(
+        scored.state.strategy, "statistics", lambda step: own(step) | ({"score": score} if step > 3 else {})
+    )
+    seen, real = [], training_step.photometric_gradients
 
     def spy(image, *rest, with_errors):
         gradients, losses = real(image, *rest, with_errors=with_errors)
         seen.append(float(gradients["errors"].mean()) / float(losses["l1"]) if with_errors else None)
         return gradients, losses
 
-    monkeypatch.setattr(trainer, "photometric_gradients", spy)
+    monkeypatch.setattr(training_step, "photometric_gradients", spy)
     assert scored.run() == 0
     assert seen[:3] == [None] * 3 and seen[3:6] == pytest.approx([1.0] * 3, rel=1e-5)  # the mean error is L1
     assert (score > 0).float().mean() > 0.3 and score.isfinite().all()
     assert runs["plain"].run() == 0
-    for name, param in runs["plain"].params.items():
-        torch.testing.assert_close(scored.params[name], param, rtol=1e-3, atol=1e-5)
+    for name, param in runs["plain"].state.params.items():
+        torch.testing.assert_close(scored.state.params[name], param, rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_does_not(make):
@@ -135,9 +140,9 @@ def test_the_same_seed_gives_the_same_model_and_another_does_not(make):
     runs = [make(str(index), {**changes, "train.seed": seed}) for index, seed in enumerate((0, 0, 1))]
     for run in runs:
         run.run()
-    assert len(runs[0].params["means"]) > 3008
+    assert len(runs[0].state.params["means"]) > 3008
     assert_same_state(runs[0], runs[1])
-    assert not torch.equal(runs[0].params["sh0"][:3000], runs[2].params["sh0"][:3000])
+    assert not torch.equal(runs[0].state.params["sh0"][:3000], runs[2].state.params["sh0"][:3000])
 
 
 def test_40_steps_are_20_and_20_more(make):
@@ -147,14 +152,14 @@ def test_40_steps_are_20_and_20_more(make):
     first = make("parts", {**DENSE_SCHEDULE, "train.iterations": 20})
     first.run()
     second = make("parts", {**DENSE_SCHEDULE, "train.iterations": 40, "train.resume": "auto"})
-    assert second.step == 20
+    assert second.state.step == 20
     second.run()
     assert_same_state(whole, second)
-    assert whole.sampler.state_dict() == second.sampler.state_dict()
+    assert whole.state.sampler.state_dict() == second.state.sampler.state_dict()
     assert metrics_of(whole)[-1]["per_view"] == metrics_of(second)[-1]["per_view"]
     counts = [record["gaussians"] for record in metrics_of(second)]
     assert counts[0] > 3008 and counts[0] != counts[1], "nothing was densified"
-    assert whole.params["opacities"].sigmoid().median() < 0.05, "no opacity reset: they start at 0.1"
+    assert whole.state.params["opacities"].sigmoid().median() < 0.05, "no opacity reset: they start at 0.1"
     assert metrics_of(second)[1]["train_seconds"] > metrics_of(second)[0]["train_seconds"]
 
 
@@ -191,14 +196,15 @@ def test_200_steps_are_100_and_100_more(make, monkeypatch):
     first.run()
     happened.clear()
     second = make("parts", {**LONG_SCHEDULE, "train.iterations": 200, "train.resume": "auto"})
-    assert second.step == 100
+    assert second.state.step == 100
     second.run()
     assert {("refined", 100), ("refined", 180), ("reset", 140), ("ordered", 100), ("ordered", 150)} <= set(happened)
-    assert 1000 != len(first.params["means"]) != len(second.params["means"])
+    assert 1000 != len(first.state.params["means"]) != len(second.state.params["means"])
     assert_same_state(whole, second)
     one, two = (load_checkpoint(run.folder / "checkpoints/step_200.pt", "cpu") for run in (whole, second))
-    for name in ("densification", "rng", "sampler", "scene"):
-        assert str(getattr(one, name)) == str(getattr(two, name)), name
+    for name in ("densification", "rng", "sampler"):
+        assert str(one.parts[name]) == str(two.parts[name]), name
+    assert str(one.scene) == str(two.scene)
     assert metrics_of(whole)[-1]["per_view"] == metrics_of(second)[-1]["per_view"]
 
 
@@ -234,7 +240,7 @@ def test_random_backgrounds_differ_from_step_to_step(tmp_path, targets):
 def test_random_backgrounds_leave_opaque_images_alone(make, targets):
     run = make(changes={"data.background": "random", "train.iterations": 1})
     run.run()
-    photos = [run.images[index].float() / 255.0 for index in range(len(run.images))]
+    photos = [run.batches.images[index].float() / 255.0 for index in range(len(run.batches.images))]
     assert any(torch.equal(targets[0], photo) for photo in photos)
 
 
@@ -245,14 +251,14 @@ def test_fixed_backgrounds(tmp_path, targets, background, level):
     run = Trainer(demo_config(scene, tmp_path / "run", changes))
     run.run()
     assert all((target == level).all() for target in targets)
-    run.params["opacities"].data.fill_(-20.0)
-    assert (run.render_view(run.scene.test[0]) == level).all()
+    run.state.params["opacities"].data.fill_(-20.0)
+    assert (run.results.render_view(run.scene.test[0]) == level).all()
 
 
 def test_without_held_out_images(make):
     run = make(changes={"data.eval": False, "train.iterations": 2})
     assert len(run.scene.train) == 16
-    assert run.run() == 0 and run.evaluate() is None
+    assert run.run() == 0 and run.results.evaluate() is None
     assert not (run.folder / "metrics.json").exists()
     assert (run.folder / "checkpoints/step_2.pt").is_file()
 
@@ -260,7 +266,7 @@ def test_without_held_out_images(make):
 def test_colours_without_harmonics(make):
     run = make(changes={"model.sh_degree": 0, **DENSE_SCHEDULE, "train.iterations": 12})
     assert run.run() == 0
-    assert run.params["shN"].shape[1:] == (0, 3)
+    assert run.state.params["shN"].shape[1:] == (0, 3)
     ply = plyfile.PlyData.read(str(run.folder / "point_cloud/iteration_12/point_cloud.ply"))
     assert len(ply["vertex"].properties) == 17
 
@@ -269,15 +275,15 @@ def test_absgrad_accumulates_absolute_gradients(make):
     default, absolute = make("a"), make("b", {"densification.strategy": "absgrad"})
     for run in (default, absolute):
         run.run()
-    sums = [run.densifier.state["grad2d"].sum() for run in (default, absolute)]
+    sums = [run.state.strategy.state["grad2d"].sum() for run in (default, absolute)]
     assert sums[1] > 1.3 * sums[0]
-    assert torch.equal(default.params["means"], absolute.params["means"])  # until there is a refinement
+    assert torch.equal(default.state.params["means"], absolute.state.params["means"])  # until there is a refinement
 
 
 def test_the_harmonics_come_one_degree_after_another(make):
     run = make(changes={"model.sh_degree_interval": 4, "model.sh_degree": 2, "train.iterations": 6})
     run.run()
-    assert run.params["shN"][:, :3].any() and not run.params["shN"][:, 3:].any()
+    assert run.state.params["shN"][:, :3].any() and not run.state.params["shN"][:, 3:].any()
 
 
 def test_nothing_visible_is_said_at_once(make):
@@ -373,11 +379,11 @@ def test_the_saved_model_renders_the_same_image(make, antialiased):
     run.run()
     args = RenderArgs(model=run.folder, device="cpu")
     saved = TrainedModel.load(args)
-    for name, param in run.params.items():
+    for name, param in run.state.params.items():
         torch.testing.assert_close(saved.params[name], param.detach(), rtol=1e-5, atol=2e-6)
     for view in run.scene.test:
         with torch.no_grad():
-            difference = (saved.render(view).colors[0] - run.render_view(view)).abs()
+            difference = (saved.render(view).colors[0] - run.results.render_view(view)).abs()
         assert difference.max() < 2e-3 and difference.mean() < 1e-5, (difference.max(), difference.mean())
 
 
@@ -390,7 +396,7 @@ TINY_BUDGET = {"data.host_budget_gib": 1.5e-4, "data.loader_threads": 2, "train.
 
 def test_images_from_disk_train_the_same_model(make):
     kept, read = make("kept", {"train.iterations": 16}), make("read", TINY_BUDGET)
-    assert (kept.images.where, read.images.where) == ("cpu", "disk")
+    assert (kept.batches.images.where, read.batches.images.where) == ("cpu", "disk")
     assert kept.run() == read.run() == 0
     assert_same_state(kept, read)
     assert metrics_of(kept)[-1]["per_view"] == metrics_of(read)[-1]["per_view"]
@@ -427,7 +433,7 @@ def test_an_image_that_breaks_during_training_costs_no_step(demo_scene, tmp_path
     with pytest.raises(DataError, match=r"view_015\.png: cannot be read as an image"):
         run.run()
     saved = (run.folder / "checkpoints/latest").read_text().strip()
-    assert saved == f"step_{run.step}.pt"
+    assert saved == f"step_{run.state.step}.pt"
     photo.write_bytes(content)
     resumed = Trainer(demo_config(scene, tmp_path / "run", {**TINY_BUDGET, "train.resume": "auto"}))
     assert resumed.run() == 0
@@ -479,7 +485,7 @@ def test_sigterm_without_the_scene(demo_scene, tmp_path, monkeypatch):
     monkeypatch.undo()
     (tmp_path / "elsewhere").rename(scene)
     resumed = Trainer(demo_config(scene, tmp_path / "run", {"train.resume": "auto"}))
-    assert resumed.step == 4 and resumed.run() == 0
+    assert resumed.state.step == 4 and resumed.run() == 0
     whole = Trainer(demo_config(scene, tmp_path / "whole"))
     whole.run()
     assert_same_state(whole, resumed)
@@ -492,7 +498,7 @@ def test_a_scene_that_is_lost_while_it_is_needed(demo_scene, tmp_path, monkeypat
     lost(monkeypatch, away(scene))
     with pytest.raises(DataError, match=r"view_\d+\.png: cannot be read as an image .*No such file"):
         run.run()
-    assert 4 <= run.step < 16 and checkpoints_of(run) == ["latest", f"step_{run.step}.pt"]
+    assert 4 <= run.state.step < 16 and checkpoints_of(run) == ["latest", f"step_{run.state.step}.pt"]
     monkeypatch.undo()
     (tmp_path / "elsewhere").rename(scene)
     resumed = Trainer(demo_config(scene, tmp_path / "run", {**TINY_BUDGET, "train.resume": "auto"}))
@@ -509,7 +515,7 @@ def test_a_test_image_that_breaks_does_not_cost_the_model(demo_scene, tmp_path, 
     lost(monkeypatch, lambda: (scene / "images/view_008.png").write_bytes(b"broken"), at=15)
     with pytest.raises(DataError, match=r"view_008\.png: cannot be read as an image"):
         run.run()
-    assert run.step == 16 and checkpoints_of(run) == ["latest", "step_16.pt"]
+    assert run.state.step == 16 and checkpoints_of(run) == ["latest", "step_16.pt"]
     assert (run.folder / "point_cloud/iteration_16/point_cloud.ply").is_file()
 
 
@@ -579,9 +585,9 @@ def test_a_signal_without_the_run_folder(make, monkeypatch, number):
 
 
 def test_a_run_folder_that_is_lost_at_the_very_end(make, monkeypatch):
-    run, real = make(), Trainer.save_model
-    monkeypatch.setattr(Trainer, "save_model", lambda self: (real(self), shutil.rmtree(self.folder))
-                        if self.folder.exists() and not made.append(1) and len(made) == 1 else real(self))  # fmt: skip
+    run, real = make(), Results.save_model
+    monkeypatch.setattr(Results, "save_model", lambda self: (real(self), shutil.rmtree(run.folder))
+                        if run.folder.exists() and not made.append(1) and len(made) == 1 else real(self))  # fmt: skip
     made: list[int] = []
     assert run.run() == 0
     assert checkpoints_of(run) == ["latest", "step_10.pt"] and metrics_of(run)[-1]["step"] == 10
@@ -612,7 +618,7 @@ def test_a_checkpoint_to_go_back_to_that_is_gone(make, monkeypatch):
 
     def spoil():
         shutil.rmtree(run.folder / "checkpoints")
-        run.params["means"].data[:2000] = torch.nan
+        run.state.params["means"].data[:2000] = torch.nan
 
     lost(monkeypatch, spoil)
     assert run.run() == 0
@@ -684,8 +690,8 @@ def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):
     assert "--resume auto" in str(e.value) and "--cap_max" in str(e.value)
     monkeypatch.undo()
     resumed = make(changes={"train.resume": "auto"})
-    assert resumed.step == 5
-    assert resumed.run() == 0 and resumed.step == 10
+    assert resumed.state.step == 5
+    assert resumed.run() == 0 and resumed.state.step == 10
     whole = make("whole")
     whole.run()
     assert_same_state(whole, resumed)
@@ -698,9 +704,9 @@ def test_what_a_failed_step_made_is_gone_before_it_is_saved(make, monkeypatch):
         made.append(weakref.ref(image))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    save = Trainer.save_checkpoint
-    monkeypatch.setattr(Trainer, "save_checkpoint", lambda self: alive.append(made[0]() is not None) or save(self))
-    monkeypatch.setattr(trainer, "photometric_gradients", out_of_memory)
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self: alive.append(made[0]() is not None) or save(self))
+    monkeypatch.setattr(training_step, "photometric_gradients", out_of_memory)
     with pytest.raises(TrainingError, match="out of GPU memory after step 0"):
         run.run()
     assert alive == [False]
@@ -720,10 +726,10 @@ def test_growth_without_memory_is_skipped_and_the_run_goes_on(make, monkeypatch,
 
     monkeypatch.setattr(adaptive, "refine", refine)
     run = make(changes={**DENSE_SCHEDULE, "train.iterations": 40, "densification.opacity_reset_every": 1000})
-    assert run.run() == 0 and run.step == 40
+    assert run.run() == 0 and run.state.step == 40
     text = (run.folder / "train.log").read_text()
     assert text.count("step 20: out of memory while Gaussians were added; growth is skipped") == 1
-    assert len(run.params["means"]) <= totals[0]
+    assert len(run.state.params["means"]) <= totals[0]
     assert metrics_of(run)[-1]["psnr"] > 15
 
 
@@ -774,7 +780,7 @@ def test_a_gpu_without_memory_ends_in_a_checkpoint_to_resume_from(make, monkeypa
     assert stopped.value.code == 1
     assert "error: out of GPU memory after step 5 with 1,000,000 Gaussians; saved" in capsys.readouterr().err
     resumed = make(changes={**changes, "train.resume": "auto"})
-    assert resumed.step == 5 and resumed.run() == 0 and resumed.step == 10
+    assert resumed.state.step == 5 and resumed.run() == 0 and resumed.state.step == 10
 
 
 @pytest.mark.gpu
@@ -805,7 +811,7 @@ def test_growth_that_a_gpu_has_no_memory_for_is_skipped_in_a_run(make, monkeypat
     assert reports[0] is None or reports[0].out_of_memory
     text = (run.folder / "train.log").read_text()
     assert text.count("step 10: out of memory while Gaussians were added; growth is skipped") == 1
-    assert len(run.params["means"]) <= 400_000
+    assert len(run.state.params["means"]) <= 400_000
 
 
 # ------------------------------------------------------------------------------------------------- a full disk
@@ -848,11 +854,11 @@ def test_a_disk_that_stays_full_fails_the_run_at_its_end(make, monkeypatch, file
     run = make(changes={"train.checkpoint_every": 3})
     with pytest.raises(TrainingError, match=r"could not be written .*All steps are done: --resume auto makes what is"):
         run.run()
-    assert run.step == 10 and checkpoints_of(run) == ["latest", "step_3.pt", "step_6.pt"]
+    assert run.state.step == 10 and checkpoints_of(run) == ["latest", "step_3.pt", "step_6.pt"]
     file_limit(None)
     monkeypatch.undo()
     resumed = make(changes={"train.resume": "auto"})
-    assert resumed.step == 6 and resumed.run() == 0
+    assert resumed.state.step == 6 and resumed.run() == 0
     assert_same_state(run, resumed)
 
 

@@ -1,5 +1,9 @@
 """Checkpoints: everything an interrupted run needs to continue as if it had not been interrupted.
 
+Format 2 is `{"format", "format_version", "step", "config", "scene", "parts": {name: state}}`. This module knows what
+all parts have in common; what a part holds, and whether it is sound, its owner knows (`Part`; the rows are
+distwar_gs.training.state.PARTS). Format 1 has a fixed set of parts beside the rest; it is read as format 2.
+
 A checkpoint is one plain dict of tensors, numbers and strings in `checkpoints/step_N.pt` of the run folder, so that
 `torch.load(weights_only=True)` reads it: opening a stranger's checkpoint runs none of their code. Files appear under
 their name only when they are complete and on the disk; `checkpoints/latest` names the newest and is written last. When
@@ -10,38 +14,31 @@ Which of them `--resume` means, and with which settings a run may go on: `distwa
 
 import contextlib
 import dataclasses
-import hashlib
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from distwar_gs.checkpoints.checkpoint_archive import check_archive
-from distwar_gs.checkpoints.checkpoint_parts import damaged_part
 from distwar_gs.config import current_name
 from distwar_gs.gaussians.rows import without_room
 from distwar_gs.system.files import durable_write, read_bounded
 
-if TYPE_CHECKING:  # rendering from a checkpoint needs no dataset readers
-    from datasets.scene import Scene
-
 log = logging.getLogger(__name__)
 
 FORMAT = "distwar-gs checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+OLD_PARTS = ("params", "optimizers", "densification", "rng", "sampler")
+"""Of format 1, which has the seconds of training as `elapsed_seconds`."""
+CLOCK = "clock"
+"""The part that holds them since."""
 FOLDER = "checkpoints"
 LATEST = "latest"
-
-CAMERAS = "poses and intrinsics of the views"
-"""Key of the scene's fingerprint: float32 [views, 16 + 9], world-to-camera matrices in the training frame, and Ks."""
-FRAME = "training frame (shift, scale)"
-"""Key of the scene's fingerprint: four float64 numbers. Older checkpoints have them to six digits."""
-IMAGE_BYTES = "bytes of the image files"
-"""Key of the scene's fingerprint."""
 
 
 class CheckpointError(ValueError):
@@ -62,25 +59,36 @@ class Checkpoint:
     """The whole state of a run after `step` steps. Holds plain values only: tensors, numbers, strings, dicts, lists."""
 
     step: int
-    params: dict[str, Tensor]
-    """The Gaussians, as in distwar_gs.gaussians.model."""
-    optimizers: dict[str, dict[str, Any]]
-    """From `distwar_gs.gaussians.optimizer.state_dicts`."""
-    densification: dict[str, Tensor]
-    """From `Densifier.state_dict`."""
-    rng: dict[str, Any]
-    """From `capture_rng`."""
-    sampler: dict[str, Any]
-    """The order of the training views and the position in it."""
     config: dict[str, Any]
     """The resolved config, from `distwar_gs.config.as_values`."""
     scene: dict[str, Any]
-    """From `scene_fingerprint`."""
-    elapsed_seconds: float
-    """Training time so far, over all sessions of the run."""
+    """From `distwar_gs.checkpoints.fingerprint.scene_fingerprint`."""
+    parts: dict[str, Any]
+    """Everything that a step changes, by the names of distwar_gs.training.state.PARTS."""
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The Gaussians, as in distwar_gs.gaussians.model."""
+        return self.parts["params"]
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Training time so far, over all sessions of the run."""
+        return self.parts[CLOCK]["elapsed_seconds"]
 
 
-FIELDS = {field.name for field in dataclasses.fields(Checkpoint)}
+FIELDS = tuple(field.name for field in dataclasses.fields(Checkpoint))
+
+
+@dataclass(frozen=True)
+class Part:
+    """What every checkpoint must hold, and what tells that it is damaged."""
+
+    name: str
+    is_sound: Callable[[Any, Checkpoint], bool]
+    """Whether a run can go on from this part, and it fits the rest of the checkpoint. It may raise any error of plain
+    Python and of torch instead of returning False."""
+
 
 # ------------------------------------------------------------------------------------------------ writing
 
@@ -93,7 +101,7 @@ def save_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> Path:
     """
     path = run_folder / FOLDER / f"step_{checkpoint.step}.pt"
     content = {name: getattr(checkpoint, name) for name in FIELDS}
-    content["params"] = {name: without_room(param) for name, param in checkpoint.params.items()}
+    content["parts"] = tree_map_only(Tensor, without_room, checkpoint.parts)
     try:
         with durable_write(path) as file:
             torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)
@@ -140,8 +148,14 @@ def remove_old(run_folder: Path, step: int, keep: int, named: Collection[int]) -
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def load_checkpoint(path: Path, device: torch.device | str) -> Checkpoint:
-    """Read a checkpoint with its tensors on `device`.
+def load_checkpoint(path: Path, device: torch.device | str, parts: Sequence[Part] = ()) -> Checkpoint:
+    """Read a checkpoint of this format or an older one, with its tensors on `device`.
+
+    Args:
+        path: the file.
+        device: for the tensors.
+        parts: those that it must have. Others may be there, and are handed on as they are: whether they fit is seen by
+            whoever knows them.
 
     Raises:
         DamagedCheckpointError: the file is cut off, changed, or not one of ours.
@@ -157,9 +171,19 @@ def load_checkpoint(path: Path, device: torch.device | str) -> Checkpoint:
     except Exception as error:  # what torch raises for a broken file changes between versions
         reason = f"{type(error).__name__} {error}".partition("\n")[0].partition(". ")[0]
         raise DamagedCheckpointError(path, f"cut off, or no checkpoint at all ({reason})") from error
-    _check_content(path, content)
-    content["config"] = {key: current_name(key, value) for key, value in content["config"].items()}
-    return Checkpoint(**{name: content[name] for name in FIELDS})
+    _check_format(path, content)
+    if content["format_version"] == 1:
+        content = _from_format_1(content)
+    _refuse_lacking(path, FIELDS, content)
+    checkpoint = Checkpoint(**{name: content[name] for name in FIELDS})
+    damaged = _damaged_field(checkpoint)
+    if not damaged:
+        _refuse_lacking(path, [part.name for part in parts], checkpoint.parts)
+        damaged = _damaged_part(checkpoint, parts)
+    if damaged:
+        raise DamagedCheckpointError(path, f"{damaged} is damaged, or does not fit the rest of the file")
+    config = {key: current_name(key, value) for key, value in checkpoint.config.items()}
+    return dataclasses.replace(checkpoint, config=config)
 
 
 def candidates(folder: Path) -> list[Path]:
@@ -200,22 +224,63 @@ def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
 
 
-def _check_content(path: Path, content: object) -> None:
+def _check_format(path: Path, content: object) -> None:
     """Refuse files that load but are not our checkpoints."""
     if not isinstance(content, dict) or not _equal(content.get("format"), FORMAT):
         raise DamagedCheckpointError(path, "not a checkpoint of distwar-gs (a model of another trainer?)")
     version = content.get("format_version")
-    if not _equal(version, FORMAT_VERSION):
+    if not any(_equal(version, known) for known in range(1, FORMAT_VERSION + 1)):
         raise CheckpointError(
-            f"{path}: checkpoint format {version}, this program reads {FORMAT_VERSION}; "
+            f"{path}: checkpoint format {version}, this program reads 1 to {FORMAT_VERSION}; "
             "use the version of distwar-gs it was made with"
         )
-    missing = sorted(FIELDS - content.keys())
+
+
+def _from_format_1(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as format 2; what it lacks is lacking there."""
+    parts = {name: content[name] for name in OLD_PARTS if name in content}
+    if "elapsed_seconds" in content:
+        parts[CLOCK] = {"elapsed_seconds": content["elapsed_seconds"]}
+    return {**content, "parts": parts}
+
+
+def _refuse_lacking(path: Path, names: Sequence[str], content: Mapping[str, Any]) -> None:
+    missing = sorted(set(names) - content.keys())
     if missing:
         raise DamagedCheckpointError(path, f"lacks {', '.join(missing)}")
-    damaged = damaged_part(content)
-    if damaged:
-        raise DamagedCheckpointError(path, f"{damaged} is damaged, or does not fit the rest of the file")
+
+
+def _damaged_field(checkpoint: Checkpoint) -> str | None:
+    """The first field that no checkpoint can be used without, and that is of a wrong type."""
+    config, scene, step = checkpoint.config, checkpoint.scene, checkpoint.step
+    sound = {
+        "step": type(step) is int and 0 <= step < 2**63,
+        "config": isinstance(config, dict) and isinstance(config.get("densification.strategy"), str),
+        "scene": isinstance(scene, dict) and type(scene.get("training views")) is int,
+        "parts": isinstance(checkpoint.parts, dict) and all(isinstance(name, str) for name in checkpoint.parts),
+    }
+    return next((name for name, holds in sound.items() if not holds), None)
+
+
+def _damaged_part(checkpoint: Checkpoint, parts: Sequence[Part]) -> str | None:
+    """The first part that holds more than the file did, or that is not sound."""
+    checks = {part.name: part.is_sound for part in parts}
+    for name in dict.fromkeys([*checks, *checkpoint.parts]):
+        state = checkpoint.parts[name]
+        try:
+            is_sound = checks[name](state, checkpoint) if name in checks else True
+            if not is_sound or not all(map(_is_plain, tree_leaves(state))):
+                return name
+        except (TypeError, AttributeError, LookupError, ValueError, RuntimeError, OverflowError):
+            return name
+    return None
+
+
+def _is_plain(value: object) -> bool:
+    """Not a tensor that, by strides of 0, claims more numbers than the file held."""
+    if not isinstance(value, Tensor):
+        return True
+    return value.layout == torch.strided and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _equal(value: object, expected: str | int) -> bool:
@@ -241,6 +306,16 @@ def capture_rng(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
     }
 
 
+def is_rng(rng: Mapping[str, Any]) -> bool:
+    """Whether this is from `capture_rng`. RuntimeError and the like for states that are none."""
+    torch.Generator().set_state(rng["torch"].cpu())
+    for saved in rng["generators"].values():
+        if saved["device"] == "cpu":
+            torch.Generator().set_state(saved["state"].cpu())
+    states = [*(rng["cuda"] or ()), *(saved["state"] for saved in rng["generators"].values())]
+    return all(state.dtype == torch.uint8 for state in states)
+
+
 def restore_rng(rng: Mapping[str, Any], generators: Mapping[str, torch.Generator]) -> None:
     """Continue the random numbers of a checkpoint.
 
@@ -255,73 +330,3 @@ def restore_rng(rng: Mapping[str, Any], generators: Mapping[str, torch.Generator
             log.warning("the random numbers of %r start anew: the checkpoint has none for this device", name)
         else:
             generator.set_state(saved["state"].cpu())
-
-
-# ------------------------------------------------------------------------------------------------ the scene
-
-
-def scene_fingerprint(scene: "Scene") -> dict[str, Any]:
-    """What must not change between the sessions of a run: the views, their split, sizes and cameras, the frame."""
-    digest = hashlib.sha256()
-    for view in (*scene.train, None, *scene.test):
-        digest.update(f"{view.name} {view.width}x{view.height}\n".encode() if view else b"--\n")
-    views, frame = (*scene.train, *scene.test), (*scene.normalisation.shift, scene.normalisation.scale)
-    return {
-        "kind": scene.kind,
-        "training views": len(scene.train),
-        "test views": len(scene.test),
-        "split rule": scene.split_rule,
-        "image source": scene.image_source,
-        "names and sizes of the views": digest.hexdigest(),
-        FRAME: [float(value) for value in frame],
-        CAMERAS: torch.tensor([[*view.viewmat.ravel(), *view.K.ravel()] for view in views], dtype=torch.float32),
-        IMAGE_BYTES: sum(view.image_path.stat().st_size for view in views),
-    }
-
-
-def check_scene(path: Path, checkpoint: Checkpoint, fingerprint: Mapping[str, Any], source: Path) -> None:
-    """Refuse to continue on other data than the run began with; image files of another size are only warned of.
-
-    Args:
-        path: the checkpoint's file, for messages.
-        checkpoint: what was read from it.
-        fingerprint: of the scene that is there now.
-        source: the folder of this scene, for messages.
-
-    Raises:
-        CheckpointError: naming what differs.
-    """
-    for key, value in fingerprint.items():
-        saved = checkpoint.scene.get(key)
-        if key == IMAGE_BYTES:
-            if saved not in (None, value):
-                log.warning(
-                    "%s: the image files had %s bytes and have %s: are they the same photos?", path, saved, value
-                )
-        elif key == FRAME:
-            if not _is_same_frame(saved, value):
-                raise _other_scene(path, f"the {key} was {saved} and is {value} in {source}")
-        elif isinstance(value, Tensor):
-            if saved is not None and not torch.allclose(saved.to(value), value, rtol=1e-5, atol=1e-6):
-                raise _other_scene(path, f"the {key} differ from those of {source}")
-        elif saved != value:
-            raise _other_scene(path, f"{key} was {saved} and is {value} in {source}")
-
-
-def _is_same_frame(saved: object, frame: list[float]) -> bool:
-    """Whether two training frames are one but for last digits, which are the machine's: to 1e-5 of the scene extent.
-
-    Far from the origin six digits are not that, so older checkpoints are only compared as they always were.
-    """
-    if saved == [float(f"{value:.6g}") for value in frame]:
-        return True
-    if not isinstance(saved, list) or len(saved) != 4 or not all(isinstance(value, float) for value in saved):
-        return False
-    *shift, scale = frame
-    apart = [scale * (was - now) for was, now in zip(saved, shift, strict=False)] + [saved[3] / scale - 1.0]
-    return all(abs(difference) <= 1e-5 for difference in apart)
-
-
-def _other_scene(path: Path, difference: str) -> CheckpointError:
-    remedy = "give the data and the options of section data that the run began with, or start without --resume"
-    return CheckpointError(f"{path}: made on another scene: {difference}; {remedy}")

@@ -1,7 +1,9 @@
 """What `--resume` goes on from, and with which settings it may."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,13 +13,16 @@ from distwar_gs.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
     DamagedCheckpointError,
+    Part,
     candidates,
     load_checkpoint,
     remedy,
 )
+from distwar_gs.checkpoints.fingerprint import check_scene
 from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
 from distwar_gs.config.schedule import FOLLOWERS
 from distwar_gs.formats.table import is_model_file
+from distwar_gs.gaussians.model import sh_degree_of
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +72,56 @@ def find_checkpoint(run_folder: Path, resume: str | Path) -> Path | None:
     return found[0]
 
 
-def open_checkpoint(run_folder: Path, resume: str, device: torch.device) -> tuple[Path, Checkpoint] | None:
-    """Find and load the checkpoint that `--resume` means; None as in `find_checkpoint`.
+def resumed(
+    run_folder: Path,
+    config: Config,
+    parts: Sequence[Part],
+    fingerprint: Mapping[str, Any],
+    source: Path,
+    device: torch.device,
+) -> tuple[Path | None, Checkpoint | None, Config]:
+    """The checkpoint that a run goes on from, its file, and the config with which it does.
+
+    Args:
+        run_folder: of the run.
+        config: as it is given now; it says whether to resume.
+        parts: that a checkpoint must have.
+        fingerprint: of the scene as it is now (`scene_fingerprint`).
+        source: the scene's folder, for messages.
+        device: where the tensors go.
+
+    Returns:
+        None, None and the config where the run begins.
+
+    Raises:
+        CheckpointError: there is none, it is of another scene, or a setting that a run keeps is another one now.
+    """
+    resume = config.train.resume
+    if not resume and find_checkpoint(run_folder, "auto"):
+        log.warning("%s holds an earlier run: --resume auto continues it, another -m keeps it", run_folder)
+    found = open_checkpoint(run_folder, resume, device, parts) if resume else None
+    if found is None:
+        return None, None, config
+    path, saved = found
+    check_scene(path, saved, fingerprint, source)
+    _check_sh_degree(path, sh_degree_of(saved.params), config.model.sh_degree)
+    config = with_its_schedule(saved, config)
+    check_config(path, saved, config)
+    log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
+    return path, saved, config
+
+
+def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
+    if saved != wanted:
+        raise CheckpointError(
+            f"{path}: its harmonics are of degree {saved}, model.sh_degree is {wanted}; resume with --sh_degree {saved}"
+        )
+
+
+def open_checkpoint(
+    run_folder: Path, resume: str, device: torch.device, parts: Sequence[Part] = ()
+) -> tuple[Path, Checkpoint] | None:
+    """Find and load the checkpoint that `--resume` means; None as in `find_checkpoint`. `parts` that it must have.
 
     "auto" is for runs that start again with nobody looking: where the newest checkpoint is damaged, it goes back to the
     one before, with a warning, and sets the damaged one aside as step_N.pt.damaged. A path means that file only.
@@ -77,16 +130,18 @@ def open_checkpoint(run_folder: Path, resume: str, device: torch.device) -> tupl
         CheckpointError: it cannot be used; or, under "auto", there are checkpoints and all are damaged.
     """
     if resume == "auto":
-        return _open_newest_whole(candidates(run_folder / FOLDER), device)
+        return _open_newest_whole(candidates(run_folder / FOLDER), device, parts)
     path = find_checkpoint(run_folder, resume)
-    return (path, load_checkpoint(path, device)) if path else None
+    return (path, load_checkpoint(path, device, parts)) if path else None
 
 
-def _open_newest_whole(paths: list[Path], device: torch.device) -> tuple[Path, Checkpoint] | None:
+def _open_newest_whole(
+    paths: list[Path], device: torch.device, parts: Sequence[Part]
+) -> tuple[Path, Checkpoint] | None:
     damaged: list[Path] = []
     for path in paths:
         try:
-            found = path, load_checkpoint(path, device)
+            found = path, load_checkpoint(path, device, parts)
         except DamagedCheckpointError as error:
             log.warning("%s: %s; going back to the one before", path, error.reason)
             damaged.append(path)

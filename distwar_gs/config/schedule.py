@@ -120,6 +120,11 @@ class Schedule:
         """Whether the length is given in seconds."""
         return self.seconds is not None
 
+    @property
+    def option(self) -> str:
+        """The one on the command line that sets the length."""
+        return "--seconds" if self.follows_clock else "--iterations"
+
     def begin(self, step: int, elapsed: float) -> None:
         """Notes that a step begins after so many seconds of training. The step that a session goes on from counts as
         begun when the session does."""

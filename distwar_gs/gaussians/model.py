@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
-from distwar_gs.formats.parameters import ROWS, SCHEMA
+from distwar_gs.formats.parameters import DEGREES, ROWS, SCHEMA
 from distwar_gs.gaussians.random_start import is_within_sight, points_in_view
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
@@ -141,6 +141,14 @@ def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tup
         log.info("starting from %s random points in a box %.3g wide", f"{count:,}", float(high[0] - low[0]))
         positions = low + (high - low) * torch.rand(count, 3, generator=generator)
     return positions, 0.5 + SH_C0 * torch.rand(count, 3, generator=generator) / 255.0
+
+
+def are_parameters(values: Mapping[str, Tensor]) -> bool:
+    """Whether these are a model's values: floating-point tensors of the shapes above for one number of Gaussians."""
+    count, degree = len(values["means"]), sh_degree_of(values)
+    shapes = {row.name: (count, *row.shape_at(degree)) for row in SCHEMA}
+    sound = all(values[name].shape == shape and values[name].is_floating_point() for name, shape in shapes.items())
+    return sound and degree in DEGREES
 
 
 def active_sh_degree(step: float, config: ModelConfig, first: int = 0) -> int:

@@ -171,6 +171,19 @@ def state_dicts(optimizers: Mapping[str, Adam]) -> dict[str, dict[str, Any]]:
     return {name: tree_map_only(Tensor, without_room, optimizer.state_dict()) for name, optimizer in optimizers.items()}
 
 
+def are_states(states: Mapping[str, dict[str, Any]], params: Mapping[str, Tensor]) -> bool:
+    """Whether these, from `state_dicts`, hold moments of the parameters' shapes, or none before the first step."""
+    held = {name: optimizer["state"] for name, optimizer in states.items()}
+    return set(held) == set(params) and all(
+        state == {} or (set(state) == {0} and _are_moments(state[0], params[name].shape))
+        for name, state in held.items()
+    )
+
+
+def _are_moments(state: Mapping[str, Any], shape: torch.Size) -> bool:
+    return state["step"].shape == () and all(state[key].shape == shape for key in ("exp_avg", "exp_avg_sq"))
+
+
 def load_state_dicts(optimizers: Mapping[str, Adam], states: Mapping[str, dict[str, Any]]) -> None:
     """Take moments and step counts from a checkpoint, on to the parameters' device.
 

@@ -134,6 +134,11 @@ class Interruption:
         if self.requested:
             raise StoppedError
 
+    @property
+    def wants_save(self) -> bool:
+        """Whether someone has asked for a checkpoint, and has not got it."""
+        return self._save_asked
+
     def takes_save(self) -> bool:
         """Whether someone has asked for a checkpoint since the last call."""
         asked, self._save_asked = self._save_asked, False

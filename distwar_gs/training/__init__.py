@@ -1,1 +1,1 @@
-"""The loop: trainer, what it tells, repairs and samples, and the folder it holds."""
+"""A training: its state, a step, what follows a step (hooks), the loop. Read step.py, state.py, trainer.py."""

@@ -6,22 +6,23 @@ no more. A loss that is not finite, though, makes gradients that are not finite 
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Adam
 
-from datasets import Scene
-from distwar_gs.engines.base import Engine
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.gaussians.edits import drop_rows
 from distwar_gs.gaussians.rows import broken_rows
-from distwar_gs.strategies.base import Strategy
 from distwar_gs.system.errors import TrainingError
+from distwar_gs.training.batches import Batches
+from distwar_gs.training.monitor import Monitor
+from distwar_gs.training.saving import Checkpoints
+from distwar_gs.training.state import PARTS, TrainingState
+from distwar_gs.training.step import loss_of
 
 log = logging.getLogger(__name__)
 
@@ -113,66 +114,52 @@ def _shown(names: Iterable[str]) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------------ mending
 
 
-class Run(Protocol):
-    """What is kept finite: a training run."""
-
-    step: int
-    params: dict[str, Parameter]
-    optimizers: dict[str, Adam]
-    engine: Engine
-    densifier: Strategy
-    scene: Scene
-    last_checkpoint: Path | None
-    """The last one it wrote or began from."""
-
-    def loss_of(self, index: int) -> float:
-        """The loss of a training view as the model is now."""
-
-    def go_back(self) -> None:
-        """Takes the model of the last checkpoint."""
-
-    def save_checkpoint(self) -> Path:
-        """Writes one."""
-
-
 class Health:
-    """Keeps a run finite: its losses wait on the device for the next look, its broken Gaussians are dropped."""
+    """A hook: keeps a run finite. Losses wait on the device for the next look, broken Gaussians are dropped."""
 
-    def __init__(self, run: Run, max_repairs: int) -> None:
-        """Watch a run from its next step on; drop, and go back, so many times each."""
-        self._run, self._max_repairs = run, max_repairs
+    needs_finite = False
+
+    def __init__(
+        self,
+        state: TrainingState,
+        batches: Batches,
+        names: Sequence[str],
+        checkpoints: Checkpoints,
+        monitor: Monitor,
+        is_checked: Callable[[int], bool],
+    ) -> None:
+        """Watches a run from its next step on; drops, and goes back, train.max_repairs times each.
+
+        Args:
+            state: of the run.
+            batches, names: of the training views: a photo without a finite loss is named.
+            checkpoints: to go back to; whatever they save is looked at first.
+            monitor: what it has recorded is forgotten when the run goes back.
+            is_checked: whether to look for what is not finite after a step.
+        """
+        self.state, self._batches, self._names = state, batches, names
+        self._checkpoints, self._monitor, self._is_checked = checkpoints, monitor, is_checked
+        self._max_repairs = state.config.train.max_repairs
         self._drops, self._returns = 0, 0
-        self._looked = run.step
+        self.looked = state.step
+        """The last step after which it looked."""
         self._losses: list[tuple[int, int, Tensor]] = []
+        checkpoints.before_saving = self.keep_for_saving
 
-    def record(self, step: int, view: int, loss: Tensor) -> None:
-        """Notes a step's loss (a scalar on the device) and training view; launches nothing, waits for nothing."""
-        self._losses.append((step, view, loss))
+    def is_due(self, step: int) -> bool:
+        """At every step: it notes the loss, launches nothing and waits for nothing, unless it looks."""
+        return True
 
-    def keep(self) -> bool:
-        """Drops Gaussians that are not finite. False: the run went back to its last checkpoint instead.
+    def after_step(self, step: int, state: TrainingState) -> None:
+        """Where the model is looked at, drops Gaussians that are not finite, or goes back to the last checkpoint, which
+        is another step then.
 
         Raises:
             TrainingError: that has been done `max_repairs` times, or nothing would be left, or a photo is to blame.
         """
-        found = self._look()
-        if found is None:
-            return True
-        self._check_photos(found)
-        can_drop = not found.are_all and self._drops < self._max_repairs
-        last = self._run.last_checkpoint
-        can_return = last is not None and last.is_file() and self._returns < self._max_repairs
-        if can_drop and (found.are_few or not can_return):
-            self._drops += 1
-            self._drop(found)
-            return True
-        if not can_return:
-            raise self._incurable(found)
-        self._returns += 1
-        log.warning("%s; back to %s", found, self._run.last_checkpoint)
-        self._run.go_back()
-        self._looked = self._run.step
-        return False
+        self._losses.append((step, state.result.batch.view, state.result.losses["loss"]))
+        if self._is_checked(step):
+            self._keep()
 
     def keep_for_saving(self) -> None:
         """Drops Gaussians that are not finite, however many; TrainingError if there are no others."""
@@ -183,41 +170,64 @@ class Health:
             if found is not None:
                 self._drop(found)
         except torch.OutOfMemoryError:  # saved unseen is better than lost
-            log.warning("step %d: no memory to look for what is not finite before saving", self._run.step)
+            log.warning("step %d: no memory to look for what is not finite before saving", self.state.step)
+
+    def _keep(self) -> None:
+        found = self._look()
+        if found is None:
+            return
+        self._check_photos(found)
+        can_drop = not found.are_all and self._drops < self._max_repairs
+        last = self._checkpoints.last
+        can_return = last is not None and last.is_file() and self._returns < self._max_repairs
+        if can_drop and (found.are_few or not can_return):
+            self._drops += 1
+            self._drop(found)
+            return
+        if last is None or not can_return:
+            raise self._incurable(found)
+        self._returns += 1
+        self._go_back(found, last)
+
+    def _go_back(self, found: Findings, last: Path) -> None:
+        log.warning("%s; back to %s", found, last)
+        self.state.go_back(load_checkpoint(last, "cpu", PARTS))
+        self._monitor.rewind(self.state.step)
+        self.looked = self.state.step
 
     def _look(self) -> Findings | None:
-        run, losses = self._run, self._losses
-        since, self._looked, self._losses = min(self._looked + 1, run.step), run.step, []
-        return find(since, run.step, run.params, run.optimizers, losses)
+        state, losses = self.state, self._losses
+        since, self.looked, self._losses = min(self.looked + 1, state.step), state.step, []
+        return find(since, state.step, state.params, state.optimizers, losses)
 
     def _check_photos(self, found: Findings) -> None:
         """Broken Gaussians are not drawn: a view that still has no finite loss must itself be to blame."""
         for step, index, loss in found.losses:
-            if not math.isfinite(self._run.loss_of(index)):
-                name = self._run.scene.train[index].name
+            if not math.isfinite(loss_of(self.state, self._batches.one(index))):
                 raise TrainingError(
-                    f"step {step}: the loss of {name} is {loss}, and not for Gaussians that are not finite: look at "
-                    f"this photo, its mask and its camera, or take it out of the dataset. {self._way_on()}"
+                    f"step {step}: the loss of {self._names[index]} is {loss}, and not for Gaussians that are not "
+                    f"finite: look at this photo, its mask and its camera, or take it out of the dataset. "
+                    f"{self._way_on()}"
                 )
 
     def _drop(self, found: Findings) -> None:
-        run = self._run
-        run.engine.settle(run.step)
+        state = self.state
+        state.engine.settle(state.step)
         if found.count:
-            drop_rows(run.params, run.optimizers, run.densifier.state, found.broken)
-        log.warning("%s; dropped, %s are left", found, f"{len(run.params['means']):,}")
+            drop_rows(state.params, state.optimizers, state.strategy.state, found.broken)
+        log.warning("%s; dropped, %s are left", found, f"{len(state.params['means']):,}")
 
     def _incurable(self, found: Findings) -> TrainingError:
         """The error to end with; a model that is good but for a few Gaussians is saved."""
         if found.are_few:
             self._drop(found)
-            self._run.save_checkpoint()
+            self._checkpoints.save()
         tried = f"dropped {self._drops} times and gone back {self._returns} times (train.max_repairs)"
         tried = "that is all of them" if found.are_all and not self._returns else tried
         return TrainingError(f"{found}; {tried}. {self._way_on()}; lower learning rates (optim) may help")
 
     def _way_on(self) -> str:
-        path = self._run.last_checkpoint
+        path = self._checkpoints.last
         if path is None:
             return "There is no checkpoint: start anew, with earlier train.checkpoint_iterations"
         return f"The last checkpoint is {path}: continue with --resume auto"

@@ -35,3 +35,8 @@ class ViewSampler:
         if any(not 0 <= index < self._count for index in state["order"]):
             raise ValueError(f"the checkpoint's view order does not fit a scene of {self._count} training views")
         self._order = list(state["order"])
+
+
+def is_order(state: dict[str, list[int]], count: int) -> bool:
+    """Whether this is what a sampler of so many views saves."""
+    return all(type(index) is int and 0 <= index < count for index in state["order"])

@@ -38,6 +38,7 @@ from distwar_gs.gaussians.model import as_parameters, initialise, sh_degree_of
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.training.sampler import ViewSampler
+from distwar_gs.training.state import PARTS
 from distwar_gs.viewing.path_files import read_path
 from scripts.evaluate_suite import read_records
 
@@ -451,11 +452,12 @@ def _checkpoint(folder: Path) -> list[Path]:
     step_all(optimizers)
     sampler = ViewSampler(3, torch.Generator())
     sampler.next()
-    state = checkpoints.Checkpoint(
-        step=1, params=params, optimizers=state_dicts(optimizers), densification=_densifier(4).state_dict(),
-        rng=checkpoints.capture_rng({"host": torch.Generator()}), sampler=sampler.state_dict(),
-        config=as_values(Config()), scene={"kind": "colmap", "training views": 3}, elapsed_seconds=1.0,
-    )  # fmt: skip
+    parts = {
+        "params": params, "optimizers": state_dicts(optimizers), "densification": _densifier(4).state_dict(),
+        "rng": checkpoints.capture_rng({"host": torch.Generator()}), "sampler": sampler.state_dict(),
+        "clock": {"elapsed_seconds": 1.0},
+    }  # fmt: skip
+    state = checkpoints.Checkpoint(1, as_values(Config()), {"kind": "colmap", "training views": 3}, parts)
     return [checkpoints.save_checkpoint(folder, state)]
 
 
@@ -465,16 +467,16 @@ def _densifier(count: int) -> Densifier:
 
 def _continue(folder: Path, path: Path) -> None:
     """What a resumed run does with a checkpoint."""
-    saved = checkpoints.load_checkpoint(path, "cpu")
+    saved = checkpoints.load_checkpoint(path, "cpu", PARTS)
     if saved.config["densification.strategy"] != "adc":
         return  # which such a run refuses
     params = as_parameters(saved.params, "cpu")
     sh_degree_of(params)
     optimizers = make_optimizers(params, Config().optim, 1.0)
-    load_state_dicts(optimizers, saved.optimizers)
-    _densifier(len(params["means"])).load_state_dict(saved.densification)
-    checkpoints.restore_rng(saved.rng, {"host": torch.Generator()})
-    ViewSampler(10**6, torch.Generator()).load_state_dict(saved.sampler)
+    load_state_dicts(optimizers, saved.parts["optimizers"])
+    _densifier(len(params["means"])).load_state_dict(saved.parts["densification"])
+    checkpoints.restore_rng(saved.parts["rng"], {"host": torch.Generator()})
+    ViewSampler(10**6, torch.Generator()).load_state_dict(saved.parts["sampler"])
     _ = saved.step + 1, saved.elapsed_seconds + 1.0, saved.scene.get("kind")
 
 

@@ -1,0 +1,1 @@
+"""What is learned beside the Gaussians: of each photo or each camera."""

@@ -1,0 +1,53 @@
+"""Adjustments: what is learned beside the Gaussians, between camera and render, and between render and photo.
+
+Appearance (a gain for each photo, a bilateral grid) changes the image that is compared; poses change the camera.
+Neither is part of the model that is exported: test views are rendered without them.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from datasets import Scene
+from distwar_gs.config import Config
+from distwar_kernels import Cameras
+
+
+class Adjustment(Protocol):
+    """What a training step walks through. A step calls, in this order: `camera`, `image`, `backward`, `step`."""
+
+    name: str
+    """Of its part in a checkpoint, `adjust.NAME`."""
+
+    def camera(self, view: int, camera: Cameras) -> Cameras:
+        """The camera (C = 1) to render a training view with, by the view's index."""
+
+    def image(self, view: int, image: Tensor) -> Tensor:
+        """What is compared with the photo, of what was rendered: [H, W, 3] both; `image` is not changed."""
+
+    def backward(self, v_image: Tensor) -> Tensor:
+        """From dL/d(what `image` returned last) [H, W, 3] to dL/d(what was rendered); notes its own gradients."""
+
+    def step(self) -> None:
+        """Changes its own parameters by the gradients that it has noted."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint: plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from a checkpoint. Raises ValueError if it is another run's."""
+
+
+Maker = Callable[[Config, Scene, torch.device], Adjustment | None]
+"""Of a config and a scene: the adjustment, or None where the config does not ask for it."""
+
+ADJUSTMENTS: tuple[Maker, ...] = ()
+"""In the order in which a step walks through them; backward in the opposite one. None yet."""
+
+
+def make_adjustments(config: Config, scene: Scene, device: torch.device) -> list[Adjustment]:
+    """Those that a configuration asks for."""
+    made = (make(config, scene, device) for make in ADJUSTMENTS)
+    return [adjustment for adjustment in made if adjustment is not None]

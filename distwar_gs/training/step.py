@@ -1,0 +1,105 @@
+"""One training step: the page to read first."""
+
+import logging
+
+import torch
+from torch import Tensor
+
+from distwar_gs.engines.timing import StepTimer
+from distwar_gs.evaluation.losses import photometric_gradients
+from distwar_gs.gaussians.model import sh_degree_of
+from distwar_gs.gaussians.optimizer import set_learning_rates
+from distwar_gs.rendering.renderer import render
+from distwar_gs.strategies.base import wants_score
+from distwar_gs.training.batches import Batch, StepResult
+from distwar_gs.training.state import TrainingState
+from distwar_kernels import Cameras
+
+log = logging.getLogger(__name__)
+
+
+def refine(state: TrainingState) -> None:
+    """The density control that the last step made due.
+
+    It comes before the next step and not after its own: so the model that is measured and saved after a step has been
+    trained with all its Gaussians (the 3DGS reference evaluates before it densifies, too).
+    """
+    step, strategy = state.step, state.strategy
+    if strategy.is_due(step):
+        state.engine.settle(step)
+    report = strategy.step(step, state.params, state.optimizers, state.generators["device"])
+    if report:
+        log.debug("after step %d: %s", step, report)
+
+
+def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResult:
+    """One image: render, compare, differentiate, update."""
+    step, weight = state.step + 1, state.config.optim.lambda_dssim
+    rates = _set_rates(state, step)
+    rendered = state.engine.forward(step, _adjusted_camera(state, batch), state.sh_degree(step), batch.background)
+    image = _adjusted_image(state, batch, rendered.image)
+    timer.mark("forward")
+    scored = wants_score(state.strategy, step)
+    gradients, losses = photometric_gradients(
+        image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
+    )
+    _adjust_backward(state, gradients)
+    timer.mark("loss")
+    state.engine.update(rendered, gradients, timer)
+    image = image.detach()
+    del rendered  # its buffers, and the graph
+    state.strategy.perturb(step, state.params, rates["means"], state.generators["device"])
+    timer.mark("optimizer")
+    state.step = step
+    return StepResult(batch, image, losses, rates, timer)
+
+
+def _adjusted_camera(state: TrainingState, batch: Batch) -> Cameras:
+    camera = batch.camera
+    for adjustment in state.adjustments:
+        camera = adjustment.camera(batch.view, camera)
+    return camera
+
+
+def _adjusted_image(state: TrainingState, batch: Batch, image: Tensor) -> Tensor:
+    """What is compared; what was rendered where nothing is adjusted."""
+    for adjustment in state.adjustments:
+        image = adjustment.image(batch.view, image.detach())
+    return image
+
+
+def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor]) -> None:
+    """Makes gradients in what was compared gradients in what was rendered; the adjustments take their step."""
+    for adjustment in reversed(state.adjustments):
+        gradients["image"] = adjustment.backward(gradients["image"])
+        adjustment.step()
+
+
+def _set_rates(state: TrainingState, step: int) -> dict[str, float]:
+    schedule, config = state.schedule, state.config
+    position, share = schedule.at(step).position, schedule.share(step)
+    return set_learning_rates(state.optimizers, position, config.optim, state.extent, share)
+
+
+@torch.no_grad()
+def loss_of(state: TrainingState, batch: Batch) -> float:
+    """The loss of a training view as the model is now, with all its harmonics; waits for the device."""
+    params, background = state.params, batch.background
+    rendering = render(params, batch.camera, state.settings, sh_degree=sh_degree_of(params), background=background)
+    weight = state.config.optim.lambda_dssim
+    _, losses = photometric_gradients(
+        rendering.colors[0], batch.photo, weight, background, batch.mask, with_errors=False
+    )
+    return float(losses["loss"])
+
+
+def say_coverage(state: TrainingState, batch: Batch, name: str) -> None:
+    """Says early, and once, that nothing is seen of a view, rather than train a black image for an hour."""
+    seen = state.engine.look(state.step, batch.camera, state.sh_degree(state.step + 1), batch.background)
+    coverage = float((seen.alphas > 0).float().mean())
+    log.info("first view: Gaussians cover %.0f %% of %s", 100 * coverage, name)
+    if coverage == 0.0:
+        log.warning(
+            "nothing is visible from %s: are the poses world-to-camera in OpenCV axes, do the points belong to these "
+            "cameras, is model.near_plane too large?", name,
+        )  # fmt: skip
