@@ -125,8 +125,11 @@ def _time(scene: Projected, reduction: Reduction, pairs: int, repeats: int) -> R
 def _check(rows: list[Row], scene: Projected, chosen: list[Reduction]) -> None:
     """Fills in the errors against the op's definition, on the numbers the kernels were given."""
     leaves = [leaf.detach().cpu().double()[0].requires_grad_() for leaf in scene.leaves()]
-    lists = (scene.isect_offsets.cpu(), scene.flatten_ids.cpu())
-    exact = blend_reference(*leaves, scene.width, scene.height, *lists)
+    means2d, conics, colors, opacities = leaves
+    exact = blend_reference(
+        means2d, conics, colors, opacities, scene.width, scene.height, scene.isect_offsets.cpu(),
+        scene.flatten_ids.cpu(),
+    )  # fmt: skip
     gradients = torch.autograd.grad(exact, leaves, [v.cpu().double() for v in scene.upstream])
     for row, reduction in zip(rows, chosen, strict=True):
         image = scene.blend(scene.leaves(), reduction)[0]

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
     args = _parser().parse_args(arguments)
     device = resolve_device(args.device)
     print(machine(device))
-    rows = [_time(_pictures(*size, args.alpha, device), args) for size in args.sizes]
+    rows = [_time(_pictures(width, height, args.alpha, device), args) for width, height in args.sizes]
     print_table(rows)
     if args.csv:
         write_csv(args.csv, rows, {"machine": machine(device), "alpha": args.alpha})
@@ -99,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _sizes(text: str) -> list[tuple[int, int]]:
-    return [tuple(int(number) for number in size.split("x")) for size in text.split(",")]
+    width_height = (size.split("x") for size in text.split(","))
+    return [(int(width), int(height)) for width, height in width_height]
 
 
 def _pictures(width: int, height: int, alpha: bool, device: torch.device) -> Pictures:

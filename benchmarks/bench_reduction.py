@@ -138,7 +138,7 @@ def _row(
     blends = [_blend_backward(scene, reduction) for scene in scenes]
     gradients = scenes[0].gradients(reduction)
     return Row(
-        scene=model.config.data.source_path.rstrip("/").rpartition("/")[2],
+        scene=(model.config.data.source_path or "").rstrip("/").rpartition("/")[2],
         step=model.step,
         gaussians=len(model.params["means"]),
         strategy=name,
@@ -146,9 +146,9 @@ def _row(
         forward_ms=fmean(median_kernel_ms(_blend_forward(s, reduction), FORWARD_KERNELS, repeats) for s in scenes),
         blend_ms=fmean(median_ms(blend, model.device, repeats) for blend in blends),
         backward_ms=fmean(median_ms(_whole_backward(model, v, reduction), model.device, repeats) for v in views),
-        gradients_vs_float64=exact and worst_error(gradients, exact.gradients),
-        gradients_vs_float64_where_decided=exact and exact.error_where_decided(scenes[0], reduction),
-        gradients_vs_gsplat=stock and worst_error(gradients, stock),
+        gradients_vs_float64=worst_error(gradients, exact.gradients) if exact else None,
+        gradients_vs_float64_where_decided=exact.error_where_decided(scenes[0], reduction) if exact else None,
+        gradients_vs_gsplat=worst_error(gradients, stock) if stock else None,
     )
 
 

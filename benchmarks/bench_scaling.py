@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.system.cores
@@ -237,7 +238,7 @@ def engine_config(engine: str, device: torch.device) -> Config:
 def measure(engine: str, case: Case, device: torch.device, warm_up: int, steps: int) -> Row:
     """A case's row; one that says so if the memory is not enough."""
     _begin_afresh(device)
-    row = {"engine": engine, "gaussians": case.gaussians, "megapixels": case.megapixels}
+    row: dict[str, Any] = {"engine": engine, "gaussians": case.gaussians, "megapixels": case.megapixels}
     try:
         training = Training(engine, case, device)
         times, note = _step_times(training, device, warm_up, steps), training.complaint()
@@ -256,7 +257,7 @@ def _begin_afresh(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _step_times(training: Training, device: torch.device, warm_up: int, steps: int) -> Mapping[str, float]:
+def _step_times(training: Training, device: torch.device, warm_up: int, steps: int) -> Mapping[str, Any]:
     """Medians. The timers are read at the end, so that no step waits for the one before."""
     for _ in range(warm_up):
         training.step(NoTimer())

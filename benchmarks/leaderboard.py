@@ -4,6 +4,7 @@ import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.measuring import markdown
 from benchmarks.plotting import panels, save_plot
@@ -102,7 +103,7 @@ def _capital(text: str) -> str:
 
 def _by_quality(last: Iterable[Summary], place: tuple[str, ...]) -> list[Summary]:
     here = [one for one in last if place_of(one.first) == place]
-    return sorted(here, key=lambda one: (-one.stat("psnr").mean, one.first.variant, one.first.commit))
+    return sorted(here, key=lambda one: (-one.known("psnr").mean, one.first.variant, one.first.commit))
 
 
 # --------------------------------------------------------------------------------------------------------- a scene
@@ -136,7 +137,7 @@ def gain(one: Summary, base: Summary, name: str) -> str:
     """What a variant gains over another in a number of `NUMBERS`, and whether that counts."""
     if one is base:
         return ""
-    mine, theirs = one.stat(name), base.stat(name)
+    mine, theirs = one.known(name), base.known(name)
     return f"{mine.mean - theirs.mean:+{NUMBERS[name][1]}}, {_verdict(mine, theirs)}"
 
 
@@ -200,11 +201,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     save_plot(figure, path)
 
 
-def _draw_run(axis: object, marks: Sequence[Summary], colors: dict[str, str]) -> None:
-    stats = sorted(((one.stat("seconds"), one.stat("psnr")) for one in marks), key=lambda pair: pair[0].mean)
+def _draw_run(axis: Any, marks: Sequence[Summary], colors: dict[str, str]) -> None:
+    stats = sorted(((one.known("seconds"), one.known("psnr")) for one in marks), key=lambda pair: pair[0].mean)
     seconds, psnr = ([stat.mean for stat in column] for column in zip(*stats, strict=True))
     bars = [[quality.mean - quality.low for _, quality in stats], [quality.high - quality.mean for _, quality in stats]]
-    name, count = marks[-1].first.variant, f"{marks[-1].stat('gaussians').mean:,.0f} Gaussians"
+    name, count = marks[-1].first.variant, f"{marks[-1].known('gaussians').mean:,.0f} Gaussians"
     axis.errorbar(
         seconds, psnr, yerr=bars, marker="o", markersize=4, capsize=3, color=colors[name], label=f"{name}, {count}"
     )

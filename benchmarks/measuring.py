@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 
 from distwar_kernels import Reduction
 from distwar_kernels.reduction import DEFAULT_THRESHOLDS
@@ -80,8 +81,8 @@ def peak_memory_mib(device: torch.device) -> tuple[float | None, float | None]:
     """The most GPU memory that tensors took, and that the allocator held, since the peak was last reset."""
     if device.type != "cuda":
         return None, None
-    peaks = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
-    return tuple(round(peak / 2**20, 1) for peak in peaks)
+    allocated, reserved = torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
+    return round(allocated / 2**20, 1), round(reserved / 2**20, 1)
 
 
 def synchronize(device: torch.device) -> None:
@@ -103,7 +104,7 @@ def median_kernel_ms(work: Work, pattern: str, repeats: int) -> float:
         for _ in range(repeats):
             work()
         torch.cuda.synchronize()
-    kernels = [event for event in profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [event for event in profiler.events() if event.device_type == DeviceType.CUDA]
     kernels.sort(key=lambda event: event.time_range.start)
     times = [event.time_range.elapsed_us() for event in kernels if re.search(pattern, event.name)]
     each = len(times) // repeats

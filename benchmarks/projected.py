@@ -46,12 +46,16 @@ class Projected:
         """Random dL/d(image) and dL/d(alpha), the same for every scene of this size."""
         g = torch.Generator().manual_seed(0)
         shape = (1, self.height, self.width)
-        return tuple(torch.randn(*shape, k, generator=g).to(self.means2d) for k in (self.colors.shape[-1], 1))
+        image = torch.randn(*shape, self.colors.shape[-1], generator=g).to(self.means2d)
+        return image, torch.randn(*shape, 1, generator=g).to(self.means2d)
 
     def blend(self, leaves: list[Tensor], reduction: Reduction) -> tuple[Tensor, Tensor]:
         """The op on these leaves: image and alphas."""
-        lists = (self.isect_offsets, self.flatten_ids)
-        return rasterize_to_pixels(*leaves, self.width, self.height, TILE_SIZE, *lists, reduction=reduction)
+        means2d, conics, colors, opacities = leaves
+        return rasterize_to_pixels(
+            means2d, conics, colors, opacities, self.width, self.height, TILE_SIZE, self.isect_offsets,
+            self.flatten_ids, reduction=reduction,
+        )  # fmt: skip
 
     def gradients(self, reduction: Reduction, weights: Tensor | float = 1.0) -> list[Tensor]:
         """dL/d(leaves) for `upstream`, times weights [1, height, width, 1]."""

@@ -159,6 +159,12 @@ class Summary:
         rows = self.rows if name != "seconds" else [row for row in self.rows if row.timing != NOT_TIMED]
         return Stat.of([value for row in rows if (value := getattr(row, name)) is not None])
 
+    def known(self, name: str) -> Stat:
+        """As `stat`, of a number that some row has. Raises ValueError if none has it."""
+        if (stat := self.stat(name)) is None:
+            raise ValueError(f"{self.first.scene}, {self.first.variant}: no row has {name}")
+        return stat
+
 
 def place_of(row: Row) -> tuple[str, ...]:
     """What must be the same for two variants to be compared."""
@@ -185,7 +191,7 @@ def summaries(rows: Iterable[Row]) -> list[Summary]:
         if row.seed not in seeds or seeds[row.seed].timing == NOT_TIMED:
             seeds[row.seed] = row
     made = [Summary(tuple(seeds.values())) for seeds in groups.values()]
-    return sorted(made, key=lambda one: (places[place_of(one.first)], runs[run_of(one.first)], one.stat("step").mean))
+    return sorted(made, key=lambda one: (places[place_of(one.first)], runs[run_of(one.first)], one.known("step").mean))
 
 
 def finals(all_summaries: Iterable[Summary]) -> list[Summary]:

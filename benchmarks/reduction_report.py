@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from benchmarks.measuring import print_table
 from benchmarks.plotting import panels, save_plot
@@ -49,7 +50,7 @@ def fill_in_speedups(rows: Sequence[Row]) -> None:
     for row in rows:
         if atomic:
             row.kernel_speedup_over_atomic = atomic.kernel_ms / row.kernel_ms
-        if atomic and row.backward_ms:
+        if atomic and atomic.backward_ms and row.backward_ms:
             row.backward_speedup_over_atomic = atomic.backward_ms / row.backward_ms
         if stock:
             row.kernel_speedup_over_gsplat = stock.kernel_ms / row.kernel_ms
@@ -57,7 +58,7 @@ def fill_in_speedups(rows: Sequence[Row]) -> None:
 
 def read_rows(files: Iterable[Path]) -> list[Row]:
     """The rows of CSV files that `--csv` has written."""
-    types = {field.name: field.type for field in fields(Row)}
+    types: dict[str, Any] = {field.name: field.type for field in fields(Row)}
     rows = []
     for file in files:
         with file.open(newline="", encoding="utf-8") as lines:
@@ -66,7 +67,7 @@ def read_rows(files: Iterable[Path]) -> list[Row]:
     return rows
 
 
-def _value(text: str, kind: object) -> object:
+def _value(text: str, kind: Any) -> Any:
     if kind in (str, int):
         return kind(text)
     return float(text) if text else None
@@ -120,7 +121,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     save_plot(figure, path)
 
 
-def _plot_model(axis: object, rows: Sequence[Row]) -> None:
+def _plot_model(axis: Any, rows: Sequence[Row]) -> None:
     for strategy in DEFAULT_THRESHOLDS:
         mine = {int(r.strategy.partition("@")[2]): r.kernel_ms for r in rows if r.strategy.startswith(strategy + "@")}
         axis.plot(sorted(mine), [mine[threshold] for threshold in sorted(mine)], marker=".", label=strategy)

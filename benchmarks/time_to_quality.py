@@ -277,7 +277,7 @@ class Series:
             settings=job.settings, command=self._command(*run), **self._common(), **vars(point),
         )  # fmt: skip
 
-    def _common(self) -> dict[str, str]:
+    def _common(self) -> dict[str, Any]:
         return {
             "date": date.today().isoformat(), "commit": self._commit, "card": card(self._device),
             "torch": torch.__version__, "cuda": torch.version.cuda or "",
@@ -299,7 +299,8 @@ class Series:
 
     def _run_apart(self, jobs: Sequence[Job]) -> int:
         """As many at once as asked for; how many failed."""
-        waiting, running, failed = list(jobs), [], 0
+        waiting, failed = list(jobs), 0
+        running: list[Child] = []
         with tempfile.TemporaryDirectory(prefix="time_to_quality_") as folder:
             try:
                 while waiting or running:

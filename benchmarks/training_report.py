@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def write_lines(path: Path, reports: Sequence[Report]) -> None:
     lines = [
         Line(
             report.name, step, mark.gaussians, mark.step_ms, refinement_ms=mark.refinement_ms, machine=report.machine,
-            **{f"{stage}_ms": mark.stages_ms.get(stage) for stage in ALL_STAGES},
+            **dict[str, Any]({f"{stage}_ms": mark.stages_ms.get(stage) for stage in ALL_STAGES}),
         )
         for report in reports
         for step, mark in report.marks.items()
@@ -146,13 +147,17 @@ def _stage_line(stage: str, marks: Sequence[Mark]) -> list[str]:
     return cells
 
 
+def _psnr_at(step: int, report: Report) -> str:
+    return _number(report.psnr.get(step), 2)
+
+
 def _run_lines(reports: Sequence[Report]) -> list[list[str]]:
     """A line a trainer; PSNR at every step that any of them was measured at."""
     steps = sorted({step for report in reports for step in report.psnr})
     columns: dict[str, Callable[[Report], str]] = {
         "trainer": lambda report: report.name,
         "training loop, s": lambda report: _number(report.seconds, 1),
-        **{f"PSNR at {step:,}": lambda report, step=step: _number(report.psnr.get(step), 2) for step in steps},
+        **{f"PSNR at {step:,}": partial(_psnr_at, step) for step in steps},
         "peak allocated, MiB": lambda report: _number(report.peak_allocated_mib, 0),
         "peak reserved, MiB": lambda report: _number(report.peak_reserved_mib, 0),
         "start to first step, s": lambda report: _number(report.first_step_seconds, 1),

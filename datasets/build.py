@@ -95,10 +95,10 @@ def _split(
         return split_views(raw.views, test_every, hold_out)
     everything = (*raw.views, *(raw.test_views or ()))
     if split:
-        train = [view for view in everything if view.name in split.train]
-        test, rule = [view for view in everything if view.name in split.test], split.rule
+        train = tuple(view for view in everything if view.name in split.train)
+        test, rule = tuple(view for view in everything if view.name in split.test), split.rule
     else:
-        train, test, rule = raw.views, raw.test_views, raw.test_rule
+        train, test, rule = raw.views, raw.test_views or (), raw.test_rule
     if test_every not in (0, TEST_EVERY):
         logger.warning(
             "test_every %d has no effect, since it is given which images are for testing (%s); --test_list %s holds "

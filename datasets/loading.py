@@ -9,11 +9,10 @@ from pathlib import Path
 
 from .build import TEST_EVERY, RawScene, build_scene
 from .errors import DataError
-from .name_lists import NameLists, given_lists, lists_of_transforms
+from .name_lists import NameLists, given_lists
 from .names import as_written
 from .pixels.prepare import ImageOptions
-from .readers.colmap import MODEL_PLACES, OTHER_PLACES, find_model, read_colmap, scene_of
-from .readers.transforms import HELD_FILES, SHARED_FILE, TRAIN_FILE, read_transforms
+from .readers.kinds import Cameras, find_cameras, lists_of_others, others_beside
 from .scene import Scene
 from .splits import NO_LIST, Split, chosen_split, named_split
 
@@ -57,14 +56,15 @@ def load_scene(
     if test_every < 0:
         raise DataError(f"test_every {test_every}: use a positive number, or 0 to hold out nothing")
     options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks, alpha=alpha)
-    folder, place = _find_cameras(source, options)
-    _say_which_cameras(folder, place)
-    raw = read_transforms(place, options) if place.is_file() else read_colmap(folder, place, options)
+    cameras = find_cameras(source, options)
+    _say_which_cameras(cameras)
+    folder = cameras.folder
+    raw = cameras.reader.read(folder, cameras.place, options)
     if str(test_list) == NO_LIST:
         raw = replace(raw, test_views=None, lists=())
     split = None
     if hold_out and str(test_list) != NO_LIST:
-        split = _split(folder, place, raw, Path(_at_home(test_list)) if test_list else None)
+        split = _split(cameras, raw, Path(_at_home(test_list)) if test_list else None)
     elif test_list and not hold_out:
         logger.info("%s is not used: no image is held out", test_list)
     return build_scene(folder, raw, test_every=test_every, hold_out=hold_out, normalise=normalise, split=split)
@@ -75,66 +75,26 @@ def _at_home(path: str | os.PathLike[str]) -> str:
     return os.path.expanduser(os.fspath(path))
 
 
-def _find_cameras(source: Path, options: ImageOptions) -> tuple[Path, Path]:
-    """The folder of the scene, and the transforms file or the folder of the COLMAP model that has its cameras.
-
-    Raises DataError where there are none.
-    """
-    if source.suffix == ".json" and source.is_file():
-        return source.parent, source
-    if not source.is_dir():
-        raise DataError(f"{source}: no such folder; give the folder that holds the dataset with -s/--source_path")
-    if (source / TRAIN_FILE).is_file():
-        return source, source / TRAIN_FILE
-    shared = (source / SHARED_FILE).is_file()
-    model = find_model(source) or (None if shared else find_model(source, OTHER_PLACES))
-    if model:
-        return scene_of(source, model, options)
-    if shared:
-        return source, source / SHARED_FILE
-    there = ", ".join(sorted(path.name for path in source.iterdir())[:10]) or "nothing"
-    raise DataError(
-        f"{source}: no dataset found; looked for {TRAIN_FILE}, {SHARED_FILE} and for a COLMAP model (images.bin or "
-        f"images.txt) in {', '.join((*MODEL_PLACES, *OTHER_PLACES[:-1]))}, and in it; the folder holds {there}"
-    )
+def _say_which_cameras(cameras: Cameras) -> None:
+    """Where a folder has cameras of two kinds, which were taken, and what of the others is used."""
+    folder, place = cameras.folder, cameras.place
+    for reader, other in others_beside(cameras):
+        instead = f" (-s {other} takes these)" if other.is_file() else ""
+        logger.info(
+            "%s: cameras are those of %s, not of %s%s; of the other, only what it says about which images are for "
+            "testing is used", folder, cameras.reader.called(folder, place), reader.called(folder, other), instead,
+        )  # fmt: skip
 
 
-def _say_which_cameras(folder: Path, place: Path) -> None:
-    """Of a COLMAP model and a transforms.json in one folder, which was taken, and what of the other is used."""
-    model, transforms = find_model(folder), folder / SHARED_FILE
-    rest = "of the other, only what it says about which images are for testing is used"
-    if place.is_file() and model:
-        logger.info("%s: cameras are those of %s, not of the COLMAP model %s; %s", folder, place.name,
-                    model.relative_to(folder), rest)  # fmt: skip
-    elif place.is_dir() and transforms.is_file():
-        logger.info("%s: cameras are those of the COLMAP model %s, not of %s (-s %s takes these); %s", folder,
-                    place.relative_to(folder), transforms.name, transforms, rest)  # fmt: skip
-
-
-def _split(folder: Path, place: Path, raw: RawScene, test_list: Path | None) -> Split | None:
-    """Which views are for what by the list of the user, else by those of the dataset, whichever file names them.
-
-    place: where the cameras came from, a model's folder or a transforms file.
-    """
+def _split(cameras: Cameras, raw: RawScene, test_list: Path | None) -> Split | None:
+    """Which views are for what by the list of the user, else by those of the dataset, whichever file names them."""
+    folder, place = cameras.folder, cameras.place
     names = [view.name for view in (*raw.views, *(raw.test_views or ()))]
     if test_list:
         return named_split(test_list, folder, names)
     if raw.test_views is not None and not raw.lists:
         return None
     lists: dict[Path, NameLists] = {}
-    for found in (*raw.lists, *given_lists(folder, place), *_lists_of_others(folder, place)):
+    for found in (*raw.lists, *given_lists(folder, place), *lists_of_others(cameras)):
         lists.setdefault(found.path, found)
     return chosen_split(list(lists.values()), names)
-
-
-def _lists_of_others(folder: Path, place: Path) -> list[NameLists]:
-    """The lists of cameras that lie there too and are not used."""
-    if place.is_file():
-        model = find_model(folder)
-        return given_lists(folder, model) if model else []
-    try:
-        lists = lists_of_transforms([folder / name for name in (SHARED_FILE, *HELD_FILES)])
-    except DataError as error:
-        logger.warning("%s; it is not used", error)
-        return []
-    return [lists] if lists else []

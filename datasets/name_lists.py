@@ -49,7 +49,7 @@ class NameLists:
 
     def renamed(self, names: Mapping[str, str]) -> NameLists:
         """The same with other names for those in `names`."""
-        roles = {role: tuple(names.get(name, name) for name in getattr(self, role)) for role in ROLES}
+        roles: dict[str, Any] = {role: tuple(names.get(name, name) for name in getattr(self, role)) for role in ROLES}
         return replace(self, **roles)
 
 

@@ -7,6 +7,7 @@ torchmetrics imports for LPIPS). Else this package, whose modules are then those
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -32,7 +33,7 @@ def hand_over(folder: str) -> None:
     sys.meta_path.insert(0, _SameModules())
 
 
-class _SameModules:
+class _SameModules(MetaPathFinder, Loader):
     """Finds datasets.scene in distwar_datasets.scene, so that no class exists twice."""
 
     def find_spec(
@@ -49,4 +50,5 @@ class _SameModules:
 
     def exec_module(self, module: ModuleType) -> None:
         """It has run already; but Python has just put the other name's spec on it."""
-        module.__spec__ = self._own_specs[module.__spec__.name]
+        if module.__spec__:
+            module.__spec__ = self._own_specs[module.__spec__.name]

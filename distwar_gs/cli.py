@@ -19,6 +19,7 @@ from distwar_gs.config import (
     FRAMES,
     Config,
     ConfigError,
+    choices_of,
     config_of,
     current_name,
     field_docs,
@@ -30,8 +31,8 @@ from distwar_gs.config import (
     with_values,
 )
 from distwar_gs.config.shipped import found_config
+from distwar_gs.formats.table import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.cores import share_cores
-from distwar_gs.system.files import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.interruption import exit_code_of, terminable, words_of
 from distwar_gs.system.terminal import lossy_output, one_line, reason_of
 from distwar_gs.viewing.render_args import CAMERA_PATHS, RenderArgs
@@ -73,7 +74,7 @@ def train_parser() -> argparse.ArgumentParser:
     _add_data_flags(parser)
     _add_run_flags(parser)
     _add_model_flags(parser)
-    overrides = {"nargs": "+", "action": "extend", "metavar": "SECTION.KEY=VALUE"}
+    overrides: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "SECTION.KEY=VALUE"}
     parser.add_argument("--set", help="any other setting; wins over the flags", **overrides)
     return parser
 
@@ -203,7 +204,7 @@ def render_parser() -> argparse.ArgumentParser:
     _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
     _add_switch(parser, "flip", True, "--flip", help=field_docs()["log.flip"])
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: in the run folder)")
-    parser.add_argument("--device", choices=rule_of("train.device").choices, help="where to render (default: auto)")
+    parser.add_argument("--device", choices=choices_of("train.device"), help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
     return parser
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 LIBRARY = torch.library.Library("distwar", "FRAGMENT")
 
-_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def by_hand(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:

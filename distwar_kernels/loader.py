@@ -257,7 +257,7 @@ def _compile(backend: str, spec: _Backend, scratch: Path) -> None:
         ) from error
 
 
-def first_error(error: Exception) -> str:
+def first_error(error: BaseException) -> str:
     """The first line of a build log in which a compiler or linker complains, else the exception's first line."""
     if (
         isinstance(error, OSError) and error.__cause__

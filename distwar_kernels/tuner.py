@@ -214,7 +214,7 @@ def tuner_of(device: torch.device, candidates: tuple[Reduction, ...] = CANDIDATE
 
     It is the blend's, unless an op has candidates of its own.
     """
-    if device.type == "cuda" and device.index is None:
+    if str(device) == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())
     if (device, candidates) not in _TUNERS:
         _TUNERS[device, candidates] = ReductionTuner(candidates)

@@ -24,9 +24,8 @@ if __name__ == "__main__":  # the packages lie beside this folder
 from distwar_gs.cli import run_cli
 from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, save_model
 from distwar_gs.formats.origins import grid, positions_origin, words
-from distwar_gs.formats.spz import is_beyond_reach
+from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, Format, listed, written_format
 from distwar_gs.gaussians.model import parameter_count, sh_degree_of
-from distwar_gs.system.files import MODEL_SUFFIXES
 from distwar_gs.system.terminal import log_to_terminal, printable
 
 
@@ -39,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     antialiased = read_render_mode(source) == "mip"
     print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
     for target in args.out:
-        placed, new_origin = _placed(params, origin, args.export_origin, is_spz=target.suffix.lower() == ".spz")
+        placed, new_origin = _placed(params, origin, args.export_origin, written_format(target))
         save_model(target, placed, antialiased=antialiased, rub=rub, origin=new_origin)
         moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(placed)
         print(printable(_result(target, params, rub) + moved))
@@ -50,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "model", type=Path, metavar="MODEL", help=f"a run folder, or a {', '.join(MODEL_SUFFIXES)} file"
     )
-    parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="NAME.ply, .compressed.ply, .splat or .spz")
+    parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help=f"NAME{listed(WRITTEN_SUFFIXES, 'or')}")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of a run (default: newest)")
     parser.add_argument("--spz_frame", choices=("rub", "input"), default="rub",
                         help="axes of SPZ files: x right, y up, z back, as the format prescribes, or those of the PLY, "
@@ -63,21 +62,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _placed(
-    params: Mapping[str, Tensor], origin: np.ndarray, choice: str, *, is_spz: bool
+    params: Mapping[str, Tensor], origin: np.ndarray, choice: str, row: Format | None
 ) -> tuple[dict[str, Tensor], np.ndarray]:
     """The Gaussians with positions, float32, as --export_origin asks for them, and the origin of these, float64 [3].
 
     Args:
         params: as `load_exactly` gives them: positions are float64 where the file has them so.
         origin: likewise, what they are relative to.
-        choice: auto moves them where they are float64 and too far from the origin for float32, or the file to write is
-            an SPZ, which cannot reach them.
-        is_spz: whether it is.
+        choice: auto moves them where they are float64 and too far from the origin for float32, or the format
+            to write cannot reach them.
+        row: this format.
     """
     means = params["means"].numpy()
     if choice == "input":
         wanted = np.zeros(3)
-    elif choice == "local" or (is_spz and is_beyond_reach(means)):
+    elif choice == "local" or (row and row.is_beyond_reach(means)):
         wanted = positions_origin(means + origin, always=True)
     else:
         wanted = origin + positions_origin(means) if means.dtype == np.float64 else origin
@@ -100,11 +99,13 @@ def _contents(params: Mapping[str, Tensor]) -> str:
 
 def _result(target: Path, params: Mapping[str, Tensor], rub: bool) -> str:
     """The file, its size, also beside that of a PLY, and what the format leaves out or turns."""
-    notes = {".splat": ", without harmonics", ".spz": ", turned to x right, y up, z back" if rub else ""}
+    row = written_format(target)
+    notes = ", without harmonics" if row and HARMONICS in row.lacks else ""
+    notes += f", turned to {row.axes}" if row and row.axes and rub else ""
     size = target.stat().st_size
     ply = 4 * (parameter_count(params) + 3 * len(params["means"]))  # which has normals, too
     smaller = f", {ply / size:.1f} times smaller than a PLY" if size < 0.9 * ply else ""
-    return f"{target}: {size / 1e6:.2f} MB{smaller}{notes.get(target.suffix.lower(), '')}"
+    return f"{target}: {size / 1e6:.2f} MB{smaller}{notes}"
 
 
 def run() -> NoReturn:

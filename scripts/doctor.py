@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 if __name__ == "__main__":  # the packages lie beside this folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -144,7 +144,7 @@ def _python() -> Finding:
 def _packages(requirements: str) -> Iterator[Finding]:
     """One finding per line of requirements.txt. gsplat is needed on CUDA only."""
     for line in requirements.splitlines():
-        name, wanted = re.match(r"\s*([\w.-]*)\s*([^#;]*)", line).groups()
+        name, wanted = _matched(r"\s*([\w.-]*)\s*([^#;]*)", line).groups()
         if name:
             yield _package(name, wanted.strip())
 
@@ -164,14 +164,21 @@ def _package(name: str, wanted: str) -> Finding:
 def _satisfies(version: str, wanted: str) -> bool:
     """Understands the >= and < of requirements.txt; numbers only, so 2.11.0+cu130 counts as 2.11.0."""
     for clause in filter(None, wanted.split(",")):
-        operator, bound = re.match(r"\s*(>=|<)\s*([\d.]+)", clause).groups()
+        operator, bound = _matched(r"\s*(>=|<)\s*([\d.]+)", clause).groups()
         if (_numbers(version) >= _numbers(bound)) != (operator == ">="):
             return False
     return True
 
 
+def _matched(pattern: str, text: str) -> re.Match[str]:
+    """The match at the beginning of a text that has one. Raises ValueError for another text."""
+    if (match := re.match(pattern, text)) is None:
+        raise ValueError(f"{text!r} is not as expected")
+    return match
+
+
 def _numbers(version: str) -> list[int]:
-    numbers = [int(number) for number in re.match(r"\d+(\.\d+)*", version).group(0).split(".")]
+    numbers = [int(number) for number in _matched(r"\d+(\.\d+)*", version).group(0).split(".")]
     return numbers + [0] * (4 - len(numbers))
 
 
@@ -242,7 +249,7 @@ def _gpu() -> Iterator[Finding]:
         yield _host_compiler()
 
 
-def _device(torch: object, driver: str) -> Finding:
+def _device(torch: Any, driver: str) -> Finding:
     built_for = torch.version.cuda
     if torch.cuda.is_available():
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
@@ -261,7 +268,7 @@ def _device(torch: object, driver: str) -> Finding:
     return Finding("GPU", f"torch for CUDA {built_for} cannot use driver {driver}", remedy, ("cuda",))
 
 
-def _nvcc(torch: object) -> Finding:
+def _nvcc(torch: Any) -> Finding:
     """The CUDA compiler that torch's builder will call; its major version must be torch's."""
     from torch.utils.cpp_extension import CUDA_HOME
 
@@ -270,8 +277,8 @@ def _nvcc(torch: object) -> Finding:
     if not program.exists():
         return Finding("nvcc", "not found", f"install the CUDA {wanted} toolkit and set CUDA_HOME", ("cuda",))
     output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    version = re.search(r"release ([\d.]+)", output)
-    version = version.group(1) if version else "unknown"
+    release = re.search(r"release ([\d.]+)", output)
+    version = release.group(1) if release else "unknown"
     if version.partition(".")[0] != wanted.partition(".")[0]:
         remedy = f"install the CUDA {wanted} toolkit and set CUDA_HOME to it"
         return Finding("nvcc", f"{version}, but torch is built for CUDA {wanted}", remedy, ("cuda",))
@@ -336,7 +343,7 @@ def _gsplat() -> Finding:
     spec = importlib.util.find_spec("gsplat")
     if spec is None or not torch.cuda.is_available():
         return Finding("gsplat kernels", "not needed without a GPU" if spec else "gsplat is not installed")
-    if any(Path(folder).glob("csrc*.so") for folder in spec.submodule_search_locations):
+    if any(Path(folder).glob("csrc*.so") for folder in spec.submodule_search_locations or ()):
         return Finding("gsplat kernels", "came with the package")
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
     return _gsplat_state([*root.glob("gsplat_cuda"), *root.glob("*/gsplat_cuda")])
@@ -394,8 +401,9 @@ def _smoke_test(device: str) -> None:
     colors = kernels.spherical_harmonics(0, means[None], torch.ones(1, 1, 1, 3, device=device)) + 0.5
     image, _ = kernels.rasterize_to_pixels(p.means2d, p.conics, colors, one[None], 30, 20, TILE_SIZE, *tiles)
     image[:, :, :15].sum().backward()
-    if not (0.5 < image.max() < 1.0 and torch.isfinite(means.grad).all() and means.grad[0, 0] < 0):
-        raise RuntimeError(f"wrong numbers: brightest pixel {image.max().item()}, gradient {means.grad.tolist()}")
+    gradient = means.grad
+    if gradient is None or not (0.5 < image.max() < 1.0 and gradient.isfinite().all() and gradient[0, 0] < 0):
+        raise RuntimeError(f"wrong numbers: brightest pixel {image.max().item()}, gradient {gradient}")
 
 
 def run() -> NoReturn:

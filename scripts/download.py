@@ -23,6 +23,7 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -205,6 +206,11 @@ class _Partial:
         return None
 
     @property
+    def total(self) -> int:
+        """Bytes of the whole file; 0 where that is not known."""
+        return self.version.size if self.version else 0
+
+    @property
     def complete(self) -> bool:
         """Whether all has come."""
         return self.version is not None and self.size == self.version.size
@@ -276,7 +282,7 @@ def _begin(source: Source, response: http.client.HTTPResponse, partial: _Partial
             f"{source.page}), put it at {partial.file} and run this again"
         )
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-        total = partial.version.size
+        total = partial.total
         if response.headers.get("Content-Range") == f"bytes {partial.size}-{total - 1}/{total}":
             return
         raise DataError(f"{source.url}: the server sent another part than was asked for; delete {partial.path}")
@@ -300,7 +306,7 @@ def _stated_md5(headers: http.client.HTTPMessage) -> str | None:
 
 def _question(source: Source, partial: _Partial) -> str:
     """What is about to be done. DataError if the disk has no room for the file and, unpacked, about as much again."""
-    total = partial.version.size
+    total = partial.total
     left = total - partial.size
     needed, free = left + (total if source.scenes else 0), shutil.disk_usage(partial.file.parent).free
     if free < needed:
@@ -313,7 +319,7 @@ def _question(source: Source, partial: _Partial) -> str:
 
 
 def _receive(response: http.client.HTTPResponse, partial: _Partial) -> None:
-    total = partial.version.size
+    total = partial.version.size if partial.version else None
     bar = tqdm(total=total, initial=partial.size, unit="B", unit_scale=True, desc=partial.file.name, disable=None)
     try:
         with bar, partial.path.open("ab") as file:
@@ -350,7 +356,7 @@ def _check(source: Source, partial: _Partial) -> None:
     if source.sha256:
         expected, actual, kind = source.sha256, sha256[: len(source.sha256)], "published SHA-256"
     else:
-        expected, actual, kind = partial.version.md5, md5, "server's MD5"
+        expected, actual, kind = (partial.version.md5 if partial.version else None) or "", md5, "server's MD5"
     if expected and expected != actual:
         partial.drop()
         raise DataError(
@@ -403,7 +409,7 @@ def unpack(archive: Path, out: Path, scenes: Mapping[str, str]) -> None:
             _extract(contents, members, temporary)
         for scene, target in scenes.items():
             _move(_found(temporary, scene, archive), out / target)
-    except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(f"{archive}: is damaged ({error}); delete it and run this again") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

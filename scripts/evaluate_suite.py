@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean
-from typing import NoReturn
+from typing import Any, NoReturn
 
 if __name__ == "__main__":  # the packages lie beside this folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -138,7 +138,7 @@ def evaluate_scene(file: Path, data: Path, out: Path, for_train: Sequence[str]) 
     """Train and measure a scene as far as that is not done; a failure is part of the result."""
     try:
         job = job_of(file, data, out, for_train)
-        if not Path(job.config.data.source_path).is_dir():
+        if not Path(job.config.data.source_path or "").is_dir():
             raise DataError(f"{job.config.data.source_path}: no such folder")
         _check_same(job)
         if not _is_trained(job):
@@ -279,7 +279,7 @@ def mean(results: Sequence[Result]) -> Result:
     """Over the scenes that have numbers; a column that one of them lacks has no mean."""
     whole = [result for result in results if not result.problem]
     columns = {name: [getattr(result, name) for result in whole] for name in COLUMNS}
-    means = {name: fmean(values) for name, values in columns.items() if values and None not in values}
+    means: dict[str, Any] = {name: fmean(values) for name, values in columns.items() if values and None not in values}
     return Result("mean" if len(whole) == len(results) else f"mean of {len(whole)}", **means)
 
 

@@ -11,6 +11,8 @@ from torch.nn import Parameter
 
 from distwar_gs.config import DensificationConfig, OptimConfig
 from distwar_gs.config.schedule import Moment
+from distwar_gs.formats.morton import morton_order
+from distwar_gs.gaussians.edits import drop_rows
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all
 from distwar_gs.gaussians.rows import capacity_of
 from distwar_gs.strategies import adaptive as adc
@@ -318,7 +320,7 @@ def test_memory_that_runs_out_is_said_with_what_comes_of_it(caplog):
 def test_memory_that_runs_out_while_they_are_ordered_changes_nothing_or_orders_them_all(caplog):
     complete, _, _ = gaussians()
     complete["means"].data[BROKEN] = math.nan
-    order = adc.morton_order(complete["means"].detach())
+    order = morton_order(complete["means"].detach())
 
     def put_in_order(pressure):
         params, optimizers, _ = gaussians()
@@ -349,7 +351,7 @@ def test_the_reset_takes_no_memory():
 def test_dropping_rows_drops_moments_and_statistics():
     params, optimizers, state = gaussians()
     before = copies(params, optimizers)
-    adc.drop_rows(params, optimizers, state, torch.tensor([False, True, False, True, False, True]))
+    drop_rows(params, optimizers, state, torch.tensor([False, True, False, True, False, True]))
     after = tensors_of(params, optimizers)
     rows = torch.tensor([0, 4, 2])  # the last one that stays took the first place that was free
     assert all(torch.equal(tensor, before[name][rows]) for name, tensor in after.items())

@@ -9,6 +9,7 @@ import yaml
 from distwar_gs.config import (
     FIELDS,
     PRESETS,
+    STRATEGIES,
     Config,
     ConfigError,
     ModelConfig,
@@ -213,6 +214,7 @@ MCMC = as_values(Config()) | {"densification.strategy": "mcmc"} | PRESETS["mcmc"
 
 
 def test_every_strategy_has_its_defaults():
+    assert list(PRESETS) == list(STRATEGIES)
     assert set(PRESETS) == set(rule_of("densification.strategy").choices)
     for name, preset in PRESETS.items():
         config = validate(config_of({"densification.strategy": name}))

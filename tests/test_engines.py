@@ -13,10 +13,11 @@ from distwar_gs.config import Config
 from distwar_gs.engines.base import ComposedEngine, ComposedRendered, Engine, FusedEngine
 from distwar_gs.engines.timing import NoTimer
 from distwar_gs.evaluation.losses import photometric_gradient, photometric_gradients
+from distwar_gs.gaussians.edits import drop_rows
 from distwar_gs.gaussians.model import as_parameters
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
 from distwar_gs.rendering.renderer import COMPOSED, RenderSettings
-from distwar_gs.strategies.adaptive import Densifier, drop_rows
+from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.training.trainer import Trainer
 from distwar_kernels.fused import capacity
 

@@ -336,7 +336,7 @@ def test_a_record_goes_with_the_model_it_was_for(tmp_path, name):
 def test_a_failed_write_leaves_model_and_record(tmp_path, monkeypatch):
     save_model(tmp_path / "a.spz", waves(20, 0), origin=UTM)
     before = [(tmp_path / "a.spz").read_bytes(), record_of(tmp_path / "a.spz").read_bytes()]
-    monkeypatch.setattr("distwar_gs.formats.export.encode_spz", lambda *args, **options: 1 / 0)
+    monkeypatch.setattr("distwar_gs.formats.spz.encode_spz", lambda *args, **options: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_model(tmp_path / "a.spz", waves(30, 0))
     assert [(tmp_path / "a.spz").read_bytes(), record_of(tmp_path / "a.spz").read_bytes()] == before

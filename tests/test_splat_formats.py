@@ -9,8 +9,9 @@ import torch
 from foreign_models import FOLDER, assert_within, differences, in_order_of, waves
 from numpy.lib.recfunctions import repack_fields
 
+from distwar_gs.formats.compressed_ply import CHUNK
 from distwar_gs.formats.export import ModelFileError, load_model, read_render_mode, save_model
-from distwar_gs.formats.splat_formats import CHUNK, encode_splat
+from distwar_gs.formats.splat import encode_splat
 
 # Half a step: of 11 bits of a chunk's width, 10 bits of a rotation's number, 8 bits of its harmonics' 8.
 COMPRESSED = {"means": 3e-3, "quats": 3e-6, "scales": 1.6e-3, "opacities": 1 / 509, "sh0": 6e-3, "shN": 1 / 63}

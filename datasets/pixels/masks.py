@@ -105,6 +105,7 @@ def ignored_share(views: Sequence[View], threads: int = 0) -> float:
 
 
 def _ignored_pixels(view: View) -> int:
+    assert view.mask is not None
     ignored = int(np.count_nonzero(~decode_mask(view.mask, (view.width, view.height))))
     if ignored == view.width * view.height:
         otherwise = "use data.alpha=background" if view.alpha_is_mask else "turn the masks round with --invert_masks"

@@ -68,8 +68,8 @@ def prepare_views(
     views = with_masks([shot.view for shot in shots], source, options.masks, options.invert_masks)
     views = with_alpha(views) if options.alpha == "mask" else views
     shots = [replace(shot, view=view) for shot, view in zip(shots, views, strict=True)]
-    views, undistorted = pinhole_views(source, label, shots, model)
-    views, resized = resize_views(source, label, views, options.resolution)
+    pinholes, undistorted = pinhole_views(source, label, shots, model)
+    views, resized = resize_views(source, label, pinholes, options.resolution)
     alpha = ", alpha as mask" if any(view.alpha_is_mask for view in views) else ""
     return views, " ".join(filter(None, [label, undistorted, resized])) + alpha
 

@@ -6,6 +6,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -74,9 +75,11 @@ def _rigid(image: pycolmap.Image) -> tuple[pycolmap.Rigid3d, float]:
 
     COLMAP multiplies poses as if quaternions were of that length. Raises PoseError for one without a direction.
     """
-    parts = [image.frame.rig_from_world]
+    frame: Any = image.frame  # of a registered image everything is there
+    parts = [frame.rig_from_world]
     if not image.is_ref_in_frame():
-        parts.append(image.frame.rig.sensor_from_rig(image.camera.sensor_id))
+        camera: Any = image.camera
+        parts.append(frame.rig.sensor_from_rig(camera.sensor_id))
     units = [unit_quaternion(part.rotation.quat) for part in parts]
     length = max((length for _, length in units), key=lambda length: abs(length - 1.0))
     if abs(length - 1.0) <= LENGTH_EXACT:

@@ -148,7 +148,7 @@ def _like_image(fields: Sequence[str]) -> bool:
     2D points whose second to fifth number are by chance of length 1 lie in the first pixel and see point 1 at most.
     """
     whole = len(fields) == 10 and _is_whole(fields[0]) and _is_whole(fields[8])
-    return whole and abs(np.linalg.norm([float(text) for text in fields[1:5]]) - 1.0) <= ROUNDING
+    return whole and bool(abs(np.linalg.norm([float(text) for text in fields[1:5]]) - 1.0) <= ROUNDING)
 
 
 def _like_points(fields: Sequence[str]) -> bool:
@@ -298,4 +298,4 @@ def _colors(values: np.ndarray) -> np.ndarray:
     """uint8 [P, 3] from numbers up to 255, or from fractions of 1."""
     values = np.nan_to_num(values)
     fractions = len(values) and values.max() <= 1.0 and (values != np.round(values)).any()
-    return np.uint8(np.clip(np.round(values * 255.0 if fractions else values), 0, 255))
+    return np.clip(np.round(values * 255.0 if fractions else values), 0, 255).astype(np.uint8)

@@ -171,7 +171,13 @@ def find_names(names: Sequence[str], wanted: Sequence[str]) -> list[str] | None:
     """The columns that are called so, whatever their case, in the order of `wanted`; None unless all are there."""
     there = {name.lower(): name for name in reversed(names)}
     found = [name if name in names else there.get(name) for name in wanted]
-    return found if None not in found else None
+    there_are = [name for name in found if name is not None]
+    return there_are if len(there_are) == len(found) else None
+
+
+def column_names(table: np.ndarray) -> tuple[str, ...]:
+    """Of a structured array; none of another."""
+    return table.dtype.names or ()
 
 
 def _as_kind(numbers: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import DataError
 from ..scene import PointCloud, finite_points
-from .ply import Ply, PlyError, find_names
+from .ply import Ply, PlyError, column_names, find_names
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def read_points(path: Path, remedy: str) -> PointCloud | None:
         if "vertex" not in ply:
             raise PlyError(f"no `vertex` element among {', '.join(ply.elements) or 'none'}")
         table = ply.table("vertex")
-        axes = find_names(table.dtype.names, "xyz")
+        axes = find_names(column_names(table), "xyz")
         if axes is None:
             raise PlyError("no columns x, y and z")
     except (PlyError, OSError) as error:
@@ -101,10 +101,12 @@ def colors_of(table: np.ndarray) -> Colors | None:
     Integers are of 8 bits if none is above 255, else of 16, else of their type. Floating-point ones are fractions of 1
     if none is above it (or above `OVERSHOOT`, and not all are whole numbers), else levels of 8 or 16 bits.
     """
-    names = next(filter(None, (find_names(table.dtype.names, triple) for triple in _TRIPLES)), None)
+    names = next(filter(None, (find_names(column_names(table), triple) for triple in _TRIPLES)), None)
     if names is None:
-        names = find_names(table.dtype.names, _HARMONICS)
-        return names and Colors(0.5 + np.float32(_SH_C0) * _side_by_side(table, names), (*names,), "harmonics")
+        names = find_names(column_names(table), _HARMONICS)
+        if names is None:
+            return None
+        return Colors(0.5 + np.float32(_SH_C0) * _side_by_side(table, names), (*names,), "harmonics")
     levels = np.stack([_unsigned(table[name]) for name in names], axis=-1)
     full = _full_scale(levels)
     values = levels.astype(np.float32) / np.float32(full)
@@ -115,7 +117,7 @@ def _bytes(path: Path, table: np.ndarray) -> np.ndarray:
     """uint8 [P, 3], and a word in the log unless they are bytes already."""
     colors = colors_of(table)
     if colors is None:
-        brightness = next((name for name in table.dtype.names if name.lower() in _BRIGHTNESS), None)
+        brightness = next((name for name in column_names(table) if name.lower() in _BRIGHTNESS), None)
         only = f", only {brightness}" if brightness else ""
         logger.warning("%s: its points have no colours%s; they start grey", path, only)
         return np.full((len(table), 3), GRAY, np.uint8)

@@ -157,6 +157,7 @@ class _Shots:
 
     def _shot(self, path: Path, photo: FramePhoto, poses: dict[str, RigidPose]) -> Shot:
         frame, image = photo.frame, photo.image
+        assert image is not None  # `_present` has left such out
         size = read_size(image)
         camera = self._camera(path, frame, size, image)
         suffix = split_suffix(image.name)[1]  # of the copy, where images_N has others

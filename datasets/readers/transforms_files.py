@@ -108,11 +108,11 @@ class FrameFiles:
         finder, full = ImageFinder(folder), self.root / DEFAULT_IMAGES
         inside = [name.partition("/")[2] if name.startswith(f"{DEFAULT_IMAGES}/") else "" for name in names]
         copies = [finder.find(name) if name else photo for name, photo in zip(inside, photos, strict=True)]
-        lacking = [index for index, photo in enumerate(photos) if photo and copies[index] is None]
+        lacking = {index: photo for index, photo in enumerate(photos) if photo and copies[index] is None}
         if not lacking:
             check_owners(folder, names, copies)
             return copies
         if any(copies):
             check_present(folder, [names[index] for index in lacking], len(copies))
-        pairs = pair_by_order(folder, {str(index): photos[index] for index in lacking}, full)
+        pairs = pair_by_order(folder, {str(index): photo for index, photo in lacking.items()}, full)
         return [pairs.get(str(index)) for index in range(len(copies))]

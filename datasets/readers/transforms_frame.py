@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -32,6 +32,12 @@ class Frame:
     def file_path(self) -> str:
         """What the file calls the photograph."""
         return self.values["file_path"]
+
+    @overload
+    def number(self, key: str) -> float | None: ...
+
+    @overload
+    def number(self, key: str, default: float) -> float: ...
 
     def number(self, key: str, default: float | None = None) -> float | None:
         """A finite number, or the default where there is none. Raises DataError for anything else."""
@@ -97,7 +103,8 @@ def model_and_params(frame: Frame, width: int, height: int) -> tuple[str, list[f
     fx, fy = _focal(frame, "x", width), _focal(frame, "y", height)
     if fx is None and fy is None:
         raise DataError(f"{frame.where}: no `camera_angle_x`, `fl_x` or `x_fov`; export the file again")
-    pinhole = [fx or fy, fy or fx, frame.number("cx", 0.5 * width), frame.number("cy", 0.5 * height)]
+    focal = (fx or fy or 0.0, fy or fx or 0.0)
+    pinhole = [*focal, frame.number("cx", 0.5 * width), frame.number("cy", 0.5 * height)]
     k1, k2, k3, k4, k5, k6, p1, p2 = (
         frame.number(key, 0.0) for key in ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2")
     )

@@ -58,16 +58,16 @@ def sightings_of(model: pycolmap.Reconstruction, camera_id: int) -> Sightings:
     ids = sorted(image.image_id for image in model.images.values() if image.has_pose and image.camera_id == camera_id)
     ids = [ids[index] for index in np.unique(np.linspace(0, len(ids) - 1, MOST_PHOTOS).astype(int))] if ids else []
     images = [model.images[number] for number in ids]
-    pixels, photo, point = [np.empty((0, 2))], [], []
+    pixels, photos, numbers = [np.empty((0, 2))], list[int](), list[int]()
     for index, image in enumerate(images):
         observed = [each for each in image.points2D if each.has_point3D()]
         pixels.append(np.array([each.xy for each in observed]).reshape(-1, 2))
-        photo.extend([index] * len(observed))
-        point.extend(each.point3D_id for each in observed)
-    photo, point = np.array(photo, dtype=np.int64), np.array(point, dtype=np.int64)
-    kept = _spread(model, images, photo, point, np.concatenate(pixels))
-    numbers, point = np.unique(point[kept], return_inverse=True)
-    points = np.array([model.points3D[number].xyz for number in numbers]).reshape(-1, 3)
+        photos.extend([index] * len(observed))
+        numbers.extend(each.point3D_id for each in observed)
+    photo, ids_of_points = np.array(photos, dtype=np.int64), np.array(numbers, dtype=np.int64)
+    kept = _spread(model, images, photo, ids_of_points, np.concatenate(pixels))
+    distinct, point = np.unique(ids_of_points[kept], return_inverse=True)
+    points = np.array([model.points3D[number].xyz for number in distinct]).reshape(-1, 3)
     poses = [image.cam_from_world() for image in images]
     return Sightings(poses, points, photo[kept], point, np.concatenate(pixels)[kept])
 

@@ -5,9 +5,11 @@ pillow-heif.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -88,10 +90,10 @@ def exif_of(path: Path, keys: tuple[int, ...], lens_keys: tuple[int, ...]) -> tu
     with open_photo(path) as image:
         try:
             exif = image.getexif()
-            lens = exif.get_ifd(_EXIF_IFD)
+            tables: tuple[Mapping[int, Any], ...] = (exif, exif.get_ifd(_EXIF_IFD))
         except Exception:  # damaged EXIF says nothing, and raises anything
-            exif = lens = {}
-    return tuple(str(tags.get(tag)) for tags, wanted in ((exif, keys), (lens, lens_keys)) for tag in wanted)
+            tables = ({}, {})
+    return tuple(str(tags.get(tag)) for tags, wanted in zip(tables, (keys, lens_keys), strict=True) for tag in wanted)
 
 
 @cache

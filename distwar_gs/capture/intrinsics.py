@@ -215,6 +215,7 @@ class _Search:
 
     def costs(self, trial: Trial) -> np.ndarray:
         """Mean Cauchy loss of each photo that is judged."""
+        assert trial.outside is not None
         judged = ~np.isnan(trial.outside)
         losses = np.log1p((np.minimum(trial.outside[judged], 1e6) / self.scale) ** 2)
         photo = self.seen.photo[judged]
@@ -237,10 +238,10 @@ class _Search:
             shown = sorted(fewer, key=lambda label: errors[label])[:MOST_SHOWN]
             said += "; " + ", ".join(f"{label} {errors[label]:.2f}" for label in shown)
         if more:
-            shown = (f"{label} {errors[label]:.2f}" if label in errors else label for label in more)
+            shown = [f"{label} {errors[label]:.2f}" if label in errors else label for label in more]
             said += f"; no reliable gain from {', '.join(shown)}"
         if unusable:
-            shown = (f"{label} {errors[label]:.2f}" for label in unusable)
+            shown = [f"{label} {errors[label]:.2f}" for label in unusable]
             said += f"; no pinhole image can be made with {', '.join(shown)}"
         if best.oddities:
             said += f"; in spite of: {', '.join(best.oddities.values())}"

@@ -31,7 +31,7 @@ def converted(camera: pycolmap.Camera, name: str) -> pycolmap.Camera:
 
     def mismatch(values: np.ndarray) -> np.ndarray:
         start[free] = values
-        other.params = start
+        other.params = start  # type: ignore[assignment]  # an array is what it gives back, too
         found = other.img_from_cam(rays)
         return np.where(np.isfinite(found), found - pixels, 2.0 * (camera.width + camera.height)).ravel()
 

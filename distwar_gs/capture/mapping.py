@@ -84,12 +84,13 @@ def consistent_model(work: Work, folder: Path) -> Mapped | None:
     """A model that its own matches contradict is made again, beginning with the pair of photos that contradicts it
     most; the better one is kept.
     """
-    best, tried = None, [None]
+    best: Mapped | None = None
+    tried: list[tuple[int, int] | None] = [None]
     while True:
         found = mapped(work, folder / str(len(tried)), tried[-1])
         best = max(filter(None, (best, found)), key=lambda model: model.rank, default=None)
         beginnings = [pair for pair in best.contradicted if pair.image_ids not in tried] if best and best.wrong else []
-        if not beginnings or len(tried) == ATTEMPTS:
+        if not best or not beginnings or len(tried) == ATTEMPTS:
             return best
         work.say(f"{len(best.contradicted)} of {best.pairs} pairs of photos contradict the model: another try")
         tried.append(max(beginnings, key=lambda pair: pair.matches).image_ids)

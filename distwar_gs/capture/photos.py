@@ -59,7 +59,7 @@ def find_photos(folder: Path, out: Path | None = None) -> tuple[list[str], list[
 
     Files in `out`, where a scene is made, are passed over. Raises DataError for a folder that cannot be read.
     """
-    names, left_out = [], []
+    names, left_out = list[str](), list[LeftOut]()
     for name in sorted(_files(folder, out, left_out), key=lambda name: PurePosixPath(name).parts):
         try:
             if not (folder / name).is_file():

@@ -39,7 +39,7 @@ def find_intrinsics(work: Work) -> None:
     if changed or free:
         for each in chosen:
             model.cameras[each.camera.camera_id].model = each.camera.model
-            model.cameras[each.camera.camera_id].params = each.camera.params
+            model.cameras[each.camera.camera_id].params = each.camera.params  # type: ignore[assignment]  # its own
         rounds = [0]
         work.call(_refine, work, model, free, rounds, count=lambda: rounds[0], total=ROUNDS, unit="round")
         _replace_model(work, model)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import imageio.v2 as imageio
 import numpy as np
@@ -28,7 +29,7 @@ def default_frames(video: Path) -> int:
     return max(2, min(MOST_FRAMES, round(FRAMES_PER_SECOND * seconds)))
 
 
-def opened(video: Path) -> imageio.core.format.Format.Reader:
+def opened(video: Path) -> Any:
     """A reader of the video's frames. Raises DataError for a file that is none, or without ffmpeg."""
     if video.suffix.lower() not in VIDEO_SUFFIXES:
         known = ", ".join(sorted(VIDEO_SUFFIXES))

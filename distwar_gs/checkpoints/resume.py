@@ -21,8 +21,8 @@ from distwar_gs.checkpoints.checkpoint import (
 from distwar_gs.checkpoints.fingerprint import check_scene
 from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
 from distwar_gs.config.schedule import FOLLOWERS
+from distwar_gs.formats.table import is_model_file
 from distwar_gs.gaussians.model import sh_degree_of
-from distwar_gs.system.files import is_model_file
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Every setting of a run: sections, rules, files and flags; and how schedules follow the length of a run."""
 
-from distwar_gs.config.documentation import commented_defaults, field_docs, rule_of
+from distwar_gs.config.documentation import choices_of, commented_defaults, field_docs, rule_of
 from distwar_gs.config.rules import (
     A_SHARE,
     FPS,
@@ -33,6 +33,7 @@ from distwar_gs.config.schema import (
     TrainConfig,
     current_name,
 )
+from distwar_gs.config.strategies import STRATEGIES
 from distwar_gs.config.values import as_values, config_of, overlaid, validate, with_values
 from distwar_gs.config.yaml_files import load_config, override, read_values, save_config
 from distwar_gs.system.errors import ConfigError
@@ -50,6 +51,7 @@ __all__ = [
     "RESOLUTION",
     "SECTIONS",
     "STEPS",
+    "STRATEGIES",
     "Config",
     "ConfigError",
     "DataConfig",
@@ -74,6 +76,7 @@ __all__ = [
     "overlaid",
     "override",
     "read_values",
+    "choices_of",
     "rule_of",
     "save_config",
     "setting",

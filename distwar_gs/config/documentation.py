@@ -23,7 +23,11 @@ def field_docs() -> dict[str, str]:
     for section, cls in SECTIONS.items():
         body = classes[cls.__name__].body
         for line, following in zip(body, body[1:], strict=False):
-            if isinstance(line, ast.AnnAssign) and isinstance(following, ast.Expr):
+            if (
+                isinstance(line, ast.AnnAssign)
+                and isinstance(line.target, ast.Name)
+                and isinstance(following, ast.Expr)
+            ):
                 docs[f"{section}.{line.target.id}"] = " ".join(ast.literal_eval(following.value).split())
     return docs
 
@@ -31,6 +35,12 @@ def field_docs() -> dict[str, str]:
 def rule_of(key: str) -> Rule | None:
     """The rule for the values of "section.name", or None if every value of its type is allowed."""
     return FIELDS[key].metadata.get("rule")
+
+
+def choices_of(key: str) -> tuple[str, ...] | None:
+    """The values that "section.name" may have, or None if they are not a list."""
+    rule = rule_of(key)
+    return rule.choices if rule else None
 
 
 def commented_defaults() -> str:

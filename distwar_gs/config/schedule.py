@@ -42,7 +42,9 @@ def stretched(values: Mapping[str, Any], chosen: Collection[str]) -> dict[str, A
         values: all of a configuration, keyed "section.name"; what is not chosen as for a run of `MEANT_FOR` steps.
         chosen: the keys of those that stay.
     """
-    made = {} if values["train.seconds"] is None else {"train.test_iterations": (), "train.save_iterations": ()}
+    made: dict[str, Any] = (
+        {} if values["train.seconds"] is None else {"train.test_iterations": (), "train.save_iterations": ()}
+    )
     ratio = values["train.iterations"] / MEANT_FOR
     if ratio != 1:
         made |= _density_steps(values, chosen, ratio)

@@ -13,6 +13,7 @@ from typing import Any
 
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
 from distwar_gs.config.schedule import MEANT_FOR
+from distwar_gs.config.strategies import STRATEGIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,7 @@ class OptimConfig:
 class DensificationConfig:
     """When and how Gaussians are added and removed."""
 
-    strategy: str = setting("adc", one_of("adc", "absgrad", "mcmc"))
+    strategy: str = setting("adc", one_of(*STRATEGIES))
     """adc: adaptive density control of 3DGS (called default before). absgrad: the same driven by sums of absolute
     gradients (AbsGS). mcmc: Gaussians wander and are relocated, never removed (3DGS as Markov Chain Monte Carlo); grows
     up to densification.cap_max. absgrad and mcmc bring other defaults with them, which docs/strategies.md lists; what
@@ -271,7 +272,7 @@ class Config:
     log: LogConfig = LogConfig()
 
 
-SECTIONS: dict[str, type] = {section.name: section.type for section in dataclasses.fields(Config)}
+SECTIONS: dict[str, Any] = {section.name: section.type for section in dataclasses.fields(Config)}
 FIELDS: dict[str, dataclasses.Field] = {
     f"{section}.{spec.name}": spec for section, cls in SECTIONS.items() for spec in dataclasses.fields(cls)
 }
@@ -291,18 +292,8 @@ DEFAULT_STRATEGY = "adc"
 """The strategy of whoever chooses none. The dataclasses' own values are those of adc, as published for 3DGS; what a
 strategy has otherwise is in `PRESETS`, so `config_of({})` is what a user gets who sets nothing."""
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "adc": {},
-    "absgrad": {"densification.grad_threshold": 8e-4},
-    "mcmc": {
-        "model.init_opacity": 0.5,
-        "model.init_scale": 0.1,
-        "optim.opacities_lr": 5e-2,
-        "densification.stop": 25_000,
-        "densification.cap_max": 1_000_000,
-    },
-}
-"""The defaults that a densification.strategy changes, as published; docs/strategies.md has the sources."""
+PRESETS: dict[str, dict[str, Any]] = {name: dict(row.preset) for name, row in STRATEGIES.items()}
+"""The defaults that a densification.strategy changes."""
 
 OLD_NAMES: dict[str, dict[str, str]] = {"densification.strategy": {"default": "adc"}}
 """Values by key that earlier versions wrote into configs and checkpoints, and what they are called today."""

@@ -11,6 +11,7 @@ from typing import Any
 from distwar_gs.config.rules import Rule
 from distwar_gs.config.schedule import stretched
 from distwar_gs.config.schema import DEFAULT_STRATEGY, FIELDS, LENGTH, PRESETS, QUALITIES, Config, current_name
+from distwar_gs.config.strategies import STRATEGIES
 from distwar_gs.system.errors import ConfigError
 
 
@@ -172,10 +173,10 @@ def validate(config: Config) -> Config:
             f"train.seconds is {config.train.seconds:g}: how many steps that is differs from run to run, so it does "
             "not go with train.deterministic; give --iterations instead"
         )
-    if density.strategy == "mcmc" and config.optim.adam == "visible":
+    if STRATEGIES[density.strategy].needs_all_updated and config.optim.adam == "visible":
         raise ConfigError(
-            "optim.adam is visible: with densification.strategy mcmc every Gaussian pays for its opacity and its size "
-            "at every step; use lazy or dense"
+            f"optim.adam is visible: with densification.strategy {density.strategy} every Gaussian pays for its "
+            "opacity and its size at every step; use lazy or dense"
         )
     return config
 

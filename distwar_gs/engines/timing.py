@@ -10,6 +10,9 @@ from torch import Tensor
 class StepTimer(Protocol):
     """Marks the end of each part of a step."""
 
+    def milliseconds(self) -> dict[str, float]:
+        """Of each part; empty if nothing is timed. Waits for the device."""
+
     def mark(self, part: str) -> None:
         """Ends `part`; the next one begins here."""
 
@@ -19,6 +22,10 @@ class StepTimer(Protocol):
 
 class NoTimer:
     """For steps that do not log."""
+
+    def milliseconds(self) -> dict[str, float]:
+        """None."""
+        return {}
 
     def mark(self, part: str) -> None:
         """Nothing."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,6 +42,15 @@ MEASURES = {
 
 NUMBERS = ("psnr", "ssim", "lpips", "flip")
 """What a view may have."""
+
+
+class Images(Protocol):
+    """Photos [H, W, 3] uint8, made when asked for: a list or an ImageStore."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
 
 Measure = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Image and photo [H, W, 3] in [0, 1], and which pixels count, bool [H, W] (None: all), to a scalar."""
@@ -132,7 +141,7 @@ def data_protocol(scene: "Scene", background: str) -> dict[str, Any]:
 @torch.no_grad()
 def evaluate(
     render: Callable[["View"], Tensor],
-    images: Sequence[Tensor],
+    images: "Images",
     views: Sequence["View"],
     protocol: Mapping[str, Any],
     observe: Callable[["View", Tensor, Tensor], None] | None = None,
@@ -155,7 +164,7 @@ def evaluate(
     """
     if not views or len(images) != len(views):
         raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
-    measured, ignored, pixels, measures = [], 0, 0, {}
+    measured, ignored, pixels, measures = [], 0, 0, dict[str, Measure]()
     for index, view in enumerate(views):
         render8, photo = to_8bit(render(view)), images[index]
         if render8.shape != photo.shape:
@@ -185,6 +194,7 @@ def _measures(image8: Tensor, with_flip: bool) -> dict[str, Measure]:
     lpips = lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
 
     def lpips_of_kept(image: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
+        assert lpips is not None
         return lpips(*((image, target) if kept is None else without_ignored(image, target, kept)))
 
     measures = {"psnr": psnr, "ssim": _ssim, "lpips": lpips and lpips_of_kept, "flip": with_flip and flip_measure()}

@@ -1,66 +1,50 @@
-"""Files other programs read: the Gaussians as PLY and the cameras as JSON, both as the 3DGS reference writes them, and
-the Gaussians in the smaller formats of viewers.
+"""Files of Gaussians, read and written in any format (distwar_gs.formats.table), checked, and in which frame.
 
-Layouts: graphdeco-inria/gaussian-splatting, scene/gaussian_model.py (construct_list_of_attributes) and
-utils/camera_utils.py (camera_to_JSON); distwar_gs.formats.spz and distwar_gs.formats.splat_formats. Everything is
-written in the frame of the input scene, or, where that is far from its origin, relative to an origin that the file
-tells (distwar_gs.formats.origins).
+Everything is written in the frame of the input scene, or, where that is far from its origin, relative to an origin that
+the file tells (distwar_gs.formats.origins).
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import plyfile
 import torch
 from torch import Tensor
 
-from distwar_datasets.readers.pointcloud import colors_of
-from distwar_gs.formats.origins import comments_of, origin_of_comments, read_record, write_record
-from distwar_gs.formats.ply import ModelFileError, columns, element, read_ply
-from distwar_gs.formats.sog import is_antialiased_sog, is_sog, read_sog
-from distwar_gs.formats.splat_formats import (
-    encode_compressed_ply,
-    encode_splat,
-    is_compressed,
-    read_compressed_ply,
-    read_splat,
+from distwar_gs.formats.cameras_json import save_cameras_json as save_cameras_json
+from distwar_gs.formats.origins import read_record, write_record
+from distwar_gs.formats.ply import ModelFileError
+from distwar_gs.formats.table import (
+    ORIGIN,
+    PLY,
+    RENDER_MODE,
+    SOG_META,
+    WRITTEN_SUFFIXES,
+    Arrays,
+    Format,
+    Notes,
+    is_model_file,
+    listed,
+    read_format,
+    unread_model,
+    written_format,
 )
-from distwar_gs.formats.spz import encode_spz, is_beyond_reach, read_spz
-from distwar_gs.system.files import SOG_META, is_model_file, replacing, unread_model
-from distwar_kernels.constants import HARMONIC0 as SH_C0
+from distwar_gs.system.files import replacing
 
 if TYPE_CHECKING:
-    from distwar_datasets.scene import Normalisation, View
-
-_POSITION = ("x", "y", "z")
-_NORMAL = ("nx", "ny", "nz")  # always zero, but viewers expect the columns
-_SH0 = ("f_dc_0", "f_dc_1", "f_dc_2")
-_SCALE = ("scale_0", "scale_1", "scale_2")
-_QUATERNION = ("rot_0", "rot_1", "rot_2", "rot_3")
-_REST_COUNTS = tuple(3 * ((degree + 1) ** 2 - 1) for degree in range(4))  # 0, 9, 24, 45
-_RENDER_MODE = "SplatRenderMode: "  # the comment by which exporters and viewers tell antialiased models apart
-_POSTSHOT = {"antialiased 0": "default", "antialiased 1": "mip"}
-_MODES = (_RENDER_MODE, *_POSTSHOT)
+    from distwar_datasets.scene import Normalisation
 
 LIMIT = 80.0
 """Infinite opacities (logit), which converters write for bytes of 0 and 255, and scales (log) of flat Gaussians become
 this or its negative: no float32 shows the difference."""
 
-FLATNESS = 1e-4
-"""Thickness of a Gaussian that is written with two scales, in multiples of the smaller one: no picture shows it."""
-
 log = logging.getLogger(__name__)
-
-
-# --------------------------------------------------------------------------------------------------------- Gaussians
 
 
 def save_ply(
@@ -71,10 +55,7 @@ def save_ply(
     antialiased: bool = False,
     origin: np.ndarray | None = None,
 ) -> None:
-    """Write the Gaussians as a binary little-endian PLY of float32 columns, atomically.
-
-    Columns: position, normal (zeros), f_dc, f_rest (channel-major; 45 at degree 3), opacity (logit), scale (log) and
-    rotation (wxyz, as optimised: not normalised).
+    """Write the Gaussians as a PLY (distwar_gs.formats.inria_ply), atomically.
 
     Args:
         path: the file; missing folders are made.
@@ -84,15 +65,9 @@ def save_ply(
         origin: float64 [3], what the positions are relative to in the frame of the input, recorded as `comment
             SplatOrigin: x y z`. Taken off where there is a normalisation; else it is off already.
     """
-    table = _table(params, _about(normalisation, origin))
-    names = _names(table.shape[1])
-    vertices = table.view([(name, "<f4") for name in names]).reshape(len(table))
-    ply = plyfile.PlyData(
-        [plyfile.PlyElement.describe(vertices, "vertex")], byte_order="<", comments=_comments(antialiased, origin)
-    )
-    with replacing(path) as temporary:
-        ply.write(str(temporary))
-        write_record(path, None, "")
+    arrays = {name: _as_array(tensor) for name, tensor in params.items()}
+    means, scales = _to_file_frame(arrays["means"], arrays["scales"], _about(normalisation, origin))
+    _write(PLY, path, {**arrays, "means": means, "scales": scales}, Notes(antialiased, origin))
 
 
 def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None = None) -> dict[str, Tensor]:
@@ -109,15 +84,15 @@ def load_ply(path: str | os.PathLike[str], normalisation: Normalisation | None =
         with K = 0, 3, 8 or 15; all float32 on the CPU.
     Raises: ModelFileError for a missing or broken file, or one without the columns of 3D Gaussians.
     """
-    return _in_frame(*_read_ply(path), normalisation)
+    return _in_frame(*_read(PLY, path), normalisation)
 
 
 def load_model(
     path: str | os.PathLike[str], normalisation: Normalisation | None = None, *, rub: bool = True
 ) -> dict[str, Tensor]:
-    """As `load_ply`, for any of MODEL_SUFFIXES and the folder of a SOG. `rub`: whether an SPZ has the axes its format
-    prescribes."""
-    return _in_frame(*_read(path, rub), normalisation)
+    """As `load_ply`, for any of MODEL_SUFFIXES and the folder of a SOG. `rub`: whether a file of a format with axes of
+    its own has these."""
+    return _in_frame(*_read(read_format(path), path, rub), normalisation)
 
 
 def load_exactly(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dict[str, Tensor], np.ndarray]:
@@ -125,13 +100,14 @@ def load_exactly(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dic
 
     The origin, float64 [3], added to the means gives the frame of the input; zeros where the file tells none.
     """
-    arrays, origin = _read(path, rub)
+    arrays, origin = _read(read_format(path), path, rub)
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}, origin
 
 
 def read_origin(path: str | os.PathLike[str]) -> np.ndarray:
     """What the positions of a file of Gaussians are relative to, float64 [3]; zeros where it does not tell."""
-    return _origin_of(path, read_ply(path).comments if _is_ply(path) else ())
+    row = read_format(path)
+    return _origin_of(path, None if ORIGIN in row.lacks else row.functions().read_origin(path))
 
 
 def save_model(
@@ -145,37 +121,25 @@ def save_model(
     """Write the Gaussians in the format that the file's name ends in, atomically, in the frame they are in.
 
     Args:
-        path: .ply, .compressed.ply, .splat or .spz; missing folders are made.
+        path: its name ends in one of WRITTEN_SUFFIXES; missing folders are made.
         params: as for `save_ply`, N > 0, finite: as `load_model` gives them without a normalisation.
-        antialiased: recorded where the format can (all but .splat).
-        rub: of .spz, whether to turn the axes to those its format prescribes (`encode_spz`).
+        antialiased: recorded unless the format lacks RENDER_MODE.
+        rub: whether to turn the axes to those that the format prescribes, if it does.
         origin: float64 [3], what the positions are relative to in the frame of the input; recorded in a comment, or in
             NAME.origin.json beside the file.
 
-    Raises: ModelFileError for another name, and for Gaussians of which an SPZ cannot reach most.
+    Raises: ModelFileError for another name, and for Gaussians most of which the format cannot hold.
     """
-    path = Path(path)
-    name, arrays = path.name.lower(), {name: _as_array(tensor) for name, tensor in params.items()}
-    if name.endswith(".compressed.ply"):
-        content = encode_compressed_ply(arrays, _comments(antialiased, origin))
-    elif name.endswith(".splat"):
-        content = encode_splat(arrays)
-    elif name.endswith(".spz"):
-        if is_beyond_reach(arrays["means"]):
-            raise ModelFileError(
-                f"{path}: no SPZ reaches so far from the origin; take an offset off, as --export_origin local of "
-                "scripts/convert.py does, or choose another format"
-            )
-        content = encode_spz(arrays, antialiased=antialiased, rub=rub)
-    elif name.endswith(".ply"):
-        return save_ply(path, params, antialiased=antialiased, origin=origin)
-    else:
-        raise ModelFileError(f"{path}: no format to write; let the name end in .ply, .compressed.ply, .splat or .spz")
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-        turned = name.endswith(".spz") and rub
-        axes = "after y and z have changed sign" if turned else "in the axes they have"
-        write_record(path, None if name.endswith(".ply") else origin, axes)
+    row = written_format(path)
+    if row is None:
+        raise ModelFileError(f"{path}: no format to write; let the name end in {listed(WRITTEN_SUFFIXES, 'or')}")
+    arrays = {name: _as_array(tensor) for name, tensor in params.items()}
+    if row.is_beyond_reach(arrays["means"]):
+        raise ModelFileError(
+            f"{path}: no {row.suffix[1:].upper()} reaches so far from the origin; take an offset off, as "
+            "--export_origin local of scripts/convert.py does, or choose another format"
+        )
+    _write(row, path, arrays, Notes(antialiased, origin, rub))
 
 
 def as_reloaded(
@@ -193,29 +157,25 @@ def as_reloaded(
 
     Returns: the same tensors, but means and scales, which are new, on the same device.
     """
-    normalisation = _about(normalisation, origin)
-    arrays = (_as_array(params[name]) for name in ("means", "scales"))
-    rounded = _to_training_frame(*_to_file_frame(*arrays, normalisation), normalisation)
-    means, scales = (torch.from_numpy(array).to(params["means"].device) for array in rounded)
-    return {**params, "means": means, "scales": scales}
+    frame = _about(normalisation, origin)
+    means, scales = _to_file_frame(_as_array(params["means"]), _as_array(params["scales"]), frame)
+    rounded = _to_training_frame(means, scales, frame)
+    return {
+        **params,
+        **{
+            name: torch.from_numpy(array).to(params[name].device)
+            for name, array in zip(("means", "scales"), rounded, strict=True)
+        },
+    }
 
 
 def read_render_mode(path: str | os.PathLike[str]) -> str | None:
     """What the file says of its training: "mip" (antialiased), "default", or None: nothing.
 
-    In a PLY it is the last comment SplatRenderMode (Brush, SuperSplat) or antialiased (Postshot), in an SPZ or SOG a
-    flag; a .splat cannot tell.
+    In a PLY it is a comment, in an SPZ or SOG a flag; a .splat cannot tell.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".spz":
-        return "mip" if read_spz(path)[1] else "default"
-    if suffix == ".splat":
-        return None
-    if is_sog(path):
-        return "mip" if is_antialiased_sog(path) else "default"
-    lines = (line.strip() for line in read_ply(path).comments)
-    modes = [_POSTSHOT.get(line, line.removeprefix(_RENDER_MODE)) for line in lines if line.startswith(_MODES)]
-    return modes[-1] if modes else None
+    row = read_format(path)
+    return None if RENDER_MODE in row.lacks else row.functions().read_render_mode(path)
 
 
 def find_ply(model: str | os.PathLike[str], iteration: int | None = None) -> Path:
@@ -240,18 +200,6 @@ def find_ply(model: str | os.PathLike[str], iteration: int | None = None) -> Pat
     raise ModelFileError(f"{model}: no point_cloud/iteration_N/point_cloud.ply with {what}; there are: {there}")
 
 
-def _table(params: Mapping[str, Tensor], normalisation: Normalisation | None) -> np.ndarray:
-    """All columns side by side, float32 [N, 17 + 3 K]."""
-    arrays = {name: _as_array(tensor) for name, tensor in params.items()}
-    means, scales = _to_file_frame(arrays["means"], arrays["scales"], normalisation)
-    count = len(means)
-    sh0 = arrays["sh0"].reshape(count, 3)
-    rest = arrays["shN"].transpose(0, 2, 1).reshape(count, 3 * arrays["shN"].shape[1])
-    opacities = arrays["opacities"].reshape(count, 1)
-    parts = (means, np.zeros_like(means), sh0, rest, opacities, scales, arrays["quats"])
-    return np.concatenate(parts, axis=1, dtype="<f4")
-
-
 def _as_array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().to("cpu", torch.float32).numpy()
 
@@ -261,29 +209,22 @@ def _about(normalisation: Normalisation | None, origin: np.ndarray | None) -> No
     return normalisation if normalisation is None or origin is None else normalisation.about(origin)
 
 
-def _read(path: str | os.PathLike[str], rub: bool) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """The Gaussians of any file, in its frame, and its origin."""
-    if _is_ply(path):
-        return _read_ply(path)
-    readers = {".spz": lambda: read_spz(path, rub=rub)[0], ".splat": lambda: read_splat(path)}
-    arrays = readers.get(Path(path).suffix.lower(), lambda: read_sog(path)[0])()
-    return _usable(path, arrays), _origin_of(path, ())
+def _write(row: Format, path: str | os.PathLike[str], arrays: Arrays, notes: Notes) -> None:
+    """The file, and the origin beside it if the format lacks a place for one."""
+    axes = "after y and z have changed sign" if row.axes and notes.rub else "in the axes they have"
+    with replacing(path) as temporary:
+        row.functions().write(temporary, arrays, notes)
+        write_record(path, notes.origin if ORIGIN in row.lacks else None, axes)
 
 
-def _read_ply(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    ply = read_ply(path)
-    arrays = read_compressed_ply(path, ply) if is_compressed(ply) else _arrays(path, element(path, ply, "vertex"))
-    return _usable(path, arrays), _origin_of(path, ply.comments)
+def _read(row: Format, path: str | os.PathLike[str], rub: bool = True) -> tuple[Arrays, np.ndarray]:
+    """The Gaussians of a file, in its frame, and its origin."""
+    arrays, told = row.functions().read(path, rub)
+    return _usable(path, arrays), _origin_of(path, told)
 
 
-def _is_ply(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is read as a PLY, which has comments: whatever is of no other format."""
-    return Path(path).suffix.lower() not in (".spz", ".splat") and not is_sog(path)
-
-
-def _origin_of(path: str | os.PathLike[str], comments: Sequence[str]) -> np.ndarray:
-    """What the file's comments tell, or the record beside it; zeros where there is neither."""
-    told = origin_of_comments(path, comments)
+def _origin_of(path: str | os.PathLike[str], told: np.ndarray | None) -> np.ndarray:
+    """What the file tells, or the record beside it; zeros where there is neither."""
     told = read_record(path) if told is None else told
     return np.zeros(3) if told is None else told
 
@@ -308,62 +249,7 @@ def _to_training_frame(
     return means, scales + np.float32(math.log(normalisation.scale))
 
 
-def _names(count: int) -> list[str]:
-    rest = [f"f_rest_{index}" for index in range(count - 17)]
-    return [*_POSITION, *_NORMAL, *_SH0, *rest, "opacity", *_SCALE, *_QUATERNION]
-
-
-def _comments(antialiased: bool, origin: np.ndarray | None) -> tuple[str, ...]:
-    mode = _RENDER_MODE + ("mip" if antialiased else "default")
-    return "Generated by distwar-gs", mode, *comments_of(origin)
-
-
-def _arrays(path: str | os.PathLike[str], vertices: np.ndarray) -> dict[str, np.ndarray]:
-    """The columns of the reference's PLY, as the parameters have them."""
-    rest = _rest_columns(path, vertices.dtype.names)
-    means = columns(path, vertices, _POSITION, precision=np.float64)
-    if all(vertices.dtype[axis].itemsize <= 4 for axis in _POSITION):
-        means = means.astype(np.float32)
-    quats, opacities = (columns(path, vertices, names) for names in (_QUATERNION, ("opacity",)))
-    scales, sh0 = _scales(path, vertices), _sh0(path, vertices)
-    channel_major = columns(path, vertices, rest).reshape(len(vertices), 3, len(rest) // 3)
-    return {
-        "means": means,
-        "quats": quats,
-        "scales": scales,
-        "opacities": opacities[:, 0],
-        "sh0": sh0[:, None, :],
-        "shN": channel_major.transpose(0, 2, 1),
-    }
-
-
-def _scales(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
-    """Log scales [N, 3]; the third of flat Gaussians (2DGS has two: hbb1/2d-gaussian-splatting) is tiny."""
-    if _SCALE[2] in vertices.dtype.names or not set(_SCALE[:2]) <= set(vertices.dtype.names):
-        return columns(path, vertices, _SCALE)
-    along = columns(path, vertices, _SCALE[:2])
-    return np.concatenate([along, along.min(axis=1, keepdims=True) + np.float32(math.log(FLATNESS))], axis=1)
-
-
-def _sh0(path: str | os.PathLike[str], vertices: np.ndarray) -> np.ndarray:
-    """Harmonics of degree 0 [N, 3], from colours where the file has those instead (nerfstudio, `rgb`)."""
-    colors = None if set(_SH0) & set(vertices.dtype.names) else colors_of(vertices)
-    if colors is None:
-        return columns(path, vertices, _SH0)
-    log.info("%s: no f_dc, colours from %s (%s)", path, " ".join(colors.columns), colors.words)
-    return (colors.values - np.float32(0.5)) / np.float32(SH_C0)
-
-
-def _rest_columns(path: str | os.PathLike[str], names: Sequence[str]) -> list[str]:
-    """The f_rest columns in order; their number must be that of a degree from 0 to 3."""
-    count = sum(name.startswith("f_rest_") for name in names)
-    if count not in _REST_COUNTS:
-        allowed = ", ".join(map(str, _REST_COUNTS))
-        raise ModelFileError(f"{path}: has {count} f_rest columns; spherical harmonics need one of {allowed}")
-    return [f"f_rest_{index}" for index in range(count)]
-
-
-def _usable(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _usable(path: str | os.PathLike[str], arrays: Arrays) -> dict[str, np.ndarray]:
     """The Gaussians that are finite and have a rotation; ModelFileError if there are none."""
     arrays = {
         **arrays,
@@ -385,44 +271,7 @@ def _usable(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> d
     return {name: array[keep] for name, array in arrays.items()}
 
 
-def _in_frame(
-    arrays: Mapping[str, np.ndarray], origin: np.ndarray, normalisation: Normalisation | None
-) -> dict[str, Tensor]:
+def _in_frame(arrays: Arrays, origin: np.ndarray, normalisation: Normalisation | None) -> dict[str, Tensor]:
     means, scales = _to_training_frame(arrays["means"], arrays["scales"], _about(normalisation, origin))
     placed = {**arrays, "means": means, "scales": scales}
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in placed.items()}
-
-
-# ----------------------------------------------------------------------------------------------------------- cameras
-
-
-def save_cameras_json(
-    path: str | os.PathLike[str], views: Sequence[View], normalisation: Normalisation, origin: np.ndarray | None = None
-) -> None:
-    """Write the cameras as the 3DGS viewers read them, atomically, in the frame of the run's PLYs.
-
-    A list with, for each view: id, img_name, width, height, position (camera centre), rotation (camera-to-world, rows),
-    fy, fx in pixels, and beyond the reference's layout cx, cy (pixel centres at +0.5) and, if the positions are
-    relative to one, origin (added to a position it gives the frame of the input).
-    """
-    frame = _about(normalisation, origin)
-    told = {} if origin is None or not origin.any() else {"origin": origin.tolist()}
-    entries = [_camera_entry(index, view, frame) | told for index, view in enumerate(views)]
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-
-
-def _camera_entry(index: int, view: View, normalisation: Normalisation) -> dict[str, Any]:
-    to_world = np.linalg.inv(normalisation.undo_viewmat(view.viewmat))
-    return {
-        "id": index,
-        "img_name": view.name,
-        "width": view.width,
-        "height": view.height,
-        "position": to_world[:3, 3].tolist(),
-        "rotation": to_world[:3, :3].tolist(),
-        "fy": float(view.K[1, 1]),
-        "fx": float(view.K[0, 0]),
-        "cx": float(view.K[0, 2]),
-        "cy": float(view.K[1, 2]),
-    }

@@ -19,7 +19,8 @@ import numpy as np
 from distwar_datasets.origin import needs_origin, round_origin, scene_origin
 from distwar_gs.formats.packing import middle_of
 from distwar_gs.formats.ply import ModelFileError
-from distwar_gs.system.files import SOG_META, replacing
+from distwar_gs.formats.table import SOG_META
+from distwar_gs.system.files import replacing
 
 if TYPE_CHECKING:
     from distwar_datasets.scene import Scene

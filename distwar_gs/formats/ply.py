@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distwar_datasets.readers.ply import Ply, PlyError
+from distwar_datasets.readers.ply import Ply, PlyError, column_names
 
 
 class ModelFileError(ValueError):
@@ -54,7 +54,7 @@ def columns(
     Raises: ModelFileError for a column that is missing or of another kind.
     """
     for name in names:
-        if name not in table.dtype.names:
+        if name not in column_names(table):
             raise ModelFileError(
                 f"{path}: column {name} is missing; expected the PLY of a 3D Gaussian Splatting trainer, "
                 "not a point cloud or a mesh"

@@ -23,7 +23,7 @@ from PIL import Image
 
 from distwar_gs.formats.packing import check_growth, from_smallest_three, logit
 from distwar_gs.formats.ply import ModelFileError
-from distwar_gs.system.files import SOG_META
+from distwar_gs.formats.table import SOG_META
 
 _PALETTE_COLUMNS = 64
 _PALETTE_ROWS = 1024
@@ -36,10 +36,14 @@ _BROKEN = (ValueError, LookupError, TypeError, AttributeError, OverflowError, EO
 """What a damaged zip, JSON or picture raises."""
 
 
-def is_sog(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is named as a SOG is: a bundle, its meta.json, or a folder with one."""
-    path = Path(path)
-    return path.suffix.lower() == ".sog" or path.name.lower() == SOG_META or path.is_dir()
+def read(path: str | os.PathLike[str], rub: bool) -> tuple[dict[str, np.ndarray], None]:
+    """See distwar_gs.formats.table."""
+    return read_sog(path)[0], None
+
+
+def read_render_mode(path: str | os.PathLike[str]) -> str:
+    """See distwar_gs.formats.table."""
+    return "mip" if is_antialiased_sog(path) else "default"
 
 
 def read_sog(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], bool]:

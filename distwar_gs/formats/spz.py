@@ -12,12 +12,13 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
 from distwar_gs.formats.packing import check_growth, content_of, from_smallest_three, logit, middle_of, smallest_three
 from distwar_gs.formats.ply import ModelFileError
+from distwar_gs.formats.table import Arrays, Notes
 
 MAGIC = b"NGSP"
 VERSION = 3
@@ -36,7 +37,22 @@ _MOST_EXPANSION = 1032  # deflate cannot do more
 _RUB_SIGNS = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
 
 
-def encode_spz(arrays: Mapping[str, np.ndarray], *, antialiased: bool = False, rub: bool = True) -> bytes:
+def write(path: Path, arrays: Arrays, notes: Notes) -> None:
+    """An SPZ; see distwar_gs.formats.table."""
+    path.write_bytes(encode_spz(arrays, antialiased=notes.antialiased, rub=notes.rub))
+
+
+def read(path: str | os.PathLike[str], rub: bool) -> tuple[dict[str, np.ndarray], None]:
+    """See distwar_gs.formats.table."""
+    return read_spz(path, rub=rub)[0], None
+
+
+def read_render_mode(path: str | os.PathLike[str]) -> str:
+    """See distwar_gs.formats.table."""
+    return "mip" if read_spz(path)[1] else "default"
+
+
+def encode_spz(arrays: Arrays, *, antialiased: bool = False, rub: bool = True) -> bytes:
     """The file's content.
 
     Gaussians beyond `reach` from the origin along an axis, which the format cannot place, are drawn in towards it and
@@ -100,10 +116,10 @@ def read_spz(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dict[st
 # ----------------------------------------------------------------------------------------------------------- writing
 
 
-def _turned(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _turned(arrays: Arrays) -> dict[str, np.ndarray]:
     """Half a turn about the x axis, which is its own way back: y and z change sign."""
-    means = arrays["means"] * np.float32([1, -1, -1])
-    quats = arrays["quats"] * np.float32([1, 1, -1, -1])  # F R F for F = diag(1, -1, -1)
+    means = arrays["means"] * np.array([1, -1, -1], np.float32)
+    quats = arrays["quats"] * np.array([1, 1, -1, -1], np.float32)  # F R F for F = diag(1, -1, -1)
     harmonics = arrays["shN"] * _RUB_SIGNS[: arrays["shN"].shape[1], None]
     return {**arrays, "means": means, "quats": quats, "shN": harmonics}
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from distwar_datasets import View
 from distwar_datasets.pixels.images import available_memory
-from distwar_gs.config import Config
+from distwar_gs.config import STRATEGIES, Config
+from distwar_gs.formats.parameters import harmonics_of, numbers_of
 from distwar_gs.gaussians.rows import SLACK
 from distwar_gs.rendering.renderer import RASTERIZERS
 
@@ -21,6 +22,9 @@ SHARES = {"cuda": 0.9, "cpu": 0.5}
 do other programs."""
 PIXEL_BYTES = {"cuda": 200, "cpu": 800}
 """What rendering and loss take for each pixel of a view, generously."""
+
+COUNTED = 2
+"""Numbers of statistics that `bytes_per_gaussian` counts; a strategy may keep more."""
 
 
 def bytes_per_gaussian(sh_degree: int, rasterizer: str, adam: str) -> tuple[int, int]:
@@ -35,10 +39,9 @@ def bytes_per_gaussian(sh_degree: int, rasterizer: str, adam: str) -> tuple[int,
         rasterizer: as distwar_gs.rendering.renderer chose, which knows what a step takes.
         adam: the setting `optim.adam`; "dense" stores gradients with the fused rasteriser, too.
     """
-    harmonics = 3 * ((sh_degree + 1) ** 2 - 1)
-    numbers = 14 + harmonics
+    numbers, largest = numbers_of(sh_degree), 3 * harmonics_of(sh_degree)
     step = RASTERIZERS[rasterizer].step_bytes(sh_degree, adam)
-    return math.ceil(SLACK * 12 * numbers) + 12, max(step, 4 * harmonics + 48)
+    return math.ceil(SLACK * 12 * numbers) + 4 * COUNTED + 4, max(step, 4 * largest + 48)
 
 
 def free_memory(device: torch.device) -> int:
@@ -127,5 +130,6 @@ def _size(tensors: Iterable[Tensor]) -> int:
 def cap_of(config: Config, rasterizer: str, views: Sequence[View], device: torch.device) -> Cap:
     """The cap of a run on these training views."""
     kept, working = bytes_per_gaussian(config.model.sh_degree, rasterizer, config.optim.adam)
+    kept += 4 * max(0, len(STRATEGIES[config.densification.strategy].statistics) - COUNTED)
     pixels = max(view.width * view.height for view in views)
     return Cap(config.densification.cap_max, Budget(device, kept, working, pixels))

@@ -1,4 +1,4 @@
-"""The Gaussians: a plain dict of parameters, and how they begin.
+"""The Gaussians: a plain dict of parameters (the rows of distwar_gs.formats.parameters), and how they begin.
 
 | key       | shape            | holds                                                                  |
 |-----------|------------------|------------------------------------------------------------------------|
@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
+from distwar_gs.formats.parameters import DEGREES, ROWS, SCHEMA
 from distwar_gs.gaussians.random_start import is_within_sight, points_in_view
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
 
 log = logging.getLogger(__name__)
 
-PARAMETER_NAMES = ("means", "quats", "scales", "opacities", "sh0", "shN")
+PARAMETER_NAMES = tuple(row.name for row in SCHEMA)
 NEIGHBORS = 3
 SCALE_BOUNDS = (1e-4, 1.0)
 """Smallest and largest standard deviation to begin with, relative to the size of the cloud."""
@@ -71,7 +72,7 @@ def initialize(
         "scales": scales[:, None].repeat(1, 3),
         "opacities": torch.full((count,), math.log(config.init_opacity / (1.0 - config.init_opacity))),
         "sh0": ((rgb - 0.5) / SH_C0)[:, None, :],
-        "shN": torch.zeros(count, (config.sh_degree + 1) ** 2 - 1, 3),
+        "shN": torch.zeros(count, *ROWS["shN"].shape_at(config.sh_degree)),
     }
     return as_parameters(values, device)
 
@@ -144,12 +145,10 @@ def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tup
 
 def are_parameters(values: Mapping[str, Tensor]) -> bool:
     """Whether these are a model's values: floating-point tensors of the shapes above for one number of Gaussians."""
-    count, harmonics = len(values["means"]), values["shN"].shape[1]
-    shapes = {"means": (3,), "quats": (4,), "scales": (3,), "opacities": (), "sh0": (1, 3), "shN": (harmonics, 3)}
-    sound = all(
-        values[name].shape == (count, *shape) and values[name].is_floating_point() for name, shape in shapes.items()
-    )
-    return sound and harmonics in (0, 3, 8, 15)
+    count, degree = len(values["means"]), sh_degree_of(values)
+    shapes = {row.name: (count, *row.shape_at(degree)) for row in SCHEMA}
+    sound = all(values[name].shape == shape and values[name].is_floating_point() for name, shape in shapes.items())
+    return sound and degree in DEGREES
 
 
 def active_sh_degree(step: float, config: ModelConfig, first: int = 0) -> int:

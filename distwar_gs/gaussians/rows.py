@@ -2,7 +2,7 @@
 
 Removed rows leave holes, which new rows fill first; the rest is appended; leftover holes are filled from the end. So
 the cost of a refinement follows the number of changed rows, and memory is allocated only when the capacity is used up.
-The order of rows has no meaning: order_spatially (distwar_gs.strategies.adaptive) puts neighbours together again.
+The order of rows has no meaning: order_spatially (distwar_gs.gaussians.edits) puts neighbors together again.
 
 What takes memory comes first: the plan, scratch, capacity. Moving rows takes no memory, so all tensors keep the same
 length when memory runs out.

@@ -20,10 +20,12 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_datasets.readers.pointcloud import read_points
-from distwar_gs.config import Config, ModelConfig
+from distwar_gs.config import STRATEGIES, Config, ModelConfig
+from distwar_gs.formats.compressed_ply import is_compressed
 from distwar_gs.formats.export import find_ply, load_model, read_origin, read_render_mode
+from distwar_gs.formats.parameters import harmonics_of
 from distwar_gs.formats.ply import ModelFileError, read_ply
-from distwar_gs.formats.splat_formats import is_compressed
+from distwar_gs.formats.table import PLY
 from distwar_gs.gaussians.model import as_parameters, initialize, sh_degree_of, starting_points
 from distwar_gs.gaussians.random_start import seen_share
 
@@ -87,7 +89,7 @@ def find_start(init_ply: str) -> Path:
 
 def holds_gaussians(path: Path) -> bool:
     """Whether a file holds Gaussians, and not points; ModelFileError for a broken PLY."""
-    if path.suffix.lower() != ".ply":
+    if path.suffix.lower() != PLY.suffix:
         return True
     ply = read_ply(path)
     names = ply.elements["vertex"].names if "vertex" in ply else ()
@@ -96,7 +98,7 @@ def holds_gaussians(path: Path) -> bool:
 
 def with_degree(params: dict[str, Tensor], degree: int) -> dict[str, Tensor]:
     """The Gaussians with harmonics up to `degree`: those above are left out, those that are missing are zeros."""
-    wanted, harmonics = (degree + 1) ** 2 - 1, params["shN"]
+    wanted, harmonics = harmonics_of(degree), params["shN"]
     missing = harmonics.new_zeros(len(harmonics), max(0, wanted - harmonics.shape[1]), 3)
     return {**params, "shN": torch.cat([harmonics[:, :wanted], missing], dim=1)}
 
@@ -119,7 +121,7 @@ def _gaussians(path: Path, scene: Scene, config: ModelConfig) -> dict[str, Tenso
 def _say_cap(count: int, config: Config) -> None:
     cap = config.densification.cap_max
     if cap and count > cap:
-        what = "the faintest go" if config.densification.strategy == "mcmc" else "none are added"
+        what = STRATEGIES[config.densification.strategy].over_cap
         log.warning("%s Gaussians are more than densification.cap_max, %s: %s", f"{count:,}", f"{cap:,}", what)
 
 
@@ -161,7 +163,7 @@ def _thinned(
     positions: ArrayLike | Tensor, colors: ArrayLike | Tensor, limit: int | None, generator: torch.Generator
 ) -> tuple[ArrayLike | Tensor, ArrayLike | Tensor]:
     """As many of the points as `limit` allows, drawn at random, in their order."""
-    count = len(positions)
+    count = np.shape(positions)[0]
     if limit is None or count <= limit:
         return positions, colors
     kept = torch.randperm(count, generator=generator)[:limit].sort().values

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
-from distwar_gs.config import Config, ConfigError
+from distwar_gs.config import STRATEGIES, Config, ConfigError
 from distwar_gs.rendering.near_plane import OF_EXTENT
 from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
@@ -128,7 +128,7 @@ def render_settings(config: Config, extent: float, device: torch.device) -> Rend
         near_plane=(config.model.near_plane or OF_EXTENT) * extent,
         far_plane=config.model.far_plane * extent,
         antialiased=config.model.antialiased,
-        absgrad=config.densification.strategy == "absgrad",
+        absgrad=STRATEGIES[config.densification.strategy].absgrad,
         reduction=kernels.Reduction(config.reduction.strategy, config.reduction.balance_threshold),
         rasterizer=_rasterizer(config, device),
     )

@@ -1,8 +1,11 @@
 """How the number of Gaussians and their places are governed: what all strategies share, and which one a config gets.
 
-`adc` and `absgrad` are adaptive density control (adaptive.py), `mcmc` is mcmc.py.
+`adc` and `absgrad` are adaptive density control (adaptive.py), `mcmc` is mcmc.py. What the rest of the trainer must
+know of each is a row of distwar_gs.config.STRATEGIES.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -78,7 +81,29 @@ def make_strategy(
     """The strategy of a configuration, for `count` Gaussians in a frame where the scene has this extent; `cap` if it
     depends on memory; `schedule` of the run, which must be given if its length is in seconds."""
     schedule = schedule or Schedule(config.train.iterations)
-    if config.densification.strategy == "mcmc":
-        return Mcmc(extent, config.densification, schedule)
-    white = config.data.background == "white"
-    return Densifier(count, device, extent, config.densification, white, cap, schedule)
+    return MAKERS[config.densification.strategy](Making(config, count, device, extent, cap, schedule))
+
+
+@dataclass(frozen=True)
+class Making:
+    """What a strategy is made for: see `make_strategy`."""
+
+    config: Config
+    count: int
+    device: torch.device | str
+    extent: float
+    cap: Cap | None
+    schedule: Schedule
+
+
+def _adaptive(making: Making) -> Strategy:
+    density, white = making.config.densification, making.config.data.background == "white"
+    return Densifier(making.count, making.device, making.extent, density, white, making.cap, making.schedule)
+
+
+def _mcmc(making: Making) -> Strategy:
+    return Mcmc(making.extent, making.config.densification, making.schedule)
+
+
+MAKERS: dict[str, Callable[[Making], Strategy]] = {"adc": _adaptive, "absgrad": _adaptive, "mcmc": _mcmc}
+"""What makes the strategy of each row of distwar_gs.config.STRATEGIES."""

@@ -33,10 +33,11 @@ from torch.optim import Adam
 
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
+from distwar_gs.gaussians.edits import SpatialOrder, not_finite
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import edit, reserve_rows
 from distwar_gs.gaussians.rows import gather_rows, scratch_for
-from distwar_gs.strategies.adaptive import SpatialOrder, is_ordered, is_refined, not_finite
+from distwar_gs.strategies.adaptive import is_ordered, is_refined
 from distwar_kernels import add_noise
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ def add_regularization(params: dict[str, Parameter], opacity_reg: float, scale_r
         opacity_reg, scale_reg: weights, the latter per unit of the means.
     """
     logits, scales = params["opacities"], params["scales"]
+    assert logits.grad is not None and scales.grad is not None
     opacities = torch.sigmoid(logits)
     logits.grad.addcmul_(opacities, 1.0 - opacities, value=opacity_reg / max(logits.numel(), 1))
     scales.grad.add_(scales.exp(), alpha=scale_reg / max(scales.numel(), 1))

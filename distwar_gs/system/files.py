@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, files that can be read to their end, the names of those with Gaussians."""
+"""Files that appear whole or not at all, and files that can be read to their end."""
 
 import contextlib
 import errno
@@ -11,13 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-MODEL_SUFFIXES = (".ply", ".splat", ".spz", ".sog")
-"""How the names of files with Gaussians end; .compressed.ply is among them."""
-SOG_META = "meta.json"
-"""The file of a SOG that is a folder: it names the others."""
-_CONVERTIBLE = {".ksplat": ".ksplat", ".lcc": ".lcc", ".lcc2": ".lcc2", "lod-meta.json": "streamed SOG"}
-"""Formats that splat-transform reads and we do not, by how the names of their files end."""
-
 _LONGEST_NAME = 230  # bytes; a dot, a process' number and an ending are added
 _TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp")
 
@@ -29,27 +22,6 @@ _KINDS = {
 
 class WriteError(OSError):
     """A file that could not be written; the message names it and the reason. What was there before is untouched."""
-
-
-def is_model_file(path: Path) -> bool:
-    """Whether a file of Gaussians is meant, by its name, or a folder that is a SOG, and not a run folder."""
-    if path.suffix.lower() in MODEL_SUFFIXES or path.name.lower() == SOG_META:
-        return True
-    return (path / SOG_META).is_file() and not (path / "config.yaml").exists()
-
-
-def unread_model(path: Path) -> str | None:
-    """What to say of a file that is neither read as Gaussians nor a run folder; None for others."""
-    name, kinds = path.name.lower(), ", ".join(MODEL_SUFFIXES[:-1]) + f" and {MODEL_SUFFIXES[-1]}"
-    kind = next((kind for ending, kind in _CONVERTIBLE.items() if name.endswith(ending)), None)
-    if kind is not None and not path.is_dir():
-        return (
-            f"{path}: {kind} is not read, {kinds} are; convert it with PlayCanvas' splat-transform "
-            f"(npx @playcanvas/splat-transform {path.name} {path.stem}.ply)"
-        )
-    if is_model_file(path) or not path.is_file():
-        return None
-    return f"{path}: is no run folder, and of files {kinds} are read; convert it to one of them"
 
 
 @contextmanager

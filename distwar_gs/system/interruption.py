@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -172,7 +172,7 @@ class Interruption:
 Handler = Callable[[int, FrameType | None], object]
 
 
-def _take_over(handlers: dict[signal.Signals, Handler], spared: set[signal.Signals]) -> dict[signal.Signals, Any]:
+def _take_over(handlers: Mapping[signal.Signals, Handler], spared: set[signal.Signals]) -> dict[signal.Signals, Any]:
     """Sets the handlers, except of `spared` signals that are ignored; returns what was there before. Outside the main
     thread Python cannot, and nothing happens."""
     previous: dict[signal.Signals, Any] = {}

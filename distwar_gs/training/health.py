@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.optim import Adam
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
+from distwar_gs.gaussians.edits import drop_rows
 from distwar_gs.gaussians.rows import broken_rows
-from distwar_gs.strategies.adaptive import drop_rows
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.training.batches import Batches
 from distwar_gs.training.monitor import Monitor

@@ -1,6 +1,7 @@
 """What a run tells while it runs: TensorBoard, the progress bar, train.log. Silent steps cost no host sync."""
 
 import contextlib
+import io
 import logging
 import math
 import os
@@ -8,10 +9,9 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 import torch
 import yaml
@@ -106,12 +106,12 @@ class _RunLog(logging.FileHandler):
 
     def _begin(self, said: str = "") -> None:
         try:
-            self.stream = self._open()
-            self.stream.write(said)
+            self.stream = stream = self._open()
+            stream.write(said)
         except OSError:
             self.handleError(None)
 
-    def _open(self) -> TextIO:
+    def _open(self) -> io.TextIOWrapper:
         if os.path.exists(self.baseFilename):
             check_regular(self.baseFilename)
         return super()._open()
@@ -119,7 +119,7 @@ class _RunLog(logging.FileHandler):
     def _said(self) -> str:
         try:
             self.flush()
-            handle = self.stream.fileno()
+            handle = self.stream.fileno()  # type: ignore[union-attr]  # None has none: AttributeError
             return os.pread(handle, os.fstat(handle).st_size, 0).decode("utf-8", "replace")
         except (OSError, AttributeError):  # it never was there
             return ""
@@ -204,18 +204,18 @@ class Monitor:
         for outcome in rounds[self._rounds :]:
             times = {f"reduction/auto_{reduction}_ms": ms for reduction, ms in outcome.milliseconds.items()}
             self._write(step, times | {"reduction/auto_cost_ms": outcome.cost_ms})
-            self._tell(lambda writer, text=str(outcome): writer.add_text("reduction", text, step))
+            self._tell("add_text", "reduction", str(outcome), step)
         self._rounds = len(rounds)
 
     def evaluation(self, step: int, scalars: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
         """Writes the numbers and pictures ([H, W, 3] in [0, 1]) of an evaluation."""
         self._write(step, scalars)
         for name, image in images.items():
-            self._tell(lambda writer, tag=name, image=image: writer.add_image(tag, image, step, dataformats="HWC"))
+            self._tell("add_image", name, image, step, dataformats="HWC")
 
     def move(self, folder: Path, config: Config, step: int) -> None:
         """The curves from this step on go to another folder, or to the same that was made again."""
-        self._tell(SummaryWriter.close)
+        self._tell("close")
         self._open_writer(folder, config, step)
 
     def elapsed(self) -> float:
@@ -236,7 +236,7 @@ class Monitor:
     def close(self) -> None:
         """Ends the bar and flushes the event file."""
         self._bar.close()
-        self._tell(SummaryWriter.close)
+        self._tell("close")
 
     # ------------------------------------------------------------------------------------------------------ inside
 
@@ -251,19 +251,20 @@ class Monitor:
     def _write_config(self, config: Config) -> None:
         text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
         text = "    " + text.replace("\n", "\n    ")  # indented: shown as it is
-        self._tell(lambda writer: writer.add_text("config", text))
-        self._tell(lambda writer: writer.add_text("reduction", str(Reduction(**vars(config.reduction)))))
+        self._tell("add_text", "config", text)
+        self._tell("add_text", "reduction", str(Reduction(**vars(config.reduction))))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
-            self._tell(lambda writer, tag=name, value=value: writer.add_scalar(tag, value, step))
+            self._tell("add_scalar", name, value, step)
 
-    def _tell(self, write: Callable[[SummaryWriter], object]) -> None:
-        """To TensorBoard, if the run has it. If its file cannot be written (a full disk), the run goes on without."""
+    def _tell(self, method: str, *values: object, **options: object) -> None:
+        """To TensorBoard, if the run has it, by a method of SummaryWriter. If its file cannot be written (a full disk),
+        the run goes on without."""
         if not self._writer:
             return
         try:
-            write(self._writer)
+            getattr(self._writer, method)(*values, **options)
         except Exception as error:  # as above
             self._do_without(error)
 
@@ -273,8 +274,11 @@ class Monitor:
 
     def _show(self, step: int, loss: float, psnr: float, count: int, memory: Mapping[str, float]) -> None:
         """In the progress bar; where there is none, as a line now and then."""
-        began = self._psnr is not None and math.isfinite(self._psnr)
-        self._psnr = psnr if not began else _PSNR_SMOOTHING * self._psnr + (1 - _PSNR_SMOOTHING) * psnr
+        self._psnr = (
+            psnr
+            if self._psnr is None or not math.isfinite(self._psnr)
+            else _PSNR_SMOOTHING * self._psnr + (1 - _PSNR_SMOOTHING) * psnr
+        )
         gib = next(iter(memory.values())) / 1024
         text = f"loss {loss:.4f}, PSNR {self._psnr:.2f}, {count:,} Gaussians, {gib:.2f} GiB"
         self._bar.set_postfix_str(text, refresh=False)

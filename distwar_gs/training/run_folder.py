@@ -205,7 +205,7 @@ class RunFolder:
         """Shows that this process lives, until it has ended."""
         while not self._ended.wait(BEAT_S):
             with contextlib.suppress(OSError, TypeError):  # the lock may just be taken again
-                os.utime(self._handle)
+                os.utime(self._handle)  # type: ignore[arg-type]  # None while it is taken again: TypeError
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:

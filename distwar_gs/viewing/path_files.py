@@ -194,7 +194,7 @@ def _of_transforms(file: Path, content: dict[str, Any]) -> CameraPath:
     return CameraPath(file, tuple(frames))
 
 
-def _of_matrices(file: Path, matrices: Sequence[Any]) -> CameraPath:
+def _of_matrices(file: Path, matrices: Sequence[Any] | np.ndarray) -> CameraPath:
     """Poses without a word about their axes."""
     if len(matrices) in (3, 4) and all(np.shape(_listed(row)) == (4,) for row in matrices):
         matrices = [matrices]  # one pose, given by its rows

@@ -116,6 +116,7 @@ class ModelPictures:
 
     def _path_of_file(self) -> tuple[str, Sequence[View], float]:
         """Name, views and frames per second of the video along the path that was read."""
+        assert self.path is not None
         views = path_views(self.path, self.scene, self.model.origin, self.args.frames)
         return self.path.file.stem, views, self.path.fps or FPS
 
@@ -131,6 +132,7 @@ class ModelPictures:
 
     def _write_depth(self, stem: Path, rendering: Rendering) -> None:
         """Depth in the input's units as float32 .npy, and a picture of it."""
+        assert rendering.depths is not None
         depth = rendering.depths[0, ..., 0].cpu().numpy() / self.scene.normalisation.scale
         content = io.BytesIO()  # written by numpy itself, a disk that is full would not say so
         np.save(content, depth.astype(np.float32))
@@ -148,14 +150,17 @@ class ModelPictures:
 
 def _visible_range(rendering: Rendering) -> tuple[float, float]:
     """Inverse depths that 2 % and 98 % of the opaque pixels lie between: far, near."""
+    assert rendering.depths is not None
     seen = rendering.depths[rendering.alphas > 0.5]
     if not len(seen):
         return 0.0, 1.0
-    return tuple(np.quantile(1.0 / seen.cpu().numpy(), (0.02, 0.98)).tolist())
+    far, near = np.quantile(1.0 / seen.cpu().numpy(), (0.02, 0.98)).tolist()
+    return far, near
 
 
 def _depth_picture(rendering: Rendering, far: float, near: float) -> Tensor:
     """Inverse depth as grey [H, W, 3] uint8: near is bright, nothing is black."""
+    assert rendering.depths is not None
     inverse = 1.0 / rendering.depths[0].clamp_min(1e-10)
     gray = ((inverse - far) / max(near - far, 1e-12)).clamp(0.0, 1.0) * (rendering.alphas[0] > 0.5)
     return to_8bit(gray).expand(-1, -1, 3)

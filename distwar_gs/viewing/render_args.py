@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distwar_gs.config import Config, load_config, validate, with_values
+from distwar_gs.formats.table import is_model_file, unread_model
 from distwar_gs.system.errors import ConfigError
-from distwar_gs.system.files import is_model_file, unread_model
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes beside files; the first two are functions of distwar_gs.viewing.camera_paths."""

@@ -57,7 +57,7 @@ class VideoWriter:
         if pixels.shape != self._shape:
             raise ValueError(f"a frame {[*pixels.shape]} in a video of {[*self._shape]}")
         try:
-            self._process.stdin.write(pixels.data)
+            self._stdin.write(pixels.data)
         except BrokenPipeError:
             self.finish()
             raise self._error("ffmpeg ended early") from None
@@ -67,7 +67,7 @@ class VideoWriter:
         if self._process is None:
             raise self._error("it has no frames")
         with contextlib.suppress(BrokenPipeError):  # ffmpeg has ended; its code says why
-            self._process.stdin.close()
+            self._stdin.close()
         code = self._process.wait()
         if code:
             raise self._error(f"ffmpeg: {self._reason(code)}")
@@ -78,7 +78,7 @@ class VideoWriter:
             return
         self._process.kill()
         with contextlib.suppress(OSError):  # what it did not take is lost
-            self._process.stdin.close()
+            self._stdin.close()
         self._process.wait()
 
     def _started(self, height: int, width: int) -> subprocess.Popen:
@@ -99,6 +99,11 @@ class VideoWriter:
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._messages,
             process_group=0,  # its own: Ctrl-C ends this program, which then ends ffmpeg
         )  # fmt: skip
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process is not None and self._process.stdin is not None
+        return self._process.stdin
 
     def _error(self, reason: str) -> WriteError:
         return WriteError(f"{self._path}: could not be written ({reason}); check free space and permissions")

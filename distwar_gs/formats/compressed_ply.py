@@ -1,40 +1,31 @@
-"""The small formats of web viewers: antimatter15's .splat and PlayCanvas' compressed PLY. gsplat writes both.
-
-`.splat`: 32 bytes per Gaussian (position and scale as float32, colour, opacity and rotation as bytes), no harmonics
-(antimatter15/splat, convert.py). Compressed PLY: 16 bytes per Gaussian, in chunks of 256 that share bounds, and 1 byte
-per harmonic (playcanvas/splat-transform, write-compressed-ply.ts). Both are in the frame of the PLY they are made from.
-"""
+"""PlayCanvas' compressed PLY, which gsplat writes: 16 bytes per Gaussian, in chunks of 256 that share bounds, and 1
+byte per harmonic (playcanvas/splat-transform, write-compressed-ply.ts), in the frame of the PLY it is made from."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
-import torch
 
-from distwar_datasets.readers.ply import Ply
-from distwar_gs.formats.packing import content_of, from_smallest_three, logit
+from distwar_datasets.readers.ply import Ply, column_names
+from distwar_gs.formats.packing import from_smallest_three, logit
 from distwar_gs.formats.ply import ModelFileError, columns, element
+from distwar_gs.formats.ply_comments import comments_for
+from distwar_gs.formats.splat import exported
+from distwar_gs.formats.table import Arrays, Notes
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 CHUNK = 256
-"""Gaussians that share their bounds in a compressed PLY."""
-
-_SPLAT = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
+"""Gaussians that share their bounds."""
 
 
-def encode_splat(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The content of a .splat file, in the order of a Morton curve.
-
-    Args:
-        arrays: as in distwar_gs.gaussians.model, float32, finite, N > 0, in the frame of the input; harmonics are left
-            out.
-    """
-    return _exported(arrays, "splat")
+def write(path: Path, arrays: Arrays, notes: Notes) -> None:
+    """A compressed PLY; see distwar_gs.formats.table."""
+    path.write_bytes(encode_compressed_ply(arrays, comments_for(notes)))
 
 
-def encode_compressed_ply(arrays: Mapping[str, np.ndarray], comments: tuple[str, ...] = ()) -> bytes:
+def encode_compressed_ply(arrays: Arrays, comments: tuple[str, ...] = ()) -> bytes:
     """The content of a compressed PLY, in the order of a Morton curve; Gaussians of an opacity up to 1/255, which no
     renderer shows, are left out.
 
@@ -42,43 +33,12 @@ def encode_compressed_ply(arrays: Mapping[str, np.ndarray], comments: tuple[str,
         arrays: as in distwar_gs.gaussians.model, float32, finite, N > 0, in the frame of the input.
         comments: lines for its header.
     """
-    header, end, body = _exported(arrays, "ply_compressed").partition(b"end_header\n")
+    header, end, body = exported(arrays, "ply_compressed").partition(b"end_header\n")
     lines = header.decode().splitlines()
     lines[2:2] = [f"comment {comment}" for comment in comments]
     if arrays["shN"].shape[1] == 0:  # readers refuse an element without columns
         lines = [line for line in lines if not line.startswith("element sh ")]
     return "\n".join([*lines, ""]).encode() + end + body
-
-
-def _exported(arrays: Mapping[str, np.ndarray], layout: str) -> bytes:
-    from gsplat.exporter import export_splats  # takes seconds; builds nothing
-
-    return export_splats(**{name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, format=layout)
-
-
-def read_splat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """Arrays as in distwar_gs.gaussians.model, without harmonics, in the frame of the file.
-
-    Raises: ModelFileError for a missing file, or one whose length is not that of whole records.
-    """
-    content = content_of(path)
-    if not content or len(content) % _SPLAT.itemsize:
-        raise ModelFileError(
-            f"{path}: not a readable .splat file ({len(content)} bytes are not records of {_SPLAT.itemsize}); "
-            "export or copy it again"
-        )
-    records = np.frombuffer(content, _SPLAT)
-    colors = records["rgba"] / np.float32(255.0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # sizes of 0 are flat; negative ones are left out later
-        scales = np.log(records["scale"])
-    return {
-        "means": records["mean"].copy(),
-        "quats": records["quat"] / np.float32(127.5) - np.float32(1.0),  # writers round down from 128 (q + 1)
-        "scales": scales,
-        "opacities": logit(colors[:, 3]),
-        "sh0": ((colors[:, None, :3] - 0.5) / SH_C0).astype(np.float32),
-        "shN": np.empty((len(records), 0, 3), np.float32),
-    }
 
 
 def is_compressed(ply: Ply) -> bool:
@@ -100,7 +60,7 @@ def read_compressed_ply(path: str | os.PathLike[str], ply: Ply) -> dict[str, np.
     names = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
     position, rotation, scale, color = columns(path, packed, names, "u").T
     rgba = _fractions(color, (24, 8), (16, 8), (8, 8), (0, 8))
-    rgb = rgba[:, :3] if "min_r" not in bounds.dtype.names else _between(path, bounds, "r g b", rgba[:, :3])
+    rgb = rgba[:, :3] if "min_r" not in column_names(bounds) else _between(path, bounds, "r g b", rgba[:, :3])
     triple = ((21, 11), (11, 10), (0, 11))
     return {
         "means": _between(path, bounds, "x y z", _fractions(position, *triple)),
@@ -135,11 +95,12 @@ def _harmonics(path: str | os.PathLike[str], ply: Ply, count: int) -> np.ndarray
     if "sh" not in ply:
         return np.empty((count, 0, 3), np.float32)
     table = element(path, ply, "sh")
-    if len(table) != count or len(table.dtype) not in (9, 24, 45):
+    width = len(column_names(table))
+    if len(table) != count or width not in (9, 24, 45):
         raise ModelFileError(
-            f"{path}: `sh` has {len(table)} rows of {len(table.dtype)} columns for {count} Gaussians; export it again"
+            f"{path}: `sh` has {len(table)} rows of {width} columns for {count} Gaussians; export it again"
         )
-    codes = columns(path, table, [f"f_rest_{index}" for index in range(len(table.dtype))], "u").astype(np.float32)
+    codes = columns(path, table, [f"f_rest_{index}" for index in range(width)], "u").astype(np.float32)
     fractions = np.where(codes == 0, 0.0, np.where(codes == 255, 1.0, (codes + 0.5) / 256.0))
     channel_major = (8.0 * (fractions - 0.5)).reshape(count, 3, -1)
     return np.ascontiguousarray(channel_major.transpose(0, 2, 1), np.float32)
