@@ -1,6 +1,7 @@
 """The wheel, what is installed from it or from a checkout, and the name `datasets`, which is another package's."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -162,6 +163,14 @@ def test_lpips_is_measured_where_other_packages_import_datasets(others, demo_sce
     arguments = ("-s", demo_scene, "-m", tmp_path / "run", "--iterations", 1, "--device", "cpu", "--quiet")
     run(sys.executable, ROOT / "train.py", *arguments, env=others, cwd=tmp_path)
     assert json.loads((tmp_path / "run/metrics.json").read_text())[0]["lpips"] == 0.25
+
+
+def test_our_code_imports_the_folder_by_the_packages_name():
+    """In a checkout the folder's own name would do, too; where the wheel is installed it is another package."""
+    wrong = re.compile(r"^\s*(?:from|import) datasets\b", flags=re.MULTILINE)
+    folders = ("benchmarks", "datasets", "distwar_gs", "distwar_kernels", "scripts")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
+    assert [str(file) for file in files if wrong.search(file.read_text(encoding="utf-8"))] == []
 
 
 @pytest.mark.parametrize("first", ["datasets", "distwar_datasets", "distwar_datasets.scene, datasets.arrow_dataset"])
