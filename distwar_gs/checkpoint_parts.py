@@ -51,11 +51,11 @@ def _moments_hold(state: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
 
 
 def _densification_holds(content: Mapping[str, Any]) -> bool:
-    """The statistics that adaptive density control continues from; MCMC has none."""
+    """The statistics that density control continues from; MCMC has none, and guided some more."""
     if content["config"]["densification.strategy"] == "mcmc":
         return content["densification"] == {}
     count, statistics = len(content["params"]["means"]), content["densification"]
-    return all(_is_tensor(statistics[name], (count,)) for name in new_state(0, "cpu"))
+    return all(_is_tensor(statistics[name], (count,)) for name in {*new_state(0, "cpu"), *statistics})
 
 
 def _rng_holds(content: Mapping[str, Any]) -> bool:

@@ -23,6 +23,7 @@ The schedule is that of densification.py, with stop = 25000: first at step 600, 
 import functools
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -164,7 +165,7 @@ def refine(
     kept, relocated = len(plan.rows), int(dead.sum())
     plan = relocate(plan, dead, config.prune_opacity, generator)
     plan = grow(plan, cap, config.prune_opacity, generator)
-    _carry_out(plan, params, optimizers)
+    carry_out(plan, params, optimizers)
     return MoveReport(relocated, len(plan.rows) - kept, before - kept, len(plan.rows))
 
 
@@ -262,7 +263,23 @@ def _integral_weights() -> Tensor:
     return weights
 
 
-def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
+def carry_out(
+    plan: Plan,
+    params: dict[str, Parameter],
+    optimizers: dict[str, Adam],
+    made: tuple[Tensor, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Makes of parameters and moments what the plan says.
+
+    Args:
+        plan: for the rows as they are.
+        params, optimizers: changed in place.
+        made: new rows [K], and by parameter the values [K, ...] they get instead of what the plan makes of them.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then.
+    """
+    places, given = made if made is not None else (None, {})
     logits, growth = (values.to(params["means"].dtype) for values in (plan.logits, plan.growth))
     scratch = scratch_for(params.values(), len(plan.rows))
     make_room(params, optimizers, len(plan.rows))
@@ -271,7 +288,9 @@ def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, A
         values = gather_rows(old, plan.rows, scratch)
         if name == "opacities":
             values.copy_(logits)
-        return values.add_(growth[:, None]) if name == "scales" else values
+        if name == "scales":
+            values.add_(growth[:, None])
+        return values.index_copy_(0, places, given[name]) if name in given else values
 
     def moments(key: str, old: Tensor) -> Tensor:
         taken = gather_rows(old, plan.rows, scratch)

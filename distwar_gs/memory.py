@@ -123,5 +123,6 @@ def _size(tensors: Iterable[Tensor]) -> int:
 def cap_of(config: Config, rasterizer: str, views: Sequence[View], device: torch.device) -> Cap:
     """The cap of a run on these training views."""
     kept, working = bytes_per_gaussian(config.model.sh_degree, rasterizer, config.optim.adam)
+    kept += 4 if config.densification.strategy == "guided" else 0  # its score
     pixels = max(view.width * view.height for view in views)
     return Cap(config.densification.cap_max, Budget(device, kept, working, pixels))

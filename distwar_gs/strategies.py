@@ -1,6 +1,6 @@
 """How the number of Gaussians and their places are governed: what all strategies share, and which one a config gets.
 
-`adc` and `absgrad` are adaptive density control (densification.py), `mcmc` is mcmc.py.
+`adc` and `absgrad` are adaptive density control (densification.py), `mcmc` is mcmc.py, `guided` is guided.py.
 """
 
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from torch.optim import Adam
 
 from distwar_gs.config import Config
 from distwar_gs.densification import Densifier
+from distwar_gs.guided import Guided
 from distwar_gs.mcmc import Mcmc
 from distwar_gs.memory import Cap
 from distwar_gs.schedule import Schedule
@@ -65,5 +66,7 @@ def make_strategy(
     schedule = schedule or Schedule(config.train.iterations)
     if config.densification.strategy == "mcmc":
         return Mcmc(extent, config.densification, schedule)
+    if config.densification.strategy == "guided":
+        return Guided(count, device, extent, config.densification, cap, schedule)
     white = config.data.background == "white"
     return Densifier(count, device, extent, config.densification, white, cap, schedule)
