@@ -3,7 +3,7 @@
 # make sanitize: the blend's and the loss's CUDA kernels on the CPU, under GCC's sanitizers.
 PYTHON ?= python3
 BIN := .venv/bin
-CPP := $(shell find distwar_kernels tests -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') $(wildcard distwar_kernels/*.h distwar_kernels/*/*.h)
+CPP := $(shell find distwar_kernels tests -name "*.cpp" -o -name "*.cu" -o -name "*.cuh" -o -name "*.h")
 
 .PHONY: demo test test-slow test-gpu test-gpu-fallbacks sanitize sanitize-gpu clean
 
@@ -28,7 +28,7 @@ test-gpu:
 # The same kernels as a GPU of compute capability 7.5 gets them: without what newer ones have.
 test-gpu-fallbacks:
 	TORCH_CUDA_ARCH_LIST=7.5+PTX $(PYTHON) -m pytest -m gpu tests/test_blend.py tests/test_spheres.py \
-		tests/test_photometric.py tests/test_fused.py
+		tests/test_photometric.py tests/test_fused.py tests/test_lazy_adam.py tests/test_noise.py
 
 sanitize: .venv/ready
 	$(BIN)/python tests/emulated_blend.py thread
@@ -37,9 +37,11 @@ sanitize: .venv/ready
 	$(BIN)/python tests/emulated_photometric.py address
 
 # Every kernel variant on a few random scenes. Each allocation by itself, so that a read past its end is seen.
-SANITIZED := -m gpu --seeds 8 -k "many_seeds or absgrad or policies or counts or broken or needles or extreme" \
+SANITIZED_NAMES := many_seeds or absgrad or policies or counts or broken or needles or extreme
+SANITIZED_NAMES += or error or displacements or formula
+SANITIZED := -m gpu --seeds 8 -k "$(SANITIZED_NAMES)" \
 	tests/test_blend.py tests/test_spheres.py tests/test_photometric.py tests/test_reduction.py tests/test_traffic.py \
-	tests/test_fused.py
+	tests/test_fused.py tests/test_noise.py tests/test_lazy_adam.py
 # Fifty steps of training with growth, resets, reordering and all degrees.
 SANITIZED_STEPS := train.py -s data/demo -m output/sanitized --iterations 50 --quiet --set log.every=10 \
 	--set model.sh_degree_interval=10 --set densification.start=4 --set densification.every=10 \

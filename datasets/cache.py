@@ -13,10 +13,11 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from .errors import DataError
 from .imagefile import read_size
+from .names import portable
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,11 @@ def cached_folder(
     """A folder with the images `sizes` (name -> width, height), made by `build(folder)` unless it is there already.
 
     It lies at `<source>/.distwar_cache/<label>-<digest of key>`, or under the user's cache when the source cannot be
-    written. `build` works under a temporary name that is renamed when complete, so that an interrupted run leaves
+    written or has a link there that leads out of it: scenes are downloaded, and a link could name any file to read or
+    to write. `build` works under a temporary name that is renamed when complete, so that an interrupted run leaves
     nothing half-made. `key` is anything JSON can hold. Raises DataError when neither place can be written.
     """
-    name = f"{label}-{_digest(key)}"
-    places = [source / FOLDER_NAME / name, user_cache() / name]
+    places = _places(source, portable(label), key)
     for folder in places:
         if _is_complete(folder, sizes):
             logger.info("reusing %d cached images in %s", len(sizes), folder)
@@ -47,18 +48,48 @@ def cached_folder(
         temporary = _temporary_beside(folder)
         if temporary is not None:
             return _build(folder, temporary, sizes, build)
-    raise DataError(f"{places[0]} and {places[1]}: neither can be written; make one of the folders writable")
+    tried = " and ".join(map(str, places))
+    raise DataError(f"{tried}: neither can be written; make one of the folders writable")
 
 
-def file_fingerprint(path: Path) -> list[int]:
-    """Bytes and modification time in ns: enough to notice a changed file without reading it."""
+def file_fingerprint(path: Path, source: Path, *usual: str) -> list[int | str]:
+    """Bytes and modification time in ns: enough to notice a changed file without reading it.
+
+    Files of two folders may be alike in both, as an archive leaves them: a path relative to `source` that is none of
+    the `usual` ones is part of it. In a cache the folder tells.
+    """
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    place = Path(os.path.relpath(path, source)).as_posix()
+    known = place in usual or FOLDER_NAME in path.parts
+    return [status.st_size, status.st_mtime_ns, *([] if known else [place])]
+
+
+def _places(source: Path, label: str, key: object) -> list[Path]:
+    """Where the folder may be, the best place first."""
+    places = []
+    if leads_out(source, source / FOLDER_NAME):
+        logger.warning("%s is a link that leads out of the scene: not followed", source / FOLDER_NAME)
+    else:
+        places.append(source / FOLDER_NAME / f"{label}-{_digest(key)}")
+    # Every scene's are there: alike ones must not share a folder.
+    return [*places, user_cache() / f"{label}-{_digest([str(source.absolute()), key])}"]
+
+
+def leads_out(folder: Path, path: Path) -> bool:
+    """Whether links on the way to `path` lead out of `folder`."""
+    try:
+        return not path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links in a circle
+        return True
 
 
 def user_cache() -> Path:
-    """The user's cache folder of this program (XDG base directory specification)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distwar-gs"
+    """The user's cache folder of this program (XDG base directory specification); one among temporary files for a user
+    without a home."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):  # neither HOME nor the system's list of users has a home
+        return Path(tempfile.gettempdir()) / f"distwar-gs-{os.geteuid()}"
+    return Path(cache) / "distwar-gs"
 
 
 def _digest(key: object) -> str:
@@ -66,9 +97,18 @@ def _digest(key: object) -> str:
 
 
 def _is_complete(folder: Path, sizes: Mapping[str, tuple[int, int]]) -> bool:
+    """Whether the folder has all images; one that holds links is not of our making."""
     try:
-        return folder.is_dir() and all(read_size(folder / name) == size for name, size in sizes.items())
-    except DataError:
+        if not folder.is_dir() or folder.is_symlink():
+            return False
+        real = folder.resolve()
+        within = {place for name in sizes for place in PurePath(name).parents}
+        if any((folder / place).resolve() != real / place for place in within):
+            return False
+        return all(
+            not os.path.islink(folder / name) and read_size(folder / name) == size for name, size in sizes.items()
+        )
+    except (DataError, OSError, RuntimeError):
         return False
 
 
@@ -121,6 +161,8 @@ def _build(folder: Path, temporary: Path, sizes: Mapping[str, tuple[int, int]], 
 
 def _publish(temporary: Path, folder: Path, sizes: Mapping[str, tuple[int, int]]) -> None:
     temporary.chmod(0o755)  # mkdtemp makes it private, but a shared dataset has a shared cache
+    if folder.is_symlink():
+        folder.unlink()
     with contextlib.suppress(OSError):
         temporary.rename(folder)
         return

@@ -3,173 +3,137 @@
 from __future__ import annotations
 
 import logging
-import struct
-from functools import cache
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 
+from .colmap_binary import read_binary_model
+from .colmap_model import PosedImage, SparseModel
+from .colmap_text import read_text_model
+from .distinct import without_repeats
 from .errors import DataError
-from .imagefile import name_parts, pair_images, read_size
-from .prepare import ImageOptions, image_folder, prepare_views
+from .imagefile import read_size
+from .names import slashed
+from .pairing import relative_name
+from .pointcloud import count_points, find_points, read_points
+from .prepare import ImageOptions, find_photographs, prepare_views
 from .scene import PointCloud, RawScene, View, finite_points
 from .undistort import Shot, camera_at_size
 
 logger = logging.getLogger(__name__)
 
 MODEL_PLACES = ("sparse/0", "sparse", "colmap/sparse/0")
+"""Where a scene has its model."""
+OTHER_PLACES = ("colmap/sparse", "0", ".")
+"""Where it is in a folder without transforms.json: beside the images, or in what is no scene but its sparse folder."""
 MODEL_FILES = ("cameras", "images", "points3D")
 
-_LENGTH = struct.Struct("<Q")
+_WITHIN_SCENES = ("sparse", "colmap")
+_READERS = {".bin": read_binary_model, ".txt": read_text_model}
 
 
-def find_model(source: Path) -> Path | None:
-    """The first of MODEL_PLACES that holds a sparse model, complete or not."""
-    for place in MODEL_PLACES:
-        if any((source / place / f"images{suffix}").is_file() for suffix in (".bin", ".txt")):
-            return source / place
+def find_model(source: Path, places: Sequence[str] = MODEL_PLACES) -> Path | None:
+    """The first of `places` that holds a sparse model, complete or not."""
+    for place in places:
+        needed = ("cameras", "images") if place == "." else ("images",)  # an images.txt alone may be any list
+        for suffix in _READERS:
+            if all((source / place / f"{name}{suffix}").is_file() for name in needed):
+                return source / place
     return None
 
 
-def read_colmap(source: Path, options: ImageOptions) -> RawScene:
-    """Read the sparse model under `source` and the size of every photograph in the image folder.
+def scene_of(source: Path, place: Path, options: ImageOptions) -> tuple[Path, Path]:
+    """The folder of the scene whose model is in `place`, and that place: `source`, or where that is the model, or only
+    a folder `sparse` or `colmap` with it, the one above that has the images."""
+    folder = Path(os.path.abspath(source))
+    above = [folder.parent] if place in (source, source / "0") or folder.name in _WITHIN_SCENES else []
+    while above and above[-1].name in _WITHIN_SCENES:
+        above.append(above[-1].parent)
+    scene = next((scene for scene in (source, *above) if options.has_images(scene)), source)
+    return scene, place if scene == source else Path(os.path.abspath(place))
 
-    With resolution 2, 4 or 8 and the default folder, `images_2`, `images_4` or `images_8` is used if it is there.
-    Distorted photographs are undistorted, then too large ones resized, each into a cache. Raises DataError for a model
-    or a folder that is missing, empty or damaged, and for images that disagree with their cameras.
+
+def read_colmap(source: Path, place: Path, options: ImageOptions) -> RawScene:
+    """Read the sparse model in `place` and the size of every photograph in the image folder of `source`.
+
+    With a resolution N that divides and the default folder, `images_N` is used if it is there. Distorted photographs
+    are undistorted, then too large ones resized, each into a cache. Raises DataError for a model or a folder that is
+    missing, empty or damaged, and for images that disagree with their cameras.
     """
-    place = find_model(source)
-    if place is None:
-        raise DataError(f"{source}: no COLMAP model in {', '.join(MODEL_PLACES)}; run COLMAP's mapper on the images")
     model = _read_model(place)
-    folder, options = image_folder(source, options)
-    views, image_source = prepare_views(source, folder.name, _pair(model, place, folder), place, options)
+    images = sorted(model.images, key=lambda image: (slashed(image.name), image.image_id))
+    cameras = {image.name: model.cameras[image.camera_id] for image in images}
+    sizes = {name: (camera.width, camera.height) for name, camera in cameras.items()}
+    folder, options, paths = find_photographs(source, options, sizes)
+    shots = without_repeats(_shots(images, model.cameras, paths, place, folder), place)
+    views, image_source = prepare_views(source, folder.name, shots, place, options)
     return RawScene("colmap", views, image_source, points=_points(model, place))
 
 
-def _read_model(place: Path) -> pycolmap.Reconstruction:
+def _read_model(place: Path) -> SparseModel:
     absent = {
-        suffix: [f"{name}{suffix}" for name in MODEL_FILES if not (place / f"{name}{suffix}").is_file()]
-        for suffix in (".bin", ".txt")
+        suffix: [f"{name}{suffix}" for name in MODEL_FILES if not _is_there(place / f"{name}{suffix}")]
+        for suffix in _READERS
     }
     suffix, missing = min(absent.items(), key=lambda item: len(item[1]))  # binary where both are whole
-    if missing:
+    pointless = missing == [f"points3D{suffix}"] and find_points(place) is not None
+    if missing and not pointless:
         raise DataError(f"{place}: {', '.join(missing)} missing; copy the whole model that COLMAP wrote")
     others = sorted(path.name for path in place.parent.iterdir() if path.name.isdigit() and path != place)
     if place.name == "0" and others:
         logger.warning("%s: also holds the models %s; only model 0 is used", place.parent, ", ".join(others))
-    if suffix == ".bin":
-        _check_lengths(place)
-    try:
-        model = pycolmap.Reconstruction()
-        (model.read_binary if suffix == ".bin" else model.read_text)(place)
-    except Exception as error:  # a damaged file shows as ValueError, RuntimeError, MemoryError or IndexError
-        raise DataError(f"{place}: not a readable COLMAP model ({error}); export it from COLMAP again") from error
-    if not any(image.has_pose for image in model.images.values()):
+    model = _READERS[suffix](place, pointless)
+    if not model.images:
         raise DataError(f"{place}: the model has no image with a pose; run COLMAP's mapper again")
     return model
 
 
-def _check_lengths(place: Path) -> None:
-    """Raise DataError when a binary file ends within a record.
-
-    pycolmap takes the missing bytes for counts, and may run for hours or fill the memory before it fails; missing
-    parameters of cameras it makes up. The layouts are those of COLMAP's documentation, "Output Format".
-    """
-    for name, skip in _SKIPS.items():
-        path = place / name
-        data = path.read_bytes() if path.is_file() else _LENGTH.pack(0)  # COLMAP 3.x wrote no rigs and frames
-        try:
-            offset = _LENGTH.size
-            for _ in range(_LENGTH.unpack_from(data)[0]):
-                offset = skip(data, offset)
-        except KeyError as error:
-            raise DataError(f"{path}: camera model {error} is unknown; export the model from COLMAP again") from None
-        except (struct.error, ValueError, OverflowError):
-            offset = len(data) + 1
-        if offset > len(data):
-            raise DataError(f"{path}: is cut short; copy it again, or export the model from COLMAP again")
+def _is_there(path: Path) -> bool:
+    """Whether a file of a model is there; one of points that has no bytes is as good as none, as long as another has
+    them (`find_points`)."""
+    hollow = path.name == "points3D.bin" and find_points(path.parent) is not None
+    return path.is_file() and not (hollow and path.stat().st_size == 0)
 
 
-def _skip_camera(data: bytes, offset: int) -> int:
-    _, model = struct.unpack_from("<Ii", data, offset)
-    return offset + 24 + 8 * _parameter_counts()[model]  # after id, model, width, height
-
-
-@cache
-def _parameter_counts() -> dict[int, int]:
-    """How many parameters each camera model has."""
-    models = (model for model in pycolmap.CameraModelId.__members__.values() if int(model) >= 0)
-    return {int(model): len(pycolmap.Camera.create_from_model_id(0, model, 1.0, 1, 1).params) for model in models}
-
-
-def _skip_image(data: bytes, offset: int) -> int:
-    name_end = data.index(0, offset + 64)  # after id, quaternion, translation, camera id
-    return name_end + 1 + _LENGTH.size + 24 * _LENGTH.unpack_from(data, name_end + 1)[0]
-
-
-def _skip_point(data: bytes, offset: int) -> int:
-    track = offset + 43  # after id, position, colour, error
-    return track + _LENGTH.size + 8 * _LENGTH.unpack_from(data, track)[0]
-
-
-def _skip_rig(data: bytes, offset: int) -> int:
-    _, sensors = struct.unpack_from("<II", data, offset)
-    offset += 8 + (8 if sensors else 0)  # type and id of the reference sensor
-    for _ in range(sensors - 1):
-        (posed,) = struct.unpack_from("<B", data, offset + 8)
-        offset += 9 + (56 if posed else 0)
-    return offset
-
-
-def _skip_frame(data: bytes, offset: int) -> int:
-    images = offset + 64  # after id, rig id, quaternion, translation
-    (count,) = struct.unpack_from("<I", data, images)
-    return images + 4 + 16 * count
-
-
-_SKIPS = {
-    "cameras.bin": _skip_camera,
-    "images.bin": _skip_image,
-    "points3D.bin": _skip_point,
-    "rigs.bin": _skip_rig,
-    "frames.bin": _skip_frame,
-}
-"""For each file how one record is passed over; each begins with the number of records."""
-
-
-def _pair(model: pycolmap.Reconstruction, place: Path, folder: Path) -> list[Shot]:
-    posed = {_name(image, place): image for image in model.images.values() if image.has_pose}
-    paths = pair_images(folder, posed)
-    cameras: dict[tuple[int, int, int], pycolmap.Camera] = {}
+def _shots(
+    images: Sequence[PosedImage],
+    cameras: Mapping[int, pycolmap.Camera],
+    paths: Mapping[str, Path],
+    place: Path,
+    folder: Path,
+) -> list[Shot]:
+    """A shot of each image, with its camera at the size of its file; images whose files are of one size share it."""
+    sized: dict[tuple[int, int, int], pycolmap.Camera] = {}
     shots = []
-    for name, image in sorted(posed.items()):
-        size = read_size(paths[name])
+    for image in images:
+        path = paths[image.name]
+        size = read_size(path)
         key = (image.camera_id, *size)
-        if key not in cameras:
-            cameras[key] = camera_at_size(model.cameras[image.camera_id], size, place, paths[name])
-        shots.append(Shot(_view(name, paths[name], image, cameras[key], place), cameras[key]))
+        if key not in sized:
+            sized[key] = camera_at_size(cameras[image.camera_id], size, place, path)
+        shots.append(Shot(_view(relative_name(image.name, path, folder), path, image, sized[key]), sized[key]))
     return shots
 
 
-def _name(image: pycolmap.Image, place: Path) -> str:
-    try:
-        return image.name.replace("\\", "/")
-    except UnicodeDecodeError:
-        remedy = "rename its file in ASCII, and run COLMAP again"
-        raise DataError(f"{place}: the name of image {image.image_id} is not UTF-8; {remedy}") from None
-
-
-def _view(name: str, path: Path, image: pycolmap.Image, camera: pycolmap.Camera, place: Path) -> View:
-    viewmat = np.vstack([image.cam_from_world().matrix(), [0.0, 0.0, 0.0, 1.0]])
-    if not np.isfinite(viewmat).all():
-        raise DataError(f"{place}: image {name} has a pose that is not finite; run COLMAP again")
+def _view(name: str, path: Path, image: PosedImage, camera: pycolmap.Camera) -> View:
+    viewmat = np.vstack([image.cam_from_world, [0.0, 0.0, 0.0, 1.0]])
     intrinsics = camera.calibration_matrix() if camera.is_perspective() else np.eye(3)
-    return View("/".join(name_parts(name)), path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
+    return View(name, path, camera.width, camera.height, intrinsics, viewmat, image.camera_id)
 
 
-def _points(model: pycolmap.Reconstruction, place: Path) -> PointCloud | None:
-    points = [point for _, point in sorted(model.points3D.items())]
-    positions = np.array([point.xyz for point in points]).reshape(-1, 3)
-    return finite_points(PointCloud(positions, np.array([point.color for point in points], np.uint8)), place)
+def _points(model: SparseModel, place: Path) -> PointCloud | None:
+    """The model's points; where it has none, those of the points3D.ply that 3DGS writes beside it, if it is there."""
+    beside = find_points(place)
+    if not len(model.positions) and beside is not None:
+        logger.info("the model has no points: they are read from %s", beside)
+        return read_points(beside, "copy it again, or delete it to start from random points")
+    others = count_points(beside) if beside else None
+    if others not in (None, len(model.positions)):
+        logger.warning(
+            "%s: its %s points are not used, but the %s of the COLMAP model; start from them with --init_ply %s",
+            beside, f"{others:,}", f"{len(model.positions):,}", beside,
+        )  # fmt: skip
+    return finite_points(PointCloud(model.positions, model.colors), place)

@@ -1,20 +1,24 @@
-"""Image files through Pillow: size, pixels, pairing with names, and a thread pool for many of them."""
+"""Image files through Pillow: size, pixels, and a thread pool for many of them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePosixPath
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from .errors import DataError
+from .regular import check_regular
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp"})
+"""Of photographs that COLMAP decodes, too; `datasets.names.SUFFIXES` has all."""
 Progress = Callable[[int, int], None]
 """Called with (done, total) after each image."""
 Item = TypeVar("Item")
@@ -22,14 +26,34 @@ Result = TypeVar("Result")
 
 _EXIF_ORIENTATION = 0x0112  # 5 to 8: turned by a quarter
 
-# Pillow knows formats that start other programs (EPS), and what it raises for a damaged file depends on the format.
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
+_AVIF_BRANDS = (b"avif", b"avis")
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """The formats of Pillow to read: it knows some that start other programs (EPS). HEIF comes with pillow-heif."""
+    known = ["PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF"]
+    if find_spec("PIL._avif"):
+        known.append("AVIF")
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+        known.append("HEIF")
+    return tuple(known)
+
+
+def _opened(path: Path) -> Image.Image:
+    """The image, its header read. What is no file, and may have no end, is not opened."""
+    check_regular(path)
+    return Image.open(path, formats=formats())
 
 
 def read_size(path: Path) -> tuple[int, int]:
     """(width, height) in pixels from the header alone. Raises DataError for a file that is not an image."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _opened(path) as image:
             return image.size
     except Exception as error:
         raise _undecodable(path, error) from error
@@ -42,7 +66,7 @@ def decode_image(path: Path) -> np.ndarray:
     leaves it: the poses belong to the pixels as stored. Raises DataError naming a file that cannot be decoded.
     """
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _opened(path) as image:
             image.load()
             if image.mode.startswith("I"):
                 return _grey16_to_rgb(np.asarray(image))
@@ -56,7 +80,7 @@ def decode_image(path: Path) -> np.ndarray:
 def decode_grey(path: Path) -> np.ndarray:
     """Pixels as brightness [H, W], integers from 0; transparency is left out. Raises DataError as `decode_image`."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _opened(path) as image:
             image.load()
             # Pillow's own conversion of 16-bit grey clips at 255.
             return np.array(image if image.mode.startswith("I") else image.convert("L")).astype(np.int64)
@@ -64,17 +88,35 @@ def decode_grey(path: Path) -> np.ndarray:
         raise _undecodable(path, error) from error
 
 
-def name_parts(name: str) -> list[str]:
-    """The parts of an image's name, none of which leads up or to a root: they are part of the paths of new files."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return [part for part in parts if part not in ("/", "..") and not part.endswith(":")] or [""]
+def has_alpha(path: Path) -> bool:
+    """Whether `decode_image` gives transparency, by the header alone. Raises DataError as `read_size`."""
+    try:
+        with _opened(path) as image:
+            return image.has_transparency_data and not image.mode.startswith("I")
+    except Exception as error:
+        raise _undecodable(path, error) from error
 
 
 def is_turned(path: Path) -> bool:
     """Whether EXIF tells viewers to show the image turned by a quarter. Raises DataError as `read_size`."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _opened(path) as image:
             return image.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+    except Exception as error:
+        raise _undecodable(path, error) from error
+
+
+def thumbnail(path: Path, size: int) -> np.ndarray:
+    """Brightness of a small square version of the image, whatever its shape: float32 [size, size], 0 to 255.
+
+    Photographs as JPEG are decoded at an eighth of their size where that is enough. Raises DataError as `decode_image`.
+    """
+    try:
+        with _opened(path) as image:
+            image.draft("L", (4 * size, 4 * size))
+            grey = Image.fromarray(decode_image(path)) if image.mode.startswith("I") else image
+            small = grey.convert("RGB").convert("L").resize((size, size), Image.Resampling.BOX)
+            return np.asarray(small, dtype=np.float32)
     except Exception as error:
         raise _undecodable(path, error) from error
 
@@ -83,43 +125,6 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
     """Write uint8 [H, W, 3 or 4] or [H, W] losslessly, making folders as needed; fast rather than small."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, format="PNG", compress_level=1)
-
-
-def pair_images(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """The file of each name: the same relative path, else the same relative path with another extension.
-
-    A downscaled folder may hold `a.png` for `a.JPG`, and sub-folders are part of the name; order of files never
-    matters. Raises DataError naming the first five that are absent.
-    """
-    pairs = {name: folder / name for name in names}
-    unmatched = [name for name, path in pairs.items() if not path.is_file()]
-    if unmatched:
-        by_stem = _files_by_stem(folder)
-        pairs.update({name: _only(name, by_stem[_stem(name)]) for name in unmatched if _stem(name) in by_stem})
-        absent = [name for name in unmatched if _stem(name) not in by_stem]
-        remedy = "copy them there, or choose the folder that has them with -i/--images"
-        check_present(folder, absent, len(pairs), remedy)
-    return pairs
-
-
-def find_image(path: Path) -> Path | None:
-    """`path` itself, else the image beside it of the same name with another suffix or, if it has none, with any.
-
-    Raises DataError when there are several.
-    """
-    if path.is_file():
-        return path
-    stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
-    siblings = (path.with_name(stem + suffix) for suffix in (*sorted(SUFFIXES), *sorted(map(str.upper, SUFFIXES))))
-    there = {file.name.lower(): file for file in siblings if file.is_file()}  # some disks ignore case
-    return _only(path.name, list(there.values())) if there else None
-
-
-def check_present(folder: Path, missing: Sequence[str], total: int, remedy: str = "copy them there") -> None:
-    """Raise DataError naming the first five of `missing`, if any, and the remedy."""
-    if missing:
-        shown = ", ".join(sorted(missing)[:5]) + (", ..." if len(missing) > 5 else "")
-        raise DataError(f"{folder}: {len(missing)} of {total} images are missing: {shown}; {remedy}")
 
 
 def worker_count() -> int:
@@ -151,27 +156,23 @@ def _grey16_to_rgb(grey: np.ndarray) -> np.ndarray:
 
 
 def _undecodable(path: Path, error: Exception) -> DataError:
-    reason = str(error) or type(error).__name__
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
-        reason = f"none of {', '.join(_FORMATS)}"
+        reason = _missing_decoder(path) or "none of PNG, JPEG, TIFF, BMP, WEBP, GIF, AVIF, HEIC"
     return DataError(f"{path}: cannot be read as an image ({reason}); replace the file, or take it out of the dataset")
 
 
-def _stem(name: str) -> str:
-    path = PurePosixPath(name)
-    return path.with_suffix("").as_posix() if path.name else name
-
-
-def _files_by_stem(folder: Path) -> dict[str, list[Path]]:
-    by_stem: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
-            by_stem[_stem(path.relative_to(folder).as_posix())].append(path)
-    return by_stem
-
-
-def _only(name: str, paths: list[Path]) -> Path:
-    if len(paths) > 1:
-        found = " and ".join(path.name for path in paths)
-        raise DataError(f"{paths[0].parent}: both {found} could be image {name}; keep one of them")
-    return paths[0]
+def _missing_decoder(path: Path) -> str:
+    """What to install for a file whose format could be read here; "" if that would not help."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(12)
+    except OSError:
+        return ""
+    if start[4:8] != b"ftyp":
+        return ""
+    if start[8:] in _HEIF_BRANDS and "HEIF" not in formats():
+        return "HEIC needs pillow-heif: pip install pillow-heif"
+    if start[8:] in _AVIF_BRANDS and "AVIF" not in formats():
+        return "AVIF needs Pillow 11.3 or newer: pip install -U pillow"
+    return ""

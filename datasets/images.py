@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
@@ -38,6 +38,8 @@ class Photo(NamedTuple):
     """uint8 [H, W, 3], or [H, W, 4] with transparency."""
     kept: torch.Tensor | None
     """bool [H, W], False where a mask ignores the pixel; None: no mask."""
+    transparent: bool = False
+    """Whether the file has transparent places, which a background shows through."""
 
     @property
     def nbytes(self) -> int:
@@ -46,11 +48,14 @@ class Photo(NamedTuple):
 
     def to(self, device: torch.device) -> Photo:
         """The same on a device; from pinned memory the copy is asynchronous."""
-        return Photo(*(None if t is None else t.to(device, non_blocking=True) for t in self))
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Photo:
         """The same in memory from where copies to a GPU are asynchronous."""
-        return Photo(*(None if t is None else t.pin_memory() for t in self))
+        return self._with(torch.Tensor.pin_memory)
+
+    def _with(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Photo:
+        return self._replace(pixels=change(self.pixels), kept=None if self.kept is None else change(self.kept))
 
 
 class ImageStore:
@@ -106,6 +111,11 @@ class ImageStore:
         for index in range(len(self)):
             self.prefetch(range(index + 1, len(self)))
             yield self[index]
+
+    @property
+    def transparent(self) -> int:
+        """How many of the images that are kept have transparent places, which `background` shows through."""
+        return sum(photo.transparent for photo in self._kept.values())
 
     def mask(self, index: int) -> torch.Tensor | None:
         """bool [H, W], True where the pixel counts; None: all do. Free for the image asked for last."""
@@ -177,7 +187,10 @@ class ImageStore:
         share = ignored_share(self._views, threads)
         logger.info("masks of %d of %d images ignore %.1f %% of all pixels", masked, len(self), 100.0 * share)
         if share > 0.5:
-            logger.warning("masks ignore more than half of all pixels: if black is what counts, use --invert_masks")
+            inverted = "if black is what counts, use --invert_masks"
+            cut_out = "if what is opaque was cut out of its background, use data.alpha=background"
+            alpha = any(view.alpha_is_mask for view in self._views)
+            logger.warning("masks ignore more than half of all pixels: %s", cut_out if alpha else inverted)
         return share
 
 
@@ -216,10 +229,13 @@ def _decode(view: View, background: tuple[float, float, float] | None) -> Photo:
             f"{view.image_path}: is {width}x{height}, but was {view.width}x{view.height} when the scene was read; "
             "leave the images alone while training starts"
         )
+    if view.alpha_is_mask:
+        pixels = np.ascontiguousarray(pixels[..., :3])
+    transparent = pixels.shape[-1] == 4 and int(pixels[..., 3].min()) < 255
     if pixels.shape[-1] == 4 and background is not None:
         pixels = composite(pixels, background)
     kept = torch.from_numpy(decode_mask(view.mask, (width, height))) if view.mask else None
-    return Photo(torch.from_numpy(pixels), kept)
+    return Photo(torch.from_numpy(pixels), kept, transparent)
 
 
 def _gib(size: int) -> str:

@@ -15,8 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from .errors import DataError
+from .extent import camera_extent, distances_from_middle, stray_cameras, view_depths
+from .name_lists import NameLists
+from .splits import NO_LIST, Split
 
 logger = logging.getLogger(__name__)
+
+TEST_EVERY = 8
+"""Every which image is held out unless someone says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,10 @@ class Mask:
     """A picture as large as the photograph, or of its shape and another size."""
     inverted: bool = False
     """False: black is ignored, as in COLMAP and nerfstudio. True: black is what counts."""
+    is_alpha: bool = False
+    """Whether the picture's transparency is the mask, not its brightness: what is transparent is ignored."""
+    also: Mask | None = None
+    """Another one: only pixels that both keep count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +59,8 @@ class View:
     """Views with the same id were taken by one physical camera."""
     mask: Mask | None = None
     """None: every pixel counts."""
+    alpha_is_mask: bool = False
+    """Whether the picture's transparency is in `mask`, so that its colours are taken as they are."""
 
     @property
     def center(self) -> np.ndarray:
@@ -108,6 +120,10 @@ class Normalisation:
         result[:3, 3] = viewmat[:3, 3] / self.scale - viewmat[:3, :3] @ self.shift
         return result
 
+    def about(self, origin: np.ndarray) -> Normalisation:
+        """The same training frame, but of a world frame whose positions are given relative to `origin` [3]."""
+        return Normalisation(self.shift - origin, self.scale)
+
     def as_dict(self) -> dict[str, object]:
         """Plain numbers, for a config or a checkpoint."""
         return {"shift": [float(value) for value in self.shift], "scale": float(self.scale)}
@@ -132,13 +148,17 @@ class Scene:
     normalisation: Normalisation
     extent: float
     """1.1 x the greatest distance of a train camera from their mean, as 3DGS (scene/dataset_readers.py,
-    getNerfppNorm); training units; 1.0 after normalisation, and when all cameras coincide."""
+    getNerfppNorm), stray cameras left out (`datasets.extent`); training units; 1.0 after normalisation, and when all
+    cameras coincide."""
     image_source: str
     """Where the pixels come from, for the metrics' protocol: "images_4", "images resized to 1/2 (Lanczos)"."""
     split_rule: str
     """How test views were chosen, for the metrics' protocol."""
     bounds: tuple[np.ndarray, np.ndarray] | None = None
     """Lowest and highest corner, float64 [3] each, of the box that random initial points should fill, if known."""
+    nearest: float | None = None
+    """Depth at which the nearest things before any camera begin (`datasets.extent.view_depths`), training units; None
+    where no points tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +169,11 @@ class RawScene:
     views: tuple[View, ...]
     image_source: str
     test_views: tuple[View, ...] | None = None
-    """Test views when the dataset says which they are; then no view of `views` is held out."""
+    """Further views that are for testing only; then no view of `views` is held out."""
     test_rule: str = ""
+    """Where `test_views` come from, for the metrics' protocol."""
+    lists: tuple[NameLists, ...] = ()
+    """What the cameras' own file says of which of `views` are for testing."""
     points: PointCloud | None = None
     bounds: tuple[np.ndarray, np.ndarray] | None = None
 
@@ -170,27 +193,26 @@ def split_views(
     return train, test, f"every {_ordinal(test_every)} image by name held out"
 
 
-def camera_extent(views: Sequence[View]) -> float:
-    """1.1 x the greatest distance of a camera from the mean of all; 1.0 when they coincide."""
-    centers = np.stack([view.center for view in views])
-    distances = np.linalg.norm(centers - centers.mean(axis=0), axis=1)
-    coincide = distances.max() <= 1e-9 * max(1.0, float(np.abs(centers).max()))
-    return 1.0 if coincide else 1.1 * float(distances.max())
-
-
-def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool) -> Scene:
+def build_scene(
+    source: Path, raw: RawScene, *, test_every: int, hold_out: bool, normalise: bool, split: Split | None = None
+) -> Scene:
     """Split `raw` into train and test views and move everything into the training frame.
 
+    split: which views are for what, where a list says so; it comes before `test_every` and the test views of `raw`.
     Raises DataError when no train view would be left.
     """
-    train, test, rule = _split(raw, test_every, hold_out)
+    train, test, rule = _split(raw, test_every, hold_out, split)
     if not train:
         raise DataError(
-            f"{source}: {len(raw.views)} image(s), all held out for testing; "
-            "train on all with --no_eval, or hold out fewer with a larger --test_every"
+            f"{source}: {len(raw.views)} image(s), all held out for testing ({rule}); train on all with --no_eval, "
+            f"hold out fewer with a larger --test_every, or give another list with --test_list ({NO_LIST}: no list)"
         )
-    extent = camera_extent(train)
-    frame = _normalisation(train + test, extent) if normalise else Normalisation.identity()
+    depths = view_depths(train + test, raw.points)
+    stray = stray_cameras(train + test, depths)
+    _name_strays(source, train + test, stray)
+    near_depths = depths[~stray & np.isfinite(depths[:, 0]), 0]
+    extent = camera_extent(_where(train, ~stray[: len(train)]) or train)
+    frame = _normalisation(_where(train + test, ~stray), extent) if normalise else Normalisation.identity()
     return Scene(
         source=source,
         kind=raw.kind,
@@ -202,15 +224,44 @@ def build_scene(source: Path, raw: RawScene, *, test_every: int, hold_out: bool,
         image_source=raw.image_source,
         split_rule=rule,
         bounds=raw.bounds and (frame.apply_points(raw.bounds[0]), frame.apply_points(raw.bounds[1])),
+        nearest=float(near_depths.min()) * frame.scale if len(near_depths) else None,
     )
 
 
-def _split(raw: RawScene, test_every: int, hold_out: bool) -> tuple[tuple[View, ...], tuple[View, ...], str]:
-    if raw.test_views is None or not hold_out:
+def _split(
+    raw: RawScene, test_every: int, hold_out: bool, split: Split | None
+) -> tuple[tuple[View, ...], tuple[View, ...], str]:
+    if not hold_out or (raw.test_views is None and split is None):
         return split_views(raw.views, test_every, hold_out)
-    train, _, _ = split_views(raw.views, 0, False)
-    test, _, _ = split_views(raw.test_views, 0, False)
-    return train, test, raw.test_rule
+    everything = (*raw.views, *(raw.test_views or ()))
+    if split:
+        train = [view for view in everything if view.name in split.train]
+        test, rule = [view for view in everything if view.name in split.test], split.rule
+    else:
+        train, test, rule = raw.views, raw.test_views, raw.test_rule
+    if test_every not in (0, TEST_EVERY):
+        logger.warning(
+            "test_every %d has no effect, since it is given which images are for testing (%s); --test_list %s holds "
+            "out every %s image instead", test_every, rule, NO_LIST, _ordinal(test_every),
+        )  # fmt: skip
+    return split_views(train, 0, False)[0], split_views(test, 0, False)[0], rule
+
+
+def _where(views: Sequence[View], chosen: np.ndarray) -> list[View]:
+    return [view for view, wanted in zip(views, chosen, strict=True) if wanted]
+
+
+def _name_strays(source: Path, views: Sequence[View], stray: np.ndarray) -> None:
+    if not stray.any():
+        return
+    distances = distances_from_middle(views)
+    times = distances / np.median(distances[~stray]).clip(1e-12)
+    shown = [f"{views[i].name} ({times[i]:.0f} times as far)" for i in np.flatnonzero(stray)[:5]]
+    logger.warning(
+        "%s: far from all other cameras (%d of %d): %s%s. The size of the scene is taken from the others; if these are "
+        "misplaced, take their images out of the dataset",
+        source, stray.sum(), len(views), ", ".join(shown), ", ..." if stray.sum() > len(shown) else "",
+    )  # fmt: skip
 
 
 def _normalisation(views: Sequence[View], extent: float) -> Normalisation:

@@ -14,10 +14,14 @@ from .cache import cached_folder, file_fingerprint
 from .errors import DataError
 from .imagefile import decode_image, is_turned, map_threads, save_png
 from .masks import decode_mask, save_mask
+from .names import unique_stems
+from .pairing import same_shape
 from .scene import Mask, View
 
 logger = logging.getLogger(__name__)
 
+IMAGE, MASK = ".png", ".mask.png"
+"""How the names of a view's undistorted image and mask go on."""
 MIN_FORWARD = 0.1
 """Smallest z of a unit ray at the image border (84 degrees off axis) for which a pinhole image is worth having."""
 
@@ -40,8 +44,7 @@ def camera_at_size(camera: pycolmap.Camera, size: tuple[int, int], model: Path, 
     if not finite or (camera.is_perspective() and min(camera.focal_length_x, camera.focal_length_y) <= 0):
         raise DataError(f"{model}: camera {camera.camera_id} is not usable ({camera}); calibrate again")
     width, height = size
-    # 1 % for cameras calibrated at a slightly cropped size, one pixel for the rounding of downscaled folders
-    if abs(camera.height * width / camera.width - height) > 0.01 * height + 1:
+    if not same_shape((camera.width, camera.height), size):
         turned = "EXIF says it is turned: store its pixels upright, or " if is_turned(image) else ""
         raise DataError(
             f"{image}: is {width}x{height} but its camera {camera.camera_id} is {camera.width}x{camera.height}; "
@@ -63,8 +66,8 @@ def pinhole_views(source: Path, label: str, shots: Sequence[Shot], model: Path) 
         return [shot.view for shot in shots], ""
     models = ", ".join(sorted({shot.camera.model_name for shot in distorted}))
     logger.info("%d images have %s distortion: training on undistorted copies", len(distorted), models)
-    replaced = {view.name: view for view in undistort_views(source, label, distorted)}
-    return [replaced.get(shot.view.name, shot.view) for shot in shots], f"undistorted from {models}"
+    undistorted = dict(zip(map(id, distorted), undistort_views(source, label, distorted), strict=True))
+    return [undistorted.get(id(shot), shot.view) for shot in shots], f"undistorted from {models}"
 
 
 def is_distorted(camera: pycolmap.Camera, model: Path) -> bool:
@@ -93,25 +96,22 @@ def undistort_views(source: Path, label: str, shots: Sequence[Shot]) -> list[Vie
     """
     options = pycolmap.UndistortCameraOptions()
     cameras = [pycolmap.undistort_camera(options, shot.camera) for shot in shots]
+    stems = unique_stems([shot.view.name for shot in shots], (IMAGE, MASK))
+    files = list(zip(shots, stems, strict=True))
 
     def build(folder: Path) -> None:
-        map_threads(lambda shot: _undistort_file(options, shot, folder), shots)
+        map_threads(lambda file: _undistort_file(options, file[0], folder / file[1]), files)
 
     sizes = {
-        name: (camera.width, camera.height)
-        for shot, camera in zip(shots, cameras, strict=True)
-        for name in (_image_name(shot.view), _mask_name(shot.view))[: 2 if shot.view.mask else 1]
+        stem + suffix: (camera.width, camera.height)
+        for (shot, stem), camera in zip(files, cameras, strict=True)
+        for suffix in ((IMAGE, MASK) if shot.view.mask else (IMAGE,))
     }
-    folder = cached_folder(source, f"undistorted-{label}", [label, [_key(shot) for shot in shots]], sizes, build)
-    return [_pinhole_view(shot.view, camera, folder) for shot, camera in zip(shots, cameras, strict=True)]
-
-
-def _image_name(view: View) -> str:
-    return f"{view.name}.png"  # the old extension stays, so a.jpg and a.tif cannot meet
-
-
-def _mask_name(view: View) -> str:
-    return f"{view.name}.mask.png"
+    key = [label, [_key(shot, source, label) for shot in shots]]
+    folder = cached_folder(source, f"undistorted-{label}", key, sizes, build)
+    return [
+        _pinhole_view(shot.view, camera, folder / stem) for (shot, stem), camera in zip(files, cameras, strict=True)
+    ]
 
 
 def _sees_forward(camera: pycolmap.Camera) -> bool:
@@ -131,23 +131,34 @@ def _sees_forward(camera: pycolmap.Camera) -> bool:
     return True
 
 
-def _key(shot: Shot) -> list:
+def _key(shot: Shot, source: Path, label: str) -> list:
     camera, view = shot.camera, shot.view
     params = [float(value) for value in camera.params]
-    mask = [*file_fingerprint(view.mask.path), view.mask.inverted] if view.mask else []
-    return [view.name, camera.model_name, camera.width, camera.height, params, *file_fingerprint(view.image_path), mask]
+    places = [view.name, f"{label}/{view.name}"]
+    image = file_fingerprint(view.image_path, source, *places)
+    places += [f"masks/{view.name}", f"masks/{view.name}.png"]
+    mask = _mask_key(view.mask, source, places) if view.mask else []
+    return [view.name, camera.model_name, camera.width, camera.height, params, *image, mask]
 
 
-def _undistort_file(options: pycolmap.UndistortCameraOptions, shot: Shot, folder: Path) -> None:
+def _mask_key(mask: Mask, source: Path, usual: Sequence[str]) -> list:
+    key = [*file_fingerprint(mask.path, source, *usual), mask.inverted]
+    return [*key, "alpha", _mask_key(mask.also, source, usual) if mask.also else []] if mask.is_alpha else key
+
+
+def _undistort_file(options: pycolmap.UndistortCameraOptions, shot: Shot, stem: Path) -> None:
     view, pixels = shot.view, decode_image(shot.view.image_path)
     planes = [_undistort_pixels(options, pixels[..., :3], shot.camera)]
     if pixels.shape[-1] == 4:
         planes.append(_undistort_pixels(options, pixels[..., 3], shot.camera)[..., None])
-    save_png(folder / _image_name(view), np.concatenate(planes, axis=-1))
     if view.mask:
         kept = decode_mask(view.mask, (view.width, view.height)).astype(np.uint8) * 255
         # A pixel blended from ignored ones is ignored.
-        save_mask(folder / _mask_name(view), _undistort_pixels(options, kept, shot.camera) == 255)
+        kept = _undistort_pixels(options, kept, shot.camera) == 255
+        save_mask(_file(stem, MASK), kept)
+        if view.alpha_is_mask:  # nor is it to be seen in others when the copy is resized, which alpha weights
+            planes[1] = kept[..., None].astype(np.uint8) * 255
+    save_png(_file(stem, IMAGE), np.concatenate(planes, axis=-1))
 
 
 def _undistort_pixels(
@@ -157,8 +168,12 @@ def _undistort_pixels(
     return pycolmap.undistort_image(options, bitmap, camera)[0].to_array()
 
 
-def _pinhole_view(view: View, camera: pycolmap.Camera, folder: Path) -> View:
+def _pinhole_view(view: View, camera: pycolmap.Camera, stem: Path) -> View:
     return replace(
-        view, image_path=folder / _image_name(view), width=camera.width, height=camera.height,
-        K=camera.calibration_matrix(), mask=view.mask and Mask(folder / _mask_name(view)),
+        view, image_path=_file(stem, IMAGE), width=camera.width, height=camera.height,
+        K=camera.calibration_matrix(), mask=view.mask and Mask(_file(stem, MASK)),
     )  # fmt: skip
+
+
+def _file(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)

@@ -1,8 +1,12 @@
 """Camera paths for videos, made from the cameras of a scene.
 
 World-to-camera matrices in and out: float64 [.., 4, 4], OpenCV axes (x right, y down, z forward), any frame and unit.
-Both paths work from a single camera up.
+Both paths work from a single camera up. Where the cameras are those of a left-handed world (3x3 parts of determinant
+-1), the path is made in its mirror image and comes back mirrored, so that its pictures are turned as the photos are.
 """
+
+import functools
+from collections.abc import Callable
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -12,8 +16,25 @@ _EPS = 1e-9
 # The least radii of a loop, in mean distances to the focus, for cameras too few or too aligned to tell:
 _MIN_SWAY = 0.05  # of a loop in front of the focus
 _MIN_ORBIT = 0.3  # of a loop around the focus, which must not pass through it
+_MIRROR = np.diag([1.0, 1.0, -1.0, 1.0])
+
+Path = Callable[[np.ndarray, int], np.ndarray]
 
 
+def _either_handed(path: Path) -> Path:
+    """`path` for cameras of left-handed worlds as well."""
+
+    @functools.wraps(path)
+    def mirrored(viewmats: np.ndarray, frames: int) -> np.ndarray:
+        _check(viewmats, frames)
+        if np.linalg.det(viewmats[0, :3, :3]) > 0.0:
+            return path(viewmats, frames)
+        return path(viewmats @ _MIRROR, frames) @ _MIRROR
+
+    return mirrored
+
+
+@_either_handed
 def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
     """A closed elliptical loop through the spread of the cameras, always looking at their common focus.
 
@@ -28,8 +49,7 @@ def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
 
     Returns: [frames,4,4]. Raises ValueError without cameras or frames.
     """
-    _check(viewmats, frames)
-    centres, up = _centres(viewmats), _mean_up(viewmats)
+    centres, up = centres_of(viewmats), _mean_up(viewmats)
     focus = focus_point(viewmats)
     offsets = centres - focus
     distance = np.linalg.norm(offsets, axis=1).mean()
@@ -40,6 +60,7 @@ def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
     return np.stack([_look_at(place, focus, up) for place in _loop(centres, middle, normal, floor, frames)])
 
 
+@_either_handed
 def interpolate(viewmats: np.ndarray, frames: int) -> np.ndarray:
     """A smooth open path through the given cameras, in their order, from the first to the last.
 
@@ -53,18 +74,32 @@ def interpolate(viewmats: np.ndarray, frames: int) -> np.ndarray:
 
     Returns: [frames,4,4]. Raises ValueError without cameras or frames.
     """
-    _check(viewmats, frames)
     if len(viewmats) == 1:
         return np.repeat(viewmats, frames, axis=0)
-    centres = _centres(viewmats)
-    lengths = np.linalg.norm(np.diff(centres, axis=0), axis=1)
-    # Cameras at one place still need time to turn: no segment is shorter than a tenth of the mean.
-    lengths = np.maximum(lengths, 0.1 * lengths.mean()) if lengths.any() else np.ones_like(lengths)
-    knots = np.concatenate([[0.0], np.cumsum(np.sqrt(lengths))])
+    knots = _knots(viewmats)
     times = np.linspace(0.0, knots[-1], frames)
     turns = Rotation.from_matrix(viewmats[:, :3, :3].transpose(0, 2, 1))  # camera-to-world
     rotations = RotationSpline(knots, turns)(times).as_matrix().transpose(0, 2, 1)
-    return _viewmats(rotations, CubicSpline(knots, centres)(times))
+    return viewmats_of(rotations, CubicSpline(knots, centres_of(viewmats))(times))
+
+
+def along(viewmats: np.ndarray, values: np.ndarray, frames: int) -> np.ndarray:
+    """Values [frames, ...] between those of the cameras, [V, ...] (intrinsics, say), in the time of `interpolate`."""
+    _check(viewmats, frames)
+    if len(viewmats) == 1:
+        return np.repeat(values, frames, axis=0)
+    knots, flat = _knots(viewmats), values.reshape(len(values), -1)
+    times = np.linspace(0.0, knots[-1], frames)
+    columns = [np.interp(times, knots, column) for column in flat.T]
+    return np.stack(columns, axis=-1).reshape(frames, *values.shape[1:])
+
+
+def _knots(viewmats: np.ndarray) -> np.ndarray:
+    """The time [V] at which `interpolate` passes each of several cameras."""
+    lengths = np.linalg.norm(np.diff(centres_of(viewmats), axis=0), axis=1)
+    # Cameras at one place still need time to turn: no segment is shorter than a tenth of the mean.
+    lengths = np.maximum(lengths, 0.1 * lengths.mean()) if lengths.any() else np.ones_like(lengths)
+    return np.concatenate([[0.0], np.cumsum(np.sqrt(lengths))])
 
 
 def focus_point(viewmats: np.ndarray) -> np.ndarray:
@@ -73,7 +108,7 @@ def focus_point(viewmats: np.ndarray) -> np.ndarray:
     Where the axes do not meet in front of the cameras (one camera, parallel axes, cameras looking outwards) it lies
     ahead of their mean position, as far away as the cameras are spread.
     """
-    centres, forwards = _centres(viewmats), viewmats[:, 2, :3]
+    centres, forwards = centres_of(viewmats), viewmats[:, 2, :3]
     # A point p is off the axis (c, d) by (I - d d^T)(p - c). Where the sum of squares is least, its gradient is zero:
     # sum (I - d d^T) p = sum (I - d d^T) c.
     across = np.eye(3) - forwards[:, :, None] * forwards[:, None, :]
@@ -121,10 +156,10 @@ def _look_at(place: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarra
     if np.linalg.norm(right) < 1e-6:  # looking straight up or down: any other direction may be up
         right = np.cross(forward, np.eye(3)[np.argmin(np.abs(forward))])
     right = right / np.linalg.norm(right)
-    return _viewmats(np.stack([right, np.cross(forward, right), forward])[None], place[None])[0]
+    return viewmats_of(np.stack([right, np.cross(forward, right), forward])[None], place[None])[0]
 
 
-def _viewmats(rotations: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def viewmats_of(rotations: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """World-to-camera [F,4,4] from world-to-camera rotations [F,3,3] and camera centres [F,3]."""
     viewmats = np.tile(np.eye(4), (len(centres), 1, 1))
     viewmats[:, :3, :3] = rotations
@@ -132,7 +167,7 @@ def _viewmats(rotations: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return viewmats
 
 
-def _centres(viewmats: np.ndarray) -> np.ndarray:
+def centres_of(viewmats: np.ndarray) -> np.ndarray:
     """Camera centres [V,3]: -R^T t."""
     return -(viewmats[:, :3, :3].transpose(0, 2, 1) @ viewmats[:, :3, 3:])[:, :, 0]
 

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import hashlib
 import logging
-import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from distwar_gs.checkpoint_archive import check_archive
 from distwar_gs.checkpoint_parts import damaged_part
 from distwar_gs.config import current_name
-from distwar_gs.files import durable_write
+from distwar_gs.files import durable_write, read_bounded
 from distwar_gs.rows import without_room
 
 if TYPE_CHECKING:  # rendering from a checkpoint needs no dataset readers
@@ -38,6 +38,8 @@ LATEST = "latest"
 
 CAMERAS = "poses and intrinsics of the views"
 """Key of the scene's fingerprint: float32 [views, 16 + 9], world-to-camera matrices in the training frame, and Ks."""
+FRAME = "training frame (shift, scale)"
+"""Key of the scene's fingerprint: four float64 numbers. Older checkpoints have them to six digits."""
 IMAGE_BYTES = "bytes of the image files"
 """Key of the scene's fingerprint."""
 
@@ -148,8 +150,7 @@ def load_checkpoint(path: Path, device: torch.device | str) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; {remedy(path)}")
     try:
-        _check_archive(path)
-        _check_sums(path)
+        check_archive(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except torch.OutOfMemoryError:
         raise
@@ -183,7 +184,7 @@ def _newest(folder: Path) -> Path | None:
     """What `latest` names; if it is missing or names a file that is gone, the one with the most steps."""
     everything = _all(folder)
     with contextlib.suppress(OSError, UnicodeDecodeError):
-        named = folder / (folder / LATEST).read_text().strip()
+        named = folder / read_bounded(folder / LATEST, 1000).decode().strip()
         if named in everything:
             return named
     return max(everything, key=_step_of, default=None)
@@ -191,26 +192,12 @@ def _newest(folder: Path) -> Path | None:
 
 def _all(folder: Path) -> list[Path]:
     """The complete checkpoints in a folder, by steps."""
-    return sorted((path for path in folder.glob("step_*.pt") if path.stem[5:].isdecimal()), key=_step_of)
+    numbered = (path for path in folder.glob("step_*.pt") if path.stem[5:].isdecimal())
+    return sorted(filter(Path.is_file, numbered), key=_step_of)
 
 
 def _step_of(path: Path) -> int:
     return int(path.stem.removeprefix("step_"))
-
-
-def _check_sums(path: Path) -> None:
-    """ValueError if a part of the file is not what was written: torch.load would take a flipped bit for a number."""
-    with zipfile.ZipFile(path) as archive:
-        broken = archive.testzip()
-    if broken:
-        raise ValueError(f"{broken} has changed since it was written")
-
-
-def _check_archive(path: Path) -> None:
-    """ValueError for what torch would take for its format of old, whose lengths it believes."""
-    with path.open("rb") as file:
-        if file.read(4) != b"PK\x03\x04":
-            raise ValueError("not an archive of torch.save")
 
 
 def _check_content(path: Path, content: object) -> None:
@@ -286,32 +273,53 @@ def scene_fingerprint(scene: "Scene") -> dict[str, Any]:
         "split rule": scene.split_rule,
         "image source": scene.image_source,
         "names and sizes of the views": digest.hexdigest(),
-        "training frame (shift, scale)": [
-            float(f"{value:.6g}") for value in frame
-        ],  # the last digits are the machine's
+        FRAME: [float(value) for value in frame],
         CAMERAS: torch.tensor([[*view.viewmat.ravel(), *view.K.ravel()] for view in views], dtype=torch.float32),
         IMAGE_BYTES: sum(view.image_path.stat().st_size for view in views),
     }
 
 
-def check_scene(path: Path, checkpoint: Checkpoint, scene: "Scene") -> None:
+def check_scene(path: Path, checkpoint: Checkpoint, fingerprint: Mapping[str, Any], source: Path) -> None:
     """Refuse to continue on other data than the run began with; image files of another size are only warned of.
+
+    Args:
+        path: the checkpoint's file, for messages.
+        checkpoint: what was read from it.
+        fingerprint: of the scene that is there now.
+        source: the folder of this scene, for messages.
 
     Raises:
         CheckpointError: naming what differs.
     """
-    for key, value in scene_fingerprint(scene).items():
+    for key, value in fingerprint.items():
         saved = checkpoint.scene.get(key)
         if key == IMAGE_BYTES:
             if saved not in (None, value):
                 log.warning(
                     "%s: the image files had %s bytes and have %s: are they the same photos?", path, saved, value
                 )
+        elif key == FRAME:
+            if not _is_same_frame(saved, value):
+                raise _other_scene(path, f"the {key} was {saved} and is {value} in {source}")
         elif isinstance(value, Tensor):
             if saved is not None and not torch.allclose(saved.to(value), value, rtol=1e-5, atol=1e-6):
-                raise _other_scene(path, f"the {key} differ from those of {scene.source}")
+                raise _other_scene(path, f"the {key} differ from those of {source}")
         elif saved != value:
-            raise _other_scene(path, f"{key} was {saved} and is {value} in {scene.source}")
+            raise _other_scene(path, f"{key} was {saved} and is {value} in {source}")
+
+
+def _is_same_frame(saved: object, frame: list[float]) -> bool:
+    """Whether two training frames are one but for last digits, which are the machine's: to 1e-5 of the scene extent.
+
+    Far from the origin six digits are not that, so older checkpoints are only compared as they always were.
+    """
+    if saved == [float(f"{value:.6g}") for value in frame]:
+        return True
+    if not isinstance(saved, list) or len(saved) != 4 or not all(isinstance(value, float) for value in saved):
+        return False
+    *shift, scale = frame
+    apart = [scale * (was - now) for was, now in zip(saved, shift, strict=False)] + [saved[3] / scale - 1.0]
+    return all(abs(difference) <= 1e-5 for difference in apart)
 
 
 def _other_scene(path: Path, difference: str) -> CheckpointError:

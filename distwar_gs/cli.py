@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distwar_gs.config import (
+    FPS,
+    FRAMES,
     Config,
     ConfigError,
     config_of,
@@ -29,13 +31,13 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
-from distwar_gs.files import MODEL_SUFFIXES
-from distwar_gs.interruption import Terminated, exit_code_of, terminable
+from distwar_gs.cores import share_cores
+from distwar_gs.files import MODEL_SUFFIXES, is_model_file, unread_model
+from distwar_gs.interruption import exit_code_of, terminable, words_of
+from distwar_gs.terminal import lossy_output, one_line, reason_of
 
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
-"""What `render.py --path` takes; the first two are functions of distwar_gs.camera_paths."""
-
-_LONGEST = 2000  # characters of a message
+"""What `render.py --path` takes beside files; the first two are functions of distwar_gs.camera_paths."""
 
 # The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
 # of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
@@ -85,6 +87,7 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "data.resolution", "-r", "--resolution", "--data_factor", type=int, metavar="N")
     _add_switch(parser, "data.invert_masks", True, "--invert_masks", help="ignore what is white in masks, not black")
     _add_setting(parser, "data.test_every", "--test_every", type=int, metavar="N")
+    _add_setting(parser, "data.test_list", "--test_list", metavar="FILE")
     split = parser.add_mutually_exclusive_group()
     _add_switch(split, "data.eval", True, "--eval", help="hold out test images (on by default)")
     _add_switch(split, "data.eval", False, "--no_eval", help="train on all images")
@@ -101,6 +104,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(length, "train.quality", "--quality")
     _add_setting(parser, "train.test_iterations", "--test_iterations", "--eval_steps", **steps)
     _add_setting(parser, "train.save_iterations", "--save_iterations", "--save_steps", **steps)
+    _add_setting(parser, "train.export_origin", "--export_origin")
     _add_setting(parser, "train.checkpoint_iterations", "--checkpoint_iterations", **steps)
     resume = {"nargs": "?", "const": "auto", "metavar": "auto|PATH"}
     _add_setting(parser, "train.resume", "--resume", "--start_checkpoint", **resume)
@@ -113,6 +117,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "model.sh_degree", "--sh_degree", type=int, metavar="N")
     _add_switch(parser, "model.antialiased", True, "--antialiased", help=field_docs()["model.antialiased"])
+    _add_setting(parser, "model.init_ply", "--init_ply", metavar="FILE")
     _add_setting(parser, "densification.strategy", "--strategy")
     _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")
     _add_setting(parser, "train.rasterizer", "--rasterizer")
@@ -126,9 +131,25 @@ def _with_folders(config: Config) -> Config:
         raise ConfigError("no scene to train on: give its folder with -s DIR, or a --config that sets data.source_path")
     if config.train.result_dir:
         return config
-    scene = os.path.abspath(config.data.source_path)  # abspath: "." and "garden/.." have names too
-    scene = os.path.basename(os.path.dirname(scene) if scene.endswith(".json") else scene)
-    return with_values(config, {"train.result_dir": os.path.join("output", scene)})
+    return with_values(config, {"train.result_dir": os.path.join("output", _scene_name(config.data.source_path))})
+
+
+def _scene_name(source: str) -> str:
+    """The name of the scene's folder, also where `source` is its transforms file or its COLMAP model (scene/sparse/0).
+
+    Windows' backslashes count as slashes where nothing is called so.
+    """
+    path = os.path.abspath(source if os.path.exists(source) else source.replace("\\", "/"))  # "." has a name, too
+    if path.endswith(".json"):
+        return os.path.basename(os.path.dirname(path))
+    places = [os.path.join(path, place) for place in ("", "0", "sparse", "sparse/0")]
+    models = (os.path.join(place, file) for place in places for file in ("images.bin", "images.txt"))
+    if any(map(os.path.isfile, models)) and not os.path.isdir(os.path.join(path, "images")):
+        above, name = os.path.split(path)
+        path = above if name.isdecimal() and os.path.basename(above) == "sparse" else path
+        for folder in ("sparse", "colmap"):
+            path = os.path.dirname(path) if os.path.basename(path) == folder else path
+    return os.path.basename(path)
 
 
 # -------------------------------------------------------------------------------------------------------- render.py
@@ -145,13 +166,16 @@ class RenderArgs:
     source_path: str | None = None
     images: str | None = None
     resolution: int | None = None
+    test_list: str | None = None
     background: str | None = None
     iteration: int | None = None
     """Which saved model of the run folder; None: the newest."""
     path: str = "none"
-    """Camera path to render as a video, one of CAMERA_PATHS."""
-    frames: int = 240
-    fps: float = 30.0
+    """Camera path to render as a video, one of CAMERA_PATHS or a file (distwar_gs.path_files)."""
+    frames: int | None = None
+    """Length of the video; None: as many as a file has poses, else 240."""
+    fps: float | None = None
+    """None: as a file says, else 30."""
     skip_test: bool = False
     train: bool = False
     """Render the training views too."""
@@ -168,10 +192,13 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
     typed = _parse(parser, argv)
     models = [model for model in (typed.pop("model"), typed.pop("model_path", None)) if model is not None]
     if len(models) != 1:
-        parser.error("give one model to render: a run folder or a file of Gaussians (.ply, .splat, .spz)")
+        parser.error(f"give one model to render: a run folder or a file of Gaussians ({', '.join(MODEL_SUFFIXES)})")
     if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
         parser.error("--frames and --fps must be positive")
-    if _is_file(models[0]) and "iteration" in typed:
+    for name, rule in (("frames", FRAMES), ("fps", FPS)):
+        if name in typed and not rule.holds(typed[name]):
+            parser.error(f"--{name} is {typed[name]}: it must be {rule.words}")
+    if is_model_file(models[0]) and "iteration" in typed:
         parser.error(f"--iteration picks a model of a run folder; it has no meaning with a {models[0].suffix} file")
     return RenderArgs(model=models[0], **typed)
 
@@ -180,17 +207,29 @@ def render_parser() -> argparse.ArgumentParser:
     """The parser of render.py. A flag's destination is the field of RenderArgs it sets."""
     parser = _Parser("render.py", "Render the test views of a trained model, or a video along a camera path.")
     parser.add_argument(
-        "model", nargs="?", type=Path, default=None, metavar="MODEL", help="a run folder or a .ply, .splat, .spz file"
+        "model",
+        nargs="?",
+        type=Path,
+        default=None,
+        metavar="MODEL",
+        help=f"a run folder or a {', '.join(MODEL_SUFFIXES)} file",
     )
     parser.add_argument("-m", "--model_path", type=Path, metavar="DIR", help="the same, as a flag")
     parser.add_argument("--config", type=Path, metavar="YAML", help="settings instead of the run's config.yaml")
     parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
     parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
     parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
+    parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
-    parser.add_argument("--path", choices=CAMERA_PATHS, help="camera path to render as a video (default: none)")
-    parser.add_argument("--frames", type=int, metavar="N", help="length of the video in frames (default: 240)")
-    parser.add_argument("--fps", type=float, metavar="X", help="frames per second of the video (default: 30)")
+    parser.add_argument("--path", type=_camera_path, metavar="PATH", help="camera path to render as a video: ellipse, "
+                        "interpolate, none, or a file of poses such as cameras.json, nerfstudio's camera_path.json, "
+                        ".npy (docs/formats.md; default: none)")  # fmt: skip
+    parser.add_argument(
+        "--frames", type=int, metavar="N", help="length of the video in frames (default: 240, or the file's poses)"
+    )
+    parser.add_argument(
+        "--fps", type=float, metavar="X", help="frames per second of the video (default: as the file says, or 30)"
+    )
     _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
     _add_switch(parser, "train", True, "--train", help="render the training views too")
     _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
@@ -198,6 +237,13 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=rule_of("train.device").choices, help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
     return parser
+
+
+def _camera_path(text: str) -> str:
+    """One of CAMERA_PATHS, or what looks like a file, which is read later."""
+    if text in CAMERA_PATHS or os.path.exists(text) or Path(text).suffix or Path(text).name != text:
+        return text
+    raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(CAMERA_PATHS)}, or a file)")
 
 
 def render_config(args: RenderArgs) -> Config:
@@ -209,28 +255,35 @@ def render_config(args: RenderArgs) -> Config:
         "data.source_path": args.source_path,
         "data.images": args.images,
         "data.resolution": args.resolution,
+        "data.test_list": args.test_list,
         "data.background": args.background,
         "train.device": args.device,
     }
-    config = load_config(file) if (file := args.config or _config_of_run(args.model)) else _config_of_file(args.model)
+    config = load_config(file) if (file := _config_file(args)) else _config_of_file(args.model)
     return validate(with_values(config, {key: value for key, value in changes.items() if value is not None}))
+
+
+def belongs_to_run(args: RenderArgs) -> bool:
+    """Whether the settings that the model was trained with are known."""
+    return _config_file(args) is not None
+
+
+def _config_file(args: RenderArgs) -> Path | None:
+    return args.config or _config_of_run(args.model)
 
 
 def _config_of_run(model: Path) -> Path | None:
     """config.yaml of the run that `model` is or, as point_cloud/iteration_N/point_cloud.ply, belongs to."""
-    folders = model.resolve().parents[2:3] if _is_file(model) else [model]
+    folders = model.resolve().parents[2:3] if is_model_file(model) else [model]
     files = (folder / "config.yaml" for folder in folders)
     return next((file for file in files if file.is_file()), None)
 
 
-def _is_file(model: Path) -> bool:
-    """Whether the model is named by a file of Gaussians, not by a run folder."""
-    return model.suffix.lower() in MODEL_SUFFIXES
-
-
 def _config_of_file(model: Path) -> Config:
-    if not _is_file(model):
-        raise ConfigError(f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config")
+    if not is_model_file(model):
+        unread = unread_model(model)
+        lacking = f"{model}: no config.yaml in it; give a run folder of train.py, a .ply file, or --config"
+        raise ConfigError(unread or lacking)
     from distwar_gs.export import read_render_mode
 
     return with_values(Config(), {"model.antialiased": read_render_mode(model) == "mip"})
@@ -243,16 +296,18 @@ def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None 
     """Run `main` on the arguments and exit with its code (None: 0).
 
     An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
-    SIGTERM 143. Anything else is a bug and keeps its traceback.
+    SIGTERM 143, SIGHUP 129. Anything else is a bug and keeps its traceback. What cannot be printed is lost, no more
+    (`distwar_gs.terminal`), and threads that wait leave the processor to others (`distwar_gs.cores`).
     """
-    try:
-        with terminable():
-            code = main(list(sys.argv[1:] if argv is None else argv)) or 0
-    except KeyboardInterrupt as interrupt:
-        words = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
-        code = _complain(words, exit_code_of(interrupt))
-    except _user_errors() as error:
-        code = _complain(_message(error), code=1)
+    share_cores()
+    with lossy_output():
+        try:
+            with terminable():
+                code = main(list(sys.argv[1:] if argv is None else argv)) or 0
+        except KeyboardInterrupt as interrupt:
+            code = _complain(words_of(interrupt), exit_code_of(interrupt))
+        except _user_errors() as error:
+            code = _complain(_message(error), code=1)
     sys.exit(code)
 
 
@@ -263,7 +318,7 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the arguments)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the arguments)\n")
 
 
 def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -305,15 +360,8 @@ def _user_errors() -> tuple[type[Exception], ...]:
 def _message(error: BaseException) -> str:
     """The error's message; for the operating system's errors the file and the reason, without the number."""
     if isinstance(error, OSError) and error.filename is not None:
-        return one_line(f"{error.filename}: {error.strerror}")
+        return one_line(f"{os.fsdecode(error.filename)}: {reason_of(error)}")
     return one_line(str(error))
-
-
-def one_line(message: str) -> str:
-    """A message as one line of printable characters, without the middle of a very long one: it may quote a file."""
-    if len(message) > _LONGEST:
-        message = f"{message[: _LONGEST // 2]} ... {message[-_LONGEST // 2 :]}"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def _complain(message: str, code: int) -> int:

@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from distwar_gs.files import replacing
+from distwar_gs.files import read_bounded, replacing
 from distwar_gs.schedule import MEANT_FOR, stretched
 
 
@@ -69,6 +69,8 @@ def above(low: float) -> Rule:
     return Rule(lambda value: value > low, f"above {low}")
 
 
+FRAMES = between(1, 1_000_000, "frames of a video")
+FPS = between(0.01, 1000.0, "frames per second")
 RESOLUTION = Rule(lambda value: value == -1 or value >= 1, "-1 or a positive number")
 A_SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")
 STEPS = Rule(lambda steps: all(step == -1 or step >= 1 for step in steps), "steps counted from 1 (-1: none)")
@@ -87,21 +89,29 @@ class DataConfig:
     """Which images, at what size, and which of them are held out."""
 
     source_path: str | None = setting(None)
-    """Folder of the scene (a COLMAP model, transforms_train.json or transforms.json), or a transforms file; a relative
-    path starts at the working directory."""
+    """Folder of the scene (a COLMAP model, transforms_train.json or transforms.json), a transforms file, or the folder
+    of a scene's COLMAP model; a relative path starts at the working directory."""
     images: str = setting("images")
     """Sub-folder with the images. Only used when the scene is in COLMAP layout."""
     resolution: int = setting(-1, RESOLUTION)
-    """1, 2, 4 or 8: divide the image size by it (images_N is taken when it exists). Any other positive number: target
-    width in pixels. -1: as on disk, but images wider than 1600 px are reduced to 1600."""
+    """1 to 16: divide the image size by it (images_N is taken when it exists, also with other names in the same order).
+    A larger number: target width in pixels. -1: as on disk, but images wider than 1600 px are reduced to 1600."""
     masks: str | None = setting("masks")
-    """Sub-folder with masks, used when it is there: a.jpg.png or a.png for a.jpg. Black is ignored, as in COLMAP and
-    nerfstudio; masks that a transforms file names come first. null: no masks at all."""
+    """Sub-folder with masks, used when it is there: a.jpg.png, a.png, a.jpg.mask.png, a_mask.png or mask_a.png for
+    a.jpg. Without the folder, masks beside the images whose names say "mask" are used. Black is ignored, as in COLMAP
+    and nerfstudio; masks that a transforms file names come first. null: no masks at all."""
     invert_masks: bool = setting(False)
     """Ignore what is white in masks, not what is black."""
+    alpha: str = setting("background", one_of("background", "mask"))
+    """What transparent places of photos mean. background: data.background shows through (objects that were cut out, as
+    in NeRF-synthetic scenes). mask: they are ignored, beside what masks ignore (passers-by that were cut out)."""
     test_every: int = setting(8, at_least(2))
-    """Every N-th image by name is held out for testing. Only used when data.eval is on and the scene has no split of
-    its own."""
+    """Every N-th image by name is held out for testing. Only used when data.eval is on and neither data.test_list nor
+    the scene says which images are for testing."""
+    test_list: str | None = setting(None)
+    """Text file with the name of a test image in each line; a relative path starts at the working directory, or else in
+    the scene's folder. none: no list, nor what the scene says of its test images. null: what the scene says (test.txt
+    and the like, lists in a transforms file), if it says anything."""
     eval: bool = setting(True)
     """Hold out test images; off: train on all of them."""
     background: str = setting("black", one_of("black", "white", "random"))
@@ -130,15 +140,20 @@ class ModelConfig:
     init: str = setting("auto", one_of("auto", "sfm", "random"))
     """Where the first Gaussians come from: the scene's points (sfm) or random positions; auto: sfm when the scene has
     points."""
+    init_ply: str | None = setting(None)
+    """File to start from instead, in the frame of the input's poses: a point cloud (PLY), or Gaussians of any trainer
+    (.ply, .splat, .spz, .sog, or a run folder), whose parameters are all kept. A cloud of more points than
+    densification.cap_max, or half of what memory holds, is thinned. Only used at the first step."""
     init_points: int = setting(100_000, between(1, 100_000_000))
     """Number of random Gaussians at the start. Only used when the start is random."""
     init_opacity: float = setting(0.1, inside(0, 1))
     """Opacity of every Gaussian at the start, from 0 to 1."""
     init_scale: float = setting(1.0, above(0))
     """Size of a Gaussian at the start, in multiples of the mean distance to its 3 nearest neighbours."""
-    near_plane: float = setting(0.03, above(0))
-    """Gaussians nearer to the camera are not drawn; in scene extents. About what 0.2, the 3DGS reference's value, is in
-    the units COLMAP leaves a scene in; much smaller ones let Gaussians right before a lens spoil held-out views."""
+    near_plane: float | None = setting(None, above(0))
+    """Gaussians nearer to the camera are not drawn; in scene extents. null: 0.08 of the depth at which the nearest
+    things before any camera begin, by the scene's points; 0.03 where it has none. Much smaller values allow floaters
+    directly in front of cameras, which hurts held-out views."""
     far_plane: float = setting(1e10, above(0))
     """Gaussians farther from the camera are not drawn; in scene extents."""
     antialiased: bool = setting(False)
@@ -177,7 +192,7 @@ class OptimConfig:
     fraction of the price: a step updates the Gaussians that contribute to its image, and what dense Adam would have
     done to them in the steps they missed is added in closed form whenever they are looked at. visible: a little faster
     still, and not the same: what does not contribute neither moves by old momentum nor do its moments decay, so fewer
-    Gaussians grow. Without the fused rasteriser it is always dense, and densification.strategy mcmc needs that."""
+    Gaussians grow; densification.strategy mcmc refuses it. Without the fused rasteriser it is always dense."""
     adam_eps: float = setting(1e-15, above(0))
     """Adam's epsilon; far below torch's default because gradients of single Gaussians are tiny."""
     lambda_dssim: float = setting(0.2, between(0, 1))
@@ -300,6 +315,10 @@ class TrainConfig:
     """Steps after which the test images are rendered and measured; the last step always is one."""
     save_iterations: tuple[int, ...] = setting((7000, 30_000), STEPS)
     """Steps after which the Gaussians are written as PLY; the last step always is one."""
+    export_origin: str = setting("auto", one_of("auto", "input", "local"))
+    """What positions in PLY files and cameras.json are relative to. input: the origin of the input's frame. local: a
+    round place near the cameras; the files tell which (docs/formats.md). auto: local where the scene is so far from the
+    input's origin that 32-bit numbers are too coarse there, as in UTM coordinates, else input."""
     checkpoint_every: int = setting(10_000, at_least(0))
     """Steps between two checkpoints to resume from; 0: none but the others. One is also written after the last step, on
     Ctrl-C and on SIGTERM."""
@@ -369,7 +388,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "model.init_opacity": 0.5,
         "model.init_scale": 0.1,
         "optim.opacities_lr": 5e-2,
-        "optim.adam": "dense",
         "densification.stop": 25_000,
         "densification.cap_max": 1_000_000,
     },
@@ -448,11 +466,21 @@ def _checked(key: str, value: Any) -> Any:
         value = current_name(key, convert(value))
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key} is {_shown(value)}: expected {expected}") from None
+    if isinstance(value, str) and not _can_be_a_name(value):
+        raise ConfigError(f"{key} is {_shown(value)}: no file can be called so; give another name")
     rule: Rule | None = FIELDS[key].metadata.get("rule")
     if rule is not None and value is not None and not rule.holds(value):
         hint = _did_you_mean(value, rule.choices) if rule.choices else ""
         raise ConfigError(f"{key} is {_shown(value)}: it must be {rule.words}{hint}")
     return value
+
+
+def _can_be_a_name(text: str) -> bool:
+    """Whether the operating system takes a string; names whose bytes are no UTF-8 come as surrogates (PEP 383)."""
+    try:
+        return "\0" not in text and bool(os.fsencode(text) or not text)
+    except UnicodeEncodeError:
+        return False
 
 
 def _shown(value: Any) -> str:
@@ -535,8 +563,12 @@ def override(assignment: str) -> dict[str, Any]:
 def validate(config: Config) -> Config:
     """`config` with every value checked, alone and against the others, and in its clean type; else ConfigError."""
     config = with_values(config, as_values(config))
-    if config.model.near_plane >= config.model.far_plane:
+    if (config.model.near_plane or 0.0) >= config.model.far_plane:
         raise ConfigError(f"model.near_plane is {config.model.near_plane}: it must be below model.far_plane")
+    if config.model.init_ply and config.model.init != "auto":
+        raise ConfigError(
+            f"model.init is {config.model.init}: leave it auto with model.init_ply, which takes its place"
+        )
     density = config.densification
     if density.start > density.stop:
         raise ConfigError(f"densification.start is {density.start}: it must not be above densification.stop")
@@ -550,10 +582,10 @@ def validate(config: Config) -> Config:
             f"train.seconds is {config.train.seconds:g}: how many steps that is differs from run to run, so it does "
             "not go with train.deterministic; give --iterations instead"
         )
-    if density.strategy == "mcmc" and config.optim.adam != "dense":
+    if density.strategy == "mcmc" and config.optim.adam == "visible":
         raise ConfigError(
-            f"optim.adam is {config.optim.adam}: densification.strategy mcmc changes every Gaussian at every step and "
-            "needs dense; leave out what configs/strategies/mcmc.yaml sets, or set it as there"
+            "optim.adam is visible: with densification.strategy mcmc every Gaussian pays for its opacity and its size "
+            "at every step; use lazy or dense"
         )
     if density.strategy == "guided" and config.optim.adam == "visible":
         raise ConfigError(
@@ -638,9 +670,13 @@ def _inheritance(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         path = Path(os.path.normpath(path.parent / base))
 
 
+_LARGEST = 2**20
+"""Bytes of a YAML file; configs/default.yaml has some 12,000."""
+
+
 def _read_tree(path: Path, wanted_by: Path | None) -> dict[str, Any]:
     try:
-        tree = _parse_yaml(path.read_bytes(), str(path))
+        tree = _parse_yaml(read_bounded(path, _LARGEST), str(path))
     except OSError as error:
         reason = f" (the base of {wanted_by})" if wanted_by else ""
         raise ConfigError(f"{path}: cannot read the configuration{reason}: {error.strerror}") from None

@@ -345,7 +345,11 @@ class Densifier:
     def regularise(self, params: dict[str, Parameter]) -> None:
         """Nothing: the loss is the image's alone."""
 
-    def perturb(self, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+    def prices(self, count: int) -> tuple[float, float]:
+        """None."""
+        return 0.0, 0.0
+
+    def perturb(self, step: int, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
         """Nothing: only the optimisers move Gaussians."""
 
     def is_due(self, step: int) -> bool:

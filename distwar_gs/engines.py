@@ -18,7 +18,7 @@ import distwar_kernels as kernels
 from distwar_gs.config import Config
 from distwar_gs.optimizer import moments_of, set_steps, step_all
 from distwar_gs.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
-from distwar_gs.strategies import Strategy
+from distwar_gs.strategies import Strategy, wants_score
 from distwar_gs.timing import StepTimer
 from distwar_kernels import Cameras
 from distwar_kernels.fused import fused
@@ -50,9 +50,12 @@ class Engine(Protocol):
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates.
 
         rendered: from this engine's `forward`.
-        gradients: of the loss, by the name of what was rendered: `image` [H, W, 3].
+        gradients: of the loss, by the name of what was rendered: `image` [H, W, 3]. And, for steps of which the
+            strategy's statistics have a `score` (not looked at otherwise), `errors` [H, W]: how wrong each pixel is, at
+            least 0. Each Gaussian's score grows by the root of the sum over pixels of its weight (alpha times
+            transmittance) times the error.
 
-        Raises ValueError for gradients of anything else.
+        Raises ValueError for gradients of anything else, and where a score is asked for and there are no errors.
         """
 
     def look(
@@ -69,9 +72,21 @@ class Engine(Protocol):
 
 
 def _image_gradient(gradients: Mapping[str, Tensor]) -> Tensor:
-    if set(gradients) != {"image"}:
+    if set(gradients) - {"errors"} != {"image"}:
         raise ValueError(f"this engine differentiates the image only, not {', '.join(sorted(gradients))}")
     return gradients["image"]
+
+
+def _score_and_errors(
+    gradients: Mapping[str, Tensor], strategy: Strategy, step: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """This step's score [N], to be added to, and the errors [H, W] that it is made of; None where none is asked for."""
+    score = (strategy.statistics(step) or {}).get("score")
+    if score is None:
+        return None, None
+    if "errors" not in gradients:
+        raise ValueError(f"the strategy asks for a score at step {step}: hand the errors of the pixels on as `errors`")
+    return score, gradients["errors"]
 
 
 # ------------------------------------------------------------------------------------------------- op after op
@@ -84,6 +99,9 @@ class ComposedRendered:
     step: int
     rendering: ComposedRendering
     """With its graph."""
+    probe: Tensor | None
+    """[N, 1] zeros, blended as one more colour: dL/d(probe) is a sum of weights, and the image the same. None where the
+    step has no score."""
 
     @property
     def image(self) -> Tensor:
@@ -93,6 +111,15 @@ class ComposedRendered:
     def coverage(self) -> float:
         """See Rendered."""
         return float((self.rendering.alphas > 0).float().mean())
+
+    def differentiate(self, v_image: Tensor, errors: Tensor | None) -> Tensor | None:
+        """Leaves gradients in all that is trained; of errors [H, W] returns the sums by weight, [N, 1]."""
+        colors, weights = self.rendering.colors, self.rendering.features
+        if errors is None or weights is None or self.probe is None:
+            colors.backward(v_image[None])
+            return None
+        torch.autograd.backward((colors, weights), (v_image[None], errors[None, ..., None]))
+        return self.probe.grad
 
 
 class ComposedEngine:
@@ -110,13 +137,19 @@ class ComposedEngine:
 
     def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> ComposedRendered:
         """See Engine."""
-        return ComposedRendered(step, self._render(camera, sh_degree, background))
+        means, probe = self.params["means"], None
+        if wants_score(self.densifier, step):
+            probe = torch.zeros(len(means), 1, device=means.device, requires_grad=True)
+        return ComposedRendered(step, self._render(camera, sh_degree, background, probe=probe), probe)
 
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
         v_image, rendering = _image_gradient(gradients), rendered.rendering
+        score, errors = _score_and_errors(gradients, self.densifier, rendered.step)
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
-        rendering.colors.backward(v_image[None])
+        sums = rendered.differentiate(v_image, errors)
+        if score is not None and sums is not None:
+            score += sums[:, 0].sqrt()
         timer.mark("backward")
         gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
         self.densifier.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
@@ -141,11 +174,16 @@ class ComposedEngine:
         """Nothing to do: every step is whole."""
 
     def _render(
-        self, camera: Cameras, sh_degree: int, background: Tensor, with_depth: bool = False
+        self,
+        camera: Cameras,
+        sh_degree: int,
+        background: Tensor,
+        with_depth: bool = False,
+        probe: Tensor | None = None,
     ) -> ComposedRendering:
         return COMPOSED.render(
             self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
-            features=None,
+            features=probe,
         )  # fmt: skip
 
 
@@ -210,7 +248,8 @@ class FusedEngine:
     def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
         absgrad = self.settings.absgrad
-        records = self._blend_backward(rendered.view, _image_gradient(gradients))
+        _, errors = _score_and_errors(gradients, self.densifier, rendered.step)
+        records = self._blend_backward(rendered.view, _image_gradient(gradients), errors)
         timer.mark("blend_backward")
         statistics = self.densifier.statistics(rendered.step)
         if rendered.adam is None:
@@ -263,18 +302,20 @@ class FusedEngine:
             self._last_steps = torch.full((len(means),), step - 1, dtype=torch.int32, device=means.device)
         return self._last_steps
 
-    def _blend_backward(self, view: fused.Rendered, v_image: Tensor) -> Tensor:
+    def _blend_backward(self, view: fused.Rendered, v_image: Tensor, errors: Tensor | None) -> Tensor:
         absgrad = self.settings.absgrad
         reduction, tuner = kernels.resolve(self.settings.reduction, v_image.device)
         if tuner:
             tuner.watch_gradient(
                 v_image, len(view.parameters[0]), lambda v, r: fused.blend_backward(view, v, absgrad, r)
             )
-        return fused.blend_backward(view, v_image, absgrad, reduction, self._deterministic)
+        return fused.blend_backward(view, v_image, absgrad, reduction, self._deterministic, errors)
 
     def _step_of_adam(self, step: int, last_steps: Tensor | None) -> fused.AdamStep:
         groups = [self.optimizers[name].param_groups[0] for name in fused.PARAMETERS]
-        rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step)
+        # Where Adam leaves out what is not seen there is nobody to pay.
+        prices = self.densifier.prices(len(self.params["means"])) if self._adam == "lazy" else (0.0, 0.0)
+        rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step, prices)
         return fused.AdamStep(moments_of(self.optimizers, fused.PARAMETERS), rates, last_steps, step)
 
 

@@ -160,7 +160,8 @@ class Health:
             return True
         self._check_photos(found)
         can_drop = not found.are_all and self._drops < self._max_repairs
-        can_return = self._run.last_checkpoint is not None and self._returns < self._max_repairs
+        last = self._run.last_checkpoint
+        can_return = last is not None and last.is_file() and self._returns < self._max_repairs
         if can_drop and (found.are_few or not can_return):
             self._drops += 1
             self._drop(found)

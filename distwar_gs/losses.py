@@ -17,6 +17,7 @@ __all__ = [
     "l1_loss",
     "masked_ssim",
     "photometric_gradient",
+    "photometric_gradients",
     "photometric_loss",
     "ssim",
     "without_ignored",
@@ -98,14 +99,40 @@ def photometric_gradient(
 
     For bytes the loss's kernels make the gradient, and autograd has no part in it.
     """
+    gradients, losses = photometric_gradients(image, photo, lambda_dssim, background, kept, with_errors=False)
+    return gradients["image"], losses
+
+
+def photometric_gradients(
+    image: Tensor,
+    photo: Tensor,
+    lambda_dssim: float,
+    background: Tensor | None = None,
+    kept: Tensor | None = None,
+    *,
+    with_errors: bool,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What an engine makes a step of: `image`, dL/d(image) [H, W, 3]; with errors also `errors` [H, W], the mean over a
+    pixel's channels of |image - photo|, 0 where the mask ignores it. And the losses as `photometric_gradient` has them,
+    whose arguments these are."""
     if photo.dtype == torch.uint8:
         pair = (image.detach(), photo) if kept is None else without_ignored(image.detach(), photo, kept)
-        v_image, loss, parts = kernels.photometric_gradient(*pair, lambda_dssim, background)
-        return v_image if kept is None else v_image * kept[..., None], {"loss": loss, **parts}
-    leaf = image.detach().requires_grad_()
-    loss, parts = photometric_loss(leaf, photo, lambda_dssim, background, kept)
-    (v_image,) = torch.autograd.grad(loss, leaf)
-    return v_image, {"loss": loss.detach(), **parts}
+        make = kernels.photometric_errors if with_errors else kernels.photometric_gradient
+        *errors, v_image, loss, parts = make(*pair, lambda_dssim, background)
+        v_image = v_image if kept is None else v_image * kept[..., None]
+    else:
+        leaf = image.detach().requires_grad_()
+        loss, parts = photometric_loss(leaf, photo, lambda_dssim, background, kept)
+        (v_image,) = torch.autograd.grad(loss, leaf)
+        errors = [_errors(leaf.detach(), photo, kept)] if with_errors else []
+    gradients = dict(zip(("image", "errors"), (v_image, *errors), strict=False))
+    return gradients, {"loss": loss.detach(), **parts}
+
+
+def _errors(image: Tensor, photo: Tensor, kept: Tensor | None) -> Tensor:
+    """[H, W] of images [H, W, 3] or [1, H, W, 3]."""
+    errors = (image - photo).abs().mean(dim=-1).reshape(image.shape[-3:-1])
+    return errors if kept is None else errors * kept
 
 
 def as_floats(photo: Tensor, background: Tensor | None = None) -> Tensor:

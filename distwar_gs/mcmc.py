@@ -38,6 +38,7 @@ from distwar_gs.memory import Cap
 from distwar_gs.optimizer import edit, make_room
 from distwar_gs.rows import gather_rows, scratch_for
 from distwar_gs.schedule import MEANT_FOR, Schedule
+from distwar_kernels import add_noise
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +46,6 @@ GROWTH = 20
 """Every 20th Gaussian is one more: 5 %."""
 MAX_COPIES = 51
 """Largest number of Gaussians that share one's opacity exactly; more share as if they were as many."""
-GATE_STEEPNESS, GATE_OPACITY = 100.0, 0.005
-"""The noise is scaled by sigmoid(100 (0.005 - opacity)): 0.5 at an opacity of 0.005, 1e-4 at 0.1."""
 SAMPLING_UNIT = 2.0**32
 """Opacities are drawn by as integers of this resolution: their sums are exact in any order, so draws repeat."""
 
@@ -89,30 +88,6 @@ class Plan:
 
 
 # ------------------------------------------------------------------------------------------------------ every step
-
-
-@torch.no_grad()
-def add_noise(params: dict[str, Parameter], amount: float, generator: torch.Generator) -> None:
-    """Add `amount` * gate * Sigma x to every mean, x from N(0, 1); in place, 15 launches, no wait for the GPU.
-
-    Sigma = R S^2 R^T is the Gaussian's covariance. R^T x is distributed as x, so R S^2 x will do: one rotation,
-    v + 2 / |q|^2 (w (u x v) + u x (u x v)) for a quaternion q = (w, u) of any length.
-
-    Args:
-        params: the Gaussians; `means` is changed.
-        amount: noise_lr times the learning rate of the means, in extents^-1 times (unit of the means)^2.
-        generator: all randomness, on the device of the parameters.
-    """
-    means, w, u = params["means"], params["quats"][:, :1], params["quats"][:, 1:]
-    gate = torch.rsub(
-        torch.sigmoid(params["opacities"]), GATE_STEEPNESS * GATE_OPACITY, alpha=GATE_STEEPNESS
-    ).sigmoid_()
-    vectors = torch.randn(means.shape, generator=generator, device=means.device, dtype=means.dtype)
-    vectors *= torch.exp(2.0 * params["scales"])
-    crossed = torch.linalg.cross(u, vectors)
-    turned = torch.addcmul(torch.linalg.cross(u, crossed), w, crossed)
-    length2 = torch.linalg.vector_norm(params["quats"], dim=1, keepdim=True).square_().clamp_min_(1e-30)
-    means.addcmul_(torch.addcdiv(vectors, turned, length2, value=2.0), gate[:, None], value=amount)
 
 
 @torch.no_grad()
@@ -324,9 +299,21 @@ class Mcmc:
         """See `add_regularisation`."""
         add_regularisation(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
 
-    def perturb(self, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
-        """See `add_noise`."""
-        add_noise(params, self.config.noise_lr * means_lr / self.extent**2, generator)
+    def prices(self, count: int) -> tuple[float, float]:
+        """What `regularise` asks for, by Gaussian."""
+        return self.config.opacity_reg / max(count, 1), self.config.scale_reg / self.extent / max(3 * count, 1)
+
+    def perturb(self, step: int, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+        """Noise (`distwar_kernels.add_noise`), whose numbers follow from the generator's seed, the step and the row.
+
+        Under lazy Adam a Gaussian's parameters may be some steps old. Displacements of its mean add up in any order;
+        the gate and the covariance are those of the values as they are.
+        """
+        add_noise(
+            params["means"].detach(), params["quats"].detach(), params["scales"].detach(), params["opacities"].detach(),
+            self.config.noise_lr * means_lr / self.extent**2, largest=self.extent, seed=generator.initial_seed(),
+            step=step,
+        )  # fmt: skip
 
     def is_due(self, step: int) -> bool:
         """Whether `step` will change anything after this step."""

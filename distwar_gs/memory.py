@@ -79,6 +79,10 @@ class Cap:
         self._configured, self._budget = configured, budget if configured is None else None
         self._told, self._told_of_memory = False, False
 
+    def for_start(self, share: float) -> int | None:
+        """How many Gaussians a run may begin with: as configured, or a share of what fits; None: no limit."""
+        return (self._configured or None) if self._budget is None else max(1, int(share * self._budget.gaussians(0)))
+
     def begin(self, count: int, tensors: Iterable[Tensor]) -> None:
         """Fixes a cap that depends on memory, and says it; `tensors` are what is kept of `count` Gaussians."""
         if self._budget is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from distwar_gs.files import replacing
+from distwar_gs.files import check_regular, replacing
 from distwar_gs.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
 from distwar_gs.lpips import MIN_SIZE as LPIPS_MIN_SIZE
 from distwar_gs.lpips import PROTOCOL as LPIPS_PROTOCOL
@@ -208,10 +208,11 @@ def _read_records(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
+        check_regular(path)
         records = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(records, list) and all(isinstance(record, dict) for record in records):
             return records
-    except ValueError:  # not JSON, or not text
+    except (OSError, ValueError, RecursionError):  # not JSON, not text, not even a file
         pass
     aside = path.with_name(path.name + ".damaged")
     path.replace(aside)

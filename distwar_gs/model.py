@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from distwar_gs.config import ModelConfig
-from distwar_gs.random_start import points_in_view
+from distwar_gs.random_start import is_within_sight, points_in_view
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
@@ -124,14 +124,15 @@ def starting_points(
 def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Points [count, 3] (training frame) and colours [count, 3] about grey (3DGS: SH coefficients of random / 255).
 
-    They fill the scene's bounds where it knows them (NeRF-synthetic scenes), else what the training cameras see.
+    They fill the scene's bounds where it knows them (NeRF-synthetic scenes) and its cameras look there, else what the
+    training cameras see.
 
     Args:
         scene: what to fill.
         count: how many.
         generator: all randomness, on the CPU.
     """
-    if scene.bounds is None:
+    if scene.bounds is None or not is_within_sight(scene.train, *scene.bounds, scene.extent):
         log.info("starting from %s random points before the cameras", f"{count:,}")
         positions = points_in_view(scene.train, scene.extent, count, generator)
     else:
@@ -141,7 +142,7 @@ def random_points(scene: "Scene", count: int, generator: torch.Generator) -> tup
     return positions, 0.5 + SH_C0 * torch.rand(count, 3, generator=generator) / 255.0
 
 
-def active_sh_degree(step: float, config: ModelConfig) -> int:
+def active_sh_degree(step: float, config: ModelConfig, first: int = 0) -> int:
     """The degree of spherical harmonics in use at a step, counted from 1: one more every `sh_degree_interval`.
 
     As in the reference (train.py), step 1000 itself is already rendered with degree 1.
@@ -149,8 +150,17 @@ def active_sh_degree(step: float, config: ModelConfig) -> int:
     Args:
         step: or where the run is that far (the position of distwar_gs.schedule).
         config: the section `model`.
+        first: the degree that a model which the run began with had in use (`degree_in_use`); none below it is.
     """
-    return min(int(step // config.sh_degree_interval), config.sh_degree)
+    return min(max(first, int(step // config.sh_degree_interval)), config.sh_degree)
+
+
+def degree_in_use(params: Mapping[str, Tensor]) -> int:
+    """The highest degree whose harmonics are not all zero, as those that have not been trained are."""
+    for degree in range(sh_degree_of(params), 0, -1):
+        if params["shN"][:, degree**2 - 1 : (degree + 1) ** 2 - 1].any():
+            return degree
+    return 0
 
 
 def sh_degree_of(params: Mapping[str, Tensor]) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import os
 import resource
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import torch
 import yaml
@@ -18,7 +20,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from distwar_gs.config import Config, as_values
+from distwar_gs.files import check_regular
 from distwar_gs.schedule import Schedule
+from distwar_gs.terminal import LossyStream, PrintableFormatter, printable, reason_of
 from distwar_gs.timing import NoTimer, PartTimer, StepTimer
 from distwar_kernels import Reduction, TuningRound
 
@@ -29,13 +33,21 @@ _SECONDS_BETWEEN_LINES = 15.0
 
 
 def setup_logging(folder: Path, quiet: bool) -> None:
-    """Messages go to the terminal (above the progress bar; warnings only if quiet) and, with times, to train.log."""
-    terminal = _AboveProgressBar()
+    """Messages go to the terminal (above the progress bar; warnings only if quiet) and, with times, to train.log. One
+    of the two that cannot be written costs its messages, and the other one says why."""
+    terminal, file = _AboveProgressBar(), _RunLog(folder / "train.log")
     terminal.setLevel(logging.WARNING if quiet else logging.INFO)
-    file = _RunLog(folder / "train.log", encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], format="%(message)s", force=True)
+    terminal.setFormatter(PrintableFormatter("%(message)s"))
+    file.setFormatter(PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[terminal, file], force=True)
     threading.excepthook = _without_write_errors
+
+
+def move_log(folder: Path) -> None:
+    """train.log goes on in another folder, or in the same that was made again, with all that it holds."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _RunLog):
+            handler.move(folder / "train.log")
 
 
 def _without_write_errors(args: threading.ExceptHookArgs) -> None:
@@ -45,8 +57,20 @@ def _without_write_errors(args: threading.ExceptHookArgs) -> None:
 
 
 class _AboveProgressBar(logging.Handler):
+    """The terminal, which may be closed; said once, for train.log."""
+
+    told = False
+
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        stream = _stderr()
+        tqdm.write(self.format(record), file=stream)
+        if stream.error and not self.told:
+            self.told = True
+            log.warning("stderr cannot be written (%s); messages are lost there, not here", reason_of(stream.error))
+
+
+def _stderr() -> LossyStream:
+    return sys.stderr if isinstance(sys.stderr, LossyStream) else LossyStream(sys.stderr)
 
 
 class _RunLog(logging.FileHandler):
@@ -54,14 +78,61 @@ class _RunLog(logging.FileHandler):
 
     told = False
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, mode="a+", encoding="utf-8", errors="backslashreplace", delay=True)
+        self._begin()
+
+    def move(self, path: Path) -> None:
+        """Goes on in another file, with all that was said before."""
+        said = self._said()
+        self.close()
+        self.baseFilename, self.told = os.path.abspath(path), False
+        self._begin(said)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)  # opens the file, if that failed before
+        except OSError:
+            self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord | None) -> None:  # noqa: N802 (logging's name)
         if not self.told:
             self.told = True
-            tqdm.write(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]}); lines are lost", file=sys.stderr)
+            tqdm.write(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]}); lines are lost", file=_stderr())
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what could not be written is still to be
             super().close()
+
+    def _begin(self, said: str = "") -> None:
+        try:
+            self.stream = self._open()
+            self.stream.write(said)
+        except OSError:
+            self.handleError(None)
+
+    def _open(self) -> TextIO:
+        if os.path.exists(self.baseFilename):
+            check_regular(self.baseFilename)
+        return super()._open()
+
+    def _said(self) -> str:
+        try:
+            self.flush()
+            handle = self.stream.fileno()
+            return os.pread(handle, os.fstat(handle).st_size, 0).decode("utf-8", "replace")
+        except (OSError, AttributeError):  # it never was there
+            return ""
+
+
+def _event_writer(folder: Path, first_step: int) -> SummaryWriter | None:
+    """TensorBoard's, or None with a warning for a path whose bytes are no UTF-8, which it cannot write to."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        log.warning("%s: TensorBoard needs a path that is UTF-8; the run goes on without it", printable(str(folder)))
+        return None
+    return SummaryWriter(folder, purge_step=first_step)
 
 
 class Monitor:
@@ -74,20 +145,21 @@ class Monitor:
     def __init__(self, folder: Path, config: Config, device: torch.device, first_step: int, elapsed: float) -> None:
         """Begin at `first_step` - 1 steps done in `elapsed` seconds."""
         self._every, self._device = config.log.every, device
-        self._writer = SummaryWriter(folder / "tensorboard", purge_step=first_step) if config.log.tensorboard else None
+        self._writer: SummaryWriter | None = None
+        self._open_writer(folder, config, first_step)
         self._schedule = Schedule(config.train.iterations, config.train.seconds)
         last = None if self._schedule.follows_clock else config.train.iterations
         self._bar = tqdm(
             total=last, initial=first_step - 1, dynamic_ncols=True, desc="training", unit="step",
-            disable=config.log.quiet or None,  # None: no bar where the output is not a terminal
+            file=_stderr(), disable=config.log.quiet or None,  # None: no bar where the output is not a terminal
         )  # fmt: skip
         self._sums: dict[str, Tensor] = {}
         self._steps, self._rounds = 0, 0
         self._psnr: float | None = None
         self._elapsed, self._published = elapsed, elapsed
-        self._clock: float | None = time.perf_counter()  # None: paused
         self._told = time.perf_counter()
-        self._write_config(config)
+        self._synchronize()
+        self._clock: float | None = time.perf_counter()  # None: paused
 
     # ------------------------------------------------------------------------------------------------ every step
 
@@ -141,8 +213,13 @@ class Monitor:
         for name, image in images.items():
             self._tell(lambda writer, tag=name, image=image: writer.add_image(tag, image, step, dataformats="HWC"))
 
+    def move(self, folder: Path, config: Config, step: int) -> None:
+        """The curves from this step on go to another folder, or to the same that was made again."""
+        self._tell(SummaryWriter.close)
+        self._open_writer(folder, config, step)
+
     def elapsed(self) -> float:
-        """Seconds spent training, all earlier parts of a resumed run included; pauses are not."""
+        """Seconds spent in the training loop, all earlier parts of a resumed run included; pauses are not."""
         return self._elapsed + (time.perf_counter() - self._clock if self._clock is not None else 0.0)
 
     @contextmanager
@@ -163,6 +240,14 @@ class Monitor:
 
     # ------------------------------------------------------------------------------------------------------ inside
 
+    def _open_writer(self, folder: Path, config: Config, step: int) -> None:
+        if config.log.tensorboard:
+            try:
+                self._writer = _event_writer(folder / "tensorboard", step)
+            except Exception as error:  # the system's, or those of TensorBoard's own layer of files
+                self._do_without(error)
+        self._write_config(config)
+
     def _write_config(self, config: Config) -> None:
         text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
         text = "    " + text.replace("\n", "\n    ")  # indented: shown as it is
@@ -179,9 +264,12 @@ class Monitor:
             return
         try:
             write(self._writer)
-        except OSError as error:
-            self._writer = None
-            log.warning("TensorBoard's file cannot be written (%s); the run goes on without it", error)
+        except Exception as error:  # as above
+            self._do_without(error)
+
+    def _do_without(self, error: Exception) -> None:
+        self._writer = None
+        log.warning("TensorBoard's file cannot be written (%s); the run goes on without it", error)
 
     def _show(self, step: int, loss: float, psnr: float, count: int, memory: Mapping[str, float]) -> None:
         """In the progress bar; where there is none, as a line now and then."""

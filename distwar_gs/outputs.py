@@ -1,6 +1,9 @@
 """Pictures of a trained model: its test views measured and saved, depth maps, and videos along camera paths."""
 
+import contextlib
+import io
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,25 +14,38 @@ from torch import Tensor
 from tqdm import tqdm
 
 from datasets import View
+from datasets.cache import leads_out
+from datasets.names import unique_stems
 from distwar_gs import camera_paths
-from distwar_gs.cli import RenderArgs
+from distwar_gs.cli import CAMERA_PATHS, RenderArgs
+from distwar_gs.config import ConfigError
+from distwar_gs.files import durable_write, remove_leftovers
 from distwar_gs.metrics import append_metrics, data_protocol, evaluate, to_8bit
+from distwar_gs.path_files import read_path
+from distwar_gs.path_views import path_views
 from distwar_gs.renderer import Rendering
+from distwar_gs.terminal import log_to_terminal
 from distwar_gs.trained import TrainedModel
+from distwar_gs.video_file import writing_video
 from distwar_gs.views import measured_images
 
 log = logging.getLogger(__name__)
+
+FRAMES, FPS = 240, 30.0
+"""Of a video, where neither the command line nor a file says otherwise."""
 
 
 class ModelPictures:
     """A model, the scene it was trained on, and a folder to write to."""
 
     def __init__(self, args: RenderArgs) -> None:
-        """Loads the Gaussians and the scene. Errors of the settings and of either file come here."""
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        """Loads the Gaussians, the scene and a camera path. Errors of the settings and of any file come here."""
+        log_to_terminal()
+        self.path = None if args.path in CAMERA_PATHS else read_path(Path(args.path))
         self.args, self.model = args, TrainedModel.load(args)
         self.scene = self.model.scene
         self.folder = (args.out or self.model.run_folder / "renders") / f"iteration_{self.model.step}"
+        self._within(self.folder)
 
     @torch.no_grad()
     def render_split(self, split: str) -> None:
@@ -39,20 +55,25 @@ class ModelPictures:
             log.warning("no %s views in %s (%s)", split, self.scene.source, self.scene.split_rule)
             return
         folder = self.folder / split
+        stems = unique_stems([view.name for view in views], (".png", ".npy"), shorten=True)
+        places = dict(zip(views, map(Path, stems), strict=True))
+        kinds = ("renders", "gt", "depth")
+        remove_leftovers({self._within((folder / kind / stem).parent) for kind in kinds for stem in stems})
         bar = tqdm(total=len(views), desc=f"{split} views", unit="view", disable=None)  # None: only on a terminal
 
         def save(view: View, render8: Tensor, photo: Tensor) -> None:
-            self._write_image(folder / "renders", view, render8)
-            self._write_image(folder / "gt", view, photo)
+            self._write_image(folder / "renders" / places[view], render8)
+            self._write_image(folder / "gt" / places[view], photo)
             bar.update()
 
         images = measured_images(views, self.model.config)
         protocol = data_protocol(self.scene, self.model.config.data.background)
         evaluation = evaluate(
-            lambda view: self._view(view, folder).colors[0], images, views, protocol, save, images.mask
-        )
+            lambda view: self._view(view, folder / "depth" / places[view]).colors[0],
+            images, views, protocol, save, images.mask,
+        )  # fmt: skip
         bar.close()
-        append_metrics(self.folder / "metrics.json", self.model.step, split, evaluation)
+        append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
         lpips = "" if evaluation.lpips is None else f", LPIPS {evaluation.lpips:.4f}"
         numbers = (evaluation.psnr, evaluation.ssim, lpips, len(views))
         log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, *numbers)
@@ -60,59 +81,69 @@ class ModelPictures:
 
     @torch.no_grad()
     def render_path(self, kind: str) -> None:
-        """Renders an `ellipse` or `interpolate` path around the training cameras to an mp4, and one of its depths."""
-        views = self.scene.train
-        poses = getattr(camera_paths, kind)(np.stack([view.viewmat for view in views]), self.args.frames)
-        template = views[len(views) // 2]
-        video = _Video(self.folder / f"{kind}.mp4", self.args.fps)
-        depth_video = _Video(self.folder / f"{kind}_depth.mp4", self.args.fps) if self.args.depth else None
-        depth_range = None
-        for pose in tqdm(poses, desc=f"{kind} path", unit="frame", disable=None):
-            rendering = self.model.render(replace(template, viewmat=pose), with_depth=self.args.depth)
-            video.add(to_8bit(rendering.colors[0]))
-            if depth_video:
-                depth_range = depth_range or _visible_range(rendering)
-                depth_video.add(_depth_picture(rendering, *depth_range))
-        for finished in filter(None, (video, depth_video)):
-            finished.close()
-            log.info("video: %s", finished.path)
+        """Renders a camera path to an mp4, and one of its depths.
 
-    def _view(self, view: View, folder: Path) -> Rendering:
+        kind: `ellipse` or `interpolate`, around the training cameras; or the file that the arguments name.
+        """
+        name, views, fps = (kind, self._own_path(kind), FPS) if self.path is None else self._path_of_file()
+        fps = fps if self.args.fps is None else self.args.fps
+        names = [f"{name}.mp4", *([f"{name}_depth.mp4"] if self.args.depth else [])]
+        files = [self._within(self.folder / file) for file in names]
+        remove_leftovers([self.folder])
+        with contextlib.ExitStack() as open_files:
+            video, *depth_video = (open_files.enter_context(writing_video(file, fps)) for file in files)
+            depth_range, is_seen = None, False
+            for view in tqdm(views, desc=f"{name} path", unit="frame", disable=None):
+                rendering = self.model.render(view, with_depth=self.args.depth)
+                is_seen = is_seen or bool(rendering.alphas.any())
+                video.add(to_8bit(rendering.colors[0]))
+                for depths in depth_video:
+                    depth_range = depth_range or _visible_range(rendering)
+                    depths.add(_depth_picture(rendering, *depth_range))
+        if not is_seen:
+            log.warning(
+                "%s path: no Gaussian is seen; its poses must be camera-to-world, in the frame of the input", name
+            )
+        for file in files:
+            log.info("video: %s", file)
+
+    def _own_path(self, kind: str) -> list[View]:
+        """A path around the training cameras, through the lens of one of them."""
+        views = self.scene.train
+        frames = FRAMES if self.args.frames is None else self.args.frames
+        poses = getattr(camera_paths, kind)(np.stack([view.viewmat for view in views]), frames)
+        return [replace(views[len(views) // 2], viewmat=pose) for pose in poses]
+
+    def _path_of_file(self) -> tuple[str, Sequence[View], float]:
+        """Name, views and frames per second of the video along the path that was read."""
+        views = path_views(self.path, self.scene, self.model.origin, self.args.frames)
+        return self.path.file.stem, views, self.path.fps or FPS
+
+    def _view(self, view: View, depth: Path) -> Rendering:
         rendering = self.model.render(view, with_depth=self.args.depth)
         if self.args.depth:
-            self._write_depth(folder / "depth", view, rendering)
+            self._write_depth(depth, rendering)
         return rendering
 
-    def _write_image(self, folder: Path, view: View, image8: Tensor) -> None:
-        path = (folder / view.name).with_suffix(".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, image8.cpu().numpy())
+    def _write_image(self, stem: Path, image8: Tensor) -> None:
+        with durable_write(self._within(stem.with_name(stem.name + ".png"))) as file:
+            imageio.imwrite(file, image8.cpu().numpy(), format="png")
 
-    def _write_depth(self, folder: Path, view: View, rendering: Rendering) -> None:
+    def _write_depth(self, stem: Path, rendering: Rendering) -> None:
         """Depth in the input's units as float32 .npy, and a picture of it."""
         depth = rendering.depths[0, ..., 0].cpu().numpy() / self.scene.normalisation.scale
-        path = folder / view.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path.with_suffix(".npy"), depth.astype(np.float32))
-        imageio.imwrite(path.with_suffix(".png"), _depth_picture(rendering, *_visible_range(rendering)).cpu().numpy())
+        content = io.BytesIO()  # written by numpy itself, a disk that is full would not say so
+        np.save(content, depth.astype(np.float32))
+        with durable_write(self._within(stem.with_name(stem.name + ".npy"))) as file:
+            file.write(content.getbuffer())
+        self._write_image(stem, _depth_picture(rendering, *_visible_range(rendering)))
 
-
-class _Video:
-    """An mp4 that grows frame by frame; H.264 in yuv420p, which every player shows."""
-
-    def __init__(self, path: Path, fps: float) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
-        self._writer = imageio.get_writer(path, fps=fps, codec="libx264", quality=8, macro_block_size=1)
-
-    def add(self, frame8: Tensor) -> None:
-        """Appends [H, W, 3] uint8; an odd last row or column, which yuv420p cannot hold, is left out."""
-        height, width = frame8.shape[0] // 2 * 2, frame8.shape[1] // 2 * 2
-        self._writer.append_data(frame8[:height, :width].cpu().numpy())
-
-    def close(self) -> None:
-        """Finishes the file."""
-        self._writer.close()
+    def _within(self, path: Path) -> Path:
+        """`path`, a place below the run folder or --out. Raises ConfigError where a link on the way leads out of it."""
+        home = self.args.out or self.model.run_folder
+        if leads_out(home, path):
+            raise ConfigError(f"{path}: a link leads out of {home}; remove the link, or choose a folder with --out")
+        return path
 
 
 def _visible_range(rendering: Rendering) -> tuple[float, float]:

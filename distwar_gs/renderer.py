@@ -10,7 +10,8 @@ from torch import Tensor
 
 import distwar_kernels as kernels
 from distwar_gs.config import Config, ConfigError
-from distwar_kernels import Cameras
+from distwar_gs.near_plane import OF_EXTENT
+from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
 from distwar_kernels.fused.capacity import BYTES_PER_GAUSSIAN
@@ -119,10 +120,11 @@ class ComposedRendering(Rendering):
 def render_settings(config: Config, extent: float, device: torch.device) -> RenderSettings:
     """The settings a configuration asks for, in a frame where the scene has this extent.
 
-    Raises ConfigError for a rasteriser that cannot be had on this device or with this reduction.
+    `distwar_gs.near_plane` makes `model.near_plane` a number that fits the scene; without that it is the one for scenes
+    without points. Raises ConfigError for a rasteriser that cannot be had on this device or with this reduction.
     """
     return RenderSettings(
-        near_plane=config.model.near_plane * extent,
+        near_plane=(config.model.near_plane or OF_EXTENT) * extent,
         far_plane=config.model.far_plane * extent,
         antialiased=config.model.antialiased,
         absgrad=config.densification.strategy == "absgrad",
@@ -149,6 +151,16 @@ def _rasterizer(config: Config, device: torch.device) -> str:
             "train.deterministic needs train.rasterizer fused and reduction.strategy sw_t: only they add in a fixed way"
         )
     return chosen
+
+
+def load_kernels(settings: RenderSettings, device: torch.device) -> None:
+    """Builds, where this machine has not yet, and loads what rendering with these settings needs.
+
+    Without it the first view does so. Raises KernelError where that is not possible.
+    """
+    loader.load(device.type)
+    if device.type == "cuda" and settings.rasterizer != "fused":
+        gsplat_ops.gsplat()
 
 
 def render(

@@ -16,18 +16,23 @@ from distwar_gs.checkpoint import (
     remedy,
 )
 from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
+from distwar_gs.files import is_model_file
 from distwar_gs.schedule import FOLLOWERS
 
 log = logging.getLogger(__name__)
 
 STRATEGY = "densification.strategy"
 FIXED = (
-    "data.background", "data.masks", "data.invert_masks", "model.antialiased", "model.init", "model.init_points",
-    "model.init_opacity", "model.init_scale", STRATEGY, "train.seed",
+    "data.background", "data.masks", "data.invert_masks", "data.alpha", "model.antialiased", "model.init",
+    "model.init_ply", "model.init_points", "model.init_opacity", "model.init_scale", STRATEGY, "train.seed",
 )  # fmt: skip
 """Settings that a run keeps: what its parameters and statistics mean, or what only its beginning could use. So it does
 `model.sh_degree`, and the options of section data as far as another scene comes of them: those have checks of their own
 (the parameters' shape, `check_scene`)."""
+DERIVED = ("model.near_plane",)
+"""Settings that null derives from the scene when a run begins; one that goes on keeps what it began with."""
+START = "model.init_ply"
+"""Of these the one that may be left out when a run goes on: it does not read the file again."""
 FREE = ("data.", "train.", "log.", "reduction.")
 """Sections whose other settings may change from session to session: where things are, how long, what is told. Those of
 the rest (rates, thresholds, schedules) may change too, but the run is then no longer what one session would have made
@@ -50,6 +55,10 @@ def find_checkpoint(run_folder: Path, resume: str | Path) -> Path | None:
     if str(resume) == "auto":
         return next(iter(candidates(run_folder / FOLDER)), None)
     path = Path(resume)
+    if is_model_file(path):
+        raise CheckpointError(
+            f"{path}: is a model, not a checkpoint with the optimiser's state; start from it with --init_ply {path}"
+        )
     if path.is_file():
         return path
     found = [*candidates(path / FOLDER), *candidates(path)]
@@ -113,7 +122,10 @@ def check_config(path: Path, saved: Checkpoint, config: Config) -> None:
         CheckpointError: naming the settings, both values and the remedy.
     """
     now = as_values(config)
+    kept = {key for key in DERIVED if now[key] is None}
     changed = [key for key in FIELDS if key in saved.config and _plain(saved.config[key]) != _plain(now[key])]
+    changed = [key for key in changed if key not in kept]
+    changed = [key for key in changed if key != START or now[key] is not None]
     fixed = [key for key in changed if key in FIXED]
     if STRATEGY in fixed:
         fixed = [STRATEGY]  # the defaults of others come with it

@@ -11,9 +11,9 @@ import os
 from collections.abc import Mapping
 
 import numpy as np
-import plyfile
 import torch
 
+from datasets.ply import Ply
 from distwar_gs.packing import content_of, from_smallest_three, logit
 from distwar_gs.ply import ModelFileError, columns, element
 from distwar_kernels.constants import HARMONIC0 as SH_C0
@@ -80,12 +80,12 @@ def read_splat(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     }
 
 
-def is_compressed(ply: plyfile.PlyData) -> bool:
+def is_compressed(ply: Ply) -> bool:
     """Whether a PLY is PlayCanvas' compressed one."""
-    return "chunk" in ply and "vertex" in ply and "packed_position" in ply["vertex"].data.dtype.names
+    return "chunk" in ply and "vertex" in ply and "packed_position" in ply.elements["vertex"].names
 
 
-def read_compressed_ply(path: str | os.PathLike[str], ply: plyfile.PlyData) -> dict[str, np.ndarray]:
+def read_compressed_ply(path: str | os.PathLike[str], ply: Ply) -> dict[str, np.ndarray]:
     """Arrays as in distwar_gs.model, in the frame of the file.
 
     Raises: ModelFileError where columns are missing, or the elements do not belong together.
@@ -129,7 +129,7 @@ def _rotations(words: np.ndarray) -> np.ndarray:
     return from_smallest_three((words >> 30).astype(np.int64), others)
 
 
-def _harmonics(path: str | os.PathLike[str], ply: plyfile.PlyData, count: int) -> np.ndarray:
+def _harmonics(path: str | os.PathLike[str], ply: Ply, count: int) -> np.ndarray:
     """Float32 [N, K, 3] of bytes that stand for -4 to 4."""
     if "sh" not in ply:
         return np.empty((count, 0, 3), np.float32)

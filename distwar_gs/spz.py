@@ -16,13 +16,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from distwar_gs.packing import content_of, from_smallest_three, logit, smallest_three
+from distwar_gs.packing import check_growth, content_of, from_smallest_three, logit, middle_of, smallest_three
 from distwar_gs.ply import ModelFileError
 
 MAGIC = b"NGSP"
 VERSION = 3
 FRACTIONAL_BITS = 12
-"""The fewest that are written: coordinates to 1/4096 of a unit, up to 2048 units from the origin."""
+"""The fewest that are written, coordinates to 1/4096 of a unit, up to 2048 units from the origin: unless that is finer
+than FINEST, or coarser than COARSEST, of the spread of the Gaussians."""
+FINEST, COARSEST = 2.0**-16, 2.0**-10
 SH_BUCKETS = (8, 16)
 """Of 256 levels between -1 and 1 those that are used for harmonics of degree 1, and of higher ones: every so many."""
 
@@ -37,8 +39,8 @@ _RUB_SIGNS = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.
 def encode_spz(arrays: Mapping[str, np.ndarray], *, antialiased: bool = False, rub: bool = True) -> bytes:
     """The file's content.
 
-    Gaussians farther than 2048 units from the origin along an axis, which the format cannot place, are drawn in towards
-    it and made smaller by the same factor: from near the origin they look the same.
+    Gaussians beyond `reach` from the origin along an axis, which the format cannot place, are drawn in towards it and
+    made smaller by the same factor: from near the origin they look the same.
 
     Args:
         arrays: as in distwar_gs.model, float32, finite, N > 0; the frame of the input, as a PLY holds it.
@@ -59,6 +61,17 @@ def encode_spz(arrays: Mapping[str, np.ndarray], *, antialiased: bool = False, r
         _quantised(harmonics),
     )
     return gzip.compress(b"".join(parts), compresslevel=6, mtime=0)
+
+
+def reach(means: np.ndarray) -> float:
+    """How far along an axis an SPZ of these positions [N, 3] reaches: 2048 units; for large scenes farther."""
+    return (2**23 - 1) / 2.0 ** _fewest_bits(means)
+
+
+def is_beyond_reach(means: np.ndarray) -> bool:
+    """Whether most Gaussians, not only strays and the sky, lie where an SPZ does not reach."""
+    centre, spread = middle_of(means)
+    return float(np.abs(centre).max()) + spread > reach(means)
 
 
 def read_spz(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dict[str, np.ndarray], bool]:
@@ -97,12 +110,18 @@ def _turned(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _placed(means: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Centres and log scales within the format's reach, and as many fractional bits as the farthest leaves."""
-    farthest = np.abs(means).max(axis=1)
-    reach = (2**23 - 1) / 2**FRACTIONAL_BITS
-    shrink = np.minimum(1.0, reach / np.maximum(farthest, 1e-30))[:, None]
+    fewest = _fewest_bits(means)
+    shrink = np.minimum(1.0, reach(means) / np.maximum(np.abs(means).max(axis=1), 1e-30))[:, None]
     means, scales = means * shrink, scales + np.log(shrink)
     bits = int(np.floor(np.log2((2**23 - 1) / max(np.abs(means).max(), 1e-30))))
-    return means, scales, min(max(bits, FRACTIONAL_BITS), 23)
+    return means, scales, min(max(bits, fewest), 23)
+
+
+def _fewest_bits(means: np.ndarray) -> int:
+    """FRACTIONAL_BITS, where they are between FINEST and COARSEST of the median distance from the median position."""
+    _, spread = middle_of(means)
+    coarsest, finest = (math.ceil(-math.log2(share * spread)) for share in (COARSEST, FINEST))
+    return min(max(min(max(FRACTIONAL_BITS, coarsest), finest), 0), 23)
 
 
 def _fixed_point(means: np.ndarray, bits: int) -> bytes:
@@ -163,6 +182,7 @@ def _checked_sizes(header: bytes, packed: int) -> list[int]:
     sizes = _sizes(version, count, degree)
     if count == 0 or sum(sizes) > _MOST_EXPANSION * packed:
         raise ValueError(f"its header promises {count} Gaussians")
+    check_growth(count, degree, packed)
     return sizes
 
 

@@ -19,8 +19,8 @@ from distwar_gs.schedule import Schedule
 
 
 class Strategy(Protocol):
-    """What the training loop holds. A step calls, in this order: `statistics` or `after_backward`, `regularise`, (the
-    optimisers), `perturb`, and before the next view `step`."""
+    """What the training loop holds. A step calls, in this order: `statistics`, `after_backward` (where autograd makes
+    the gradients), `regularise` or `prices`, (the optimisers), `perturb`, and before the next view `step`."""
 
     state: dict[str, Tensor]
     """Statistics by name, [N] each."""
@@ -29,13 +29,22 @@ class Strategy(Protocol):
         """Counts the gradients [C, N, 2] of the projected centres, per pixel, where radii [C, N, 2] are positive."""
 
     def statistics(self, step: int) -> dict[str, Tensor] | None:
-        """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
+        """What a backward pass that counts by itself adds to, [N] each; None when its step's gradients do not count.
+
+        By name: `grad2d` and `count` as `after_backward` counts them; `score` the root of the errors of the pixels that
+        a Gaussian has a part in, in proportion to its part. A step has a score only if it is asked for here, and then
+        with every engine.
+        """
 
     def regularise(self, params: dict[str, Parameter]) -> None:
         """Adds to the gradients, before the optimisers' step. Only called where all Gaussians are updated
         (`optim.adam: dense`, or autograd)."""
 
-    def perturb(self, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
+    def prices(self, count: int) -> tuple[float, float]:
+        """The same for lazy Adam, with so many Gaussians: what every opacity, and every scale along each axis, adds to
+        the loss of every step, in multiples of itself. (0, 0) for a loss that is the image's alone."""
+
+    def perturb(self, step: int, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
         """Changes the parameters in place, after the optimisers' step with this learning rate of the means."""
 
     def is_due(self, step: int) -> bool:
@@ -51,6 +60,12 @@ class Strategy(Protocol):
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Continues from a checkpoint. Raises ValueError if it is another model's."""
+
+
+def wants_score(strategy: Strategy, step: int) -> bool:
+    """Whether the errors of this step's pixels are asked for."""
+    statistics = strategy.statistics(step)
+    return statistics is not None and "score" in statistics
 
 
 def make_strategy(

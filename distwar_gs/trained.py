@@ -10,15 +10,21 @@ import torch
 from torch import Tensor
 
 from datasets import Scene, View
-from distwar_gs.cli import RenderArgs, render_config
+from distwar_gs.cli import RenderArgs, belongs_to_run, render_config
 from distwar_gs.config import Config
 from distwar_gs.devices import resolve_device
-from distwar_gs.export import find_ply, load_model
+from distwar_gs.export import find_ply, load_model, read_origin
 from distwar_gs.model import sh_degree_of
+from distwar_gs.near_plane import with_near_plane, with_reference_near_plane
+from distwar_gs.origins import record_of, words
 from distwar_gs.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.views import camera_of, evaluation_background, open_scene
 
 log = logging.getLogger(__name__)
+
+FAR_AWAY = 1000.0
+"""Scene extents between the cameras and most Gaussians from which on these are taken for another scene's, or another
+frame's. What can be seen so far away is sky."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,8 @@ class TrainedModel:
     scene: Scene
     params: dict[str, Tensor]
     """As in distwar_gs.model, on `device`."""
+    origin: np.ndarray
+    """What the positions in the file are relative to, float64 [3], in the frame of the input."""
     settings: RenderSettings
     background: Tensor
     """[3], behind every view."""
@@ -46,11 +54,15 @@ class TrainedModel:
         device = resolve_device(config.train.device)
         ply = find_ply(args.model, args.iteration)
         scene = open_scene(config)
+        config = (with_near_plane if belongs_to_run(args) else with_reference_near_plane)(config, scene)
         params = {name: tensor.to(device) for name, tensor in load_model(ply, scene.normalisation).items()}
         background = torch.tensor(evaluation_background(config), device=device)
-        log.info("%s: %s Gaussians", ply, f"{len(params['means']):,}")
+        origin = read_origin(ply)
+        relative = f", relative to the origin ({words(origin, ', ')})" if origin.any() else ""
+        log.info("%s: %s Gaussians%s", ply, f"{len(params['means']):,}", relative)
+        _check_place(ply, params["means"], scene)
         settings = render_settings(config, scene.extent, device)
-        return cls(ply, _step_of(ply), config, scene, params, settings, background, device)
+        return cls(ply, _step_of(ply), config, scene, params, origin, settings, background, device)
 
     @property
     def run_folder(self) -> Path:
@@ -74,6 +86,18 @@ class TrainedModel:
     def project(self, view: View) -> Splats:
         """The model's Gaussians as a view sees them, in tiles."""
         return project(self.params, camera_of(view, self.device), self.settings)
+
+
+def _check_place(ply: Path, means: Tensor, scene: Scene) -> None:
+    """Says that a model is nowhere near the scene's cameras, as one is whose origin was lost on its way."""
+    cameras = torch.from_numpy(np.stack([view.center for view in scene.train]))
+    distance = float((means.double().median(dim=0).values.cpu() - cameras).norm(dim=1).min()) / scene.extent
+    if distance > FAR_AWAY:
+        log.warning(
+            "%s: most of its Gaussians are %.0f scene extents away from the cameras of %s; if its positions are "
+            'relative to another origin, write {"origin": [x, y, z]} into %s',
+            ply, distance, scene.source, record_of(ply).name,
+        )  # fmt: skip
 
 
 def _step_of(ply: Path) -> int:

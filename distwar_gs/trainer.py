@@ -1,7 +1,6 @@
 """Training: the loop, and what happens around it. Reads top to bottom."""
 
 import logging
-import tempfile
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,26 +11,32 @@ from torch import Tensor
 
 import distwar_kernels as kernels
 from datasets import DataError, View
+from datasets.errors import printable
 from distwar_gs import checkpoint as checkpoints
 from distwar_gs.config import Config, ConfigError, as_values, save_config
 from distwar_gs.devices import resolve_device
 from distwar_gs.engines import Rendered, make_engine
 from distwar_gs.errors import TrainingError
 from distwar_gs.export import as_reloaded, save_cameras_json, save_ply
-from distwar_gs.files import WriteError, remove_leftovers
+from distwar_gs.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.health import Health
 from distwar_gs.interruption import Interruption, StoppedError
-from distwar_gs.losses import as_floats, photometric_gradient
+from distwar_gs.losses import as_floats, photometric_gradients
 from distwar_gs.memory import cap_of
 from distwar_gs.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured, psnr
-from distwar_gs.model import active_sh_degree, as_parameters, initialise, sh_degree_of, starting_points
-from distwar_gs.monitor import Monitor, setup_logging
+from distwar_gs.model import active_sh_degree, as_parameters, degree_in_use, sh_degree_of
+from distwar_gs.monitor import Monitor, move_log, setup_logging
+from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
-from distwar_gs.renderer import render, render_settings, view_traffic
+from distwar_gs.origins import export_origin
+from distwar_gs.renderer import load_kernels, render, render_settings, view_traffic
 from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
+from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.schedule import Schedule
-from distwar_gs.strategies import make_strategy
+from distwar_gs.start import find_start, first_gaussians
+from distwar_gs.strategies import make_strategy, wants_score
+from distwar_gs.terminal import reason_of
 from distwar_gs.timing import StepTimer
 from distwar_gs.views import (
     camera_of,
@@ -41,7 +46,6 @@ from distwar_gs.views import (
     open_scene,
     training_images,
 )
-from distwar_kernels.loader import load as load_kernels
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +59,20 @@ class Trainer:
         """Loads the scene and its images, makes or resumes the model. Errors of the data and the config come here."""
         self.config, self.schedule = config, Schedule(config.train.iterations, config.train.seconds)
         self.device = resolve_device(config.train.device)
-        self.folder = _made_folder(Path(config.train.result_dir))
+        self.run_folder = RunFolder(Path(config.train.result_dir))
+        self.folder = self.run_folder.path
         setup_logging(self.folder, config.log.quiet)
         _check_reduction(config, self.device)
         self.scene = open_scene(config)
+        self.origin = export_origin(self.scene, config.train.export_origin)
+        self.fingerprint = checkpoints.scene_fingerprint(self.scene)  # while the files of the scene are there
         self.last_checkpoint: Path | None = None
         saved = self._checkpoint()
+        self.config = config = with_near_plane(config, self.scene, saved.config if saved else {})
+        if not saved and config.model.init_ply:
+            find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
         self.settings = render_settings(config, self.scene.extent, self.device)
+        load_kernels(self.settings, self.device)  # so that no step has to build them
         self.tuner = kernels.tuner_of(self.device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
         self.cameras = cameras_of(self.scene.train, self.device)
@@ -89,9 +100,13 @@ class Trainer:
         """Trains to the end; returns the exit code: 0, or 130 / 143 after Ctrl-C / SIGTERM (with a checkpoint).
 
         Raises TrainingError when the GPU's memory is used up, with a checkpoint saved; when the model cannot be kept
-        finite; and when what is due after the last step could not be written.
+        finite; and when what is due after the last step could not be written. ConfigError: another training has the
+        run folder.
         """
-        load_kernels(self.device.type)  # building them is no part of the time
+        with self.run_folder:
+            return self._run()
+
+    def _run(self) -> int:
         self._open_run_folder()
         self.cap.begin(len(self.params["means"]), [*self.params.values(), *all_moments(self.optimizers)])
         self.schedule.begin(self.step, self._elapsed)
@@ -110,6 +125,8 @@ class Trainer:
             except DataError:  # an image that is decoded only now
                 self._give_up_step()
                 self._write(self.save_checkpoint)
+                if self._is_over:
+                    self._write(self.save_model)
                 raise
             finally:
                 self.monitor.close()
@@ -132,11 +149,20 @@ class Trainer:
             if self._is_looked_at() and not self.health.keep():
                 continue  # from the last checkpoint
             self._unwritten = None
-            if self._is_checkpointed(self.step):
+            if self._is_saved_now():
                 self._write(self.save_checkpoint)
             self._make_results()
             if not self._is_over:
                 self.interruption.check()
+        if self._keep_folder():  # it was lost while the last results were made
+            self._write(self.save_checkpoint)
+            self._make_results(again=False)
+
+    def _is_saved_now(self) -> bool:
+        """Whether a checkpoint is due after this step, asked for by a signal, or the only one there would be."""
+        asked = self.interruption.takes_save()
+        lost = self._is_looked_at() and self._keep_folder()
+        return self._is_checkpointed(self.step) or asked or lost
 
     def _is_checkpointed(self, step: int) -> bool:
         train = self.config.train
@@ -162,13 +188,14 @@ class Trainer:
         """`save`, whose failure (a full disk) costs the file, not the run."""
         try:
             save()
-        except (WriteError, checkpoints.CheckpointError) as error:
-            self._unwritten = self._unwritten or str(error)
-            log.warning("%s; the run goes on without it", error)
+        except (OSError, checkpoints.CheckpointError) as error:
+            problem = f"{error.filename}: {reason_of(error)}" if getattr(error, "filename", None) else str(error)
+            self._unwritten = self._unwritten or problem
+            log.warning("%s; the run goes on without it", problem)
 
     def _stop(self) -> int:
         """Leaves a checkpoint of this step, unless there is one; returns the exit code."""
-        if self._saved_step != self.step:
+        if self._keep_folder() or self._saved_step != self.step:
             self.save_checkpoint()
         so_far = self.schedule.so_far(self.step, self.monitor.elapsed())
         log.warning("stopped at %s; continue with --resume auto", so_far)
@@ -200,12 +227,13 @@ class Trainer:
         image = rendered.image
         timer.mark("forward")
         kept = self.images.mask(index)
-        v_image, losses = photometric_gradient(image, photo, self.config.optim.lambda_dssim, background, kept)
+        weight, scored = self.config.optim.lambda_dssim, wants_score(self.densifier, step)
+        gradients, losses = photometric_gradients(image, photo, weight, background, kept, with_errors=scored)
         timer.mark("loss")
-        self.engine.update(rendered, {"image": v_image}, timer)
+        self.engine.update(rendered, gradients, timer)
         image = image.detach()
         del rendered  # its buffers, and the graph
-        self.densifier.perturb(self.params, rates["means"], self.generators["device"])
+        self.densifier.perturb(step, self.params, rates["means"], self.generators["device"])
         timer.mark("optimizer")
         self.step, self._shown = step, None
         self.health.record(step, index, losses["loss"])
@@ -224,7 +252,8 @@ class Trainer:
         return torch.rand(3, generator=self.generators["host"]).to(self.device, non_blocking=True)
 
     def _render_training_view(self, index: int, step: int, background: Tensor) -> Rendered:
-        sh_degree = active_sh_degree(self.schedule.at(step).position, self.config.model)
+        degree_at = self.schedule.at(step).position
+        sh_degree = active_sh_degree(degree_at, self.config.model, self._first_degree)
         rendered = self.engine.forward(step, self.cameras[index], sh_degree, background)
         if step == self._first_step:
             _check_coverage(self.scene.train[index], rendered.coverage())
@@ -276,16 +305,17 @@ class Trainer:
             def observe(view: View, render8: Tensor, photo: Tensor) -> None:
                 self.interruption.check()
                 if len(shown) < self.config.log.images:
-                    shown[f"test/{view.name}"] = _side_by_side(render8, photo)
+                    shown[f"test/{printable(view.name)}"] = _side_by_side(render8, photo)
 
             images, protocol = self.test_images, data_protocol(self.scene, self.config.data.background)
-            saved = as_reloaded(self.params, self.scene.normalisation)
+            saved = as_reloaded(self.params, self.scene.normalisation, self.origin)
             evaluation = evaluate(
                 lambda view: self.render_view(view, saved), images, views, protocol, observe, images.mask
             )
             count, seconds = len(self.params["means"]), self.monitor.elapsed()
             extra = {"gaussians": count, "train_seconds": round(seconds, 2), "reduction": vars(self._reduction())}
             append_metrics(self.folder / METRICS, self.step, "test", evaluation, extra)
+            self._measurements = _content(self.folder / METRICS)
             measured = {"psnr": evaluation.psnr, "ssim": evaluation.ssim, "lpips": evaluation.lpips}
             scalars = {f"eval/{name}": value for name, value in measured.items() if value is not None}
             scalars |= self._atomics()
@@ -314,11 +344,12 @@ class Trainer:
         return rendering.colors[0]
 
     def save_model(self) -> None:
-        """Writes the Gaussians as PLY in the frame of the input."""
+        """Writes the Gaussians as PLY in the frame of the input, or relative to the origin that the file tells."""
         path = self._ply()
         self.engine.settle(self.step)
         with self.monitor.paused():
-            save_ply(path, self.params, self.scene.normalisation, antialiased=self.settings.antialiased)
+            antialiased, frame = self.settings.antialiased, self.scene.normalisation
+            save_ply(path, self.params, frame, antialiased=antialiased, origin=self.origin)
         log.info("saved %s", path)
 
     def _ply(self) -> Path:
@@ -330,6 +361,7 @@ class Trainer:
         Gaussians that are not finite are dropped first. Raises TrainingError, and leaves the checkpoints there are
         alone, if no others are left.
         """
+        self._keep_folder()
         self.engine.settle(self.step)
         self.health.keep_for_saving()
         with self.monitor.paused():
@@ -337,7 +369,7 @@ class Trainer:
                 step=self.step, params=self.params, optimizers=state_dicts(self.optimizers),
                 densification=self.densifier.state_dict(), rng=checkpoints.capture_rng(self.generators),
                 sampler=self.sampler.state_dict(), config=as_values(self.config),
-                scene=checkpoints.scene_fingerprint(self.scene), elapsed_seconds=self.monitor.elapsed(),
+                scene=self.fingerprint, elapsed_seconds=self.monitor.elapsed(),
             )  # fmt: skip
             path = checkpoints.save_checkpoint(self.folder, state)
         self._saved_step = self.step
@@ -378,7 +410,8 @@ class Trainer:
         with torch.no_grad():
             image = self.render_view(self.scene.train[index])
         weight = self.config.optim.lambda_dssim
-        return float(photometric_gradient(image, photo, weight, self.background, kept)[1]["loss"])
+        _, losses = photometric_gradients(image, photo, weight, self.background, kept, with_errors=False)
+        return float(losses["loss"])
 
     def go_back(self) -> None:
         """To the last checkpoint's model, with another order of views: the same one might end the same way."""
@@ -399,7 +432,7 @@ class Trainer:
         if found is None:
             return None
         path, saved = found
-        checkpoints.check_scene(path, saved, self.scene)
+        checkpoints.check_scene(path, saved, self.fingerprint, self.scene.source)
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
         self.config = with_its_schedule(saved, self.config)
         check_config(path, saved, self.config)
@@ -413,8 +446,8 @@ class Trainer:
         if saved:
             self.params = as_parameters(saved.params, self.device)
         else:
-            points = starting_points(self.scene, config.model, self.generators["host"])
-            self.params = initialise(*points, config.model, self.device)
+            self.params = first_gaussians(self.scene, config, self.generators["host"], self.device, self.cap)
+        self._first_degree = degree_in_use(self.params)
         self.optimizers = make_optimizers(self.params, config.optim, extent)
         self.densifier = make_strategy(config, len(self.params["means"]), self.device, extent, self.cap, self.schedule)
         self.engine = make_engine(config, self.params, self.optimizers, self.densifier, self.settings)
@@ -437,23 +470,46 @@ class Trainer:
         places = (self.folder, self.folder / checkpoints.FOLDER, *(self.folder / "point_cloud").glob("*"))
         for path in remove_leftovers(places):
             log.info("removed %s, unfinished since an earlier session was killed", path)
+        self._measurements = _content(self.folder / METRICS)
+        self._save_settings()
+        self.monitor = self.make_monitor()
+
+    def _save_settings(self) -> None:
         save_config(self.config, self.folder / "config.yaml")
         views = (*self.scene.train, *self.scene.test)
-        save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation)
-        self.monitor = self.make_monitor()
+        save_cameras_json(self.folder / "cameras.json", views, self.scene.normalisation, self.origin)
+
+    def _keep_folder(self) -> bool:
+        """Makes the run folder again if it was deleted or renamed, and returns whether it was. Settings, cameras, log
+        and measurements are whole again, curves begin anew; a checkpoint is left to the caller."""
+        if not self.run_folder.come_back():
+            return False
+        self.folder = self.run_folder.path
+        move_log(self.folder)
+        log.warning(
+            "the run folder was deleted or renamed; %s is there again, without earlier checkpoints, models and curves",
+            self.folder,
+        )
+        self._write(self._save_settings)
+        if self._measurements:
+            self._write(self._save_measurements)
+        self.monitor.move(self.folder, self.config, self.step + 1)
+        return True
+
+    def _save_measurements(self) -> None:
+        with replacing(self.folder / METRICS) as temporary:
+            temporary.write_bytes(self._measurements)
 
     def make_monitor(self) -> Monitor:
         """What watches the run from its next step on. A benchmark overrides it, to watch more closely."""
         return Monitor(self.folder, self.config, self.device, self.step + 1, self._elapsed)
 
 
-def _made_folder(folder: Path) -> Path:
+def _content(path: Path) -> bytes:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()  # one that is there may be somebody else's
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be the run folder ({error.strerror}); choose another with -m") from error
-    return folder
+        return read_bounded(path, 2**30)
+    except OSError:
+        return b""
 
 
 def _check_reduction(config: Config, device: torch.device) -> None:

@@ -1,11 +1,12 @@
 """What training and rendering both need of a scene: the scene itself, its cameras on the device, its pixels."""
 
 import logging
+import sys
 from collections.abc import Sequence
 
 import torch
 
-from datasets import Scene, View, load_scene
+from datasets import Scene, View, load_scene, near_origin
 from datasets.images import FREE_SHARE, ImageStore, available_memory
 from distwar_gs.config import Config, ConfigError
 from distwar_kernels import Cameras
@@ -30,6 +31,9 @@ def camera_of(view: View, device: torch.device) -> Cameras:
 def open_scene(config: Config) -> Scene:
     """The scene a configuration names; images are found and measured, not decoded.
 
+    Without data.normalise it is in the frame of the input, unless 32-bit numbers are too coarse there: then a round
+    offset is taken off.
+
     Raises ConfigError if it names none, DataError for one that cannot be used.
     """
     data = config.data
@@ -37,8 +41,10 @@ def open_scene(config: Config) -> Scene:
         raise ConfigError("data.source_path is not set: give the folder of the scene with -s DIR")
     scene = load_scene(
         data.source_path, images=data.images, resolution=data.resolution, masks=data.masks,
-        invert_masks=data.invert_masks, test_every=data.test_every, hold_out=data.eval, normalise=data.normalise,
+        invert_masks=data.invert_masks, alpha=data.alpha, test_every=data.test_every, test_list=data.test_list,
+        hold_out=data.eval, normalise=data.normalise,
     )  # fmt: skip
+    scene = scene if data.normalise else near_origin(scene)
     log.info(
         "%s: %d training and %d test views (%s), %s, images: %s",
         scene.source, len(scene.train), len(scene.test), scene.split_rule,
@@ -57,7 +63,13 @@ def training_images(scene: Scene, config: Config, device: torch.device) -> Image
     # A random background needs the alpha of every image; a fixed one is mixed in once, while decoding.
     background = None if config.data.background == "random" else evaluation_background(config)
     share = len(scene.train) / (len(scene.train) + len(scene.test))
-    return _open_images(scene.train, config, background, device, share)
+    images = _open_images(scene.train, config, background, device, share)
+    if images.transparent and scene.kind != "blender":
+        log.warning(
+            "%d of %d photos have transparent places: data.background (%s) shows through; to ignore these places, as "
+            "masks do, use --set data.alpha=mask", images.transparent, len(images), config.data.background,
+        )  # fmt: skip
+    return images
 
 
 def measured_images(views: Sequence[View], config: Config, host_share: float = 1.0) -> ImageStore:
@@ -73,8 +85,13 @@ def _open_images(
     host_share: float,
 ) -> ImageStore:
     data = config.data
-    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else data.host_budget_gib * 2**30
+    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else _bytes_of(data.host_budget_gib)
     return ImageStore(
-        views, background=background, device=device, budget_bytes=int(data.image_budget_gib * 2**30),
+        views, background=background, device=device, budget_bytes=_bytes_of(data.image_budget_gib),
         host_budget_bytes=int(host * host_share), threads=data.loader_threads,
     )  # fmt: skip
+
+
+def _bytes_of(gib: float) -> int:
+    """Bytes of so many GiB; of a number that means "all there is", 1e308 perhaps, as many as can be counted."""
+    return int(min(gib * 2**30, sys.maxsize))

@@ -7,7 +7,13 @@ from distwar_kernels.blend.blend import rasterize_to_pixels
 from distwar_kernels.blend.traffic import atomic_traffic
 from distwar_kernels.cameras import MODELS, Cameras
 from distwar_kernels.errors import KernelError
-from distwar_kernels.photometric.photometric import composite, photometric_gradient, photometric_loss
+from distwar_kernels.noise.noise import add_noise
+from distwar_kernels.photometric.photometric import (
+    composite,
+    photometric_errors,
+    photometric_gradient,
+    photometric_loss,
+)
 from distwar_kernels.projection.projection import Projection, project_gaussians
 from distwar_kernels.reduction import STRATEGIES, Reduction
 from distwar_kernels.sh.sh import spherical_harmonics
@@ -26,9 +32,11 @@ __all__ = [
     "Reduction",
     "ReductionTuner",
     "TuningRound",
+    "add_noise",
     "atomic_traffic",
     "composite",
     "intersect_tiles",
+    "photometric_errors",
     "photometric_gradient",
     "photometric_loss",
     "project_gaussians",

@@ -28,6 +28,8 @@ constexpr int kSsimRadius = 5;                      // pixels that SSIM's window
 constexpr float kSsimSigma = 1.5f;                  // its standard deviation, pixels
 constexpr float kSsimC1 = 1.0e-4f;                  // (0.01, 0.03)^2 as Wang et al. 2004 chose them
 constexpr float kSsimC2 = 9.0e-4f;
+constexpr float kGateSteepness = 100.0f;  // MCMC's noise is scaled by sigmoid(steepness (kGateOpacity - opacity))
+constexpr float kGateOpacity = 0.005f;
 constexpr int kMaxChannels = 32;  // colour channels blended in one pass; more go in several
 
 }  // namespace distwar

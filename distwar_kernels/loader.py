@@ -1,9 +1,11 @@
 """Builds and loads the kernels: once per machine, when an op is first called, never at import.
 
 One library a backend: ``cpu`` (C++ and OpenMP) and ``cuda`` (needs nvcc). A library's folder is keyed by everything
-that decides its content, so a changed source, compiler flag, torch or GPU gets a build of its own.
+that decides its content, so a changed source, compiler flag, torch or GPU gets a build of its own. To load a library is
+to run it, so it must be whole (its checksum lies beside it) and nobody else's (`distwar_kernels.trust`).
 """
 
+import contextlib
 import fcntl
 import hashlib
 import logging
@@ -24,6 +26,7 @@ from pathlib import Path
 import torch
 
 from distwar_kernels.errors import KernelError
+from distwar_kernels.trust import check_trusted, kernel_folder
 
 _LOG = logging.getLogger(__name__)
 _ROOT = Path(__file__).parent
@@ -45,6 +48,8 @@ _BACKENDS = {
         sources=(
             "blend/blend.cpp",
             "blend/blend_cpu.cpp",
+            "noise/noise.cpp",
+            "noise/noise_cpu.cpp",
             "photometric/photometric.cpp",
             "photometric/photometric_cpu.cpp",
             "tiles/tiles.cpp",
@@ -73,6 +78,8 @@ _BACKENDS = {
             "fused/fused_tiles.cu",
             "fused/fused_backward.cu",
             "fused/fused_features.cu",
+            "noise/noise.cpp",
+            "noise/noise.cu",
             "photometric/photometric.cpp",
             "photometric/photometric.cu",
             "spheres/spheres.cpp",
@@ -102,16 +109,43 @@ load._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def load_once(backend: str) -> None:
     """What ``load`` does in each process only once."""
     library = library_path(backend)
-    with _locked(library.parent):
-        if not library.exists():
-            _build(backend, library)
-    torch.ops.load_library(library)
+    check_trusted(library)
+    if not is_whole(library):
+        with _locked(library.parent):
+            if not is_whole(library):  # another process may have built it meanwhile
+                _build(backend, library)
+    check_trusted(library)  # what was not there before
+    try:
+        torch.ops.load_library(library)
+    except OSError as error:
+        _LOG.warning("%s does not load (%s)", library, first_error(error))
+        with _locked(library.parent):
+            _build(backend, library)  # which loads it, too, or says why that is not possible
+        torch.ops.load_library(library)
 
 
 def library_path(backend: str) -> Path:
     """Where the library of ``backend`` for this machine is, or will be once it is built."""
-    base = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "distwar_kernels"
-    return Path(base) / f"distwar_{backend}-{_build_key(backend)}" / f"distwar_{backend}.so"
+    return kernel_folder() / f"distwar_{backend}-{_build_key(backend)}" / f"distwar_{backend}.so"
+
+
+def is_whole(library: Path) -> bool:
+    """Whether a library is there, as it was when it was built. One that is not may not even fail to load: it may take
+    the process down."""
+    try:
+        files = library.is_file() and _sum_file(library).is_file()
+        return files and _sum_file(library).read_text().strip() == _sum_of(library)
+    except (OSError, ValueError):
+        return False
+
+
+def _sum_file(library: Path) -> Path:
+    return library.with_name(library.name + ".sha256")
+
+
+def _sum_of(library: Path) -> str:
+    with library.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _build_key(backend: str) -> str:
@@ -148,8 +182,9 @@ def _locked(folder: Path) -> Iterator[None]:
     """An OS lock on the build folder: it goes with its holder, so a killed build leaves nothing to clean up."""
     path = folder / "build.lock"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        folder.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o755, exist_ok=True)
+        path.touch(mode=0o644)
     except OSError as error:
         remedy = "set TORCH_EXTENSIONS_DIR to a folder you may write to"
         raise KernelError(f"cannot write the kernel build folder {folder}: {error.strerror}; {remedy}") from error
@@ -165,6 +200,8 @@ def _locked(folder: Path) -> Iterator[None]:
 def _build(backend: str, library: Path) -> None:
     _check_compilers(backend)
     spec = _BACKENDS[backend]
+    if library.exists():
+        _LOG.warning("%s is damaged, or has no checksum", library)
     _LOG.warning("building the distwar %s kernels once, about %d s", backend, spec.expected_seconds)
     start = time.perf_counter()
     # Of its own: the compilers of a process that was killed may go on writing into theirs for a while.
@@ -173,10 +210,30 @@ def _build(backend: str, library: Path) -> None:
     scratch = Path(tempfile.mkdtemp(prefix="build-", dir=library.parent))
     with _build_environment(backend):
         _compile(backend, spec, scratch)
-    # The library appears under its name only when it is whole.
-    os.replace(next(scratch.glob("*.so")), library)  # torch adds _v1, _v2, ... to a name it builds again
+    _publish(next(scratch.glob("*.so")), library)  # torch adds _v1, _v2, ... to a name it builds again
     shutil.rmtree(scratch, ignore_errors=True)
     _LOG.warning("built the distwar %s kernels in %.0f s", backend, time.perf_counter() - start)
+
+
+def _publish(built: Path, library: Path) -> None:
+    """The library appears under its name whole, on the disk, and after its checksum: not even a power cut leaves one
+    that looks whole and is not."""
+    built.chmod(built.stat().st_mode & ~0o022)
+    sum_file = built.with_name("sha256")
+    sum_file.write_text(_sum_of(built) + "\n")
+    for path, place in ((sum_file, _sum_file(library)), (built, library)):
+        _sync(path)
+        os.replace(path, place)
+    with contextlib.suppress(OSError):  # not every file system lets folders be synchronised
+        _sync(library.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _compile(backend: str, spec: _Backend, scratch: Path) -> None:
@@ -202,6 +259,10 @@ def _compile(backend: str, spec: _Backend, scratch: Path) -> None:
 
 def first_error(error: Exception) -> str:
     """The first line of a build log in which a compiler or linker complains, else the exception's first line."""
+    if (
+        isinstance(error, OSError) and error.__cause__
+    ):  # a library that does not load: torch names it, its cause says why
+        error = error.__cause__
     lines = str(error).splitlines() or [repr(error)]
     return next((line.strip() for line in lines if _COMPLAINT.search(line)), lines[0])
 

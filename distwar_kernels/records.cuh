@@ -31,7 +31,8 @@ enum GradientWord {
     kGradOpacity,
     kGradAbsX,  // sums over pixels of |dL/dmean|: zero unless asked for
     kGradAbsY,
-    kGradColor,  // four channels
+    kGradColor,                  // four channels
+    kErrorSum = kGradColor + 3,  // in the place of the fourth where it is not blended and errors are given
 };
 
 static_assert(kColor + 4 == kSplatFloats && kGradColor + 4 == kSplatFloats);
@@ -91,10 +92,13 @@ struct GradientRecord : SplatGradient {
                 *piece_of(records, index, kGradColor)};
     }
 
-    // Nothing at all: no pixel has the Gaussian among its contributors.
-    __device__ bool is_zero() const {
+    // Over the pixels, of weight times error.
+    __device__ float error() const { return color.w; }
+
+    // No gradient at all: no pixel has the Gaussian among its contributors, or none that counts.
+    __device__ bool is_zero(bool with_fourth_channel) const {
         return x == 0.0f && y == 0.0f && xx == 0.0f && xy == 0.0f && yy == 0.0f && opacity == 0.0f && color.x == 0.0f &&
-               color.y == 0.0f && color.z == 0.0f && color.w == 0.0f;
+               color.y == 0.0f && color.z == 0.0f && !(with_fourth_channel && color.w != 0.0f);
     }
 };
 

@@ -17,6 +17,7 @@ optimizer` is all that comes after the blend's backward, which in `fused` is one
 import argparse
 import gc
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +25,7 @@ from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: distwar_gs.cores
 
 import torch
 import torch.nn.functional as F

@@ -2,47 +2,94 @@
 
     python scripts/convert.py output/garden garden.spz garden.splat garden.compressed.ply
     python scripts/convert.py capture.spz capture.ply
+    python scripts/convert.py capture.sog capture.ply
+    python scripts/convert.py output/survey survey.ply --export_origin input
 
 docs/formats.md says what each format keeps, its frame, its precision and who reads it.
 """
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from distwar_gs.cli import run_cli
-from distwar_gs.export import find_ply, load_model, read_render_mode, save_model
+from distwar_gs.export import find_ply, load_exactly, read_render_mode, save_model
+from distwar_gs.files import MODEL_SUFFIXES
 from distwar_gs.model import parameter_count, sh_degree_of
+from distwar_gs.origins import grid, positions_origin, words
+from distwar_gs.spz import is_beyond_reach
+from distwar_gs.terminal import log_to_terminal, printable
 
 
 def main(argv: Sequence[str]) -> None:
     """Read once, write every format asked for, and say in one line each what came of it."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_terminal()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
-    params = load_model(source, rub=rub)
+    params, origin = load_exactly(source, rub=rub)
     antialiased = read_render_mode(source) == "mip"
-    print(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}")
+    print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
     for target in args.out:
-        save_model(target, params, antialiased=antialiased, rub=rub)
-        print(_result(target, params, rub))
+        placed, new_origin = _placed(params, origin, args.export_origin, is_spz=target.suffix.lower() == ".spz")
+        save_model(target, placed, antialiased=antialiased, rub=rub, origin=new_origin)
+        moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(placed)
+        print(printable(_result(target, params, rub) + moved))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("model", type=Path, metavar="MODEL", help="a run folder, or a .ply, .splat or .spz file")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help=f"a run folder, or a {', '.join(MODEL_SUFFIXES)} file"
+    )
     parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help="NAME.ply, .compressed.ply, .splat or .spz")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of a run (default: newest)")
     parser.add_argument("--spz_frame", choices=("rub", "input"), default="rub",
                         help="axes of SPZ files: x right, y up, z back, as the format prescribes, or those of the PLY, "
                         "as splat-transform 3.2 takes them (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--export_origin", choices=("auto", "input", "local"), default="auto",
+                        help="what positions are relative to: the origin of the input's frame (input), a round place "
+                        "amidst the Gaussians (local), or what they are relative to already, unless the format cannot "
+                        "hold them so (default: %(default)s)")  # fmt: skip
     return parser
+
+
+def _placed(
+    params: Mapping[str, Tensor], origin: np.ndarray, choice: str, *, is_spz: bool
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """The Gaussians with positions, float32, as --export_origin asks for them, and the origin of these, float64 [3].
+
+    Args:
+        params: as `load_exactly` gives them: positions are float64 where the file has them so.
+        origin: likewise, what they are relative to.
+        choice: auto moves them where they are float64 and too far from the origin for float32, or the file to write is
+            an SPZ, which cannot reach them.
+        is_spz: whether it is.
+    """
+    means = params["means"].numpy()
+    if choice == "input":
+        wanted = np.zeros(3)
+    elif choice == "local" or (is_spz and is_beyond_reach(means)):
+        wanted = positions_origin(means + origin, always=True)
+    else:
+        wanted = origin + positions_origin(means) if means.dtype == np.float64 else origin
+    moved = means if np.array_equal(wanted, origin) else means.astype(np.float64) + (origin - wanted)
+    return {**params, "means": torch.from_numpy(moved.astype(np.float32))}, wanted
+
+
+def _relative_to(origin: np.ndarray) -> str:
+    return f", relative to the origin ({words(origin, ', ')})" if origin.any() else ""
+
+
+def _coarseness(params: Mapping[str, Tensor]) -> str:
+    """What float32 makes of positions to which an origin was added."""
+    return f", positions on a grid of {grid(params['means'].median(dim=0).values.numpy()):g} units"
 
 
 def _contents(params: Mapping[str, Tensor]) -> str:

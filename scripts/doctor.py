@@ -20,9 +20,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from distwar_gs.terminal import lossy_output, printable  # needs no package
+
+ROOT = Path(__file__).resolve().parents[1]
 BOTH = ("cpu", "cuda")
 INSTALL = "pip install -r requirements.txt -c constraints.txt"
 INSTALL_OPTIONAL = "pip install -r requirements-optional.txt -c constraints.txt"
@@ -51,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not blocking(findings, device):
                 findings.append(_shown(build(device)))
     lines, code = verdict(findings)
-    print("\n".join(["", *to_do(findings), *lines]))
+    print("\n".join(["", *map(printable, [*to_do(findings), *lines])]))
     return code
 
 
@@ -113,7 +115,7 @@ def to_do(findings: Sequence[Finding]) -> list[str]:
 
 def _shown(finding: Finding) -> Finding:
     remedy = f"  <- {finding.remedy}" if finding.remedy else ""
-    print(f"{finding.name:<18} {finding.value}{remedy}", flush=True)
+    print(printable(f"{finding.name:<18} {finding.value}{remedy}"), flush=True)
     return finding
 
 
@@ -292,14 +294,24 @@ def _kernels() -> Iterator[Finding]:
 
 def _kernel_state(device: str, library: Path) -> Finding:
     """Whether the kernels are built and, if not, whether they could be written."""
+    from distwar_kernels.loader import is_whole
+    from distwar_kernels.trust import distrust
+
     name = f"{device} kernels"
-    if library.exists():
+    if found := distrust(library):
+        return Finding(name, found[0], found[1], (device,))
+    if is_whole(library):
         return Finding(name, f"built, {library.parent}")
+    damaged = "damaged" if library.exists() else "not built"
     folder = next(place for place in library.parents if place.exists())
     free = shutil.disk_usage(folder).free / 2**30
     if not os.access(folder, os.W_OK) or free < 0.2:
         problem = f"{folder} cannot be written" if free >= 0.2 else f"{free:.1f} GiB free in {folder}"
-        return Finding(name, f"not built, and {problem}", "export TORCH_EXTENSIONS_DIR=/a/folder/with/room", (device,))
+        remedy = "export TORCH_EXTENSIONS_DIR=/a/folder/with/room"
+        return Finding(name, f"{damaged}, and {problem}", remedy, (device,))
+    if library.exists():
+        remedy = "python scripts/doctor.py --build, or the next run, builds it again"
+        return Finding(name, f"damaged, or without checksum: {library}", remedy)
     return Finding(name, "not built yet: the first run does it, or --build")
 
 
@@ -373,4 +385,6 @@ def _smoke_test(device: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with lossy_output():
+        code = main()
+    sys.exit(code)

@@ -23,6 +23,7 @@ from statistics import fmean
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.errors import DataError
+from distwar_gs import near_plane
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.config import Config, ConfigError, as_values, load_config
 from distwar_gs.schedule import Schedule
@@ -161,6 +162,8 @@ def _check_same(job: Job) -> None:
     if not (job.folder / "config.yaml").is_file():
         return
     was, now = as_values(load_config(job.folder / "config.yaml")), as_values(job.config)
+    if now[near_plane.KEY] is None:
+        was[near_plane.KEY] = None  # the run has the number that it has derived from the scene
     for key in now:
         if was[key] != now[key] and not key.startswith(_NO_PART_OF_THE_RESULT):
             raise ConfigError(f"{job.folder} was trained with {key} {was[key]}, not {now[key]}; choose another --out")

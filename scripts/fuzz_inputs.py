@@ -36,6 +36,8 @@ from distwar_gs.export import ModelFileError, load_model, load_ply, read_render_
 from distwar_gs.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.model import as_parameters, initialise, sh_degree_of
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
+from distwar_gs.origins import record_of
+from distwar_gs.path_files import read_path
 from distwar_gs.sampler import ViewSampler
 from scripts.evaluate_suite import read_records
 
@@ -328,6 +330,21 @@ def _colmap(text: bool) -> Callable[[Path], list[Path]]:
     return prepare
 
 
+def _lists(folder: Path) -> list[Path]:
+    """Lists of test images of every kind, beside a text model."""
+    _colmap(text=True)(folder)
+    contents = {
+        "test.txt": "b.png\nimages/d.png\n",
+        "train_list.txt": "a.png\nc\n",
+        "scene.tsv": "filename\tsplit\nb.png\ttest\n",
+        "train_test_lists.json": json.dumps({"train": ["a.png", "c.png"], "test": ["b.png"], "has_masks": False}),
+        "transforms.json": json.dumps({"frames": [{"file_path": "a.png"}], "test_frames": [{"file_path": "b.png"}]}),
+    }
+    for name, content in contents.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return [folder / name for name in contents]
+
+
 def _transforms(folder: Path) -> list[Path]:
     _write_photos(folder / "images")
     Image.new("L", SIZE, 255).save(folder / "mask.png")
@@ -368,6 +385,40 @@ def _formats(folder: Path) -> list[Path]:
     for name in ("model.spz", "model.splat", "model.compressed.ply"):
         save_model(folder / name, _gaussians())
     return sorted(folder.iterdir())
+
+
+def _origin(folder: Path) -> list[Path]:
+    """What lies beside a model that is relative to an origin."""
+    folder.mkdir(parents=True)
+    save_model(folder / "a.splat", _gaussians(), origin=np.array([452310.0, 5411950.0, -263.5]))
+    return [record_of(folder / "a.splat")]
+
+
+def _paths(folder: Path) -> list[Path]:
+    """The same three poses in every kind of file that is read as a camera path."""
+    folder.mkdir(parents=True)
+    pose = [[1.0, 0.0, 0.0, 2.0], [0.0, 0.0, 1.0, -3.0], [0.0, -1.0, 0.0, 1.5], [0.0, 0.0, 0.0, 1.0]]
+    lens = {"width": 24, "height": 16, "fx": 20.0, "fy": 21.0, "cx": 12.0, "cy": 8.0, "origin": [1.0, 2.0, 3.0]}
+    camera = {"id": 0, "position": [2.0, -3.0, 1.5], "rotation": [row[:3] for row in pose[:3]], **lens}
+    filmed = {"camera_to_world": [number for row in pose for number in row], "fov": 50.0, "aspect": 1.5}
+    contents = {
+        "cameras.json": [camera] * 3,
+        "camera_path.json": {
+            "camera_type": "perspective", "render_width": 24, "render_height": 16, "fps": 24, "seconds": 0.5,
+            "camera_path": [filmed] * 3,
+        },
+        "transforms.json": {"fl_x": 20.0, "w": 24, "h": 16, "frames": [{"transform_matrix": pose}] * 3},
+        "poses.json": [pose] * 3,
+    }  # fmt: skip
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content))
+    np.save(folder / "poses.npy", np.array([pose] * 3))
+    np.savetxt(folder / "poses.txt", np.array([pose] * 3).reshape(3, 16))
+    return sorted(folder.iterdir())
+
+
+def _odd_path(whole: bytes) -> st.SearchStrategy[bytes]:
+    return _odd_json(whole) if whole.startswith((b"{", b"[")) else broken_bytes(whole)
 
 
 def _odd_format(whole: bytes) -> st.SearchStrategy[bytes]:
@@ -465,11 +516,14 @@ READERS = {
     for reader in (
         Reader("colmap_binary", (DataError,), _colmap(text=False), lambda folder, path: load_scene(folder)),
         Reader("colmap_text", (DataError,), _colmap(text=True), lambda folder, path: load_scene(folder)),
+        Reader("lists", (DataError,), _lists, lambda folder, path: load_scene(folder, test_list=path)),
         Reader("transforms", (DataError,), _transforms, lambda folder, path: load_scene(folder), _odd_json),
         Reader("point_cloud", (DataError,), _cloud, lambda folder, path: load_scene(folder), _odd_ply),
         Reader("gaussians", (ModelFileError,), _gaussian_ply,
             lambda folder, path: (load_ply(path), read_render_mode(path)), _odd_ply),
         Reader("formats", (ModelFileError,), _formats, lambda folder, path: load_model(path), _odd_format),
+        Reader("origin", (ModelFileError,), _origin, lambda folder, path: load_model(folder / "a.splat"), _odd_json),
+        Reader("path", (DataError,), _paths, lambda folder, path: read_path(path), _odd_path),
         Reader("config", (ConfigError,), _configs, lambda folder, path: load_config(folder / "config.yaml"), _odd_yaml),
         Reader("override", (ConfigError,), _override,
             lambda folder, path: override(path.read_bytes().decode("utf-8", "surrogateescape")),

@@ -24,6 +24,10 @@ import numpy as np
 import pycolmap
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from distwar_gs.terminal import lossy_output, printable
+
 Texture = Callable[[np.ndarray], np.ndarray]
 """Points [3, N] in the axes of the object, from its centre, to linear RGB albedo [3, N]."""
 
@@ -413,12 +417,14 @@ def main() -> int:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     options = vars(parser.parse_args())
     try:
-        print(make(options.pop("out"), Recipe(**options)))
+        print(printable(make(options.pop("out"), Recipe(**options))))
     except (OSError, ValueError) as error:
-        print(f"make_demo_scene: {error}", file=sys.stderr)
+        print(printable(f"make_demo_scene: {error}"), file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with lossy_output():
+        code = main()
+    sys.exit(code)

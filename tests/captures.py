@@ -93,7 +93,8 @@ class Capture:
             path = folder / name.format(image, stem=Path(image).stem)
             path.parent.mkdir(parents=True, exist_ok=True)
             kept = self.disc(index) ^ invert
-            Image.fromarray(kept[::divide, ::divide].astype(np.uint8) * 255).save(path)
+            kind = None if path.suffix.lower() in Image.registered_extensions() else "PNG"
+            Image.fromarray(kept[::divide, ::divide].astype(np.uint8) * 255).save(path, kind)
 
     def reconstruction(self, points: int = 30) -> pycolmap.Reconstruction:
         """The model COLMAP would write, each camera in a rig of its own."""

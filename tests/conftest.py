@@ -15,6 +15,8 @@ import pytest
 import torch
 from demo_runs import FinishedRun, run_program
 
+from distwar_gs.interruption import SAVING, STOPPING
+
 LONGEST = (
     "test_environment", "test_fused", "test_fuzz_readers", "test_trainer", "test_photos_to_scene", "test_mcmc",
     "test_outputs", "test_kill_runs", "test_interruption", "test_evaluate_suite", "test_blend", "test_inputs",
@@ -116,6 +118,19 @@ def in_process() -> Iterator[None]:
         handler.close()
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal() -> Iterator[None]:
+    """Ctrl-C and its kind end programs, also where the tests run in the background, or under nohup, and so ignore them;
+    what a test starts inherits it. What a test leaves is put back."""
+    before = {number: signal.getsignal(number) for number in (*STOPPING, *SAVING)}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ STRATEGIES = ("atomic", "sw_s", "sw_b", "sw_t")
 _POINTERS = (
     "means2d", "conics", "colors", "opacities", "backgrounds", "masks", "isect_offsets", "flatten_ids", "colors_out",
     "transmittances", "last_ids", "splats", "visits", "v_colors_out", "v_transmittances", "v_means2d", "v_conics",
-    "v_colors", "v_opacities", "v_means2d_abs", "records", "counts",
+    "v_colors", "v_opacities", "v_means2d_abs", "records", "counts", "errors", "largest", "exact",
 )  # fmt: skip
 _NUMBERS = (
     "images", "n_isects", "width", "height", "tile_width", "tile_height", "n_gaussians", "channels", "strategy",
@@ -35,8 +35,7 @@ class _Call(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in _POINTERS] + [(name, ctypes.c_int) for name in _NUMBERS]
 
 
-def run(library: ctypes.CDLL, scene: BlendScene, reduction: Reduction, absgrad: bool = False) -> dict[str, Tensor]:
-    """Image, alpha, gradients and the kernel's atomic traffic, named as `run_blend` of random_scenes.py does."""
+def _tensors(scene: BlendScene, absgrad: bool) -> dict[str, Tensor]:
     images, rows, columns = scene.isect_offsets.shape
     n, channels = scene.opacities.numel(), scene.colors.shape[-1]
     pixels, v_image, v_alpha = (images, scene.height, scene.width), *loss_weights(scene)
@@ -54,18 +53,45 @@ def run(library: ctypes.CDLL, scene: BlendScene, reduction: Reduction, absgrad: 
         "v_means2d_abs": torch.zeros_like(scene.means2d) if absgrad else None,
         "counts": torch.zeros(3, WARP_SIZE + 1, dtype=torch.int64),
     }  # fmt: skip
-    tensors = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+    return {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+
+
+def _call(tensors: dict[str, Tensor], scene: BlendScene, reduction: Reduction) -> _Call:
+    images, rows, columns = scene.isect_offsets.shape
     numbers = {
         "images": images, "n_isects": len(scene.flatten_ids), "width": scene.width, "height": scene.height,
-        "tile_width": columns, "tile_height": rows, "n_gaussians": n, "channels": channels,
+        "tile_width": columns, "tile_height": rows, "n_gaussians": scene.opacities.numel(),
+        "channels": scene.colors.shape[-1],
         "strategy": STRATEGIES.index(reduction.strategy), "threshold": reduction.balance_threshold,
     }  # fmt: skip
-    call = _Call(**{name: tensor.data_ptr() for name, tensor in tensors.items()}, **numbers)
+    return _Call(**{name: tensor.data_ptr() for name, tensor in tensors.items()}, **numbers)
+
+
+def run(library: ctypes.CDLL, scene: BlendScene, reduction: Reduction, absgrad: bool = False) -> dict[str, Tensor]:
+    """Image, alpha, gradients and the kernel's atomic traffic, named as `run_blend` of random_scenes.py does."""
+    tensors = _tensors(scene, absgrad)
+    call, channels = _call(tensors, scene, reduction), scene.colors.shape[-1]
     for function in (library.forward, library.backward, *([library.traffic] if channels == 1 else [])):
         function(ctypes.byref(call))
     results = {"image": tensors["colors_out"], "alpha": 1.0 - tensors["transmittances"][..., None]}
     results |= {name: tensors[name] for name in ("v_means2d", "v_conics", "v_colors", "v_opacities", "counts")}
     return results | ({"absgrad": tensors["v_means2d_abs"]} if absgrad else {})
+
+
+def run_with_errors(
+    library: ctypes.CDLL, scene: BlendScene, reduction: Reduction, errors: Tensor, absgrad: bool, exact: bool
+) -> Tensor:
+    """The records [G, 12] of a scene of three channels, with these errors of its pixels [images, H, W]."""
+    tensors = _tensors(scene, absgrad) | {"errors": errors.contiguous()}
+    if exact:
+        tensors |= {
+            "largest": torch.stack([tensors["v_colors_out"].abs().max(), errors.max()]),
+            "exact": torch.zeros(scene.opacities.numel(), SPLAT_FLOATS, dtype=torch.int64),
+        }
+    call = _call(tensors, scene, reduction)
+    library.forward(ctypes.byref(call))
+    library.to_records(ctypes.byref(call))
+    return tensors["records"]
 
 
 # ------------------------------------------------------------------------------------------------------- sanitizers
@@ -84,6 +110,9 @@ def run_all(library: ctypes.CDLL) -> None:
         for reduction in (Reduction("atomic"), Reduction("sw_b"), Reduction("sw_t"), Reduction("sw_t", 8)):
             for absgrad in (False, True):
                 run(library, scene, reduction, absgrad)
+                if scene.colors.shape[-1] == 3:
+                    for exact in (False, True):
+                        run_with_errors(library, scene, reduction, torch.rand(1, 16, 16), absgrad, exact)
         print(f"{scene.width}x{scene.height}, {scene.colors.shape[-1]} channels: done", flush=True)
 
 

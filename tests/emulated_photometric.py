@@ -14,7 +14,7 @@ import torch
 from emulated_kernels import sanitize
 from torch import Tensor
 
-_POINTERS = ("image", "target", "background", "maps", "partials", "loss", "parts", "v_image")
+_POINTERS = ("image", "target", "background", "maps", "partials", "loss", "parts", "v_image", "errors")
 
 
 class _Call(ctypes.Structure):
@@ -26,20 +26,28 @@ class _Call(ctypes.Structure):
 
 
 def run(
-    library: ctypes.CDLL, image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, parts and v_image as torch.ops.distwar.photometric_loss returns them; what is not written is NaN."""
+    library: ctypes.CDLL,
+    image: Tensor,
+    target: Tensor,
+    lambda_dssim: float,
+    background: Tensor | None = None,
+    with_errors: bool = False,
+) -> tuple[Tensor, ...]:
+    """Loss, parts, v_image, and errors if asked for, as torch.ops.distwar.photometric_loss returns them; what is not
+    written is NaN."""
     height, width, _ = image.shape
     nan = float("nan")
     tensors = {
         "image": image, "target": target, "background": background if target.shape[-1] == 4 else None,
         "maps": torch.full((3, *image.shape), nan), "partials": torch.full((library.blocks(width, height), 2), nan),
         "loss": torch.full((), nan), "parts": torch.full((2,), nan), "v_image": torch.full_like(image, nan),
+        "errors": torch.full((height, width), nan) if with_errors else None,
     }  # fmt: skip
     assert all(tensor.is_contiguous() for tensor in tensors.values() if tensor is not None)
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items() if tensor is not None}
     library.run(ctypes.byref(_Call(**pointers, width=width, height=height, lambda_dssim=lambda_dssim)))
-    return tensors["loss"], tensors["parts"], tensors["v_image"]
+    results = tuple(tensors[name] for name in ("loss", "parts", "v_image"))
+    return (*results, tensors["errors"]) if with_errors else results
 
 
 def run_all(library: ctypes.CDLL) -> None:
@@ -47,7 +55,8 @@ def run_all(library: ctypes.CDLL) -> None:
     torch.set_num_threads(1)
     for height, width, channels in ((1, 1, 3), (9, 35, 3), (31, 33, 4), (17, 64, 3)):
         image, target = torch.rand(height, width, 3), torch.randint(0, 256, (height, width, channels))
-        run(library, image, target.to(torch.uint8), 0.2, torch.rand(3))
+        for with_errors in (False, True):
+            run(library, image, target.to(torch.uint8), 0.2, torch.rand(3), with_errors)
         print(f"{width}x{height}, {channels} channels: done", flush=True)
 
 

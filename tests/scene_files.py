@@ -62,7 +62,7 @@ def write_colmap(
     rng = np.random.default_rng(0)
     for _ in range(points):
         reconstruction.add_point3D(rng.uniform(-1, 1, 3), pycolmap.Track(), rng.integers(0, 256, 3, dtype=np.uint8))
-    (folder / place).mkdir(parents=True)
+    (folder / place).mkdir(parents=True, exist_ok=True)
     (reconstruction.write_text if text else reconstruction.write_binary)(folder / place)
     return folder
 

@@ -5,11 +5,15 @@ when the tables say anything that did not happen here. Scenes have a table of th
 """
 
 import contextlib
+import gzip
 import io
+import json
+import os
 import re
 import resource
 import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,11 +21,15 @@ from pathlib import Path
 import pytest
 import torch
 from demo_runs import FinishedRun, run_program
+from foreign_models import FOLDER
 from scene_files import write_colmap
 
 import render
 import train
+from datasets.cache import FOLDER_NAME
 from distwar_gs.cli import run_cli
+from distwar_gs.run_folder import RunFolder
+from distwar_kernels import loader
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -34,7 +42,8 @@ class Bench:
         self.afterwards = contextlib.ExitStack()
 
     def copy(self) -> Path:
-        return Path(shutil.copytree(self.scene, self.folder / "scene", ignore=shutil.ignore_patterns(".distwar_cache")))
+        """The scene, without the caches that other tests have left in it."""
+        return Path(shutil.copytree(self.scene, self.folder / "scene", ignore=shutil.ignore_patterns(FOLDER_NAME)))
 
     def file(self, name: str, content: bytes | str) -> Path:
         path = self.folder / name
@@ -72,6 +81,11 @@ def bench(tmp_path, demo_run, monkeypatch) -> Iterator[Bench]:
     bench = Bench(tmp_path, demo_run)
     with bench.afterwards:
         yield bench
+
+
+def fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
 
 
 # Each maker breaks something and returns the arguments; then: what the message must name, and the remedy.
@@ -164,6 +178,16 @@ def truncated_model(bench):
     return ["-s", bench.folder / "scene"]
 
 
+@bad(TRAINING, "mine.txt: no such list of test images", "correct data.test_list")
+def missing_list_of_test_images(bench):
+    return ["-s", bench.scene, "--test_list", bench.folder / "mine.txt"]
+
+
+@bad(TRAINING, "mine.txt: none of its names is for testing and an image of", "such as view_000.png")
+def list_of_other_images(bench):
+    return ["-s", bench.scene, "--test_list", bench.file("mine.txt", "a.png\nb.png\n")]
+
+
 @bad(TRAINING, "camera 1 (THIN_PRISM_FISHEYE) sees too wide an angle", "or crop them")
 def unsupported_camera(bench):
     params = [12.0, 12.0, 32.0, 20.0, *[0.0] * 8]
@@ -248,6 +272,22 @@ def config_of_3000_brackets(bench):
     return ["--config", bench.file("c.yaml", "[" * 3000)]
 
 
+@bad(TRAINING, "c.yaml: cannot read the configuration: a FIFO", "not a file")
+def config_that_is_a_fifo(bench):
+    return ["--config", fifo(bench.folder / "c.yaml")]
+
+
+@bad(TRAINING, "zero: cannot read the configuration (the base of", "a device, not a file")
+def config_based_on_a_device(bench):
+    return ["--config", bench.file("c.yaml", "base: /dev/zero")]
+
+
+@bad(TRAINING, "large.yaml: cannot read the configuration (the base of", "larger than 1,048,576 bytes")
+def config_based_on_a_large_file(bench):
+    bench.file("large.yaml", b" " * 2**21)
+    return ["--config", bench.file("c.yaml", "base: large.yaml")]
+
+
 # --------------------------------------------------------------------------------------------------------- arguments
 
 section = "Arguments"  # a mistake in them ends a program with code 2
@@ -260,6 +300,15 @@ typed(TRAINING, "contradicting flags", ["--eval", "--no_eval"], "--no_eval: not 
 typed(RENDERING, "two models", ["-m", "output/other"], "give one model to render", "a run folder or a ")
 typed(RENDERING, "a path there is not", ["--path", "spiral"], "invalid choice: 'spiral'", "choose from ")
 typed(RENDERING, "a video without frames", ["--frames", "0"], "--frames and --fps must be", "positive")
+typed(RENDERING, "a video for years", ["--frames", "10000000000"], "--frames is 10000000000", "between 1 and 1000000")
+typed(RENDERING, "a speed that is no number", ["--fps", "nan"], "--fps is nan", "must be between 0.01 and 1000.0")
+typed(RENDERING, "a video without time", ["--fps", "inf"], "--fps is inf", "must be between 0.01 and 1000.0")
+typed(
+    RENDERING, "a path that is not there", ["--path", "poses.json"], "poses.json: no such file", "--path takes ellipse"
+)
+typed(
+    TRAINING, "an origin there is not", ["--export_origin", "near"], "--export_origin: invalid choice", "choose from "
+)
 
 
 # -------------------------------------------------------------------------------------------------------------- disk
@@ -290,6 +339,44 @@ def disk_full_while_images_are_resized(bench):
 def disk_full_while_a_checkpoint_is_written(bench):
     bench.full_disk(100_000)
     return ["-s", bench.scene, "--set", "log.tensorboard=false"]
+
+
+@bad(RENDERING, "ellipse.mp4: could not be written (ffmpeg: ended by SIGXFSZ)", "check free space and permissions")
+def disk_full_while_a_video_is_written(bench):
+    bench.full_disk(5000)
+    return [bench.run.folder, "--skip_test", "--path", "ellipse", "--frames", 30, "--out", bench.folder / "out"]
+
+
+@bad(RENDERING, "renders/view_000.png: could not be written (File too large)", "check free space and permissions")
+def disk_full_while_pictures_are_written(bench):
+    bench.full_disk(1000)
+    return [bench.run.folder, "--out", bench.folder / "out"]
+
+
+@bad(TRAINING, "out: process ", "wait for its end, or choose another folder with -m")
+def run_folder_of_another_training(bench):
+    bench.afterwards.enter_context(RunFolder(bench.folder / "out"))
+    return ["-s", bench.scene]
+
+
+@bad(TRAINING, "out/training.lock: not a file", "remove it, or choose another folder with -m")
+def lock_of_a_run_folder_that_is_a_fifo(bench):
+    (bench.folder / "out").mkdir()
+    fifo(bench.folder / "out/training.lock")
+    return ["-s", bench.scene]
+
+
+@bad(TRAINING, "kernels: others can write to it, and what lies there is run; chmod go-w", "set TORCH_EXTENSIONS_DIR to")
+def kernels_where_others_can_write(bench):
+    (bench.folder / "kernels").mkdir()
+    (bench.folder / "kernels").chmod(0o777)
+    with contextlib.ExitStack() as stack:
+        environment = pytest.MonkeyPatch()
+        stack.callback(environment.undo)
+        environment.setenv("TORCH_EXTENSIONS_DIR", str(bench.folder / "kernels"))
+        bench.afterwards.push(stack.pop_all())
+    loader.load_once.cache_clear()  # as at the start of a process
+    return ["-s", bench.scene]
 
 
 # ------------------------------------------------------------------------------------------------------------ images
@@ -376,6 +463,28 @@ def checkpoint_with_a_program_in_it(bench):
     return bench.changed_checkpoint(config=io.StringIO)
 
 
+def packed_anew(bench: Bench, change: Callable[[str, bytes], bytes], compression: int) -> list:
+    """The checkpoint of this scene with each part of its archive changed."""
+    target = bench.folder / "step_60.pt"
+    with (
+        zipfile.ZipFile(bench.run.folder / "checkpoints/step_60.pt") as source,
+        zipfile.ZipFile(target, "w", compression) as archive,
+    ):
+        for part in source.infolist():
+            archive.writestr(part.filename, change(part.filename, source.read(part)))
+    return ["-s", bench.scene, "--sh_degree", 2, "--resume", target]
+
+
+@bad(TRAINING, "step_60.pt: cut off, or no checkpoint at all (ValueError its parts are compressed", "start without")
+def checkpoint_that_unpacks_to_gigabytes(bench):
+    return packed_anew(bench, lambda name, content: content + bytes(2**24) * name.endswith("/0"), zipfile.ZIP_DEFLATED)
+
+
+@bad(TRAINING, "data/0 is declared as ", "start without --resume")
+def checkpoint_whose_tensors_claim_more_than_it_has(bench):
+    return packed_anew(bench, lambda name, content: b"" if name.endswith("/data/0") else content, zipfile.ZIP_STORED)
+
+
 @bad(TRAINING, "step_60.pt: checkpoint format 99, this program reads 1", "use the version of distwar-gs")
 def checkpoint_of_a_newer_version(bench):
     return bench.changed_checkpoint(format_version=99)
@@ -389,6 +498,42 @@ def checkpoint_with_a_damaged_part(bench):
 @bad(TRAINING, "step_60.pt: densification is damaged, or does not fit", "start without --resume")
 def checkpoint_of_parts_that_do_not_fit(bench):
     return bench.changed_checkpoint(densification={"grad2d": torch.zeros(3), "count": torch.zeros(3)})
+
+
+@bad(TRAINING, "point_cloud.ply: is a model, not a checkpoint", "start from it with --init_ply ")
+def model_for_a_checkpoint(bench):
+    return ["-s", bench.scene, "--resume", bench.run.folder / "point_cloud/iteration_60/point_cloud.ply"]
+
+
+# ------------------------------------------------------------------------------------------------------ first points
+
+section = "First points and Gaussians"
+
+
+@bad(TRAINING, "none.ply: no such file", "give a point cloud (.ply) or a file of Gaussians with --init_ply")
+def start_that_is_not_there(bench):
+    return ["-s", bench.scene, "--init_ply", bench.folder / "none.ply"]
+
+
+@bad(TRAINING, "scan.las: is no run folder, and of files .ply, .splat, .spz and .sog are read", "convert it to one")
+def start_from_a_file_of_another_kind(bench):
+    return ["-s", bench.scene, "--init_ply", bench.file("scan.las", "LASF")]
+
+
+@bad(TRAINING, "scan.ply: not a readable PLY file (its header promises 9 rows", "export or copy it again")
+def start_from_a_cloud_cut_short(bench):
+    head = "ply\nformat binary_little_endian 1.0\nelement vertex 9\nproperty float x\nend_header\n"
+    return ["-s", bench.scene, "--init_ply", bench.file("scan.ply", head)]
+
+
+@bad(TRAINING, "step_60.pt: is a checkpoint", "continue it with --resume ")
+def start_from_a_checkpoint(bench):
+    return ["-s", bench.scene, "--init_ply", bench.run.folder / "checkpoints/step_60.pt"]
+
+
+@bad(TRAINING, "model.init is random", "leave it auto with model.init_ply")
+def two_starts(bench):
+    return ["-s", bench.scene, "--init_ply", bench.run.folder, "--set", "model.init=random"]
 
 
 # --------------------------------------------------------------------------------------------------------- rendering
@@ -434,10 +579,11 @@ def ply_of_a_million_million_gaussians(bench):
     return [bench.file("huge.ply", content), "-s", bench.scene]
 
 
-@bad(RENDERING, "mesh.ply: not a readable PLY file (`property list uchar int vertex_ind", "export or copy it again")
+@bad(RENDERING, "mesh.ply: column rot_0 is missing", "not a point cloud or a mesh")
 def ply_of_a_mesh(bench):
-    faces = b"element face 1\nproperty list uchar int vertex_indices\nend_header"
-    return [bench.file("mesh.ply", bench.ply.replace(b"end_header", faces)), "-s", bench.scene]
+    head = "ply\nformat ascii 1.0\nelement vertex 3\nproperty float x\nproperty float y\nproperty float z\n"
+    faces = "element face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    return [bench.file("mesh.ply", head + faces + "0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n"), "-s", bench.scene]
 
 
 @bad(RENDERING, "nan.ply: none of its 3008 Gaussians has sound means", "export it again")
@@ -457,9 +603,47 @@ def spz_of_a_later_version(bench):
     return [bench.file("new.spz", b"NGSP" + bytes(40)), "-s", bench.scene]
 
 
+@bad(RENDERING, "bomb.spz: not a readable SPZ file (70,000 bytes", "that promise 1,000,000 Gaussians")
+def spz_that_unpacks_to_gigabytes(bench):
+    content = struct.pack("<4sIIBBBx", b"NGSP", 3, 1_000_000, 3, 12, 0) + bytes(65_000_000)
+    return [bench.file("bomb.spz", gzip.compress(content, 6).ljust(70_000, b"\0")), "-s", bench.scene]
+
+
+@bad(RENDERING, "cut.sog: not a readable SOG file (File is not a zip file)", "export or copy it again")
+def truncated_sog(bench):
+    whole = (FOLDER / "waves.sog").read_bytes()
+    return [bench.file("cut.sog", whole[: len(whole) // 2]), "-s", bench.scene]
+
+
+@bad(RENDERING, "model.ksplat: .ksplat is not read, .ply, .splat, .spz and .sog are", "splat-transform")
+def ksplat(bench):
+    return [bench.file("model.ksplat", bytes(100)), "-s", bench.scene]
+
+
+@bad(RENDERING, "lod-meta.json: streamed SOG is not read", "splat-transform")
+def sog_of_many_levels(bench):
+    return [bench.file("lod-meta.json", "{}"), "-s", bench.scene]
+
+
+@bad(RENDERING, "model.glb: is no run folder, and of files .ply, .splat, .spz and .sog are read", "convert it to one")
+def file_of_an_unknown_kind(bench):
+    return [bench.file("model.glb", "glTF"), "-s", bench.scene]
+
+
 @bad(RENDERING, "cut.splat: not a readable .splat file (31 bytes", "export or copy it again")
 def truncated_splat(bench):
     return [bench.file("cut.splat", bytes(31)), "-s", bench.scene]
+
+
+@bad(RENDERING, "model.ply: cannot be read (a FIFO, not a file)", "give another file")
+def fifo_for_a_ply(bench):
+    return [fifo(bench.folder / "model.ply"), "-s", bench.scene]
+
+
+@bad(RENDERING, "model.splat: cannot be read (a device, not a file)", "give another file")
+def device_for_a_splat(bench):
+    (bench.folder / "model.splat").symlink_to("/dev/zero")
+    return [bench.folder / "model.splat", "-s", bench.scene]
 
 
 @bad(RENDERING, "none.ply: no such file", "give a run folder of train.py or a .ply file")
@@ -488,6 +672,85 @@ def folder_that_is_no_run(bench):
     return [bench.folder]
 
 
+@bad(RENDERING, "model.ply: comment SplatOrigin: here does not give three finite numbers x, y, z", "correct it")
+def ply_with_an_origin_of_words(bench):
+    return bench.changed_ply(b"end_header\n", b"comment SplatOrigin: here\nend_header\n")
+
+
+@bad(RENDERING, "model.ply.origin.json: `origin` does not give three finite numbers x, y, z", "correct it")
+def model_beside_an_origin_of_two_numbers(bench):
+    bench.file("model.ply.origin.json", '{"origin": [452310, 5411950]}')
+    return [bench.file("model.ply", bench.ply), "-s", bench.scene]
+
+
+# ------------------------------------------------------------------------------------------------------ camera paths
+
+section = "Camera paths"
+FORMATS = "docs/formats.md lists what a camera path may be"
+
+
+def along(bench: Bench, name: str, content: bytes | str | object) -> list:
+    """A path of these bytes, or of this JSON."""
+    content = content if isinstance(content, bytes | str) else json.dumps(content)
+    return [bench.run.folder, "--skip_test", "--path", bench.file(name, content)]
+
+
+@bad(RENDERING, "path.json: not readable as JSON", FORMATS)
+def text_for_a_path(bench):
+    return along(bench, "path.json", "404: not found")
+
+
+@bad(RENDERING, "path.json: neither a list of cameras or poses, nor an object with `camera_path` or `frames`", FORMATS)
+def path_of_another_program(bench):
+    return along(bench, "path.json", {"path": [{"R": [0, 0, 0, 1], "T": [0, 0, 0]}]})
+
+
+@bad(RENDERING, "path.json: holds no poses", FORMATS)
+def path_without_poses(bench):
+    return along(bench, "path.json", [])
+
+
+@bad(RENDERING, "path.json: pose 0 is not a 4x4 or 3x4 matrix of finite numbers", FORMATS)
+def path_of_3x3_matrices(bench):
+    return along(bench, "path.json", [[[1, 0, 0], [0, 1, 0], [0, 0, 1]]])
+
+
+@bad(RENDERING, "path.json: pose 1: no camera-to-world pose: its axes are stretched or sheared by", FORMATS)
+def path_with_a_sheared_pose(bench):
+    return along(bench, "path.json", [[[1, k, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]] for k in (0, 1)])
+
+
+@bad(RENDERING, "path.json: pose 0: its axes are left-handed (mirrored)", "flip one of them")
+def path_with_mirrored_poses(bench):
+    return along(bench, "path.json", [[[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0]]])
+
+
+@bad(RENDERING, "path.json: camera 0: `rotation` is not 3 x 3 finite numbers", "see docs/formats.md")
+def cameras_json_without_rotations(bench):
+    return along(bench, "path.json", [{"position": [0, 0, 0]}])
+
+
+@bad(RENDERING, "path.json: `camera_type` is 'equirectangular'; only perspective", "change it to perspective")
+def nerfstudio_path_of_a_panorama(bench):
+    return along(bench, "path.json", {"camera_type": "equirectangular", "camera_path": []})
+
+
+@bad(RENDERING, "path.json: 1e+09 frames per second", "it must be between 0.01 and 1000.0")
+def nerfstudio_path_without_time(bench):
+    pose = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+    return along(bench, "path.json", {"seconds": 1e-9, "camera_path": [{"camera_to_world": pose, "fov": 50}]})
+
+
+@bad(RENDERING, "path.npy: not an array of plain numbers as numpy.save writes it", FORMATS)
+def text_for_an_array(bench):
+    return along(bench, "path.npy", "404: not found")
+
+
+@bad(RENDERING, "path.txt: 1 rows of 7 numbers", "a pose has 12 or 16")
+def path_of_quaternions(bench):
+    return along(bench, "path.txt", "0 0 0 1 0 0 0\n")
+
+
 # ------------------------------------------------------------------------------------------------------------- tests
 
 
@@ -508,6 +771,9 @@ def note(bench: Bench, table: dict, maker: Callable, message: str) -> None:
         message = message.replace(f"{folder}/", "")
     message = message.replace(str(bench.folder), "folder").replace(".distwar_cache, ", "")  # of another test
     message = re.sub(r"-[0-9a-f]{12}\b", "-...", message)
+    message = re.sub(
+        r"process \d+ on \S+ trains there since [\d: -]+;", "process ... on ... trains there since ...;", message
+    )
     message = re.sub(r"\[enforce fail at .*?(?=\); )", "...", message)  # torch's words, with places in its sources
     if "invalid choice" in message:
         message = message.replace("'", "")  # newer Pythons quote them otherwise

@@ -145,3 +145,26 @@ def test_mistakes(path):
         path(np.eye(4), 5)
     with pytest.raises(ValueError, match="frames is 0"):
         path(np.eye(4)[None], 0)
+
+
+@pytest.mark.parametrize("path", [ellipse, interpolate])
+@pytest.mark.parametrize(
+    "mirror", [np.diag([1.0, 1.0, -1.0, 1.0]), np.diag([-1.0, 1.0, 1.0, 1.0]), np.eye(4)[[1, 0, 2, 3]]]
+)
+@pytest.mark.parametrize("name", ["ring", "ring in another frame", "one", "arc", "parallel", "all at one pose"])
+def test_the_path_of_a_left_handed_world_shows_what_that_of_its_mirror_image_shows(path, mirror, name):
+    """Cameras V of a world see its point x as cameras V M see its mirror image M x (M its own inverse)."""
+    cameras = scenes()[name]
+    found = path(cameras @ mirror, 7)
+    assert (np.linalg.det(found[:, :3, :3]) < 0.0).all()
+    np.testing.assert_allclose(
+        found[:, :3, :3] @ found[:, :3, :3].transpose(0, 2, 1), np.tile(np.eye(3), (7, 1, 1)), atol=1e-9
+    )
+    expected = path(cameras, 7) @ mirror
+    if path is interpolate:  # it does not depend on which mirror was used; an ellipse begins at another point
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    else:
+        middle = focus_point(cameras)
+        in_view = found @ mirror @ np.append(middle, 1.0)
+        np.testing.assert_allclose(in_view[:, :2], 0.0, atol=1e-6)  # every frame looks at the common focus
+        assert (in_view[:, 2] > 0.0).all()

@@ -242,6 +242,10 @@ def test_the_newest_are_kept(tmp_path, keep, named, left):
     assert sorted(os.listdir(tmp_path / "checkpoints")) == sorted(["latest", *(f"step_{step}.pt" for step in left)])
 
 
+def check_scene(path, saved, now) -> None:
+    cp.check_scene(path, saved, cp.scene_fingerprint(now), now.source)
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -255,16 +259,42 @@ def test_the_newest_are_kept(tmp_path, keep, named, left):
 )
 def test_another_scene_is_refused(tmp_path, changes, word):
     saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
-    cp.check_scene(tmp_path, saved, scene())
-    cp.check_scene(tmp_path, saved, scene(moved=1e-8))  # another machine's rounding
+    check_scene(tmp_path, saved, scene())
+    check_scene(tmp_path, saved, scene(moved=1e-8))  # another machine's rounding
     with pytest.raises(cp.CheckpointError, match=word):
-        cp.check_scene(tmp_path, saved, scene(**changes))
+        check_scene(tmp_path, saved, scene(**changes))
+
+
+FAR_FRAME = SimpleNamespace(shift=np.array([452310.123, 5411954.9999, 263.4]), scale=np.float64(0.25))
+
+
+@pytest.mark.parametrize(("moved", "same"), [(0.0, True), (1e-6, True), (0.01, False), (3.0, False)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_frame_of_a_far_scene_is_compared_in_its_extents(tmp_path, axis, moved, same):
+    """Six digits of a northing are 10 units; a run that went on elsewhere would export its model there."""
+    saved = SimpleNamespace(scene=cp.scene_fingerprint(scene(normalisation=FAR_FRAME)))
+    shift = FAR_FRAME.shift + moved * np.eye(3)[axis]
+    now = scene(normalisation=SimpleNamespace(shift=shift, scale=FAR_FRAME.scale))
+    if same:
+        check_scene(tmp_path, saved, now)
+    else:
+        with pytest.raises(cp.CheckpointError, match="training frame"):
+            check_scene(tmp_path, saved, now)
+
+
+def test_the_frames_of_older_checkpoints_have_six_digits(tmp_path):
+    saved = SimpleNamespace(scene=cp.scene_fingerprint(scene()) | {cp.FRAME: [1.0, 2.0, 0.333333, 0.5]})
+    check_scene(tmp_path, saved, scene())
+    for other in (None, "frame", [1.0, 2.0], [1.0, 2.0, 0.333333, "0.5"], [1.0, 2.0, 0.333333, float("nan")]):
+        saved.scene[cp.FRAME] = other
+        with pytest.raises(cp.CheckpointError, match="training frame"):
+            check_scene(tmp_path, saved, scene())
 
 
 def test_other_image_files_are_warned_of(tmp_path, caplog):
     saved = cp.load_checkpoint(cp.save_checkpoint(tmp_path, checkpoint()), "cpu")
-    cp.check_scene(tmp_path, saved, scene())
+    check_scene(tmp_path, saved, scene())
     assert not caplog.text
     (tmp_path / "retouched.png").write_bytes(b"12")
-    cp.check_scene(tmp_path, saved, scene(photo=str(tmp_path / "retouched.png")))
+    check_scene(tmp_path, saved, scene(photo=str(tmp_path / "retouched.png")))
     assert "have 10: are they the same photos?" in caplog.text

@@ -55,6 +55,8 @@ def steps(length: int) -> dict:
         ("--data_factor 2", {"data.resolution": 2}),
         ("--resolution 2", {"data.resolution": 2}),
         ("--test_every 10", {"data.test_every": 10}),
+        ("--test_list held.txt", {"data.test_list": "held.txt"}),
+        ("--test-list none", {"data.test_list": "none"}),
         ("--invert_masks", {"data.invert_masks": True}),
         ("--eval", {}),
         ("--no_eval", {"data.eval": False}),
@@ -86,6 +88,8 @@ def steps(length: int) -> dict:
         (f"--config {ROOT}/configs/strategies/mcmc.yaml", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
         ("--strategy absgrad --set densification.grad_threshold=2e-4", {"densification.strategy": "absgrad"}),
         ("--cap_max 1000", {"densification.cap_max": 1000}),
+        ("--export_origin local", {"train.export_origin": "local"}),
+        ("--export-origin=input", {"train.export_origin": "input"}),
         ("--reduction atomic", {"reduction.strategy": "atomic"}),
         ("--balance_threshold 16", {"reduction.balance_threshold": 16}),
         ("--device cpu", {"train.device": "cpu"}),
@@ -106,6 +110,24 @@ def test_scene_folder_names_the_result(flag):
 
 def test_a_transforms_file_is_named_after_its_folder():
     assert train_config(["-s", "data/room/transforms.json"]).train.result_dir == str(Path("output/room"))
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("room/sparse/0", "room"), ("room/sparse", "room"), ("room/colmap/sparse/0", "room"), ("room/sparse/7", "room"),
+        ("room/model", "model"), ("flat", "flat"), ("colmap", "colmap"), ("24", "24"), ("room\\sparse\\0", "room"),
+        ("room/colmap", "room"), ("room", "room"),
+    ],
+)  # fmt: skip
+def test_a_run_is_named_after_the_scene_of_a_model(tmp_path, monkeypatch, source, name):
+    for model in ("room/sparse/0", "room/colmap/sparse/0", "room/sparse/7", "room/model", "flat", "colmap", "24"):
+        (tmp_path / model).mkdir(parents=True)
+        (tmp_path / model / "images.bin").touch()
+    for scene in ("flat", "colmap", "24"):
+        (tmp_path / scene / "images").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert train_config(["-s", source]).train.result_dir == str(Path("output") / name)
 
 
 @pytest.mark.parametrize("flag", ["-m", "--model_path", "--result_dir", "--result-dir"])
@@ -132,7 +154,7 @@ def test_precedence_defaults_file_flags_set(tmp_path):
 def test_a_scenes_config_with_a_strategy():
     """configs/default.yaml, its base, repeats every default: a strategy's win over those, not over the scene's own."""
     config = train_config(["--config", str(ROOT / "configs/mipnerf360/garden.yaml"), "--strategy", "mcmc"])
-    assert config.densification.stop == 25_000 and config.optim.adam == "dense" and config.data.images == "images_4"
+    assert config.densification.stop == 25_000 and config.optim.adam == "lazy" and config.data.images == "images_4"
     config = train_config(["--config", str(ROOT / "configs/demo.yaml"), "--strategy", "mcmc", "--cap_max", "9"])
     assert (config.densification.stop, config.densification.cap_max, config.model.init_opacity) == (900, 9, 0.5)
 
@@ -163,7 +185,18 @@ USAGE_MISTAKES = [
     (render_args, "", "give one model to render"),
     (render_args, "a -m b", "give one model to render"),
     (render_args, "a --frames 0", "--frames and --fps must be positive"),
+    (render_args, "a --frames -7", "--frames and --fps must be positive"),
+    (render_args, f"a --frames {10**7}", "--frames is 10000000: it must be between 1 and 1000000"),
+    (render_args, f"a --frames {'9' * 5000}", "argument --frames: invalid int value"),
+    (render_args, "a --frames nan", "argument --frames: invalid int value: 'nan'"),
+    (render_args, "a --fps 0", "--frames and --fps must be positive"),
+    (render_args, "a --fps=-inf", "--frames and --fps must be positive"),
+    (render_args, "a --fps nan", "--fps is nan: it must be between 0.01 and 1000"),
+    (render_args, "a --fps inf", "--fps is inf: it must be between 0.01 and 1000"),
+    (render_args, "a --fps 1e400", "--fps is inf: it must be between 0.01 and 1000"),
+    (render_args, "a --fps 1e-300", "--fps is 1e-300: it must be between 0.01 and 1000"),
     (render_args, "a --path spiral", "argument --path: invalid choice: 'spiral'"),
+    (train_config, "-s x --export_origin near", "argument --export_origin: invalid choice: 'near'"),
     (render_args, "a.ply --iteration 5", "--iteration picks a model of a run folder"),
 ]
 
@@ -190,13 +223,14 @@ def test_render_flags():
     assert render_args(["--path", "ellipse", "run", "--depth"]).model == Path("run")
     assert render_args(["-m", "run"]) == render_args(["--model-path", "run"]) == RenderArgs(model=Path("run"))
     argv = "run -s data -i im -r 2 --iteration 7 --path ellipse --frames 9 --fps 12.5 --skip_test --train --depth"
-    rest = "--out o --device cpu -w --config c.yaml"
+    rest = "--out o --device cpu -w --config c.yaml --test_list t"
     assert render_args(f"{argv} {rest}".split()) == RenderArgs(
         model=Path("run"),
         config=Path("c.yaml"),
         source_path="data",
         images="im",
         resolution=2,
+        test_list="t",
         background="white",
         iteration=7,
         path="ellipse",
@@ -283,6 +317,13 @@ def test_errors_of_the_disk_name_the_file(tmp_path, capsys):
         (tmp_path / "none").read_text()
 
     assert run(main, capsys) == (1, f"error: {tmp_path / 'none'}: No such file or directory\n")
+
+
+@pytest.mark.parametrize("name", ["cameras.json", "./ellipse", "a.npy", "a/b", "poses"])
+def test_paths_that_look_like_files(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "poses").write_text("")
+    assert render_args(["run", "--path", name]).path == name
 
 
 def test_interrupt(capsys):

@@ -2,7 +2,7 @@ import numpy as np
 import pycolmap
 import pytest
 from PIL import Image
-from scene_files import ring, write_colmap, write_image
+from scene_files import ring, write_blender, write_colmap, write_image
 
 from datasets import DataError, load_scene
 
@@ -137,7 +137,10 @@ def test_records_of_any_length_are_walked(tmp_path):
         track = pycolmap.Track([pycolmap.TrackElement(image_id, 0) for image_id in range(1, length + 1)])
         model.add_point3D(np.full(3, float(length)), track if length == 4 else pycolmap.Track())
     model.write_binary(place)
-    assert load_scene(tmp_path).points.positions.shape == (2, 3)
+    points, written = load_scene(tmp_path, **ALL).points, [model.points3D[number] for number in sorted(model.points3D)]
+    assert len(written) == 2
+    np.testing.assert_array_equal(points.positions, [point.xyz for point in written])
+    np.testing.assert_array_equal(points.colors, [point.color for point in written])
     path = place / "points3D.bin"
     path.write_bytes(path.read_bytes()[:-8])
     with pytest.raises(DataError, match="cut short"):
@@ -207,3 +210,38 @@ def test_undistorted_image_agrees_with_its_pinhole_camera(tmp_path, model, param
         assert Image.open(view.image_path).size == (view.width, view.height)
         expected = view.K @ rays[view.name]
         np.testing.assert_allclose(spot_center(view.image_path), expected[:2] / expected[2], atol=0.15)
+
+
+def test_a_model_beside_the_images_comes_after_all_else(tmp_path):
+    write_colmap(tmp_path, text=True, place=".")
+    assert len(load_scene(tmp_path, **ALL).train) == 4
+    write_blender(tmp_path, train=3, test=None)
+    (tmp_path / "transforms_train.json").rename(tmp_path / "transforms.json")
+    assert load_scene(tmp_path, **ALL).kind == "transforms"
+    write_colmap(tmp_path, names=["a.png", "b.png"])
+    scene = load_scene(tmp_path, **ALL)
+    assert (scene.kind, len(scene.train)) == ("colmap", 2)
+
+
+def test_a_list_called_images_is_no_model(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images.txt").write_text("a.png\n")
+    with pytest.raises(DataError, match="no dataset found"):
+        load_scene(tmp_path)
+
+
+def test_the_scene_of_a_model_is_where_the_images_are(tmp_path):
+    scene = write_colmap(tmp_path / "scene")
+    write_colmap(tmp_path / "scene/distorted", images=None)
+    write_colmap(tmp_path / "scene", names=["a.png", "b.png"], place="sparse/7")
+    for named, views in (("sparse/0", 4), ("sparse/7", 2), ("sparse", 4)):
+        loaded = load_scene(scene / named, resolution=2, **ALL)
+        assert (loaded.source, len(loaded.train)) == (scene, views)
+        assert (scene / ".distwar_cache") in loaded.train[0].image_path.parents
+    with pytest.raises(DataError, match="no such image folder"):  # its photos are not those in scene/images
+        load_scene(scene / "distorted/sparse/0")
+
+
+def test_a_model_named_from_within(tmp_path, monkeypatch):
+    monkeypatch.chdir(write_colmap(tmp_path / "scene") / "sparse/0")
+    assert load_scene(".", **ALL).source == tmp_path / "scene"

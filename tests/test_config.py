@@ -253,7 +253,26 @@ def test_the_config_of_a_run_with_mcmc_is_read_back_whole(tmp_path):
     assert load_config(tmp_path / "c.yaml") == config
 
 
-def test_mcmc_needs_dense_adam(tmp_path):
-    file = write(tmp_path / "c.yaml", "densification: {strategy: mcmc}\noptim: {adam: lazy}\n")
-    with pytest.raises(ConfigError, match=r"c.yaml: optim.adam is lazy: .* needs dense; .*strategies/mcmc.yaml"):
+def test_mcmc_takes_lazy_and_dense_adam_and_refuses_visible(tmp_path):
+    text = "densification: {{strategy: mcmc}}\noptim: {{adam: {}}}\n"
+    for adam in ("lazy", "dense"):
+        assert load_config(write(tmp_path / f"{adam}.yaml", text.format(adam))).optim.adam == adam
+    assert load_config(write(tmp_path / "c.yaml", "densification: {strategy: mcmc}\n")).optim.adam == "lazy"
+    file = write(tmp_path / "c.yaml", text.format("visible"))
+    with pytest.raises(ConfigError, match=r"c.yaml: optim.adam is visible: .* at every step; use lazy or dense"):
         load_config(file)
+
+
+@pytest.mark.parametrize("key", ["data.source_path", "train.result_dir", "data.images", "train.resume"])
+@pytest.mark.parametrize("name", ["a\0b", "\ud800"])
+def test_what_no_file_can_be_called(key, name):
+    with pytest.raises(ConfigError, match=rf"{key} is 'a?.*': no file can be called so; give another name"):
+        with_values(Config(), {key: name})
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a\nb", ""])
+def test_names_that_are_not_utf8_are_names(tmp_path, name):
+    """As their bytes are on the disk (PEP 383); config.yaml holds them, too."""
+    config = with_values(Config(), {"train.result_dir": name})
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml").train.result_dir == name

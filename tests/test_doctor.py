@@ -1,5 +1,6 @@
 """The machine check: its verdicts on machines that lack something, and on this one."""
 
+import hashlib
 import subprocess
 import sys
 
@@ -180,7 +181,18 @@ def test_where_kernels_are_built(doctor, monkeypatch, tmp_path, free, writable, 
     finding = doctor._kernel_state("cpu", tmp_path / "not/yet/kernels.so")
     assert finding.blocks == blocks and ("TORCH_EXTENSIONS_DIR" in finding.remedy) == bool(blocks)
     (tmp_path / "kernels.so").touch()
+    damaged = doctor._kernel_state("cpu", tmp_path / "kernels.so")
+    assert damaged.value.startswith("damaged") and damaged.remedy and damaged.blocks == blocks
+    (tmp_path / "kernels.so.sha256").write_text(hashlib.sha256(b"").hexdigest())
     assert doctor._kernel_state("cpu", tmp_path / "kernels.so").value.startswith("built")
+
+
+def test_kernels_where_others_can_write(doctor, tmp_path):
+    (tmp_path / "builds/key").mkdir(parents=True)
+    (tmp_path / "builds").chmod(0o777)
+    finding = doctor._kernel_state("cpu", tmp_path / "builds/key/kernels.so")
+    assert finding.value == f"{tmp_path / 'builds'}: others can write to it" and finding.blocks == ("cpu",)
+    assert finding.remedy.startswith(f"chmod go-w {tmp_path / 'builds'}, or set TORCH_EXTENSIONS_DIR")
 
 
 def test_gsplat_builds(doctor, tmp_path):

@@ -8,7 +8,8 @@ import ctypes
 from functools import partial
 
 import pytest
-from emulated_blend import run
+import torch
+from emulated_blend import run, run_with_errors
 from emulated_kernels import build
 from random_scenes import (
     any_blend_scene,
@@ -21,6 +22,7 @@ from random_scenes import (
 from test_blend import ABSGRAD_CASES, absgrad_of, break_gaussians, needle_scene, without
 
 from distwar_kernels import Reduction
+from distwar_kernels.blend.blend_reference import blend_reference
 
 BOUND = 1e-5
 CASES = {
@@ -83,3 +85,40 @@ def test_broken_gaussians_spoil_nothing(library, reduction, channels):
 def test_the_kernel_counts_its_traffic_as_the_cpu_backend_does(library):
     scene = random_blend_scene(1, n=40, width=20, height=16, channels=1)
     assert run(library, scene, Reduction("atomic"))["counts"].equal(count_traffic(scene).counts)
+
+
+ERROR_CASES = {
+    "cameras": partial(random_blend_scene, 9, n=40, width=33, height=18, cameras=2),
+    "masks": partial(random_blend_scene, 9, n=40, width=33, height=18, masked=True),
+    "one-pixel": partial(random_blend_scene, 2, n=20, width=1, height=1),
+    "opaque": partial(random_blend_scene, 19, n=300, width=18, height=18, opacity=(0.9, 1.0)),
+    "capped": partial(stack_scene, 1.0, 3),
+    "needles": partial(needle_scene, 0),
+    "huge": partial(random_blend_scene, 21, n=70, width=18, height=20, size=(20.0, 200.0)),
+}
+ERROR_SUMS = [(r, False) for r in (Reduction("atomic"), Reduction("sw_s"), Reduction("sw_b"), Reduction("sw_t", 8))]
+
+
+@pytest.mark.parametrize(("reduction", "exact"), [*ERROR_SUMS, (Reduction("sw_t"), True)], ids=str)
+@pytest.mark.parametrize("case", ERROR_CASES.values(), ids=ERROR_CASES.keys())
+def test_errors_are_summed_by_weight_and_the_rest_is_as_without(library, case, reduction, exact):
+    """In float64 they are the gradient of a fourth colour that all Gaussians have as 0."""
+    scene = case()
+    pixels = (len(scene.isect_offsets), scene.height, scene.width)
+    errors = torch.rand(pixels, generator=torch.Generator().manual_seed(5))
+    black = torch.zeros_like(scene.colors[..., :1]).double().requires_grad_()
+    splats = [t.double().flatten(0, -2) for t in (scene.means2d, scene.conics, black)]
+    image, _ = blend_reference(
+        *splats, scene.opacities.double().flatten(), scene.width, scene.height, scene.isect_offsets, scene.flatten_ids,
+        masks=scene.masks,
+    )  # fmt: skip
+    (wanted,) = torch.autograd.grad((image[..., 0] * errors).sum(), black)
+    records = run_with_errors(library, scene, reduction, errors, True, exact)
+    assert_close({"sums": records[:, 11]}, {"sums": wanted.flatten()}, BOUND)
+    plain = run(library, scene, reduction, True)
+    parts = {
+        "v_means2d": records[:, :2], "v_conics": records[:, 2:5], "v_opacities": records[:, 5],
+        "absgrad": records[:, 6:8], "v_colors": records[:, 8:11],
+    }  # fmt: skip
+    check({name: part.reshape(plain[name].shape) for name, part in parts.items()},
+          {name: tensor.double() for name, tensor in plain.items()})  # fmt: skip

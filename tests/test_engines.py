@@ -3,18 +3,19 @@
 import pytest
 import torch
 from demo_runs import demo_config
-from fused_scenes import random_params, random_view
-from random_scenes import relative_l2
+from fused_scenes import random_params, random_view, weights
+from random_scenes import assert_below, relative_l2
+from test_fused import error_map, expected_error_sums
 from torch import Tensor
 
 from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.config import Config
 from distwar_gs.densification import Densifier, drop_rows
-from distwar_gs.engines import ComposedEngine, Engine, FusedEngine
-from distwar_gs.losses import photometric_gradient
+from distwar_gs.engines import ComposedEngine, ComposedRendered, Engine, FusedEngine
+from distwar_gs.losses import photometric_gradient, photometric_gradients
 from distwar_gs.model import as_parameters
 from distwar_gs.optimizer import load_state_dicts, make_optimizers, moments_of, set_steps, state_dicts
-from distwar_gs.renderer import RenderSettings
+from distwar_gs.renderer import COMPOSED, RenderSettings
 from distwar_gs.timing import NoTimer
 from distwar_gs.trainer import Trainer
 from distwar_kernels.fused import capacity
@@ -211,6 +212,112 @@ def test_deterministic_steps_are_near_the_others(device):
     for training in (exact, plain):
         training.step(1)
     assert_near(exact.state(), plain.state())
+
+
+# ------------------------------------------------------------------------------------------------------ error scores
+
+
+class Scored(Densifier):
+    """Asks for a score at odd steps."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__(50, device, 1.0, CONFIG.densification, False)
+        self.score = torch.zeros(50, device=device)
+
+    def statistics(self, step: int) -> dict[str, Tensor] | None:
+        return self.state | {"score": self.score} if step % 2 else self.state
+
+
+def scored_training(kind: str, device: torch.device, **options: object) -> Training:
+    training = Training(kind, device, **options)
+    training.densifier = training.engine.densifier = Scored(device)
+    return training
+
+
+def step_with_errors(training: Training, step: int, kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """One step, and its image and errors."""
+    rendered = training.engine.forward(step, training.camera, 3, training.background)
+    image = rendered.image.detach().clone()
+    gradients, _ = photometric_gradients(rendered.image, training.photo, 0.2, None, kept, with_errors=True)
+    training.engine.update(rendered, gradients, NoTimer())
+    return image.cpu(), gradients["errors"].cpu()
+
+
+def expected_score(params: dict[str, Tensor], errors: Tensor) -> Tensor:
+    """[N] float64 that a step adds."""
+    values = {name: value.detach().cpu() for name, value in params.items()}
+    return expected_error_sums(values, random_view(1, WIDTH, HEIGHT), errors).sqrt()
+
+
+@pytest.mark.parametrize("options", [{}, {"absgrad": True}], ids=str)
+@pytest.mark.parametrize("kind", ["composed", "lazy", "dense", "deterministic"])
+def test_every_engine_scores_as_the_reference_does(device, kind, options):
+    """Step after step; what the mask ignores has no error, and an even step has no score."""
+    if kind == "composed":
+        training = scored_training("composed", torch.device("cpu"), **options)
+    else:
+        how = {"deterministic": True} if kind == "deterministic" else {"adam": kind}
+        training = scored_training("fused", device, **how, **options)
+    kept = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(3)) > 0.3
+    wanted = torch.zeros(50, dtype=torch.float64)
+    for step in (1, 2, 3):
+        training.engine.settle(step - 1)
+        params = {name: param.detach().clone() for name, param in training.params.items()}
+        image, errors = step_with_errors(training, step, kept.to(training.photo.device))
+        assert not errors[~kept].any() and errors[kept].mean() > 0.1
+        torch.testing.assert_close(errors[kept], (image - training.photo.cpu() / 255.0).abs().mean(-1)[kept])
+        if step % 2:
+            wanted += expected_score(params, errors)
+    assert relative_l2(training.densifier.score.cpu(), wanted) < 2e-5 and (wanted > 0).sum() > 10
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_sums_through_the_ops_are_the_references_over_many_seeds(device):
+    """Large, tiny, opaque and transparent Gaussians; images of all sizes."""
+    errors_of = {}
+    for seed in range(16):
+        params, size = random_params(50, seed), (1 + 7 * seed % 41, 1 + 11 * seed % 37)
+        params["scales"][:8] += 2.5
+        params["opacities"][8:16] += 6.0
+        params["opacities"][16:20] = -20.0
+        view, probe = random_view(seed, *size), torch.zeros(50, 1, device=device, requires_grad=True)
+        errors, (camera, options) = error_map(view, seed), view.to(torch.device(device))
+        settings = RenderSettings(options.near_plane, options.far_plane, absgrad=seed % 2 == 1)
+        rendering = COMPOSED.render(
+            as_parameters(params, torch.device(device)), camera, settings, sh_degree=options.sh_degree,
+            background=options.background, with_depth=False, features=probe,
+        )  # fmt: skip
+        sums = ComposedRendered(1, rendering, probe).differentiate(weights(rendering.colors[0]), errors.to(device))
+        wanted = expected_error_sums(params, view, errors)
+        errors_of[seed] = relative_l2(sums[:, 0].cpu(), wanted) if wanted.any() else float(sums.abs().max())
+    assert_below(errors_of, 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["composed", "fused"])
+def test_a_score_changes_nothing_of_the_training(device, kind):
+    where = torch.device("cpu") if kind == "composed" else device
+    options = {} if kind == "composed" else {"deterministic": True}
+    plain, scored = Training(kind, where, **options), scored_training(kind, where, **options)
+    for step in (1, 2, 3):
+        image = plain.step(step)
+        assert torch.equal(step_with_errors(scored, step)[0], image.cpu())
+    for training in (plain, scored):
+        training.engine.settle(3)
+    before, after = plain.state(), scored.state()
+    for name, tensor in before.items():
+        if kind == "composed":  # the CPU's loop over channels is another: rounding may differ
+            torch.testing.assert_close(after[name], tensor, rtol=1e-4, atol=1e-7)
+        else:
+            assert torch.equal(after[name], tensor), name
+
+
+@pytest.mark.parametrize("kind", ["composed", "fused"])
+def test_a_score_without_errors_is_refused_and_errors_without_a_score_do_nothing(device, kind):
+    training = scored_training(kind, torch.device("cpu") if kind == "composed" else device)
+    with pytest.raises(ValueError, match="asks for a score at step 1: hand the errors"):
+        training.step(1)
+    step_with_errors(training, 2)
+    assert not training.densifier.score.any()
 
 
 @pytest.mark.gpu

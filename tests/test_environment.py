@@ -192,7 +192,11 @@ exec c++ "$@"
             said.append(builder.communicate(timeout=120)[1])
             assert builder.returncode == 0, said[-1]
         (folder,) = self.builds.iterdir()
-        assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cpu.so"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "build.lock",
+            "distwar_cpu.so",
+            "distwar_cpu.so.sha256",
+        ]
         return said
 
 
@@ -294,4 +298,4 @@ def test_two_processes_build_the_cuda_kernels_at_once(tmp_path):
     said = [ended(process) for process in both]
     assert sum("building the distwar cuda kernels once" in words for words in said) == 1
     (folder,) = (tmp_path / "builds").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cuda.so"]
+    assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cuda.so", "distwar_cuda.so.sha256"]

@@ -9,6 +9,9 @@ import torch
 
 from datasets.scene import Normalisation, View
 from distwar_gs.export import ModelFileError, find_ply, load_ply, read_render_mode, save_cameras_json, save_ply
+from distwar_gs.model import SH_C0, sh_degree_of
+from distwar_gs.renderer import RenderSettings, render
+from distwar_kernels import Cameras
 
 KEYS = ("means", "quats", "scales", "opacities", "sh0", "shN")
 BASES = {0: 0, 1: 3, 2: 8, 3: 15}
@@ -110,7 +113,7 @@ def test_files_without_normals_and_f_rest_in_any_order_and_precision(tmp_path):
     assert read_render_mode(tmp_path / "a.ply") is None
 
 
-@pytest.mark.parametrize("column", ESSENTIAL)
+@pytest.mark.parametrize("column", [name for name in ESSENTIAL if name != "scale_2"])  # 2DGS has two
 def test_a_missing_column_is_named(tmp_path, column):
     rewrite(tmp_path / "a.ply", [name for name in ESSENTIAL if name != column])
     with pytest.raises(ModelFileError, match=rf"a\.ply: column {column} is missing"):
@@ -207,3 +210,121 @@ def test_cameras_json_is_in_the_frame_of_the_input(tmp_path):
     }
     assert first == {"id": 0, **rest}
     assert second["id"] == 1
+
+
+# ------------------------------------------------------------------------------------------------ PLYs of other tools
+
+
+def columns_of(params) -> dict[str, np.ndarray]:
+    """The reference's columns by name, as `save_ply` writes them, without normals."""
+    arrays = {key: tensor.detach().numpy() for key, tensor in params.items()}
+    rest = arrays["shN"].transpose(0, 2, 1).reshape(len(arrays["means"]), -1)
+    table = np.concatenate(
+        [arrays["means"], arrays["sh0"][:, 0], arrays["opacities"][:, None], arrays["scales"], arrays["quats"], rest], 1
+    )
+    return dict(zip([*ESSENTIAL, *(f"f_rest_{index}" for index in range(rest.shape[1]))], table.T, strict=True))
+
+
+def write_columns(path, columns, *others, order=None, **how) -> None:
+    """A PLY of these columns in their own types; `others`: elements before and behind it, (table, name)."""
+    vertices = np.zeros(len(columns["x"]), [(name, columns[name].dtype) for name in order or columns])
+    for name in vertices.dtype.names:
+        vertices[name] = columns[name]
+    parts = [*others[:1], (vertices, "vertex"), *others[1:]]
+    plyfile.PlyData([plyfile.PlyElement.describe(table, name) for table, name in parts], **how).write(str(path))
+
+
+def picture(params) -> torch.Tensor:
+    """Gaussians about the origin, in front of a camera."""
+    viewmats, Ks = torch.eye(4)[None], torch.tensor([[[40.0, 0, 32], [0, 40, 24], [0, 0, 1]]])
+    viewmats[0, 2, 3] = 4.0
+    with torch.no_grad():
+        cameras = Cameras.of_matrices(viewmats, Ks, 64, 48)
+        settings = RenderSettings(near_plane=0.1, far_plane=100.0)
+        return render(params, cameras, settings, sh_degree=sh_degree_of(params)).colors[0]
+
+
+def visible(count: int = 40, degree: int = 1):
+    """Gaussians of moderate size with colours from 0 to 1 in steps of 1/255, as bytes hold them."""
+    params = {name: tensor.detach().clone() for name, tensor in gaussians(count, degree).items()}
+    params["scales"] = 0.3 * params["scales"] - 1.5
+    levels = torch.randint(0, 256, params["sh0"].shape, generator=torch.Generator().manual_seed(1))
+    params["sh0"] = ((levels.double() / 255 - 0.5) / SH_C0).float()
+    return params, levels[:, 0].numpy()
+
+
+FACES = np.zeros(2, [("vertex_indices", "O"), ("a", "u1")])
+FACES["vertex_indices"] = [np.arange(3, dtype=np.int32)] * 2
+UNRELATED = [
+    (np.zeros(0, [("min_x", "f4")]), "chunk"), (np.ones(1, [("view_px", "f4"), ("k1", "f8")]), "camera"),
+    (FACES, "face"), (FACES[:0], "tristrips"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["<", ">", "text"])
+@pytest.mark.parametrize("first", range(len(UNRELATED)))
+def test_unrelated_elements_and_columns_change_no_pixel(tmp_path, first, form):
+    params, _ = visible()
+    columns = columns_of(params)
+    columns |= {"label": np.arange(40, dtype=np.int16), "nx": np.zeros(40), "confidence": np.ones(40)}
+    others = [UNRELATED[first], *UNRELATED[:first], *UNRELATED[first + 1 :]]
+    how = {"text": True} if form == "text" else {"byte_order": form}
+    write_columns(
+        tmp_path / "a.ply", columns, *others, order=sorted(columns), comments=["a tool"], obj_info=["b"], **how
+    )
+    loaded = load_ply(tmp_path / "a.ply")
+    assert all(torch.equal(loaded[name], params[name]) for name in KEYS)
+    assert torch.equal(picture(loaded), picture(params)) and picture(params).std() > 0.1
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_doubles_of_every_degree(tmp_path, degree):
+    params, _ = visible(degree=degree)
+    write_columns(tmp_path / "a.ply", {name: column.astype("f8") for name, column in columns_of(params).items()})
+    assert torch.equal(picture(load_ply(tmp_path / "a.ply")), picture(params))
+
+
+COLOURS = {
+    "bytes": lambda levels: levels.astype("u1"),
+    "16 bits": lambda levels: (levels * 257).astype("u2"),
+    "fractions": lambda levels: (levels / 255).astype("f4"),
+    "levels in floats": lambda levels: levels.astype("f4"),
+}
+
+
+@pytest.mark.parametrize("kind", COLOURS)
+@pytest.mark.parametrize("names", ["red green blue", "r g b", "diffuse_red diffuse_green diffuse_blue"])
+def test_colours_in_the_place_of_harmonics(tmp_path, kind, names, caplog):
+    caplog.set_level("INFO")
+    params, levels = visible(degree=1)
+    columns = {name: column for name, column in columns_of(params).items() if not name.startswith("f_dc")}
+    columns |= dict(zip(names.split(), COLOURS[kind](levels).T, strict=True))
+    write_columns(tmp_path / "a.ply", columns)
+    loaded = load_ply(tmp_path / "a.ply")
+    torch.testing.assert_close(loaded["sh0"], params["sh0"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(picture(loaded), picture(params), rtol=0, atol=1e-5)
+    assert f"no f_dc, colours from {names}" in caplog.text
+
+
+def test_two_scales_are_flat_gaussians(tmp_path):
+    """As 2DGS writes them: thin along their third axis, whatever that is in the world."""
+    params, _ = visible()
+    columns = columns_of(params)
+    del columns["scale_2"]
+    write_columns(tmp_path / "a.ply", columns)
+    loaded = load_ply(tmp_path / "a.ply")
+    assert torch.equal(loaded["scales"][:, :2], params["scales"][:, :2])
+    assert (loaded["scales"][:, 2] < loaded["scales"][:, :2].amin(dim=1) - 9).all()
+    flat = {**params, "scales": torch.cat([params["scales"][:, :2], torch.full((40, 1), -30.0)], dim=1)}
+    torch.testing.assert_close(picture(loaded), picture(flat), rtol=0, atol=1e-5)
+    assert (picture(loaded) - picture(params)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("comments", "mode"),
+    [(["antialiased 1"], "mip"), (["antialiased 0"], "default"), (["SplatRenderMode: 2dgs"], "2dgs"), ([], None),
+     (["antialiased 0", "SplatRenderMode: mip"], "mip"), (["SplatRenderMode: mip ", "by a tool"], "mip")],
+)  # fmt: skip
+def test_what_other_tools_say_of_antialiasing(tmp_path, comments, mode):
+    write_columns(tmp_path / "a.ply", columns_of(visible()[0]), comments=comments)
+    assert read_render_mode(tmp_path / "a.ply") == mode

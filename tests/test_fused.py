@@ -353,6 +353,175 @@ def test_cuda_features_over_many_seeds(seeds):
     assert_below(errors, 1e-4)
 
 
+# ------------------------------------------------------------------------------------------------------ error scores
+
+ODD_SIZES = [(40, 33), (1, 1), (17, 16), (50, 3), (31, 47), (16, 5)]
+
+
+def error_map(view: View, seed: int = 8) -> Tensor:
+    """[H, W], a third of them 0."""
+    errors = torch.rand(view.camera.height, view.camera.width, generator=torch.Generator().manual_seed(seed))
+    return (1.5 * errors - 0.5).clamp_min(0.0)
+
+
+def expected_error_sums(params: dict[str, Tensor], view: View, errors: Tensor) -> Tensor:
+    """[N] float64 sums of weight times error: the gradient of a feature that is 0 everywhere."""
+    probe = torch.zeros(len(params["means"]), 1, dtype=torch.float64, requires_grad=True)
+    doubles = {name: tensor.double() for name, tensor in params.items()}
+    image = rasterize_reference(doubles, *view, features=probe)[-1]
+    (sums,) = torch.autograd.grad((image[..., 0] * errors.double()).sum(), probe)
+    return sums[:, 0]
+
+
+def drawn(params: dict[str, Tensor], view: View, device: torch.device) -> fused.Rendered:
+    return fused.render_whole([params[name].to(device) for name in PARAMETERS], *view.to(device), BufferSizes())
+
+
+def error_sums(rendered: fused.Rendered, records: Tensor) -> Tensor:
+    """[N] of the records."""
+    held, count = int(rendered.counts[0]), len(rendered.parameters[0])
+    ids = rendered.state.visible.gaussian_ids[:held].long()
+    return torch.zeros(count, device=records.device).index_copy(0, ids, records[:held, 11]).cpu()
+
+
+SUMMED_BY = {
+    "atomic": (Reduction("atomic"), False), "sw_s": (Reduction("sw_s"), False), "sw_b": (Reduction("sw_b"), False),
+    "sw_t": (Reduction("sw_t"), False), "sw_t-split": (Reduction("sw_t", 8), False),
+    "deterministic": (Reduction("sw_t"), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("absgrad", [False, True])
+@pytest.mark.parametrize(("reduction", "deterministic"), SUMMED_BY.values(), ids=SUMMED_BY.keys())
+def test_error_sums_are_those_of_the_reference_and_nothing_else_changes(device, reduction, deterministic, absgrad):
+    """On the smallest gradients of a real loss, too: errors are a million times as large."""
+    params = random_params(60, 3)
+    for width, height in ODD_SIZES:
+        view = random_view(1, width=width, height=height)
+        rendered, errors = drawn(params, view, device), error_map(view)
+        v_image = 1e-6 * weights(rendered.image)
+        backward = partial(fused.blend_backward, rendered, v_image, absgrad, reduction, deterministic)
+        plain, scored = backward(), backward(errors=errors.to(device))
+        assert_close({"sums": error_sums(rendered, scored)}, {"sums": expected_error_sums(params, view, errors)}, 1e-5)
+        held = int(rendered.counts[0])
+        assert not plain[:, 11].any()
+        for word in range(11):
+            if deterministic:
+                assert torch.equal(scored[:held, word], plain[:held, word])
+            else:
+                assert relative_l2(scored[:held, word].cpu(), plain[:held, word].cpu().double()) < BOUND
+
+
+@pytest.mark.parametrize("options", [{"antialiased": True}, {"background": None}, {"sh_degree": 0}], ids=str)
+def test_error_sums_of_other_views(device, options):
+    params, view = random_params(60, 9), random_view(2, width=35, height=21, **options)
+    rendered, errors = drawn(params, view, device), error_map(view)
+    records = fused.blend_backward(rendered, weights(rendered.image), False, Reduction(), errors=errors.to(device))
+    assert_close({"sums": error_sums(rendered, records)}, {"sums": expected_error_sums(params, view, errors)}, 1e-5)
+
+
+def test_error_sums_over_many_seeds(device, pytestconfig):
+    """Of large, tiny, opaque and transparent Gaussians."""
+    errors_of = {}
+    for seed in range(12 if device.type == "cpu" else pytestconfig.getoption("--seeds")):
+        params, view = random_params(50, seed), random_view(seed, width=20 + seed % 17, height=35 - seed % 11)
+        params["scales"][:8] += 2.5
+        params["opacities"][8:16] += 6.0
+        params["opacities"][16:20] = -20.0
+        rendered, errors = drawn(params, view, device), error_map(view, seed)
+        records = fused.blend_backward(rendered, weights(rendered.image), seed % 2 == 1, Reduction(),
+                                       seed % 3 == 0, errors.to(device))  # fmt: skip
+        wanted = expected_error_sums(params, view, errors)
+        errors_of[seed] = relative_l2(error_sums(rendered, records), wanted)
+    assert_below(errors_of, 1e-5 if device.type == "cpu" else 1e-4)
+
+
+def step_with_errors(device: torch.device, v_scale: float, statistics: tuple[str, ...]) -> dict[str, object]:
+    """What a step leaves, whose image has a gradient times `v_scale` and whose pixels have errors."""
+    params, view = random_params(60, 11), random_view(4, sh_degree=2)
+    parameters = [params[name].to(device).clone() for name in PARAMETERS]
+    rendered, errors = fused.render_whole(parameters, *view.to(device), BufferSizes()), error_map(view)
+    v_image = v_scale * torch.ones_like(rendered.image)
+    records = fused.blend_backward(rendered, v_image, False, Reduction(), errors=errors.to(device))
+    counts = {name: torch.full((60,), 2.0, device=device) for name in statistics}
+    moments, last_steps = moments_like(parameters), torch.full((60,), STEP - 1, dtype=torch.int32, device=device)
+    old = [tensor.clone() for tensor in (*parameters, *moments)]
+    fused.step(rendered, records, False, counts, AdamStep(moments, fused.adam_rates(LEARNING_RATES, BETAS, EPS, STEP),
+                                                          last_steps, STEP))  # fmt: skip
+    changed = [not torch.equal(now, before) for now, before in zip((*parameters, *moments), old, strict=True)]
+    return {
+        "changed": changed, "last_steps": last_steps.cpu(), "counts": {name: t.cpu() for name, t in counts.items()},
+        "wanted": expected_error_sums(params, view, errors), "state": [t.cpu() for t in (*parameters, *moments)],
+    }  # fmt: skip
+
+
+def test_scores_are_roots_of_the_sums(device):
+    outcome = step_with_errors(device, 1.0, ("grad2d", "count", "score"))
+    assert_close({"score": outcome["counts"]["score"] - 2.0}, {"score": outcome["wanted"].sqrt()}, 1e-5)
+    plain = step_with_errors(device, 1.0, ("grad2d", "count"))
+    for name in ("grad2d", "count"):
+        torch.testing.assert_close(outcome["counts"][name], plain["counts"][name], rtol=1e-5, atol=0.0)
+    assert torch.equal(outcome["last_steps"], plain["last_steps"])
+    for now, other in zip(outcome["state"], plain["state"], strict=True):
+        torch.testing.assert_close(now, other, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("statistics", [("score",), ("score", "count"), ("count",), ()], ids=len)
+def test_any_of_the_statistics_can_be_asked_for(device, statistics):
+    outcome = step_with_errors(device, 1.0, statistics)
+    assert list(outcome["counts"]) == list(statistics)
+    if "score" in statistics:
+        assert_close({"score": outcome["counts"]["score"] - 2.0}, {"score": outcome["wanted"].sqrt()}, 1e-5)
+    if "count" in statistics:
+        assert set((outcome["counts"]["count"] - 2.0).tolist()) == {0.0, 1.0}
+
+
+def test_an_error_without_a_gradient_changes_no_parameter(device):
+    outcome = step_with_errors(device, 0.0, ("score",))
+    assert outcome["wanted"].max() > 0.1 and not any(outcome["changed"])
+    assert (outcome["last_steps"] == STEP - 1).all()
+    assert_close({"score": outcome["counts"]["score"] - 2.0}, {"score": outcome["wanted"].sqrt()}, 1e-5)
+
+
+def test_dense_gradients_count_scores_too(device):
+    params, view = random_params(60, 11), random_view(4)
+    rendered, errors = drawn(params, view, device), error_map(view)
+    v_image = weights(rendered.image)
+    records = fused.blend_backward(rendered, v_image, False, Reduction(), errors=errors.to(device))
+    score = torch.zeros(60, device=device)
+    scored = fused.gradients(rendered, records, False, {"score": score})
+    plain = fused.gradients(rendered, fused.blend_backward(rendered, v_image, False, Reduction()), False, None)
+    assert_close({"score": score.cpu()}, {"score": expected_error_sums(params, view, errors).sqrt()}, 1e-5)
+    for one, other in zip(scored, plain, strict=True):
+        assert relative_l2(one.cpu(), other.cpu().double()) < BOUND
+
+
+def test_errors_beside_depth_and_of_another_size_are_refused(device):
+    params, view = random_params(20, 3), random_view(1, with_depth=True)
+    rendered, errors = drawn(params, view, device), error_map(view).to(device)
+    with pytest.raises(ValueError, match="render without depth"):
+        fused.blend_backward(rendered, torch.ones_like(rendered.image), False, Reduction(), errors=errors)
+    records = fused.blend_backward(rendered, torch.ones_like(rendered.image), False, Reduction())
+    with pytest.raises(RuntimeError, match="no place for a score's errors"):
+        fused.gradients(rendered, records, False, {"score": torch.zeros(20, device=device)})
+    flat = drawn(params, random_view(1), device)
+    for wrong in (errors[:-1], errors[:, :-1].contiguous(), errors[0, 0], errors.double()):
+        with pytest.raises(RuntimeError, match="errors"):
+            fused.blend_backward(flat, torch.ones_like(flat.image), False, Reduction(), errors=wrong)
+
+
+@pytest.mark.gpu
+def test_deterministic_error_sums_are_the_same_every_time():
+    device = torch.device("cuda")
+    params, view = random_params(30_000, 41), random_view(12, width=300, height=200)
+    rendered, errors = drawn(params, view, device), error_map(view).to(device)
+    v_image = 1e-6 * weights(rendered.image)
+    backward = partial(fused.blend_backward, rendered, v_image, True, Reduction(), errors=errors)
+    first, *others = (backward(deterministic=True) for _ in range(5))
+    assert all(torch.equal(first, other) for other in others)
+    assert relative_l2(backward()[:, 11], first[:, 11].double()) < BOUND
+
+
 # ------------------------------------------------------------------------------------------------- training by hand
 
 

@@ -84,7 +84,7 @@ FOUND = {
     "colmap_text: a name in Latin-1": ("images.txt", swap(b"c.png", b"\xe9.png"), "name of image 3 is not UTF-8"),
     "colmap_text: no name": ("images.txt", swap(b"c.png", b"."), "1 of 4 images are missing: ."),
     # numpy divides by the bytes of a row: SIGFPE
-    "point_cloud: no properties": ("points.ply", content(NO_PROPERTIES), "element vertex has no properties"),
+    "point_cloud: no properties": ("points.ply", content(NO_PROPERTIES), "element vertex has no columns"),
     "gaussians: no columns": ("model.ply", content(NO_PROPERTIES), "element vertex has no columns"),
     "gaussians: no PLY": ("model.ply", content("404: not found"), "not a readable PLY file (no header from `ply`"),
     "gaussians: 4 G rows": ("model.ply", swap(b"vertex 4", b"vertex 4000000000"), "promises 4000000000 rows"),

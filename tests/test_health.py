@@ -237,15 +237,15 @@ def test_going_back_is_bounded(make, after_step):
 
 def break_photo(monkeypatch, run: Trainer, index: int, value: float, from_step: int) -> None:
     """Makes loss and gradient of a training view not finite."""
-    real = trainer.photometric_gradient
+    real = trainer.photometric_gradients
 
-    def loss(image, photo, *rest):
-        v_image, losses = real(image, photo, *rest)
+    def loss(image, photo, *rest, **options):
+        gradients, losses = real(image, photo, *rest, **options)
         if run.step + 1 >= from_step and torch.equal(photo, run.images[index]):
-            return v_image * value, {**losses, "loss": losses["loss"] * value}
-        return v_image, losses
+            return {"image": gradients["image"] * value}, {**losses, "loss": losses["loss"] * value}
+        return gradients, losses
 
-    monkeypatch.setattr(trainer, "photometric_gradient", loss)
+    monkeypatch.setattr(trainer, "photometric_gradients", loss)
 
 
 def test_a_photo_without_a_finite_loss_is_named(make, monkeypatch):
@@ -261,15 +261,15 @@ def test_a_photo_without_a_finite_loss_is_named(make, monkeypatch):
 def test_a_loss_that_is_not_finite_once_is_overcome(make, monkeypatch):
     """All that its view shows has no finite gradient then: that is more than a few, so the run goes back."""
     run = make(train__checkpoint_iterations=[4])
-    real, calls = trainer.photometric_gradient, []
+    real, calls = trainer.photometric_gradients, []
 
-    def loss(image, photo, *rest):
-        v_image, losses = real(image, photo, *rest)
+    def loss(image, photo, *rest, **options):
+        gradients, losses = real(image, photo, *rest, **options)
         calls.append(run.step)
         factor = math.inf if calls.count(7) == 1 and run.step == 7 else 1.0
-        return v_image * factor, {**losses, "loss": losses["loss"] * factor}
+        return {"image": gradients["image"] * factor}, {**losses, "loss": losses["loss"] * factor}
 
-    monkeypatch.setattr(trainer, "photometric_gradient", loss)
+    monkeypatch.setattr(trainer, "photometric_gradients", loss)
     assert run.run() == 0
     assert re.search(r"step 10: the loss of step 8 is inf; [\d,]+ Gaussians .*back to .*step_4\.pt", log_of(run))
     assert_finite(run.params)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import DataError, Mask, View, images, load_scene
+from datasets import DataError, Mask, View, imagefile, images, load_scene
 from datasets.imagefile import decode_image, map_threads
 from datasets.images import ImageStore, composite
 
@@ -225,3 +225,37 @@ def test_masks_come_with_their_images(tmp_path):
         store = ImageStore([view, view_of(path)], background=None, device="cpu", budget_bytes=0)
         assert torch.equal(store.mask(0), torch.from_numpy(half == (0 if inverted else 1)))
         assert store.mask(1) is None and store.ignored == 0.25
+
+
+HEIC = b"\0\0\0\x1cftypheic" + bytes(60)
+AVIF = b"\0\0\0\x1cftypavif" + bytes(60)
+
+
+@pytest.mark.parametrize(
+    ("start", "remedy"),
+    [
+        (HEIC, r"HEIC needs pillow-heif: pip install pillow-heif"),
+        (AVIF, r"AVIF needs Pillow 11\.3 or newer: pip install -U pillow"),
+        (b"hello world, hello", "none of PNG, JPEG, TIFF, BMP, WEBP, GIF, AVIF, HEIC"),
+    ],
+)
+def test_what_to_install_for_formats_that_are_not_read_here(tmp_path, monkeypatch, start, remedy):
+    monkeypatch.setattr(imagefile, "formats", lambda: ("PNG", "JPEG"))
+    (tmp_path / "a.heic").write_bytes(start)
+    with pytest.raises(DataError, match=rf"a\.heic: cannot be read as an image \({remedy}\); replace"):
+        imagefile.read_size(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize(("suffix", "kind"), [(".avif", "AVIF"), (".heic", "HEIF")])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_photographs_of_newer_formats(tmp_path, suffix, kind, mode):
+    if kind not in imagefile.formats():
+        pytest.skip(f"{kind} is not installed")
+    pixels = np.zeros((64, 96, len(mode)), np.uint8)
+    pixels[:, :48], pixels[:, 48:] = (250, 30, 30, 255)[: len(mode)], (20, 60, 240, 0)[: len(mode)]
+    Image.fromarray(pixels).save(tmp_path / f"a{suffix}", kind, quality=100)
+    assert imagefile.read_size(tmp_path / f"a{suffix}") == (96, 64)
+    decoded = decode_image(tmp_path / f"a{suffix}")
+    assert decoded.shape == pixels.shape
+    np.testing.assert_allclose(decoded[:, :44].astype(int), pixels[:, :44], atol=6)
+    np.testing.assert_array_equal(decoded[..., 3:], pixels[..., 3:])

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave; and go on from there."""
+"""Ctrl-C, SIGTERM and their kind: finish the step, save, leave; and go on from there."""
 
 import json
 import os
@@ -12,15 +12,33 @@ from pathlib import Path
 
 import pytest
 import torch
+from clock import Clock
 from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 
-from distwar_gs import trainer
+from distwar_gs import interruption, trainer
 from distwar_gs.checkpoint import load_checkpoint
 from distwar_gs.cli import run_cli
-from distwar_gs.interruption import Interruption, StoppedError, terminable, undisturbed
+from distwar_gs.interruption import SAME_PRESS_S, SAVING, STOPPING, Interruption, StoppedError, terminable, undisturbed
 from distwar_gs.trainer import Trainer
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGXCPU, 152)]
+WORDS = {
+    130: "interrupted",
+    143: "terminated",
+    129: "the terminal was closed (SIGHUP)",
+    152: "no CPU time is left (SIGXCPU)",
+}
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(interruption, "time", clock)
+    return clock
+
+
+def test_all_of_them_are_tested():
+    assert [number for number, _ in SIGNALS] == list(STOPPING)
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
@@ -34,13 +52,23 @@ def test_a_signal_is_a_request(number, code):
     assert interruption.exit_code == code
 
 
-def test_the_second_signal_interrupts_at_once():
+def test_ctrl_c_pressed_again_interrupts_at_once(clock):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Interruption():
         os.kill(os.getpid(), signal.SIGINT)
+        clock.now += SAME_PRESS_S
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("still running")
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_key_that_is_held_is_one_wish(clock):
+    """However long: each comes soon after the one before."""
+    with Interruption() as interruption:
+        for _ in range(100):
+            signal.raise_signal(signal.SIGINT)
+            clock.now += 0.03
+        assert interruption.exit_code == 130
 
 
 def test_a_second_sigterm_changes_nothing():
@@ -61,19 +89,101 @@ def test_work_that_can_be_done_later_stops_at_a_check():
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_signals_outside_the_training_loop_end_the_program(number, code, capsys):
-    before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stopped:
         run_cli(lambda _: signal.raise_signal(number), [])
     assert stopped.value.code == code
-    assert capsys.readouterr().err == f"error: {'terminated' if code == 143 else 'interrupted'}\n"
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert capsys.readouterr().err == f"error: {WORDS[code]}\n"
 
 
-def test_signals_wait_while_packages_are_imported():
+def test_a_program_that_ends_by_itself_gives_signals_back():
+    before = {number: signal.getsignal(number) for number in (*STOPPING, *SAVING)}
+    with pytest.raises(SystemExit) as ended:
+        run_cli(lambda _: 0, [])
+    assert ended.value.code == 0 and {number: signal.getsignal(number) for number in before} == before
+
+
+@pytest.mark.parametrize("numbers", [[signal.SIGINT] * 10, [signal.SIGTERM] * 3, [signal.SIGHUP, signal.SIGTERM]])
+def test_what_comes_after_the_first_signal_says_nothing(numbers, capsys):
+    """Neither while it unwinds nor later."""
+
+    def work(_):
+        try:
+            signal.raise_signal(numbers[0])
+        finally:
+            for number in numbers[1:]:
+                signal.raise_signal(number)
+
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(work, [])
+    for number in numbers:
+        signal.raise_signal(number)
+    assert stopped.value.code == 128 + numbers[0]
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_ctrl_c_pressed_again_ends_what_does_not_end(clock, capsys):
+    def stuck(_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            clock.now += SAME_PRESS_S
+            signal.raise_signal(signal.SIGINT)
+            pytest.fail("stuck")
+
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(stuck, [])
+    assert stopped.value.code == 130 and capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_ctrl_c_pressed_again_ends_what_does_not_end_even_then(clock, monkeypatch):
+    """Threads that the interpreter waits for, say."""
+    codes = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    with pytest.raises(SystemExit):
+        run_cli(lambda _: signal.raise_signal(signal.SIGINT), [])
+    signal.raise_signal(signal.SIGINT)
+    assert codes == []
+    clock.now += SAME_PRESS_S
+    signal.raise_signal(signal.SIGINT)
+    assert codes == [130]
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGXCPU, *SAVING])
+def test_what_nohup_ignores_stays_ignored(number):
+    signal.signal(number, signal.SIG_IGN)
+    with terminable(), Interruption() as asked:
+        signal.raise_signal(number)
+        assert not asked.requested and not asked.takes_save()
+    assert signal.getsignal(number) is signal.SIG_IGN
+
+
+def test_sigint_stops_a_run_in_the_background():
+    """Which a shell starts with SIGINT ignored: the only way to send one is on purpose."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with terminable():
+        signal.raise_signal(signal.SIGINT)
+        with Interruption() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert asked.exit_code == 130
+
+
+@pytest.mark.parametrize("number", SAVING)
+def test_asking_for_a_checkpoint(number):
+    with terminable():
+        signal.raise_signal(number)  # nothing to save yet, and nothing happens
+        with Interruption() as asked:
+            assert not asked.takes_save()
+            signal.raise_signal(number)
+            signal.raise_signal(number)
+            assert asked.takes_save() and not asked.takes_save() and not asked.requested
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_signals_wait_while_packages_are_imported(number, code):
     seen = []
     with pytest.raises(KeyboardInterrupt), terminable():
         with undisturbed():
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
             seen.append("not yet")
         pytest.fail("the signal is lost")
     assert seen == ["not yet"]
@@ -118,7 +228,9 @@ def test_other_threads_cannot_and_need_not():
 
 
 @pytest.mark.usefixtures("in_process")
-def test_a_second_ctrl_c_in_training_ends_with_130_and_without_a_traceback(demo_scene, tmp_path, monkeypatch, capsys):
+def test_a_second_ctrl_c_in_training_ends_with_130_and_without_a_traceback(
+    demo_scene, tmp_path, monkeypatch, capsys, clock
+):
     run = Trainer(demo_config(demo_scene, tmp_path))
     step = Trainer.train_step
 
@@ -126,6 +238,7 @@ def test_a_second_ctrl_c_in_training_ends_with_130_and_without_a_traceback(demo_
         step(self, number)
         if number == 3:
             signal.raise_signal(signal.SIGINT)
+            clock.now += SAME_PRESS_S
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Trainer, "train_step", impatient)
@@ -184,13 +297,55 @@ def test_a_signal_while_saving(demo_scene, tmp_path, monkeypatch):
     assert load_checkpoint(tmp_path / "checkpoints/step_4.pt", "cpu").step == 4
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_train_stops_saves_and_continues(demo_scene, tmp_path, number, code):
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("number", SAVING)
+def test_a_checkpoint_on_demand_changes_nothing(demo_scene, tmp_path, monkeypatch, number):
+    """The run goes on, to the last bit as without; and another goes on from that checkpoint so, too."""
+    whole = Trainer(demo_config(demo_scene, tmp_path / "whole"))
+    whole.run()
+    step = Trainer.train_step
+
+    def asked(self, at):
+        step(self, at)
+        if at == 4:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Trainer, "train_step", asked)
+    run = Trainer(demo_config(demo_scene, tmp_path / "run"))
+    assert run.run() == 0
+    monkeypatch.undo()
+    saved = tmp_path / "run/checkpoints"
+    assert sorted(path.name for path in saved.iterdir()) == ["latest", "step_10.pt", "step_4.pt"]
+    resumed = Trainer(demo_config(demo_scene, tmp_path / "resumed", {"train.resume": str(saved / "step_4.pt")}))
+    assert resumed.step == 4 and resumed.run() == 0
+    for other in (run, resumed):
+        assert all(torch.equal(whole.params[name], other.params[name]) for name in whole.params)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_ten_ctrl_c_at_once_in_training(demo_scene, tmp_path, monkeypatch, capsys):
+    run, step = Trainer(demo_config(demo_scene, tmp_path)), Trainer.train_step
+
+    def hasty(self, number):
+        step(self, number)
+        if number == 3:
+            for _ in range(10):
+                signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Trainer, "train_step", hasty)
+    with pytest.raises(SystemExit) as stopped:
+        run_cli(lambda _: run.run(), [])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "stopped at step 3 of 10; continue with --resume auto\n"
+    assert load_checkpoint(tmp_path / "checkpoints/step_3.pt", "cpu").step == 3
+
+
+@pytest.mark.parametrize(("number", "code", "times"), [(signal.SIGINT, 130, 10), (signal.SIGTERM, 143, 1)])
+def test_train_stops_saves_and_continues(demo_scene, tmp_path, number, code, times):
     arguments = ["-s", demo_scene, "-m", tmp_path / "run", "--device", "cpu", "--quiet"]
-    stopped = interrupted(tmp_path / "run", number, *arguments)
+    stopped = interrupted(tmp_path / "run", [number] * times, *arguments)
     assert stopped.returncode == code, stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    assert "continue with --resume auto" in stopped.stderr
+    assert len(stopped.stderr.splitlines()) == 1 and stopped.stderr.endswith("continue with --resume auto\n")
     step = saved_step(tmp_path / "run")
     assert step < 30_000 and f"stopped at step {step} of 30000" in stopped.stderr
     assert not (tmp_path / "run/metrics.json").exists()
@@ -203,8 +358,8 @@ def test_train_stops_saves_and_continues(demo_scene, tmp_path, number, code):
     assert saved_step(tmp_path / "run") == step + 5
 
 
-def interrupted(folder: Path, number: signal.Signals, *arguments: object) -> subprocess.CompletedProcess:
-    """train.py with the arguments, sent a signal when its first step has begun."""
+def interrupted(folder: Path, numbers: list[signal.Signals], *arguments: object) -> subprocess.CompletedProcess:
+    """train.py with the arguments, sent signals within some milliseconds when its first step has begun."""
     command = [sys.executable, ROOT / "train.py", *arguments]
     training = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -212,7 +367,9 @@ def interrupted(folder: Path, number: signal.Signals, *arguments: object) -> sub
         while not (log.exists() and "first view" in log.read_text()):
             assert training.poll() is None and time.monotonic() < deadline, "training did not begin"
             time.sleep(0.05)
-        training.send_signal(number)
+        for number in numbers:
+            training.send_signal(number)
+            time.sleep(0.001)
         output, errors = training.communicate(timeout=60)
     finally:
         training.kill()
@@ -221,3 +378,12 @@ def interrupted(folder: Path, number: signal.Signals, *arguments: object) -> sub
 
 def saved_step(folder: Path) -> int:
     return int(re.fullmatch(r"step_(\d+)\.pt\n", (folder / "checkpoints/latest").read_text()).group(1))
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_the_table_in_the_docs_has_each_signal_with_its_code(number, code):
+    """And those that ask for a checkpoint."""
+    table = (ROOT / "docs/runs.md").read_text(encoding="utf-8").partition("## Interruptions")[2].partition("##")[0]
+    assert re.search(rf"^\| .*{number.name}.* \| {code} \|$", table, re.MULTILINE)
+    asking = ", ".join(number.name for number in SAVING)
+    assert re.search(rf"^\| {asking} .*\| a checkpoint after this step.* \| 0 \|$", table, re.MULTILINE)

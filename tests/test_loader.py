@@ -49,7 +49,7 @@ def test_builds_once_and_says_so(toy, caplog):
     assert "building the distwar cpu kernels once, about 3 s" in messages[0]
     assert "built the distwar cpu kernels in" in messages[1]
     folder = loader.library_path("cpu").parent
-    assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cpu.so"]
+    assert sorted(path.name for path in folder.iterdir()) == ["build.lock", "distwar_cpu.so", "distwar_cpu.so.sha256"]
 
     caplog.clear()
     loader.load_once.cache_clear()  # as another process would
@@ -94,7 +94,127 @@ def test_every_build_has_a_folder_of_its_own(toy, monkeypatch):
     for _ in range(2):
         loader._build("cpu", library)
     assert len({library.parent / "build-left", *scratches}) == 3
-    assert [path.name for path in library.parent.iterdir()] == ["distwar_cpu.so"]
+    assert sorted(path.name for path in library.parent.iterdir()) == ["distwar_cpu.so", "distwar_cpu.so.sha256"]
+
+
+# --------------------------------------------------------------------------------------- libraries that are damaged
+
+
+def cut(library: Path) -> None:
+    os.truncate(library, library.stat().st_size // 2)
+
+
+def empty(library: Path) -> None:
+    os.truncate(library, 0)
+
+
+def flip(library: Path) -> None:
+    content = bytearray(library.read_bytes())
+    content[len(content) // 2] ^= 1
+    library.write_bytes(content)
+
+
+def without_sum(library: Path) -> None:
+    loader._sum_file(library).unlink()
+
+
+def with_a_folder_for_its_sum(library: Path) -> None:
+    loader._sum_file(library).unlink()
+    os.mkfifo(loader._sum_file(library))
+
+
+def answer(library: Path) -> int:
+    """Of the toy, asked in a process of its own: this one may have the damaged library in its memory."""
+    code = f"import ctypes; print(ctypes.CDLL({str(library)!r})._Z3toyv())"
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+@needs_compiler
+@pytest.mark.parametrize("damage", [empty, cut, flip, without_sum, with_a_folder_for_its_sum])
+def test_a_damaged_library_is_built_again_once(toy, caplog, damage):
+    """To load one that is cut short may take the process down."""
+    loader.load("cpu")
+    library = loader.library_path("cpu")
+    assert answer(library) == 1
+    damage(library)
+    caplog.clear()
+    for _ in range(2):
+        loader.load_once.cache_clear()
+        loader.load("cpu")
+    assert [record.message for record in caplog.records][0] == f"{library} is damaged, or has no checksum"
+    assert sum("building the distwar cpu kernels" in record.message for record in caplog.records) == 1
+    assert loader.is_whole(library) and answer(library) == 1
+
+
+@needs_compiler
+def test_a_library_that_does_not_load_is_built_again_once(toy, caplog):
+    library = loader.library_path("cpu")
+    library.parent.mkdir(parents=True)
+    library.write_text("not a library, and so it was written")
+    loader._sum_file(library).write_text(loader._sum_of(library))
+    loader.load("cpu")
+    assert "does not load (" in caplog.records[0].message and "file too short" in caplog.records[0].message
+    assert loader.is_whole(library) and answer(library) == 1
+
+
+@needs_compiler
+def test_kernels_that_never_load_are_an_error(toy):
+    toy.write_text("int missing(); int toy() { return missing(); }\n")
+    with pytest.raises(KernelError, match=r"did not compile: .*undefined symbol: _Z7missingv .torch .*doctor\.py"):
+        loader.load("cpu")
+    assert not loader.library_path("cpu").exists()
+
+
+def test_what_is_renamed_is_on_the_disk(tmp_path, monkeypatch):
+    """And the checksum before the library: so there is never one without the other."""
+    events = []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda handle: events.append(os.readlink(f"/proc/self/fd/{handle}")) or sync(handle)
+    )
+    monkeypatch.setattr(os, "replace", lambda old, new: events.append((str(old), str(new))) or replace(old, new))
+    (tmp_path / "build").mkdir()
+    built, library = tmp_path / "build/x.so", tmp_path / "x.so"
+    built.write_text("a library")
+    loader._publish(built, library)
+    sums = str(tmp_path / "build/sha256"), f"{library}.sha256"
+    assert events == [sums[0], sums, str(built), (str(built), str(library)), str(tmp_path)]
+    assert loader.is_whole(library)
+
+
+@needs_compiler
+def test_a_whole_library_needs_no_folder_that_can_be_written(toy, monkeypatch):
+    """One machine may build for all."""
+    loader.load("cpu")
+    loader.load_once.cache_clear()
+    monkeypatch.setattr(loader, "_locked", lambda folder: pytest.fail("tried to write"))
+    loader.load("cpu")
+
+
+@needs_compiler
+def test_what_is_built_only_its_owner_can_write(toy):
+    before = os.umask(0)
+    try:
+        loader.load("cpu")
+    finally:
+        os.umask(before)
+    library = loader.library_path("cpu")
+    for path in (library, library.parent, library.parent.parent):
+        assert path.stat().st_mode & 0o022 == 0, path
+
+
+@needs_compiler
+def test_kernels_where_others_can_write_are_refused(toy):
+    folder = loader.library_path("cpu").parent.parent
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(
+        KernelError, match="builds: others can write to it, and what lies there is run; chmod go-w .*, or"
+    ):
+        loader.load("cpu")
+    assert not list(folder.iterdir())
+    folder.chmod(0o755)
+    loader.load("cpu")
 
 
 def test_the_key_follows_everything_that_decides_the_content(toy, monkeypatch):

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from distwar_gs.losses import l1_loss, masked_ssim, photometric_gradient, photometric_loss, ssim
+from distwar_gs.losses import (
+    as_floats,
+    l1_loss,
+    masked_ssim,
+    photometric_gradient,
+    photometric_gradients,
+    photometric_loss,
+    ssim,
+)
 from distwar_kernels.photometric import photometric_torch
 
 
@@ -176,3 +184,31 @@ def test_a_mask_makes_transparent_photos_black_as_well():
     photo, kept = torch.zeros(24, 30, 4, dtype=torch.uint8), masked_pair()[2]
     v_image, _ = photometric_gradient(image, photo, 0.2, background, kept)
     assert (v_image[~kept] == 0).all() and (v_image[kept] != 0).any()
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+@pytest.mark.parametrize("kind", ["bytes", "bytes with alpha", "floats", "batched floats"])
+def test_errors_are_mean_differences_where_the_mask_keeps_them(kind, with_mask):
+    """And losses and gradients are the same bits with and without."""
+    g = torch.Generator().manual_seed(11)
+    photo = torch.randint(0, 256, (24, 30, 4 if "alpha" in kind else 3), generator=g).to(torch.uint8)
+    image, background = torch.rand(24, 30, 3, generator=g), torch.rand(3, generator=g)
+    kept = masked_pair()[2] if with_mask else None
+    wanted = (image - as_floats(photo, background)).abs().mean(dim=-1)
+    if kept is not None:
+        wanted = wanted.masked_fill(~kept, 0.0)
+    if "floats" in kind:
+        photo = as_floats(photo)
+    if "batched" in kind:
+        image, photo = image[None], photo[None]
+    arguments = (image, photo, 0.2, background, kept)
+    gradients, values = photometric_gradients(*arguments, with_errors=True)
+    assert set(gradients) == {"image", "errors"} and gradients["errors"].shape == (24, 30)
+    torch.testing.assert_close(gradients["errors"], wanted, rtol=1e-6, atol=1e-7)
+    v_image, plain = photometric_gradient(*arguments)
+    assert torch.equal(gradients["image"], v_image) and values == plain
+    assert set(photometric_gradients(*arguments, with_errors=False)[0]) == {"image"}
+    assert not any(tensor.requires_grad for tensor in gradients.values())

@@ -3,8 +3,8 @@
 import pycolmap
 import pytest
 
-from scripts import model_agreement
-from scripts.model_agreement import judged_pairs
+from distwar_gs.capture import model_agreement
+from distwar_gs.capture.model_agreement import judged_pairs
 
 
 @pytest.fixture

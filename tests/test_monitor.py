@@ -231,3 +231,12 @@ def test_a_full_disk_costs_the_curves_not_the_run(make, tmp_path, file_limit, ca
     assert error.count("train.log: cannot be written ([Errno 27] File too large); lines are lost") == 1
     assert error.count("TensorBoard's file cannot be written ([Errno 27] File too large); the run goes on") == 1
     assert "Traceback" not in error
+
+
+def test_a_folder_whose_name_is_not_utf8_costs_the_curves_only(tmp_path, caplog):
+    folder = tmp_path / "caf\udce9"
+    folder.mkdir()
+    watch = Monitor(folder, demo_config(tmp_path, folder, {"log.tensorboard": True}), CPU, 1, 0.0)
+    watch.evaluation(1, {"eval/psnr": 20.0}, {})
+    watch.close()
+    assert "TensorBoard needs a path that is UTF-8" in caplog.text and not list(folder.iterdir())

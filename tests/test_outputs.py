@@ -2,17 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import imageio.v2 as imageio
 import numpy as np
 import pycolmap
 import pytest
 from demo_runs import DENSE_SCHEDULE, demo_config, run_program
+from PIL import Image
+from scene_files import write_colmap
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datasets import load_scene
 from distwar_gs import camera_paths
 from distwar_gs.cli import render_args
+from distwar_gs.config import ConfigError
 from distwar_gs.export import ModelFileError
+from distwar_gs.files import WriteError
 from distwar_gs.outputs import ModelPictures
 from distwar_gs.trainer import Trainer
 
@@ -144,6 +150,90 @@ def test_depths_do_not_depend_on_the_training_frame(rendered, demo_run, tmp_path
     np.testing.assert_allclose(np.load(tmp_path / "iteration_60" / name), expected, rtol=1e-3)
 
 
+NAMES = [
+    "a.jpg", "a.png", "A.png", "frame.0001", "frame.0002", "left/a.png", "right/a.png", "é.png", "e\u0301.png",
+    f"{'x' * 247}.png", f"{'x' * 246}y.png", f"{'日' * 83}.png", "\x1b[31mred\x1b[0m\n.png", " # 'b' .png", "b.npy",
+    "b",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def oddly_named(tmp_path_factory):
+    """A run of one step on photographs of flat grey, each of another level; half of them held out."""
+    scene = write_colmap(tmp_path_factory.mktemp("odd") / "scene", names=NAMES, images=None)
+    for index, name in enumerate(NAMES):
+        (scene / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 40), (15 * index,) * 3).save(scene / "images" / name, "PNG")
+    arguments = (
+        "--device",
+        "cpu",
+        "--iterations",
+        1,
+        "--test_every",
+        2,
+        "--set",
+        "model.init_points=50",
+        "log.images=9",
+    )
+    result = run_program("train.py", "-s", scene, "-m", scene.parent / "run", *arguments)
+    assert result.returncode == 0, result.stderr
+    return scene.parent / "run", result.stderr
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_every_view_has_pictures_of_its_own(oddly_named, tmp_path, split):
+    """The photographs that are saved beside the renders are all of the split's, each once."""
+    pictures = pictures_of(oddly_named[0], "--out", tmp_path, "--depth")
+    pictures.render_split(split)
+    folder, views = tmp_path / "iteration_1" / split, getattr(pictures.scene, split)
+    levels = [int(imageio.imread(path).max()) for path in (folder / "gt").rglob("*.png")]
+    assert sorted(levels) == sorted(15 * NAMES.index(view.name) for view in views)
+    for kind, suffix in (("renders", "png"), ("depth", "png"), ("depth", "npy")):
+        assert len(list((folder / kind).rglob(f"*.{suffix}"))) == len(views) == 8
+    assert all(path.name.isprintable() for path in folder.rglob("*"))
+    per_view = record(tmp_path / "iteration_1/metrics.json", split)["per_view"]
+    assert [entry["name"] for entry in per_view] == [view.name for view in views]
+    assert len({entry["name"] for entry in per_view}) == 8
+
+
+def test_tables_and_boards_name_every_view(oddly_named):
+    run, _ = oddly_named
+    cameras = json.loads((run / "cameras.json").read_text())
+    assert sorted(entry["img_name"] for entry in cameras) == sorted(NAMES)
+    tags = EventAccumulator(str(run / "tensorboard")).Reload().Tags()["images"]
+    assert len(tags) == 8 and all(tag.isprintable() for tag in tags)
+
+
+def test_no_name_steers_the_terminal_or_the_log(oddly_named):
+    run, said = oddly_named
+    for text in (said, (run / "train.log").read_text()):
+        assert "\x1b" not in text and "cover" in text
+
+
+@pytest.mark.parametrize("link", ["renders", "renders/iteration_60", "renders/iteration_60/test/renders/view_000.png"])
+def test_links_that_lead_out_of_the_run_are_not_followed(demo_run, tmp_path, link):
+    run = tmp_path / "run"
+    shutil.copytree(demo_run.folder, run)
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (run / link).parent.mkdir(parents=True, exist_ok=True)
+    (run / link).symlink_to(target / "precious.png" if link.endswith("png") else target)
+    with pytest.raises(ConfigError, match=r"a link leads out of .*run; remove the link, or choose a folder with --out"):
+        pictures_of(run).render_split("test")
+    assert list(target.iterdir()) == []
+    pictures_of(run, "--out", target).render_split("test")
+    assert len(list((target / "iteration_60/test/renders").iterdir())) == 2
+
+
+def test_a_run_folder_and_its_links_within_may_be_links(demo_run, tmp_path):
+    shutil.copytree(demo_run.folder, tmp_path / "run")
+    (tmp_path / "run/pictures").mkdir()
+    (tmp_path / "run/renders").symlink_to("pictures")
+    (tmp_path / "alias").symlink_to("run")
+    pictures_of(tmp_path / "alias").render_split("test")
+    assert len(list((tmp_path / "run/pictures/iteration_60/test/renders").iterdir())) == 2
+
+
 def test_interpolated_path_of_odd_images(demo_run, tmp_path, monkeypatch):
     asked = []
     real = camera_paths.interpolate
@@ -192,3 +282,100 @@ def test_the_background_shows_where_nothing_is(demo_run, tmp_path):
     opacities.fill_(-20.0)
     pictures.render_split("test")
     assert (imageio.imread(tmp_path / "iteration_60/test/renders/view_000.png") == 255).all()
+
+
+# ------------------------------------------------------------------------------------------------ left-handed worlds
+
+
+def in_transforms(scene, folder, mirror: np.ndarray):
+    """The demo scene as a transforms.json whose world is mirrored."""
+    shutil.copytree(scene / "images", folder / "images")
+    model = pycolmap.Reconstruction(scene / "sparse/0")
+    frames = []
+    for image in sorted(model.images.values(), key=lambda image: image.name):
+        pose = np.linalg.inv(np.vstack([image.cam_from_world().matrix(), [0, 0, 0, 1]])) @ np.diag([1, -1, -1, 1])
+        frames.append({"file_path": f"images/{image.name}", "transform_matrix": (mirror @ pose).tolist()})
+    camera = model.cameras[1]
+    keys = dict(zip(("fl_x", "fl_y", "cx", "cy"), camera.params.tolist(), strict=True))
+    meta = {**keys, "w": camera.width, "h": camera.height, "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(meta))
+    return folder
+
+
+def test_a_mirrored_world_trains_and_shows_as_the_world_itself(demo_scene, tmp_path):
+    """Same photos, same cameras but for the mirror: the same quality, and videos that are not mirrored."""
+    psnr, frames = {}, {}
+    for name, mirror in (("plain", np.eye(4)), ("mirrored", np.diag([1.0, 1.0, -1.0, 1.0]))):
+        scene, run = in_transforms(demo_scene, tmp_path / name, mirror), tmp_path / f"run_{name}"
+        changes = {"train.iterations": 25, "model.init_points": 500, "model.sh_degree": 0}
+        assert Trainer(demo_config(scene, run, changes)).run() == 0
+        psnr[name] = record(run / "metrics.json")["psnr"]
+        pictures = pictures_of(run, "--frames", 4)
+        for path in ("interpolate", "ellipse"):
+            pictures.render_path(path)
+        frames[name] = np.stack(frames_of(run / "renders/iteration_25/interpolate.mp4")).astype(float)
+    assert psnr["mirrored"] == pytest.approx(psnr["plain"], abs=0.2) and psnr["plain"] > 13.0
+    difference, turned = (
+        np.abs(frames["mirrored"] - other).mean() for other in (frames["plain"], frames["plain"][:, :, ::-1])
+    )
+    assert difference < 0.3 * turned
+
+
+# -------------------------------------------------------------------------------------------------- disks that fill
+
+
+def pictures_without_room(run, folder, file_limit, *arguments: object) -> str:
+    """What is said where no file can have more than 1,000 bytes."""
+    pictures = pictures_of(run, "--out", folder, *arguments)
+    file_limit(1000)
+    with pytest.raises(WriteError) as caught:
+        pictures.render_split("test")
+    file_limit(None)
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("arguments", [(), ("--depth",)], ids=["pictures", "depths"])
+def test_a_full_disk_names_the_picture_and_leaves_none_that_is_half(demo_run, tmp_path, file_limit, arguments):
+    message = pictures_without_room(demo_run.folder, tmp_path, file_limit, *arguments)
+    name = "depth/view_000.npy" if arguments else "renders/view_000.png"
+    assert message.startswith(f"{tmp_path}/iteration_60/test/{name}: could not be written (File too large)")
+
+
+def test_a_full_disk_and_a_video(demo_run, tmp_path, file_limit):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 30, "--depth")
+    file_limit(5000)
+    with pytest.raises(WriteError, match=r"iteration_60/ellipse(_depth)?\.mp4: could not be written .ffmpeg: "):
+        pictures.render_path("ellipse")
+    file_limit(None)
+    assert list((tmp_path / "iteration_60").iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed(demo_run, tmp_path):
+    folder = tmp_path / "iteration_60"
+    for place, name in (("", "ellipse.mp4"), ("test/renders", "view_000.png"), ("test/gt", "view_000.png")):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / f".{name}.{10**30}.tmp").write_text("half")
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 2)
+    pictures.render_path("ellipse")
+    pictures.render_split("test")
+    assert not list(tmp_path.rglob("*.tmp")) and (folder / "ellipse.mp4").stat().st_size > 500
+
+
+def test_what_a_killed_process_left_beside_pictures_in_folders_is_removed(demo_run, tmp_path):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path)
+    views = [replace(view, name=f"left.zip/{view.name}") for view in pictures.scene.test]
+    pictures.scene = replace(pictures.scene, test=tuple(views))
+    left = tmp_path / f"iteration_60/test/renders/left.zip/.view_000.png.{10**30}.tmp"
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    pictures.render_split("test")
+    assert not left.exists() and imageio.imread(left.parent / "view_000.png").shape == (60, 80, 3)
+
+
+def test_images_a_pixel_wide(demo_run, tmp_path):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 3)
+    narrow = replace(pictures.scene.train[7], width=1)
+    pictures.scene = replace(pictures.scene, train=(narrow,) * 3)
+    pictures.render_path("interpolate")
+    assert [frame.shape for frame in frames_of(tmp_path / "iteration_60/interpolate.mp4")] == [(60, 2, 3)] * 3

@@ -13,7 +13,7 @@ from random_scenes import assert_below, relative_l2
 from torch import Tensor
 
 from distwar_gs import losses
-from distwar_kernels import constants, loader, photometric_gradient, photometric_loss
+from distwar_kernels import constants, loader, photometric_errors, photometric_gradient, photometric_loss
 from distwar_kernels.photometric.photometric import composite
 from distwar_kernels.photometric.photometric_reference import photometric_reference
 
@@ -94,6 +94,12 @@ def through_autograd(function, image: Tensor, *args) -> tuple[Tensor, Tensor, Te
     return loss, torch.stack([parts["l1"], parts["ssim"]]), gradient
 
 
+def exact_errors(image: Tensor, target: Tensor, background: Tensor | None) -> Tensor:
+    """[H, W] in float64: the mean over a pixel's channels."""
+    background = None if background is None else background.double().cpu()
+    return (image.double().cpu() - composite(target.cpu(), torch.float64, background)).abs().mean(dim=-1)
+
+
 # ------------------------------------------------------------------------------------------ the reference itself
 
 
@@ -152,6 +158,20 @@ def test_kernels_on_several_strips_and_chunks(library):
     assert library.blocks(105, 100) > 4 * 4
     expected = exact(image, target, LAMBDA, background)
     assert worst_error(run(library, image, target, LAMBDA, background), expected) < BOUND
+
+
+@pytest.mark.parametrize("size", [*SIZES, (100, 105, 3)], ids=str)
+def test_kernels_leave_the_errors_of_all_pixels_and_change_nothing_else(library, size):
+    image, target, background = pictures(*size)
+    *results, errors = run(library, image, target, LAMBDA, background, with_errors=True)
+    torch.testing.assert_close(errors.double(), exact_errors(image, target, background), rtol=1e-6, atol=1e-7)
+    plain = run(library, image, target, LAMBDA, background)
+    assert all(torch.equal(mine, other) for mine, other in zip(results, plain, strict=True))
+
+
+def test_kernels_find_no_error_in_equal_pictures(library):
+    *_, errors = run(library, *equal_pictures(), LAMBDA, with_errors=True)
+    assert not errors.any()
 
 
 def equal_pictures() -> tuple[Tensor, Tensor]:
@@ -226,6 +246,29 @@ def test_cpu_finds_equal_pictures_equal():
         assert not gradient.any()
 
 
+def assert_errors_are_exact(image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor) -> None:
+    """And all else is as it is without them."""
+    errors, *results = photometric_errors(image, target, lambda_dssim, background)
+    wanted = exact_errors(image, target, background)
+    torch.testing.assert_close(errors.cpu().double(), wanted, rtol=1e-6, atol=1e-7)
+    v_image, loss, parts = photometric_gradient(image, target, lambda_dssim, background)
+    assert torch.equal(results[0], v_image) and results[1] == loss and results[2] == parts
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_cpu_errors(size):
+    image, target, background = pictures(*size)
+    assert_errors_are_exact(image, target, LAMBDA, background)
+
+
+def test_cpu_errors_over_many_sizes():
+    for seed in range(20):
+        image, target, background = any_pictures(seed)
+        assert_errors_are_exact(image, target, seed % 11 / 10, background)
+    errors, *_ = photometric_errors(*equal_pictures(), LAMBDA)
+    assert not errors.any()
+
+
 def test_cpu_is_bit_equal_for_any_number_of_threads():
     image, target, background = pictures(57, 83, 4)
     threads, results = torch.get_num_threads(), []
@@ -259,7 +302,8 @@ def test_opcheck_on_the_cpu():
     image, target, background = pictures(9, 14, 4)
     loader.load("cpu")
     arguments = (image.requires_grad_(), target, background, LAMBDA)
-    torch.library.opcheck(torch.ops.distwar.photometric_loss.default, arguments)
+    for more in ((), (False,), (True,)):
+        torch.library.opcheck(torch.ops.distwar.photometric_loss.default, (*arguments, *more))
 
 
 @pytest.mark.parametrize(
@@ -414,7 +458,14 @@ def test_opcheck(channels):
     image, target, background = on_gpu(*pictures(20, 33, channels))
     photometric_loss(image, target, LAMBDA, background)  # loads the kernels
     arguments = (image.requires_grad_(), target, background, LAMBDA)
-    torch.library.opcheck(torch.ops.distwar.photometric_loss.default, arguments)
+    for more in ((), (False,), (True,)):
+        torch.library.opcheck(torch.ops.distwar.photometric_loss.default, (*arguments, *more))
+
+
+@pytest.mark.gpu
+def test_gpu_errors_over_many_seeds(seeds):
+    for seed in seeds:
+        assert_errors_are_exact(*on_gpu(*any_pictures(seed)[:2]), seed % 11 / 10, any_pictures(seed)[2].cuda())
 
 
 @pytest.mark.gpu

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
@@ -21,6 +22,7 @@ from datasets.errors import DataError
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 COUNT = 8
+STAGES = ["photos", "features", "matches", "cameras", "intrinsics", "retries", "undistorted"]
 
 
 @pytest.fixture(scope="module")
@@ -81,10 +83,10 @@ def finished(photos, tmp_path_factory):
     return out, result.stdout
 
 
-def test_the_cameras_are_where_the_photos_were_taken(finished, centers):
-    """Up to the similarity that structure from motion leaves open: within 2 % of their spread."""
-    model = pycolmap.Reconstruction(finished[0] / "sparse/0")
-    names = [f"{'more/' if index > 4 else ''}p{index}.jpg" for index in range(COUNT)]
+def off_by(scene: Path, names: list[str], centers: np.ndarray) -> float:
+    """How far the cameras of a scene are from where the photos were taken, at most, in units of their spread; up to
+    the similarity that structure from motion leaves open."""
+    model = pycolmap.Reconstruction(scene / "sparse/0")
     assert sorted(image.name for image in model.images.values()) == sorted(names)
     aligned = pycolmap.align_reconstruction_to_locations(
         model, names, centers, 3, pycolmap.RANSACOptions(max_error=0.1)
@@ -92,7 +94,12 @@ def test_the_cameras_are_where_the_photos_were_taken(finished, centers):
     model.transform(aligned)
     found = {image.name: image.projection_center() for image in model.images.values()}
     errors = np.linalg.norm(np.array([found[name] for name in names]) - centers, axis=1)
-    assert errors.max() < 0.02 * np.ptp(centers, axis=0).max()
+    return errors.max() / np.ptp(centers, axis=0).max()
+
+
+def test_the_cameras_are_where_the_photos_were_taken(finished, centers):
+    names = [f"{'more/' if index > 4 else ''}p{index}.jpg" for index in range(COUNT)]
+    assert off_by(finished[0], names, centers) < 0.02
 
 
 def test_the_result_is_a_scene_without_distortion(finished, photos):
@@ -107,7 +114,9 @@ def test_the_report(finished):
     report = json.loads((out / "sfm/report.json").read_text())
     assert (report["photos"], report["registered"], report["left_out"]) == (COUNT, COUNT, [])
     assert report["reprojection_error_px"] < 1.0 and report["contradicted_pairs"] == 0 < report["pairs"]
-    assert list(report["seconds"]) == ["features", "matches", "cameras", "undistorted"]
+    assert list(report["seconds"]) == STAGES
+    assert sorted(camera["photos"] for camera in report["cameras"]) == [3, 5]  # one for each folder
+    assert all(camera["parameters"]["f"] == pytest.approx(FOCAL, rel=0.03) for camera in report["cameras"])
     assert "Processed file" in next((out / "sfm").glob("colmap.log*")).read_text()
     assert f"{COUNT} of {COUNT} photos registered" in said and f"next: python train.py -s {out}" in said
 
@@ -117,44 +126,83 @@ def test_the_result_trains(finished, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def pair(sfm, matches: int, wrong: bool):
-    return sfm.Pair((matches, matches + 1), matches, 0 if wrong else matches, matches if wrong else 0)
+ODD = ["a b.jpg", "# c.jpg", "d\\e.jpg", "ü 日本.png", "f.webp", "g.avif", "h.heic", "frame.0001"]
+IN_SCENE = ["a b.jpg", "# c.jpg", "d/e.jpg", "ü 日本.png", "f.jpg", "g.jpg", "h.jpg", "frame.0001.jpg"]
 
 
-@pytest.mark.parametrize(
-    ("attempts", "kept", "firsts"),
-    [
-        ([(8, [])], 1, [None]),  # nothing contradicts the first: no other
-        ([(8, [500, 900]), (8, [])], 2, [None, (900, 901)]),
-        ([(8, [500, 600]), (7, []), (8, [300])], 3, [None, (600, 601), (500, 501)]),  # all photos before no complaint
-        ([(8, [500]), None], 1, [None, (500, 501)]),  # no other pair to begin with
-        ([(8, [400, 500]), None, (8, [400, 600, 700])], 1, [None, (500, 501), (400, 401)]),
-    ],
-)
-def test_a_contradicted_model_is_made_again(sfm, tmp_path, monkeypatch, attempts, kept, firsts):
-    asked = []
-
-    def mapped(work, folder, first):
-        asked.append(first)
-        made = attempts[len(asked) - 1]
-        if made:
-            (folder / "0").mkdir(parents=True)
-            (folder / "0/from").write_text(str(len(asked)))
-        return made and sfm._Model(folder / "0", 1, made[0], 20, [pair(sfm, count, True) for count in made[1]])
-
-    monkeypatch.setattr(sfm, "_mapped", mapped)
-    work = sfm._Work.begun(tmp_path, sfm.Settings("photos", "exhaustive", "OPENCV", 1600, 8192, 0, COUNT), 1)
-    sfm._cameras(work)
-    assert (work.model / "from").read_text() == str(kept) and asked == firsts
-    assert work.notes == {"parts": 1, "pairs": 20, "contradicted_pairs": len(attempts[kept - 1][1])}
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory, photos):
+    """The same photos, in all formats and under odd names, among other files; and what was said. Read only."""
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    folder = tmp_path_factory.mktemp("odd") / "my \\photos ü"
+    folder.mkdir()
+    kinds = {".png": "PNG", ".webp": "WEBP", ".avif": "AVIF", ".heic": "HEIF"}
+    for name, source in zip(ODD, sorted(photos.rglob("*.jpg"), key=lambda path: path.name), strict=True):
+        with Image.open(source) as image:
+            image.save(folder / name, format=kinds.get(name[name.rfind(".") :], "JPEG"), quality=97)
+    (folder / "notes to self.txt").write_text("bread")
+    (folder / "broken \x1b[31m.jpg").write_bytes(b"no image")
+    shutil.copy(folder / "a b.jpg", folder / "a b (1).jpg")
+    Image.new("RGB", (32, 24)).save(folder / "thumb.png")
+    noise = np.random.default_rng(9).integers(0, 256, (240, 320, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "elsewhere.jpg")
+    out = folder / "the scene"
+    result = run_program("scripts/photos_to_scene.py", folder, out, "--threads", 2)
+    assert result.returncode == 0, result.stderr
+    return out, result.stdout
 
 
-def test_a_given_pair_to_begin_with(sfm, finished, photos, tmp_path):
-    """The second attempt, by COLMAP itself: photos 1 and 3 first, and all the others follow."""
-    shutil.copytree(finished[0] / "sfm", tmp_path / "sfm")
-    work = sfm._Work(tmp_path, sfm.Settings(str(photos), "exhaustive", "OPENCV", 1600, 8192, 0, COUNT), 1)
-    model = sfm._mapped(work, tmp_path / "again", (1, 3))
-    assert model.images == COUNT and model.pairs > COUNT and not model.wrong
+def test_photos_in_any_format_under_any_name(odd, photos, centers):
+    assert off_by(odd[0], IN_SCENE, centers) < 0.02
+    sources = sorted(photos.rglob("*.jpg"), key=lambda path: path.name)
+    scene = load_scene(odd[0])
+    views = {view.name: view for view in (*scene.train, *scene.test)}
+    assert len(views) == COUNT
+    for name, source in zip(IN_SCENE, sources, strict=True):
+        with Image.open(odd[0] / "images" / name) as image, Image.open(source) as original:
+            assert image.format == ("PNG" if name.endswith(".png") else "JPEG")
+            assert abs(image.width - WIDTH) < 8 and abs(image.height - HEIGHT) < 8
+            middle = (WIDTH / 2 - 60, HEIGHT / 2 - 60, WIDTH / 2 + 60, HEIGHT / 2 + 60)
+            shift = (image.width - WIDTH) / 2, (image.height - HEIGHT) / 2
+            moved = image.crop(tuple(np.add(middle, shift * 2)))
+            difference = np.abs(np.asarray(moved).astype(int) - np.asarray(original.crop(middle))).mean()
+            assert difference < 9, name
+
+
+def test_every_file_that_was_left_out_is_named(odd):
+    out, said = odd
+    reasons = {
+        "a b (1).jpg": "a duplicate of a b.jpg", "notes to self.txt": "not an image",
+        r"broken \x1b[31m.jpg": "cannot be read as an image",
+        "thumb.png": "too small (32x24, each side needs at least 64 pixels)",
+    }  # fmt: skip
+    for name, reason in reasons.items():
+        assert f"left out: {name}: {reason}\n" in said
+    assert "left out: elsewhere.jpg: not placed: " in said and said.count("left out:") == 5
+    report = json.loads((out / "sfm/report.json").read_text())
+    assert len(report["left_out"]) == 5 and "broken \x1b[31m.jpg" in report["reasons"]
+    assert f"{COUNT} of {COUNT + 1} photos registered" in said
+
+
+def test_a_run_with_odd_names_goes_on(odd):
+    result = run_program("scripts/photos_to_scene.py", odd[0].parent, odd[0])
+    assert result.returncode == 0 and f"going on after {', '.join(STAGES)}" in result.stdout
+    assert result.stdout.endswith(odd[1][odd[1].index("photos registered") :])
+
+
+def test_a_video(photos, centers, tmp_path):
+    """Each photo for half a second; of each span its sharpest frame."""
+    film = tmp_path / "my film.mp4"
+    with imageio.get_writer(film, fps=10, codec="libx264", quality=9, macro_block_size=1) as writer:
+        for path in sorted(photos.rglob("*.jpg"), key=lambda path: path.name):
+            for _ in range(5):
+                writer.append_data(imageio.imread(path))
+    result = run_program("scripts/photos_to_scene.py", film, tmp_path / "scene", "--frames", COUNT, "--threads", 2)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("frames ...\n") and f"{COUNT} of {COUNT} photos registered" in result.stdout
+    names = sorted(path.name for path in (tmp_path / "scene/images").iterdir())
+    assert [int(name.removeprefix("frame_").removesuffix(".jpg")) // 5 for name in names] == list(range(COUNT))
+    assert off_by(tmp_path / "scene", names, centers) < 0.05
 
 
 # ------------------------------------------------------------------------------------------------------- interruptions
@@ -163,7 +211,7 @@ def test_a_given_pair_to_begin_with(sfm, finished, photos, tmp_path):
 def test_a_finished_run_has_nothing_to_do(finished, photos):
     before = (finished[0] / "sparse/0/images.bin").stat().st_mtime_ns
     result = run_program("scripts/photos_to_scene.py", photos, finished[0])
-    assert result.returncode == 0 and "going on after features, matches, cameras, undistorted" in result.stdout
+    assert result.returncode == 0 and f"going on after {', '.join(STAGES)}" in result.stdout
     assert (finished[0] / "sparse/0/images.bin").stat().st_mtime_ns == before
 
 
@@ -175,7 +223,8 @@ def interrupted(request, photos, tmp_path):
         list(map(str, command)), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     )  # fmt: skip
-    assert process.stdout.readline() == "features ...\n"
+    while process.stdout.readline() != "features ...\n":
+        assert process.poll() is None
     time.sleep(0.1)
     process.send_signal(request.param)
     _, complaint = process.communicate(timeout=60)
@@ -191,72 +240,15 @@ def test_an_interrupted_run_goes_on(interrupted, photos):
     assert "going on after" in result.stdout and f"{COUNT} of {COUNT} photos registered" in result.stdout
 
 
-def test_features_that_were_found_are_kept(sfm, photos, tmp_path, monkeypatch):
-    """A run that ends in the middle of a stage: half of the photos are not looked at again."""
-    settings = sfm.Settings(str(photos), "exhaustive", "OPENCV", 1600, 8192, 0, COUNT)
-    work = sfm._Work.begun(tmp_path, settings, 1)
-    names = sfm._photos(photos)
-    with monkeypatch.context() as patch:
-        patch.setattr(sfm, "_photos", lambda folder: names[: COUNT // 2])
-        sfm._features(work)
-    with work.watched() as database:
-        assert sfm._photos_with_features(database) == COUNT // 2
-    with pycolmap.Database.open(work.database) as database:
-        first = database.read_image_with_name(names[0])
-        before = database.read_descriptors(first.image_id).data.copy()
-        database.update_keypoints(first.image_id, np.full((len(before), 2), 7.0, np.float32))
-    work.once(sfm._features)
-    with pycolmap.Database.open(work.database) as database:
-        assert sfm._photos_with_features(database) == COUNT
-        assert (database.read_keypoints(first.image_id)[:, :2] == 7.0).all()
-        assert database.num_cameras() == 2  # one for each of the two folders
-
-
 @pytest.mark.parametrize(("option", "word"), [(("--max_size", 100), "max_size"), (("--camera", "PINHOLE"), "camera")])
 def test_other_settings_are_refused(finished, photos, option, word):
     result = run_program("scripts/photos_to_scene.py", photos, finished[0], *option)
     assert result.returncode == 1 and f"was begun with {word}" in result.stderr and "Traceback" not in result.stderr
 
 
-# --------------------------------------------------------------------------------------------------- photos and pairs
-
-
-def test_pairs(sfm):
-    names = [f"{index:04d}" for index in range(100)]
-    assert len(list(sfm.pairs_of(names, "exhaustive"))) == 100 * 99 // 2
-    near = list(sfm.pairs_of(names, "sequential"))
-    assert len(near) == len(set(near)) and all(a < b for a, b in near)
-    assert {int(b) - int(a) for a, b in near} == {*range(1, 11), 16, 32, 64}
-    assert list(sfm.pairs_of(names[:2], "sequential")) == [("0000", "0001")]
-
-
-def test_cameras_are_shared_by_size_and_device(sfm, tmp_path):
-    exif = Image.Exif()
-    exif[0x0110] = "Phone 3"
-    for name, size in (("a", (40, 30)), ("b", (40, 30)), ("c", (30, 40)), ("d", (40, 30))):
-        Image.new("RGB", size).save(tmp_path / f"{name}.jpg", **({"exif": exif} if name == "d" else {}))
-    groups = sfm._by_camera(tmp_path, ["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
-    assert sorted(map(tuple, groups.values())) == [("a.jpg", "b.jpg"), ("c.jpg",), ("d.jpg",)]
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ([], "0 photos .* at least 3 are needed"),
-        (["a.heic", "b.heic", "c.heic"], "holds .heic files, convert photos among them to JPEG"),
-        (["a.jpg", "b.jpg", "c d.jpg"], "no room for a space .* rename it"),
-    ],
-)
-def test_unusable_photos(sfm, tmp_path, files, message):
-    for name in files:
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(DataError, match=message):
-        sfm._photos(tmp_path)
-
-
 def test_photos_without_anything_to_see(tmp_path):
     for index in range(4):
-        write_image(tmp_path / f"photos/{index}.png", 64, 48, level=60 * index)
+        write_image(tmp_path / f"photos/{index}.png", 96, 72, level=60 * index)
     result = run_program("scripts/photos_to_scene.py", tmp_path / "photos", tmp_path / "out")
     assert result.returncode == 1 and "no two photos could be placed" in result.stderr
     assert "Traceback" not in result.stderr and result.stderr.count("\n") == 1
@@ -266,7 +258,7 @@ def test_a_photo_that_is_none(photos, tmp_path):
     for index in range(3):
         (tmp_path / f"{index}.jpg").write_bytes(b"no image")
     result = run_program("scripts/photos_to_scene.py", tmp_path, tmp_path / "out")
-    assert result.returncode == 1 and "0.jpg: cannot be read as an image" in result.stderr
+    assert result.returncode == 1 and "0 usable photos, at least 3 are needed; left out: 0.jpg: cannot" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -274,7 +266,7 @@ def test_a_photo_that_is_none(photos, tmp_path):
     [
         (("none", "out"), "none: no such folder or video"),
         (("photos", "photos"), "exists and was not begun by this program"),
-        (("photos", "out", "--camera", "PINHOL"), "--camera PINHOL: unknown to COLMAP; use one of "),
+        (("photos", "out", "--camera", "PINHOL"), "--camera PINHOL: unknown to COLMAP; use auto or one of "),
         (("photos", "out", "--frames", "1"), "--frames at least 2"),
         (("film.txt", "out"), "neither a folder of photos nor a video"),
         (("film.mp4", "out"), "film.mp4: cannot be read as a video"),
@@ -294,45 +286,3 @@ def test_an_old_pycolmap(sfm, monkeypatch):
     monkeypatch.delattr(pycolmap, "CancellationToken")
     with pytest.raises(DataError, match="is too old for this: pip install 'pycolmap>=4.2'"):
         sfm.main(["photos", "out"])
-
-
-# -------------------------------------------------------------------------------------------------------------- video
-
-
-def test_the_sharpest_frame_of_each_span(sfm):
-    rng = np.random.default_rng(0)
-    sharp = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    frames = [sharp if index in (2, 7, 8) else np.full_like(sharp, 90) for index in range(12)]
-    chosen = [index for index, _ in sfm.sharpest(iter(frames), 12, 4)]
-    assert chosen == [2, 3, 7, 9]  # spans of three; the first of equals
-
-
-def test_a_video_becomes_frames(sfm, photos, tmp_path):
-    film = tmp_path / "film.mp4"
-    with imageio.get_writer(film, fps=10, codec="libx264", quality=9, macro_block_size=1) as writer:
-        for path in sorted(photos.rglob("*.jpg")):
-            for _ in range(5):
-                writer.append_data(imageio.imread(path))
-    assert sfm._default_frames(film) == round(sfm.FRAMES_PER_SECOND * COUNT * 5 / 10)
-    sfm.extract_frames(film, tmp_path / "frames", COUNT)
-    frames = sorted((tmp_path / "frames").iterdir())
-    assert len(frames) == COUNT and not (tmp_path / "frames.partial").exists()
-    for frame, path in zip(frames, sorted(photos.rglob("*.jpg")), strict=True):
-        assert np.abs(imageio.imread(frame).astype(int) - imageio.imread(path)).mean() < 12
-    with pytest.raises(DataError, match="use a smaller --frames"):
-        sfm.extract_frames(film, tmp_path / "frames", 999)
-
-
-def test_video_without_ffmpeg(sfm, tmp_path, monkeypatch):
-    (tmp_path / "film.mp4").write_bytes(b"")
-    monkeypatch.setattr(sfm, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match="reading videos needs ffmpeg: pip install imageio-ffmpeg"):
-        sfm._opened(tmp_path / "film.mp4")
-
-
-@pytest.mark.parametrize("content", ["", "[1]", '{"settings": {}, "done": []}'])
-def test_a_damaged_state_is_named(sfm, tmp_path, content):
-    (tmp_path / "mine/sfm").mkdir(parents=True)
-    (tmp_path / "mine/sfm/state.json").write_text(content)
-    with pytest.raises(DataError, match=r"mine/sfm/state\.json: is damaged; delete .*mine and begin again"):
-        sfm._Work.begun(tmp_path / "mine", sfm.Settings("photos", "exhaustive", "OPENCV", 1600, 8192, 0, COUNT), 1)

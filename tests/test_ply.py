@@ -8,16 +8,17 @@ import plyfile
 import pytest
 import torch
 
+from datasets.ply import LONGEST_HEADER
 from distwar_gs.export import load_ply
-from distwar_gs.ply import LONGEST_HEADER, ModelFileError
+from distwar_gs.ply import ModelFileError
 
 COLUMNS = "x y z f_dc_0 f_dc_1 f_dc_2 opacity scale_0 scale_1 scale_2 rot_0 rot_1 rot_2 rot_3".split()  # noqa: SIM905
 
 
 def header(
-    count: object = 2, kind: str = "binary_little_endian", columns: list[str] = COLUMNS, more: str = "", last: str = ""
+    count: object = 2, kind: str = "binary_little_endian", columns: list[str] = COLUMNS, first: str = "", last: str = ""
 ) -> bytes:
-    lines = ["ply", f"format {kind} 1.0", *more.splitlines(), f"element vertex {count}"]
+    lines = ["ply", f"format {kind} 1.0", *first.splitlines(), f"element vertex {count}"]
     lines += [name if " " in name else f"property float {name}" for name in columns]
     return "\n".join([*lines, *last.splitlines(), "end_header", ""]).encode()
 
@@ -54,17 +55,21 @@ BROKEN = {
     "no vertices": (header(2).replace(b"vertex", b"points") + rows(), "has no `vertex` element", "give another file"),
     "vertices twice": (header(last="element vertex 1\nproperty uchar a") + rows() + b"0", "two elements of one", COPY),
     "a list of 4 billion": (
-        header(columns=[*COLUMNS, "property list uint float f_rest_0"]) + rows() + struct.pack("<I", 2**32 - 1),
-        "`property list uint float f_rest_0`: lists are for meshes", COPY),
-    "a mesh": (
-        header(last="element face 1\nproperty list uchar int vertex_indices") + rows() + b"\0", "for meshes", "export"),
+        header(columns=[*COLUMNS, "property list uint float f_rest_0"]) + rows() + struct.pack("<2I", 2**32 - 1, 0),
+        "`f_rest_0` of `vertex` is a list: lists are for meshes", COPY),
+    "a list whose length is a fraction": (
+        header(last="element face 1\nproperty list float int a") + rows() + b"\0" * 4, "is no whole number", "export"),
+    "faces cut short": (
+        header(first="element face 1\nproperty list uchar int a") + b"\x14" + rows(), "rows of `vertex` are", "export"),
+    "faces of 4 billion corners": (
+        header(first="element face 2\nproperty list uint int a") + b"\xff" * 8 + rows(), "a list is cut short", COPY),
     "a column twice": (header(columns=[*COLUMNS, "opacity"]) + rows(columns=15), "opacity comes twice", COPY),
     "a column of no type": (header(columns=["property x"]) + rows(), "`property x` is no column", "export"),
     "a column of no known type": (header(columns=typed("x", "half")) + rows(), "`property half x` is no column", COPY),
     "a column before any element": (
         b"ply\nformat ascii 1.0\nproperty float x\nend_header\n1\n", "`property float x` is no column", "export"),
-    "no format": (header().replace(b"format binary_little_endian 1.0\n", b"") + rows(), "line 2", COPY),
-    "a later version": (header().replace(b" 1.0", b" 2.0") + rows(), "expected version '1.0'", COPY),
+    "no format": (header().replace(b"format binary_little_endian 1.0\n", b"") + rows(), "`no format line`", COPY),
+    "a later version": (header().replace(b" 1.0", b" 2.0") + rows(), "`format binary_little_endian 2.0`: PLY", COPY),
     "opacities as bytes": (
         header(columns=typed("opacity", "uchar")) + rows(), "column opacity is of type uint8, not floating", "export"),
     "positions as integers": (header(columns=typed("y", "int")) + rows(), "column y is of type int32", "export"),
@@ -73,7 +78,7 @@ BROKEN = {
     "10 harmonics": (
         header(columns=[*COLUMNS, *(f"f_rest_{i}" for i in range(10))]) + rows(columns=24), "10 f_rest", "need one"),
     "words for numbers": (header(1, "ascii") + b"one 2 3 4 5 6 7 8 9 10 11 12 13 14\n", "malformed input", "export"),
-    "bytes in a text file": (header(1, "ascii") + b"\xff" * 99, "can't decode", COPY),
+    "bytes in a text file": (header(1, "ascii") + b"\xff" * 99, "malformed input", COPY),
     "only NaN": (header() + rows(value=np.nan), "none of its 2 Gaussians has sound means, quats", "export it again"),
     "rotations of zeros": (header() + rows(value=0.0), "none of its 2 Gaussians has sound quats", "export it again"),
     "an endless header": (b"ply\nformat ascii 1.0\n" + b"comment again\n" * 10**6, "no header from `ply`", "export"),
@@ -96,7 +101,7 @@ def test_broken_files_end_in_one_line_and_take_no_memory(tmp_path, content, name
 
 
 def test_a_long_header_is_still_read(tmp_path):
-    content = header(more="comment a\n" * ((LONGEST_HEADER - 1000) // 10)) + rows()
+    content = header(first="comment a\n" * ((LONGEST_HEADER - 1000) // 10)) + rows()
     (tmp_path / "a.ply").write_bytes(content)
     assert len(load_ply(tmp_path / "a.ply")["means"]) == 2
 

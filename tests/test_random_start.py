@@ -6,7 +6,7 @@ import torch
 from scene_files import look_at, ring
 
 from datasets import View
-from distwar_gs.random_start import DEPTHS, points_in_view, scene_distance
+from distwar_gs.random_start import DEPTHS, is_within_sight, points_in_view, scene_distances
 
 
 def views_at(poses, width=64, height=40):
@@ -45,13 +45,47 @@ def test_one_camera():
 
 
 def test_the_distance_is_where_the_axes_meet():
-    assert scene_distance(views_at(ring(9, radius=4.0, height=3.0)), 1.0) == pytest.approx(5.0)
+    assert scene_distances(views_at(ring(9, radius=4.0, height=3.0)), 1.0) == pytest.approx((5.0, 5.0))
     depths = np.linalg.norm(draw(views_at(ring(9, radius=4.0, height=3.0))), axis=1)
     assert np.median(depths) < 5.0 * DEPTHS[1]
 
 
 def test_parallel_and_outward_cameras_fall_back_to_the_extent():
-    parallel = [look_at((x, 0, 0), (x, 1, 0)) for x in (-1.0, 0.0, 1.0)]
+    parallel = [look_at((x, 0, 0), (x, 1, 0)) for x in (-9.0, 0.0, 9.0)]
     outward = [look_at(c, 2 * np.asarray(c)) for c in ((3, 0, 1.0), (-3, 0, 1.0), (0, 3, 1.0), (0, -3, 1.0))]
-    assert scene_distance(views_at(parallel), 2.0) == 6.0
-    assert scene_distance(views_at(outward), 2.0) == 6.0
+    assert scene_distances(views_at(parallel), 2.0) == (6.0, 6.0)
+    assert scene_distances(views_at(outward), 2.0) == (6.0, 6.0)
+    assert scene_distances(views_at(parallel[:1]), 2.0) == (6.0, 6.0)
+
+
+@pytest.mark.parametrize("wall", [0.8, 1.5, 4.0])
+def test_along_a_wall_points_lie_before_and_behind_it(wall):
+    """80 m of photos, one every half a metre: 3 extents, which a ring of cameras would suggest, are 130 m."""
+    views = views_at([look_at((x, 0, 0), (x, 1, 0)) for x in np.arange(0.0, 80.0, 0.5)])
+    nearest, farthest = scene_distances(views, 43.5)
+    assert nearest == pytest.approx(0.5 * (50 / 64) / 0.3) and farthest == pytest.approx(130.5)
+    depths = points_in_view(views, 43.5, 4000, torch.Generator().manual_seed(0))[:, 1].numpy()
+    assert np.mean(np.abs(depths / wall - 1.0) < 0.3) > 0.05 and depths.min() < wall < depths.max()
+
+
+BOX = (np.full(3, -1.3), np.full(3, 1.3))
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [
+        ((0, 0, 0), True),
+        ((8.0, 0, 0), True),  # not seen, but near
+        ((0, 0, 40.0), False),
+        ((452310.7, 5411950.2, 263.4), False),
+        ((0, 0, -6.3e6), False),
+    ],
+)
+def test_a_box_is_what_the_cameras_look_at_or_not(offset, expected):
+    views = views_at([look_at(np.add(place, offset), offset) for place in ((3, 0, 1.0), (0, 3, 1.0), (-3, 0, 1.0))])
+    assert is_within_sight(views, *BOX, 3.0) is expected
+
+
+def test_a_box_that_is_a_dot_ahead_is_not_looked_at():
+    assert not is_within_sight(views_at([look_at((1e5, 0, 0))]), *BOX, 3.0)
+    assert is_within_sight(views_at([look_at((100.0, 0, 0))]), *BOX, 3.0)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scene_files import write_colmap, write_image
 
-from datasets import load_scene
+from datasets import DataError, load_scene
 from datasets.resize import target_size
 
 ALL = {"test_every": 0, "normalise": False}
@@ -20,6 +20,9 @@ ALL = {"test_every": 0, "normalise": False}
         ((4946, 3286), 4, (1236, 822)),
         ((400, 300), 100, (100, 75)),
         ((90, 300), 100, (90, 300)),
+        ((4946, 3286), 3, (1649, 1095)),
+        ((4946, 3286), 16, (309, 205)),
+        ((4946, 3286), 17, (17, 11)),
         ((3, 1), 8, (1, 1)),
     ],
 )
@@ -58,3 +61,44 @@ def test_undistorted_then_resized(tmp_path):
     assert half.image_source == "images undistorted from SIMPLE_RADIAL resized to 1/2 (Lanczos)"
     scale = np.array([half.train[0].width / whole.train[0].width, half.train[0].height / whole.train[0].height, 1.0])
     np.testing.assert_allclose(half.train[0].K, scale[:, None] * whole.train[0].K)
+
+
+@pytest.mark.parametrize("divisor", [3, 5, 6, 12])
+def test_every_small_number_divides(tmp_path, divisor):
+    """As gsplat's data_factor does; 3DGS took 3 for a width of 3 pixels."""
+    source = write_colmap(tmp_path, size=(240, 120), params=(150, 153, 90, 50))
+    view = load_scene(source, resolution=divisor, **ALL).train[3]
+    assert Image.open(view.image_path).size == (view.width, view.height) == (240 // divisor, 120 // divisor)
+    np.testing.assert_array_equal(np.asarray(Image.open(view.image_path)), 30)
+    np.testing.assert_allclose(np.diag(view.K), [150 / divisor, 153 / divisor, 1])
+
+
+@pytest.mark.parametrize("divisor", [2, 3, 7])
+def test_a_folder_of_divided_images_is_used(tmp_path, divisor):
+    source = write_colmap(tmp_path, size=(140, 84))
+    for name in "abcd":
+        write_image(source / f"images_{divisor}/{name}.jpg", 140 // divisor, 84 // divisor)
+    scene = load_scene(source, resolution=divisor, **ALL)
+    assert scene.image_source == f"images_{divisor}" and scene.train[0].width == 140 // divisor
+    assert scene.train[0].image_path == source / f"images_{divisor}/a.jpg"
+
+
+@pytest.mark.parametrize(
+    ("resolution", "words"),
+    [
+        (8, "divides a.png, 64 pixels wide, to 8 pixels; divide by 4 at most, or give a width in pixels"),
+        (5, "divides a.png, 64 pixels wide, to 13 pixels; divide by 4 at most"),
+        (0, "use 1 to 16 to divide, a larger number for a width"),
+        (-3, "use 1 to 16 to divide, a larger number for a width"),
+    ],
+)
+def test_a_resolution_that_cannot_be_meant_is_refused(tmp_path, resolution, words):
+    with pytest.raises(DataError, match=f"resolution {resolution}: {words}"):
+        load_scene(write_colmap(tmp_path), resolution=resolution, **ALL)
+
+
+def test_photos_that_are_small_already_are_left_alone(tmp_path):
+    source = write_colmap(tmp_path, size=(12, 8), params=(10, 10, 6, 4))
+    assert {load_scene(source, resolution=r, **ALL).train[0].width for r in (1, -1, 17, 80)} == {12}
+    with pytest.raises(DataError, match="12 pixels wide, to 6 pixels; keep its size with 1"):
+        load_scene(source, resolution=2, **ALL)

@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -166,6 +167,21 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     """16 MiB of zeros behind a header of one Gaussian: what the header does not promise stays packed."""
     (tmp_path / "a.spz").write_bytes(spz(body=16 * 2**20))
     assert len(load_model(tmp_path / "a.spz")["means"]) == 1
+
+
+def test_a_bomb_of_gaussians_is_refused_before_memory_is_taken(tmp_path):
+    """A million Gaussians, all the same: 65 MB in 64 KB. Unpacked, 50 million in 3 MB took 15 GiB."""
+    count = 1_000_000
+    header = struct.pack("<4sIIBBBx", b"NGSP", 3, count, 3, 12, 0)
+    (tmp_path / "a.spz").write_bytes(gzip.compress(header + bytes(65 * count), 6))
+    assert (tmp_path / "a.spz").stat().st_size < 100_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(ModelFileError, match=r"bytes that promise 1,000,000 Gaussians, 0\.2 GiB\); export or copy"):
+            load_model(tmp_path / "a.spz")
+        assert tracemalloc.get_traced_memory()[1] < 2 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_same_model_gives_the_same_file():

@@ -1,12 +1,16 @@
 """Training runs on the demo scene."""
 
+import contextlib
 import json
+import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import weakref
+from pathlib import Path
 
 import numpy as np
 import plyfile
@@ -16,17 +20,20 @@ from demo_runs import DENSE_SCHEDULE, demo_config
 from memory_pressure import RunsOutAt
 from PIL import Image
 from scene_files import write_blender
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from datasets import DataError
 from distwar_gs import densification, monitor, trainer
 from distwar_gs.checkpoint import CheckpointError, load_checkpoint
 from distwar_gs.cli import RenderArgs, run_cli
-from distwar_gs.config import load_config
+from distwar_gs.config import ConfigError, load_config
 from distwar_gs.densification import Densifier, is_ordered, is_refined, is_reset
 from distwar_gs.losses import as_floats
+from distwar_gs.run_folder import RunFolder
 from distwar_gs.timing import PartTimer
 from distwar_gs.trained import TrainedModel
 from distwar_gs.trainer import Trainer, TrainingError
+from distwar_kernels import loader
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -49,13 +56,13 @@ def make(demo_scene, tmp_path):
 def targets(monkeypatch) -> list[torch.Tensor]:
     """The images that the steps of a training compare with, as they come."""
     seen: list[torch.Tensor] = []
-    real = trainer.photometric_gradient
+    real = trainer.photometric_gradients
 
-    def spy(image, photo, weight, background, kept):
+    def spy(image, photo, weight, background, kept, **options):
         seen.append(as_floats(photo, background))
-        return real(image, photo, weight, background, kept)
+        return real(image, photo, weight, background, kept, **options)
 
-    monkeypatch.setattr(trainer, "photometric_gradient", spy)
+    monkeypatch.setattr(trainer, "photometric_gradients", spy)
     return seen
 
 
@@ -97,6 +104,28 @@ def test_100_steps_reach_the_psnr(make):
     assert record["psnr"] > PSNR_AFTER_100_STEPS
     assert record["ssim"] > 0.675
     assert record["psnr"] == run.evaluate().psnr
+
+
+def test_a_score_that_the_strategy_asks_for_is_of_the_training_views_errors(make, monkeypatch):
+    """And a training is the same with it."""
+    runs = {name: make(name, {"train.iterations": 6}) for name in ("plain", "scored")}
+    scored, score = runs["scored"], torch.zeros(3008)
+    own = scored.densifier.statistics
+    monkeypatch.setattr(scored.densifier, "statistics", lambda step: own(step) | ({"score": score} if step > 3 else {}))
+    seen, real = [], trainer.photometric_gradients
+
+    def spy(image, *rest, with_errors):
+        gradients, losses = real(image, *rest, with_errors=with_errors)
+        seen.append(float(gradients["errors"].mean()) / float(losses["l1"]) if with_errors else None)
+        return gradients, losses
+
+    monkeypatch.setattr(trainer, "photometric_gradients", spy)
+    assert scored.run() == 0
+    assert seen[:3] == [None] * 3 and seen[3:6] == pytest.approx([1.0] * 3, rel=1e-5)  # the mean error is L1
+    assert (score > 0).float().mean() > 0.3 and score.isfinite().all()
+    assert runs["plain"].run() == 0
+    for name, param in runs["plain"].params.items():
+        torch.testing.assert_close(scored.params[name], param, rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_does_not(make):
@@ -405,6 +434,238 @@ def test_an_image_that_breaks_during_training_costs_no_step(demo_scene, tmp_path
     assert_same_state(whole, resumed)
 
 
+def lost(monkeypatch, lose, at: int = 4) -> None:
+    """Something is lost after a step."""
+    step = Trainer.train_step
+
+    def losing(self, number):
+        step(self, number)
+        if number == at:
+            lose()
+
+    monkeypatch.setattr(Trainer, "train_step", losing)
+
+
+def away(path: Path):
+    return lambda: path.rename(path.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize("budget", [{}, {"data.background": "random"}, {"data.resolution": 2}])
+@pytest.mark.parametrize("lose", [lambda path: lambda: shutil.rmtree(path), away])
+def test_a_scene_that_is_lost_is_not_needed(demo_scene, tmp_path, monkeypatch, lose, budget):
+    """With all photos in memory; and a run that goes on has what one without the loss has."""
+    scene = shutil.copytree(demo_scene, tmp_path / "scene")
+    changes = {**budget, "train.checkpoint_iterations": [6], "train.test_iterations": [7], "train.save_iterations": [8]}
+    whole = Trainer(demo_config(scene, tmp_path / "whole", changes))
+    whole.run()
+    run = Trainer(demo_config(scene, tmp_path / "run", changes))
+    lost(monkeypatch, lose(scene))
+    assert run.run() == 0
+    assert_same_state(whole, run)
+    assert [record["per_view"] for record in metrics_of(run)] == [record["per_view"] for record in metrics_of(whole)]
+    for name in ("point_cloud/iteration_8/point_cloud.ply", "point_cloud/iteration_10/point_cloud.ply", "cameras.json"):
+        assert (run.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    one, two = (load_checkpoint(each.folder / "checkpoints/step_6.pt", "cpu") for each in (run, whole))
+    assert str(one.scene) == str(two.scene) and one.step == two.step
+
+
+def test_sigterm_without_the_scene(demo_scene, tmp_path, monkeypatch):
+    scene = shutil.copytree(demo_scene, tmp_path / "scene")
+    run = Trainer(demo_config(scene, tmp_path / "run"))
+    lost(monkeypatch, lambda: away(scene)() and signal.raise_signal(signal.SIGTERM))
+    assert run.run() == 143 and checkpoints_of(run) == ["latest", "step_4.pt"]
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(scene)
+    resumed = Trainer(demo_config(scene, tmp_path / "run", {"train.resume": "auto"}))
+    assert resumed.step == 4 and resumed.run() == 0
+    whole = Trainer(demo_config(scene, tmp_path / "whole"))
+    whole.run()
+    assert_same_state(whole, resumed)
+
+
+def test_a_scene_that_is_lost_while_it_is_needed(demo_scene, tmp_path, monkeypatch):
+    """Photos are decoded from disk: a checkpoint, and a line; with the scene back nothing is missing."""
+    scene = shutil.copytree(demo_scene, tmp_path / "scene")
+    run = Trainer(demo_config(scene, tmp_path / "run", TINY_BUDGET))
+    lost(monkeypatch, away(scene))
+    with pytest.raises(DataError, match=r"view_\d+\.png: cannot be read as an image .*No such file"):
+        run.run()
+    assert 4 <= run.step < 16 and checkpoints_of(run) == ["latest", f"step_{run.step}.pt"]
+    monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(scene)
+    resumed = Trainer(demo_config(scene, tmp_path / "run", {**TINY_BUDGET, "train.resume": "auto"}))
+    assert resumed.run() == 0
+    whole = Trainer(demo_config(scene, tmp_path / "whole", TINY_BUDGET))
+    whole.run()
+    assert_same_state(whole, resumed)
+
+
+def test_a_test_image_that_breaks_does_not_cost_the_model(demo_scene, tmp_path, monkeypatch):
+    scene = shutil.copytree(demo_scene, tmp_path / "scene")
+    run = Trainer(demo_config(scene, tmp_path / "run", {**TINY_BUDGET, "data.host_budget_gib": 4e-5}))
+    assert run.test_images.where == "disk"
+    lost(monkeypatch, lambda: (scene / "images/view_008.png").write_bytes(b"broken"), at=15)
+    with pytest.raises(DataError, match=r"view_008\.png: cannot be read as an image"):
+        run.run()
+    assert run.step == 16 and checkpoints_of(run) == ["latest", "step_16.pt"]
+    assert (run.folder / "point_cloud/iteration_16/point_cloud.ply").is_file()
+
+
+# ------------------------------------------------------------------------------------------------ the run folder
+
+
+def test_a_second_training_in_one_folder_is_refused(make):
+    first = make()
+    with first.run_folder:
+        before = sorted((path, path.stat().st_mtime_ns) for path in first.folder.rglob("*"))
+        with pytest.raises(ConfigError, match=f"run: process {os.getpid()} on .* choose another folder with -m"):
+            make()
+        assert sorted((path, path.stat().st_mtime_ns) for path in first.folder.rglob("*")) == before
+        make("another")
+    assert make().run() == 0
+
+
+def test_a_training_that_has_begun_meanwhile(make):
+    first, second = make(), make()
+    with first.run_folder, pytest.raises(ConfigError, match="trains there"):
+        second.run()
+    assert not (first.folder / "config.yaml").exists()
+    assert second.run() == 0
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied", "renamed"])
+def test_a_run_folder_that_is_lost_comes_back(make, monkeypatch, how):
+    """At the next step that looks up (log.every): whole, but for what was in it."""
+    changes = {
+        "log.every": 2, "log.tensorboard": True, "train.test_iterations": [2], "train.checkpoint_iterations": [1]
+    }  # fmt: skip
+    whole = make("whole", changes)
+    whole.run()
+    run = make("run", changes)
+
+    def lose():
+        if how == "renamed":
+            away(run.folder)()
+            return
+        for path in list(run.folder.iterdir()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if how == "deleted":
+            run.folder.rmdir()
+
+    lost(monkeypatch, lose, at=5)
+    assert run.run() == 0
+    assert_same_state(whole, run)
+    assert sorted(path.name for path in run.folder.iterdir()) == sorted(path.name for path in whole.folder.iterdir())
+    assert load_config(run.folder / "config.yaml") == run.config
+    assert (run.folder / "cameras.json").read_bytes() == (whole.folder / "cameras.json").read_bytes()
+    assert checkpoints_of(run) == ["latest", "step_10.pt", "step_6.pt"]
+    assert [record["per_view"] for record in metrics_of(run)] == [record["per_view"] for record in metrics_of(whole)]
+    log = (run.folder / "train.log").read_text()
+    assert log.count("first view: Gaussians cover") == log.count("is there again, without earlier checkpoints") == 1
+    assert "step 2: test PSNR" in log and "step 10: test PSNR" in log
+    curve = EventAccumulator(str(run.folder / "tensorboard")).Reload().Scalars("train/loss")
+    assert [event.step for event in curve][-2:] == [8, 10]
+    assert_same_state(whole, make("run", {**changes, "train.resume": "auto"}))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_without_the_run_folder(make, monkeypatch, number):
+    run = make()
+    lost(monkeypatch, lambda: shutil.rmtree(run.folder) or signal.raise_signal(number))
+    assert run.run() == (143 if number == signal.SIGTERM else 0)
+    assert "step_4.pt" in checkpoints_of(run) and load_config(run.folder / "config.yaml") == run.config
+
+
+def test_a_run_folder_that_is_lost_at_the_very_end(make, monkeypatch):
+    run, real = make(), Trainer.save_model
+    monkeypatch.setattr(Trainer, "save_model", lambda self: (real(self), shutil.rmtree(self.folder))
+                        if self.folder.exists() and not made.append(1) and len(made) == 1 else real(self))  # fmt: skip
+    made: list[int] = []
+    assert run.run() == 0
+    assert checkpoints_of(run) == ["latest", "step_10.pt"] and metrics_of(run)[-1]["step"] == 10
+    assert (run.folder / "point_cloud/iteration_10/point_cloud.ply").is_file()
+
+
+def test_a_run_folder_that_another_training_has_taken(make, monkeypatch):
+    """The user deleted it and began anew: neither writes into the other's."""
+    run, others = make(), []
+
+    def lose():
+        shutil.rmtree(run.folder)
+        others.append(RunFolder(run.folder))
+        others[0].__enter__()
+
+    lost(monkeypatch, lose)
+    try:
+        assert run.run() == 0
+    finally:
+        others[0].__exit__()
+    assert run.folder.name == f"run.{os.getpid()}" and checkpoints_of(run) == ["latest", "step_10.pt"]
+    assert list(others[0].path.iterdir()) == []
+
+
+def test_a_checkpoint_to_go_back_to_that_is_gone(make, monkeypatch):
+    """Then broken Gaussians are dropped, however many."""
+    run = make(changes={"train.checkpoint_iterations": [2], "log.every": 1})
+
+    def spoil():
+        shutil.rmtree(run.folder / "checkpoints")
+        run.params["means"].data[:2000] = torch.nan
+
+    lost(monkeypatch, spoil)
+    assert run.run() == 0
+    assert "dropped, 1,008 are left" in (run.folder / "train.log").read_text()
+
+
+# ------------------------------------------------------------------------------------------------ messages
+
+
+@pytest.mark.parametrize("name", ["train.log", "tensorboard"])
+@pytest.mark.parametrize("put", [Path.mkdir, Path.touch, os.mkfifo])
+def test_messages_that_cannot_be_written_from_the_beginning(make, capsys, name, put):
+    changes = {"log.tensorboard": True, "log.every": 1, "train.iterations": 3}
+    whole = make("whole", changes)
+    whole.run()
+    (whole.folder.with_name("run")).mkdir()
+    put(whole.folder.with_name("run") / name)
+    run = make("run", changes)
+    assert run.run() == 0
+    assert_same_state(whole, run)
+    problem = {"train.log": "train.log: cannot be written", "tensorboard": "TensorBoard's file cannot be written"}[name]
+    fits = (name, put) in (("train.log", Path.touch), ("tensorboard", Path.mkdir))
+    assert capsys.readouterr().err.count(problem) == (0 if fits else 1)
+
+
+@pytest.mark.parametrize("lose", [shutil.rmtree, lambda path: (shutil.rmtree(path), path.touch())])
+def test_curves_that_cannot_be_written_any_more(make, monkeypatch, capsys, lose):
+    changes = {"log.tensorboard": True, "log.every": 1}
+    whole, run = make("whole", changes), make("run", changes)
+    whole.run()
+    lost(monkeypatch, lambda: lose(run.folder / "tensorboard"))
+    assert run.run() == 0
+    assert_same_state(whole, run)
+    assert capsys.readouterr().err.count("TensorBoard's file cannot be written") == 1
+    assert "TensorBoard's file cannot be written" in (run.folder / "train.log").read_text()
+
+
+def test_training_time_is_that_of_the_steps(make, monkeypatch):
+    """Not of building the kernels, which whoever needs them first waits for."""
+    slow, loads = 1.5, []
+
+    def load(backend):
+        if not loads:
+            time.sleep(slow)
+        loads.append(backend)
+
+    real = loader.load
+    real("cpu")
+    monkeypatch.setattr(loader, "load", load)
+    run = make(changes={"train.iterations": 2})
+    assert run.run() == 0 and len(loads) > 2
+    assert 0 < metrics_of(run)[-1]["train_seconds"] < slow
+    assert load_checkpoint(run.folder / "checkpoints/step_2.pt", "cpu").elapsed_seconds < slow
+
+
 def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):
     run, step = make(), Trainer.train_step
 
@@ -431,13 +692,13 @@ def test_out_of_memory_saves_the_state_before_the_step(make, monkeypatch):
 def test_what_a_failed_step_made_is_gone_before_it_is_saved(make, monkeypatch):
     run, made, alive = make(), [], []
 
-    def out_of_memory(image, *_):
+    def out_of_memory(image, *_, **options):
         made.append(weakref.ref(image))
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     save = Trainer.save_checkpoint
     monkeypatch.setattr(Trainer, "save_checkpoint", lambda self: alive.append(made[0]() is not None) or save(self))
-    monkeypatch.setattr(trainer, "photometric_gradient", out_of_memory)
+    monkeypatch.setattr(trainer, "photometric_gradients", out_of_memory)
     with pytest.raises(TrainingError, match="out of GPU memory after step 0"):
         run.run()
     assert alive == [False]
@@ -464,18 +725,36 @@ def test_growth_without_memory_is_skipped_and_the_run_goes_on(make, monkeypatch,
     assert metrics_of(run)[-1]["psnr"] > 15
 
 
+def squeeze(room: int) -> list[torch.Tensor]:
+    """Leaves this process `room` bytes of GPU memory beyond what its tensors take, on a card of any size.
+
+    The allocator may hold more than they take, which a limit alone does not touch: what is returned fills that.
+    """
+    torch.cuda.empty_cache()
+    limit = torch.cuda.memory_allocated() + room
+    torch.cuda.set_per_process_memory_fraction(limit / torch.cuda.mem_get_info()[1])
+    ballast = []
+    with contextlib.suppress(torch.OutOfMemoryError):  # what is left lies in pieces of less than a block each
+        while torch.cuda.memory_reserved() - torch.cuda.memory_allocated() > room:
+            ballast.append(torch.empty(2**21, dtype=torch.uint8, device="cuda"))
+    return ballast
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("adam", ["visible", "lazy", "dense"])
 def test_a_gpu_without_memory_ends_in_a_checkpoint_to_resume_from(make, monkeypatch, capsys, adam):
-    """From step 6 on the process may take no more than it has."""
-    step = Trainer.train_step
+    """From step 6 on the process may take half of what step 5 took beyond what it had."""
+    step, ballast = Trainer.train_step, []
 
     def squeezed(self, number):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
         if number == 6:
-            torch.cuda.empty_cache()
-            share = torch.cuda.memory_reserved() / torch.cuda.mem_get_info()[1]
-            torch.cuda.set_per_process_memory_fraction(share)
+            ballast.extend(squeeze(needed[0] // 2))
         step(self, number)
+        needed[:] = [torch.cuda.max_memory_allocated() - before]
+
+    needed: list[int] = []
 
     changes = {
         "train.device": "cuda", "model.init": "random", "model.init_points": 1_000_000, "optim.adam": adam,
@@ -487,6 +766,7 @@ def test_a_gpu_without_memory_ends_in_a_checkpoint_to_resume_from(make, monkeypa
         with pytest.raises(SystemExit) as stopped:
             run_cli(lambda _: run.run(), [])
     finally:
+        ballast.clear()
         torch.cuda.set_per_process_memory_fraction(1.0)
         monkeypatch.undo()
     assert stopped.value.code == 1

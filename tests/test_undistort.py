@@ -7,6 +7,7 @@ from PIL import Image
 from scene_files import write_colmap
 
 from datasets import DataError, load_scene
+from datasets.masks import decode_mask
 
 RADIAL = {"model": "SIMPLE_RADIAL", "params": (50, 30, 17, 0.1)}
 
@@ -84,3 +85,27 @@ def test_alpha_is_undistorted_too(tmp_path):
     Image.fromarray(rgba).save(source / "images/a.png")
     alpha = np.asarray(Image.open(load_scene(source, test_every=0).train[0].image_path))[..., 3]
     assert (alpha[:, :28].max(), alpha[:, 36:].min()) == (0, 255)
+
+
+NAMES = ["a.mask", "a", "A", "é.png", "e\u0301.png", f"{'x' * 247}.png", "\x1b[2J\n.png"]
+
+
+def test_images_and_masks_of_names_that_meet_are_files_of_their_own(tmp_path):
+    """Seven photographs of seven levels, each with a mask of its own: all are there after undistortion, each once."""
+    source = write_colmap(tmp_path, names=NAMES, images=None, **RADIAL)
+    for index, name in enumerate(NAMES):
+        for folder in ("images", "masks"):
+            (source / folder).mkdir(exist_ok=True)
+            kept = np.tile(np.arange(64) < 8 * (index + 1), (40, 1))
+            pixels = kept * np.uint8(255) if folder == "masks" else np.full((40, 64), 30 * (index + 1), np.uint8)
+            Image.fromarray(pixels).save(source / folder / name, "PNG")
+    for resolution in (1, 2):
+        named = {view.name: view for view in load_scene(source, test_every=0, resolution=resolution).train}
+        assert sorted(named) == sorted(NAMES)
+        views = [named[name] for name in NAMES]
+        levels = [np.asarray(Image.open(view.image_path)) for view in views]
+        assert [(level.min(), level.max()) for level in levels] == [(30 * i, 30 * i) for i in range(1, 8)]
+        kept = [decode_mask(view.mask, (view.width, view.height)).mean() for view in views]
+        assert np.diff(kept).min() > 0.05, "each next mask keeps an eighth more"
+    files = [path for path in (source / ".distwar_cache").rglob("*") if path.is_file()]
+    assert len(files) == 3 * len(NAMES) and all(path.name.isprintable() for path in files)

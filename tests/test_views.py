@@ -34,6 +34,9 @@ def test_the_section_data_reaches_the_reader(demo_scene, tmp_path):
     assert len(scene().test) == 2 and len(scene(test_every=4).test) == 4 and len(scene(eval=False).test) == 0
     assert scene().extent == 1.0 and scene(normalise=False).extent > 2.0
     assert scene(normalise=False).normalisation.scale == 1.0
+    (tmp_path / "mine.txt").write_text("view_003\nview_007.png\n")
+    held = scene(test_list=str(tmp_path / "mine.txt"))
+    assert [view.name for view in held.test] == ["view_003.png", "view_007.png"] and len(held.train) == 14
     view = scene(resolution=45).train[0]
     assert (view.width, view.height) == (45, 34)
 

@@ -3,6 +3,8 @@
 // T is un-blended by division. The colour enters dL/dalpha only through c.v (v = dL/dcolour of the pixel), so one
 // running scalar, `behind`, the colour behind the Gaussian as the pixel's loss sees it, replaces a buffer of channels:
 //   dL/dalpha = T (c.v - behind),   behind += alpha (c.v - behind)
+//
+// An error is one more channel of v, in which all colours are 0: it has a part in the sums of weight times v only.
 #pragma once
 
 #include "blend_cuda.cuh"
@@ -14,9 +16,10 @@ struct Unblended {
     float v_sigma;  // dL/dsigma
 };
 
-template <int kChannels>
+template <int kChannels, bool kErrors>
 struct BackwardPixel {
-    float v_color[kChannels] = {};
+    static constexpr int kSums = kChannels + kErrors;  // of weight times v_color
+    float v_color[kSums] = {};
     float transmittance = 0.0f, behind = 0.0f;
     int last = -1;  // position of the farthest contributor
 
@@ -32,12 +35,13 @@ struct BackwardPixel {
             v_color[k] = upstream.v_colors_out[pixel.index * kChannels + k];
             if (background) behind += background[k] * v_color[k];
         }
+        if constexpr (kErrors) v_color[kChannels] = upstream.errors[pixel.index];
     }
 
     __device__ float4 v_color_padded() const {
         float v[4] = {};
 #pragma unroll
-        for (int k = 0; k < min(kChannels, 4); ++k) v[k] = v_color[k];
+        for (int k = 0; k < min(kSums, 4); ++k) v[k] = v_color[k];
         return make_float4(v[0], v[1], v[2], v[3]);
     }
 

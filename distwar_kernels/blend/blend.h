@@ -40,6 +40,9 @@ struct BlendState {
 struct BlendUpstream {
     const float* v_colors_out;      // [images, height, width, channels]
     const float* v_transmittances;  // [images, height, width] or null for zeros (CUDA only)
+    // [images, height, width] at least 0, or null: only where the sums are wanted in records, with three channels. A
+    // Gaussian's sum over pixels of weight times this ends in its record as kErrorSum. It has no part in the gradients.
+    const float* errors = nullptr;
 };
 
 // The sums it makes.
@@ -69,7 +72,8 @@ void blend_backward_to_records(const BlendInputs& in, const BlendState& state, c
                                float* records, bool absgrad, Strategy strategy, int threshold);
 
 // The same by strategy `sw_t`, and the same to the last bit every time (fixed_point.cuh).
-// sums: [G, 12] zeroed. largest: the largest absolute value of v_colors_out, on the device.
+// sums: [G, 12] zeroed. largest: [2] on the device, the largest absolute value of v_colors_out, and the largest error
+// (where there are none: the first again).
 void blend_backward_to_exact_records(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
                                      float* records, bool absgrad, long long* sums, const float* largest);
 

@@ -38,10 +38,10 @@ struct Staged {
     }
 };
 
-// What a visit leaves of one lane, in this order: colours, conic, mean, opacity, |mean|.
-template <int kChannels, bool kAbsGrad>
+// What a visit leaves of one lane, in this order: colours (and error), conic, mean, opacity, |mean|.
+template <int kColors, bool kAbsGrad>
 struct Sums {
-    static constexpr int kConic = kChannels, kMean = kConic + 3, kOpacity = kMean + 2, kAbsMean = kOpacity + 1;
+    static constexpr int kConic = kColors, kMean = kConic + 3, kOpacity = kMean + 2, kAbsMean = kOpacity + 1;
     static constexpr int kCount = kAbsMean + 2 * kAbsGrad;
 };
 
@@ -67,14 +67,14 @@ struct EmitArrays {
 };
 
 // Adds them to a record.
-template <int kChannels, bool kAbsGrad>
+template <int kColors, bool kAbsGrad>
 struct EmitRecords {
-    using S = Sums<kChannels, kAbsGrad>;
+    using S = Sums<kColors, kAbsGrad>;
     float* records;
 
     __device__ void operator()(long long gaussian, const float (&sums)[S::kCount]) const {
         float* record = records + kSplatFloats * gaussian;
-        add<kChannels>(record + kGradColor, sums);
+        add<kColors>(record + kGradColor, sums);
         add<3>(record + kGradConicXX, sums + S::kConic);
         add<2>(record + kGradMeanX, sums + S::kMean);
         add<1>(record + kGradOpacity, sums + S::kOpacity);
@@ -83,13 +83,13 @@ struct EmitRecords {
 };
 
 // Un-blends one Gaussian at a pixel and writes its gradients from there.
-template <int kChannels, bool kAbsGrad>
-__device__ void step(BackwardPixel<kChannels>& pixel, const PatchSplat& splat, const Sample& sample, float2 at,
-                     const float (&color)[kChannels], float (&sums)[Sums<kChannels, kAbsGrad>::kCount]) {
-    using S = Sums<kChannels, kAbsGrad>;
+template <bool kAbsGrad, int kChannels, bool kErrors, int kCount>
+__device__ void step(BackwardPixel<kChannels, kErrors>& pixel, const PatchSplat& splat, const Sample& sample, float2 at,
+                     const float (&color)[kChannels], float (&sums)[kCount]) {
+    using S = Sums<kChannels + kErrors, kAbsGrad>;
     const Unblended here = pixel.unblend(sample.alpha, sample.capped, pixel.seen(color));
 #pragma unroll
-    for (int k = 0; k < kChannels; ++k) sums[k] = here.weight * pixel.v_color[k];
+    for (int k = 0; k < S::kConic; ++k) sums[k] = here.weight * pixel.v_color[k];
     const SplatGradient g = splat.gradient(splat.sums_of_one(here.v_sigma, at.x, at.y));
     sums[S::kConic] = g.xx, sums[S::kConic + 1] = g.xy, sums[S::kConic + 2] = g.yy;
     sums[S::kMean] = g.x, sums[S::kMean + 1] = g.y;
@@ -97,14 +97,14 @@ __device__ void step(BackwardPixel<kChannels>& pixel, const PatchSplat& splat, c
     if constexpr (kAbsGrad) sums[S::kAbsMean] = fabsf(g.x), sums[S::kAbsMean + 1] = fabsf(g.y);
 }
 
-template <int kChannels, bool kAbsGrad, class Policy, class Emit>
+template <int kChannels, bool kErrors, bool kAbsGrad, class Policy, class Emit>
 __global__ void __launch_bounds__(kBlockSize)
     blend_backward_kernel(BlendInputs in, BlendState saved, BlendUpstream upstream, int threshold, Emit emit) {
     __shared__ Staged<kChannels> staged;
     const Pixel pixel(in);
     const TileRange range = visible_range(in);
     const float2 center = pixel.patch_center(), offset = pixel.patch_offset();
-    BackwardPixel<kChannels> state(in, saved, upstream, pixel);
+    BackwardPixel<kChannels, kErrors> state(in, saved, upstream, pixel);
     const int warp_last = warp_max(state.last);
 
     for (int end = range.end; end > range.begin; end -= kBlockSize) {
@@ -123,20 +123,20 @@ __global__ void __launch_bounds__(kBlockSize)
                 Policy::idle(emit);
                 continue;
             }
-            float sums[Sums<kChannels, kAbsGrad>::kCount];
-            if (active) step<kChannels, kAbsGrad>(state, splat, sample, offset, staged.color[t], sums);
+            float sums[Sums<kChannels + kErrors, kAbsGrad>::kCount];
+            if (active) step<kAbsGrad>(state, splat, sample, offset, staged.color[t], sums);
             Policy::template add<true>(staged.id[t], sums, active, threshold, emit);
         }
     }
 }
 
-template <int kChannels, bool kAbsGrad, class Emit>
+template <int kChannels, bool kErrors, bool kAbsGrad, class Emit>
 void launch_backward(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream, const Emit& emit,
                      Strategy strategy, int threshold) {
-    const auto kernel = strategy == Strategy::kAtomic ? blend_backward_kernel<kChannels, kAbsGrad, Atomic, Emit>
-                        : strategy == Strategy::kSerialized
-                            ? blend_backward_kernel<kChannels, kAbsGrad, Serialized, Emit>
-                            : blend_backward_kernel<kChannels, kAbsGrad, Butterfly, Emit>;
+    const auto kernel =
+        strategy == Strategy::kAtomic       ? blend_backward_kernel<kChannels, kErrors, kAbsGrad, Atomic, Emit>
+        : strategy == Strategy::kSerialized ? blend_backward_kernel<kChannels, kErrors, kAbsGrad, Serialized, Emit>
+                                            : blend_backward_kernel<kChannels, kErrors, kAbsGrad, Butterfly, Emit>;
     launch(kernel, in.tiles(), kBlockSize, in.stream, in, saved, upstream, threshold, emit);
 }
 
@@ -159,8 +159,8 @@ void blend_backward(const BlendInputs& in, const BlendState& saved, const BlendU
     }
     for_channels(in.channels, [&](auto channels) {
         with_flag(absgrad, [&](auto absolute) {
-            launch_backward<channels, absolute>(in, saved, upstream, EmitArrays<channels, absolute>{grad}, strategy,
-                                                threshold);
+            launch_backward<channels, false, absolute>(in, saved, upstream, EmitArrays<channels, absolute>{grad},
+                                                       strategy, threshold);
         });
     });
 }
@@ -169,21 +169,21 @@ void blend_backward_to_records(const BlendInputs& in, const BlendState& saved, c
                                float* records, bool absgrad, Strategy strategy, int threshold) {
     if (strategy == Strategy::kTransposed)
         return blend_backward_transposed(in, saved, upstream, records, absgrad, threshold);
-    const auto launch_for = [&](auto channels) {
+    const auto launch_for = [&](auto channels, auto errors) {
         with_flag(absgrad, [&](auto absolute) {
-            launch_backward<channels, absolute>(in, saved, upstream, EmitRecords<channels, absolute>{records}, strategy,
-                                                threshold);
+            launch_backward<channels, errors, absolute>(
+                in, saved, upstream, EmitRecords<channels + errors, absolute>{records}, strategy, threshold);
         });
     };
-    for_channels_among(in.channels, launch_for, std::integer_sequence<int, 3, 4>());
+    for_records(in, upstream, launch_for, std::integer_sequence<int, 3, 4>());
 }
 
 // The backward kernel itself, with a policy that counts in place of one that sums.
 void blend_traffic(const BlendInputs& in, const BlendState& saved, int64_t* counts) {
     const BlendUpstream any = {saved.transmittances, saved.transmittances};  // what is summed does not matter
     const TrafficTally tally{reinterpret_cast<unsigned long long*>(counts)};
-    launch(blend_backward_kernel<1, false, CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in, saved,
-           any, 0, tally);
+    launch(blend_backward_kernel<1, false, false, CountTraffic, TrafficTally>, in.tiles(), kBlockSize, in.stream, in,
+           saved, any, 0, tally);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

@@ -40,6 +40,14 @@ bool for_channels_among(int channels, F f, std::integer_sequence<int, kCounts...
     return ((channels == kCounts && (f(std::integral_constant<int, kCounts>()), true)) || ...);
 }
 
+// Calls f with the channels of a pass that sums in records, and with whether it has errors, as compile-time constants.
+template <int... kCounts, class F>
+void for_records(const BlendInputs& in, const BlendUpstream& upstream, F f,
+                 std::integer_sequence<int, kCounts...> counts) {
+    if (upstream.errors) return f(std::integral_constant<int, 3>(), std::true_type());
+    for_channels_among(in.channels, [&](auto channels) { f(channels, std::false_type()); }, counts);
+}
+
 // Calls f with a bool as a compile-time constant.
 template <class F>
 void with_flag(bool flag, F f) {

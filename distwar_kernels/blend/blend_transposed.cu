@@ -156,9 +156,9 @@ struct EmitFixed {
 };
 
 // A pixel of a patch on its way from the farthest Gaussian to the nearest.
-template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
+template <int kChannels, bool kErrors, bool kAbsGrad, bool kSplit, class Emit>
 struct Walk {
-    BackwardPixel<kChannels> pixel;
+    BackwardPixel<kChannels, kErrors> pixel;
     float x;   // from the patch's centre
     int line;  // of the patch's pixels
     Scratch<kChannels, kAbsGrad>& scratch;
@@ -220,13 +220,13 @@ struct Walk {
         if (!active) return;
         float v_color[4] = {};
 #pragma unroll
-        for (int k = 0; k < kChannels; ++k) v_color[k] = here.weight * pixel.v_color[k];
+        for (int k = 0; k < kChannels + kErrors; ++k) v_color[k] = here.weight * pixel.v_color[k];
         const SplatGradient g = splat.gradient(splat.sums_of_one(here.v_sigma, x, line - 0.5f * (kPatchHeight - 1)));
         emit.template add<kAbsGrad>(id, g, v_color, make_float2(fabsf(g.x), fabsf(g.y)));
     }
 };
 
-template <int kChannels, bool kAbsGrad, bool kSplit, class Emit>
+template <int kChannels, bool kErrors, bool kAbsGrad, bool kSplit, class Emit>
 __global__ void __launch_bounds__(kThreadsPerBlock, 32 / kWarps)
     blend_transposed_kernel(BlendInputs in, BlendState saved, BlendUpstream upstream, int threshold, Emit emit) {
     __shared__ Scratch<kChannels, kAbsGrad> scratches[kWarps];
@@ -236,7 +236,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 32 / kWarps)
     const int warp = blockIdx.x * kWarps + threadIdx.x / kWarpSize;
     const Patch patch(warp / kPatchesPerTile, warp % kPatchesPerTile);
     const Pixel pixel(in, patch);
-    const BackwardPixel<kChannels> start(in, saved, upstream, pixel);
+    const BackwardPixel<kChannels, kErrors> start(in, saved, upstream, pixel);
     const int warp_last = warp_max(start.last);
     if (warp_last < 0) return;
     const TileRange range(in, patch.tile);
@@ -244,8 +244,8 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 32 / kWarps)
     const int lane = lane_index();
     scratch.v_color[lane] = start.v_color_padded();
     __syncwarp();
-    Walk<kChannels, kAbsGrad, kSplit, Emit> walk = {start,    pixel.patch_offset().x, lane / kPatchWidth, scratch, emit,
-                                                    threshold};
+    Walk<kChannels, kErrors, kAbsGrad, kSplit, Emit> walk = {
+        start, pixel.patch_offset().x, lane / kPatchWidth, scratch, emit, threshold};
 
     VisitQueue queue = {in.flatten_ids, patch_visits(saved.visits, range, patch), scratch.positions, range.begin,
                         (warp_last - range.begin) / kWarpSize};
@@ -265,7 +265,7 @@ __global__ void __launch_bounds__(kThreadsPerBlock, 32 / kWarps)
                 walk.template visit<true>(batch, mine, first, rows);
             else
                 walk.template visit<false>(batch, mine, first, rows);
-            const RowSums sums = sum_rows<kChannels>(scratch.rows, scratch.v_color);
+            const RowSums sums = sum_rows<kChannels + kErrors>(scratch.rows, scratch.v_color);
             if (lane >= first && lane < first + rows)
                 emit.template add<kAbsGrad>(batch.gaussian, mine.gradient(about_mean(mine, sums)), sums.v_color,
                                             sums.absolute);
@@ -298,30 +298,30 @@ __global__ void from_fixed_kernel(FixedPoint fixed, float* records, int count) {
 void blend_backward_to_exact_records(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
                                      float* records, bool absgrad, long long* sums, const float* largest) {
     const FixedPoint fixed = {sums, largest, static_cast<float>(in.width) * in.height};
-    const auto launch_for = [&](auto channels) {
+    const auto launch_for = [&](auto channels, auto errors) {
         with_flag(absgrad, [&](auto absolute) {
-            launch(blend_transposed_kernel<channels, absolute, false, EmitFixed>,
+            launch(blend_transposed_kernel<channels, errors, absolute, false, EmitFixed>,
                    in.tiles() * (kPatchesPerTile / kWarps), kThreadsPerBlock, in.stream, in, saved, upstream, 1,
                    EmitFixed{fixed});
         });
     };
-    for_channels_among(in.channels, launch_for, std::integer_sequence<int, 3, 4>());
+    for_records(in, upstream, launch_for, std::integer_sequence<int, 3, 4>());
     const int count = kSplatFloats * in.n_gaussians;
     launch(from_fixed_kernel, blocks_for(count), kThreads, in.stream, fixed, records, count);
 }
 
 void blend_backward_transposed(const BlendInputs& in, const BlendState& saved, const BlendUpstream& upstream,
                                float* records, bool absgrad, int threshold) {
-    const auto launch_for = [&](auto channels) {
+    const auto launch_for = [&](auto channels, auto errors) {
         with_flag(absgrad, [&](auto absolute) {
             with_flag(threshold > 1, [&](auto split) {
-                launch(blend_transposed_kernel<channels, absolute, split, EmitRecord>,
+                launch(blend_transposed_kernel<channels, errors, absolute, split, EmitRecord>,
                        in.tiles() * (kPatchesPerTile / kWarps), kThreadsPerBlock, in.stream, in, saved, upstream,
                        threshold, EmitRecord{records});
             });
         });
     };
-    for_channels_among(in.channels, launch_for, std::integer_sequence<int, 1, 3, 4>());
+    for_records(in, upstream, launch_for, std::integer_sequence<int, 1, 3, 4>());
 }
 
 void unpack_records(const BlendInputs& in, const float* records, const BlendGradients& grad) {

@@ -57,10 +57,11 @@ Tensor traffic(const Tensor& splats, TensorList saved) {
     return counts;
 }
 
-// The blend's gradients: [capacity, 12], a record for each splat (../records.cuh).
+// The blend's gradients: [capacity, 12], a record for each splat (../records.cuh). errors: [height, width], summed by
+// weight in the place of the fourth channel.
 Tensor blend_records(const Tensor& splats, TensorList saved, const OptionalTensor& background, const Tensor& v_image,
                      const OptionalTensor& v_transmittances, bool absgrad, c10::string_view strategy, int64_t threshold,
-                     bool deterministic) {
+                     bool deterministic, const OptionalTensor& errors) {
     const DeviceGuard guard(splats.device());
     const BlendTensors blend(saved);
     const int channels = v_image.size(-1);
@@ -68,13 +69,21 @@ Tensor blend_records(const Tensor& splats, TensorList saved, const OptionalTenso
     const BlendInputs in = blend.blend_inputs(splats, channels, background);
     check(v_image, "v_image", at::kFloat, channels, splats);
     if (v_transmittances) check(*v_transmittances, "v_transmittances", at::kFloat, in.width, splats);
+    if (errors) {
+        TORCH_CHECK(channels == 3, "errors are summed in the fourth channel's place: not where depth is blended");
+        const int64_t size[] = {in.height, in.width};
+        TORCH_CHECK(errors->sizes() == at::IntArrayRef(size),
+                    message("errors are of size ", errors->sizes(), ", not of the image's"));
+        check(*errors, "errors", at::kFloat, in.width, splats);
+    }
     auto records = at::zeros_like(splats);
-    const BlendUpstream upstream = {v_image.const_data_ptr<float>(), data_or_null<float>(v_transmittances)};
+    const BlendUpstream upstream = {v_image.const_data_ptr<float>(), data_or_null<float>(v_transmittances),
+                                    data_or_null<float>(errors)};
     float* sums = records.mutable_data_ptr<float>();
     if (deterministic) {
         TORCH_CHECK(strategy == "sw_t", "only the reduction strategy sw_t can be deterministic");
         const auto exact = at::zeros_like(records, records.options().dtype(at::kLong));
-        const Tensor largest = v_image.abs().max();
+        const Tensor of_image = v_image.abs().max(), largest = at::stack({of_image, errors ? errors->max() : of_image});
         blend_backward_to_exact_records(in, blend.state(splats), upstream, sums, absgrad,
                                         reinterpret_cast<long long*>(exact.mutable_data_ptr<int64_t>()),
                                         largest.const_data_ptr<float>());
@@ -145,14 +154,14 @@ std::tuple<Tensor, Tensor> differentiate_features(const Tensor& features, Tensor
 
 std::vector<Tensor> gradients(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts,
                               int64_t list_capacity, const Tensor& records, bool absgrad, const OptionalTensor& grad2d,
-                              const OptionalTensor& count) {
+                              const OptionalTensor& count, const OptionalTensor& score) {
     const VisibleTensors visible(saved_visible);
     check(records, "records", at::kFloat, kSplatFloats, visible.splats);
     std::vector<Tensor> arrays;
     for (const Tensor& parameter : inputs.parameters) arrays.push_back(at::zeros_like(parameter));
     const auto data = [&](Parameter p) { return arrays[p].mutable_data_ptr<float>(); };
     project_backward(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
-                     records.const_data_ptr<float>(), statistics_of(grad2d, count, absgrad, inputs.gaussians.count),
+                     records.const_data_ptr<float>(), statistics_of(grad2d, count, score, absgrad, inputs),
                      {data(kMeans), data(kQuats), data(kScales), data(kOpacities), data(kSh0), data(kShN)},
                      current_stream());
     check_launch("fused_gradients");
@@ -161,13 +170,14 @@ std::vector<Tensor> gradients(Inputs inputs, TensorList saved_visible, const Opt
 
 void step(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts, int64_t list_capacity,
           const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
-          TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps, int64_t t) {
+          const OptionalTensor& score, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
+          int64_t t) {
     inputs.gaussians.adam = adam_of(inputs.parameters, moments, rates, last_steps, t);
     const VisibleTensors visible(saved_visible);
     check(records, "records", at::kFloat, kSplatFloats, visible.splats);
     project_backward_and_step(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
-                              records.const_data_ptr<float>(),
-                              statistics_of(grad2d, count, absgrad, inputs.gaussians.count), current_stream());
+                              records.const_data_ptr<float>(), statistics_of(grad2d, count, score, absgrad, inputs),
+                              current_stream());
     check_launch("fused_step");
 }
 

@@ -22,7 +22,7 @@ enum Parameter { kMeans, kQuats, kScales, kOpacities, kSh0, kShN };
 // Adam (Kingma and Ba 2015) over the Gaussians that contribute to the view.
 //
 // With `last_steps` it is lazy: what dense Adam would have done to a Gaussian in the steps that skipped it is applied
-// later (lazy_adam.cuh).
+// later (lazy_adam.cuh). So are the prices: gradients of the loss's terms that are no view's, at every step.
 struct Adam {
     static constexpr int kParameters = 6;  // in the order of Gaussians
     float* parameters[kParameters];
@@ -30,9 +30,12 @@ struct Adam {
     float* exp_avg_sq[kParameters];
     float step_sizes[kParameters];  // learning rate / (1 - beta1^t)
     float beta1, beta2, eps;
-    float root_correction;  // 1 / sqrt(1 - beta2^t)
-    int* last_steps;        // [N] the step up to which a Gaussian's parameters and moments are, or null
-    int step;               // t
+    float root_correction;             // 1 / sqrt(1 - beta2^t)
+    int* last_steps;                   // [N] the step up to which a Gaussian's parameters and moments are, or null
+    int step;                          // t
+    float opacity_price, scale_price;  // the loss has these times the sums of all opacities and of all scales
+
+    bool has_prices() const { return opacity_price != 0.0f || scale_price != 0.0f; }
 };
 
 // As trained: log scales, logit opacities, quaternions wxyz of any length.
@@ -115,6 +118,7 @@ void list_splats(const TileGrid& grid, const Visible& visible, const Lists& list
 struct Statistics {
     float* grad2d;  // [N] length of dL/d(projected centre) in units of half the image
     float* count;   // [N] 1 for each visible
+    float* score;   // [N] root of the error that the Gaussian has a part in (BlendUpstream::errors)
     bool absolute;  // lengths of the sums of absolute gradients instead
 };
 

@@ -60,11 +60,12 @@ class AdamStep:
     moments: Sequence[Tensor]
     """exp_avg of the six parameters, then exp_avg_sq."""
     rates: Sequence[float]
-    """A step size for each, beta1, beta2, eps, 1 / sqrt(1 - beta2^t); see `adam_rates`."""
+    """A step size for each, beta1, beta2, eps, 1 / sqrt(1 - beta2^t), two prices; see `adam_rates`."""
     last_steps: Tensor | None = None
     """[N] int32, the step up to which each Gaussian is. With it Adam is lazy: Gaussians that do not contribute are left
     as they are, and what dense Adam would have done to them in the steps they skipped (zero gradients: their moments
-    decay, and their old momentum moves them on) is added, in closed form, whenever their parameters are read."""
+    decay, and their old momentum moves them on) is added, in closed form, whenever their parameters are read. So is
+    what they would have paid where opacities and scales have a price."""
     t: int = 0
     """The step, from 1."""
 
@@ -243,15 +244,33 @@ def render_whole(
 
 @torch.no_grad()
 def blend_backward(
-    rendered: Rendered, v_image: Tensor, absgrad: bool, reduction: Reduction, deterministic: bool = False
+    rendered: Rendered,
+    v_image: Tensor,
+    absgrad: bool,
+    reduction: Reduction,
+    deterministic: bool = False,
+    errors: Tensor | None = None,
 ) -> Tensor:
     """The blend's gradients, a record for each visible Gaussian: [capacity, 12].
 
     Deterministic ones (strategy ``sw_t`` only) are the same to the last bit each time: they are summed as integers.
+
+    Args:
+        rendered: from `render_what_fits` or `render_whole`. v_image: dL/d(its image).
+        absgrad: also sums of absolute gradients.
+        reduction: where they are summed.
+        deterministic: see above.
+        errors: [H, W], at least 0: how wrong each pixel is. The last word of a record is then the sum over pixels of
+            the Gaussian's weight (alpha times transmittance) times this, from which `step` makes a score.
+
+    Raises:
+        ValueError: there are errors, and depth is blended: the last word of a record is its gradient.
     """
+    if errors is not None and rendered.options.with_depth:
+        raise ValueError("errors are summed where the gradient of the depth would be: render without depth for them")
     return torch.ops.distwar.fused_blend_backward(
         rendered.state.visible.splats, rendered.state.blend, rendered.options.padded_background(), v_image, None,
-        absgrad, reduction.strategy, reduction.balance_threshold, deterministic,
+        absgrad, reduction.strategy, reduction.balance_threshold, deterministic, errors,
     )  # fmt: skip
 
 
@@ -267,7 +286,12 @@ def traffic(params: Mapping[str, Tensor], camera: Cameras, options: DrawOptions)
 def gradients(
     rendered: Rendered, records: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None
 ) -> list[Tensor]:
-    """dL/d(parameters), dense; adds to the statistics `grad2d` and `count` [N] of densification, if given."""
+    """dL/d(parameters), dense. Adds to those statistics of densification [N] that are given:
+
+    `grad2d` the length of the projected centre's gradient, in units of half the image; `count` 1 where it is visible;
+    `score` the square root of the errors that `blend_backward` has summed. (The root: what many views get wrong counts
+    more than what one photo shows.)
+    """
     return torch.ops.distwar.fused_gradients(*_backward_arguments(rendered, records, absgrad, statistics))
 
 
@@ -294,7 +318,7 @@ def _backward_arguments(
     rendered: Rendered, records: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None
 ) -> tuple:
     view, blend = _view_arguments(rendered.camera, rendered.options), rendered.state.blend
-    counted = (None, None) if statistics is None else (statistics["grad2d"], statistics["count"])
+    counted = [(statistics or {}).get(name) for name in ("grad2d", "count", "score")]
     size = (blend.counts, len(blend.flatten_ids))
     return rendered.parameters, *view, rendered.state.visible, *size, records, absgrad, *counted
 
@@ -305,7 +329,18 @@ def catch_up(parameters: Sequence[Tensor], adam: AdamStep) -> None:
     torch.ops.distwar.fused_catch_up(parameters, *adam.arguments())
 
 
-def adam_rates(learning_rates: Sequence[float], betas: tuple[float, float], eps: float, t: int) -> list[float]:
-    """What `step` takes, for the t-th step (from 1): Adam's bias corrections as torch.optim.Adam makes them."""
+def adam_rates(
+    learning_rates: Sequence[float],
+    betas: tuple[float, float],
+    eps: float,
+    t: int,
+    prices: tuple[float, float] = (0.0, 0.0),
+) -> list[float]:
+    """What `step` takes, for the t-th step (from 1): Adam's bias corrections as torch.optim.Adam makes them.
+
+    prices: of opacity and of scale: the loss of every step, also of those that skip a Gaussian, has these times the
+    sums of all opacities and of all scales beside the image's part. For lazy Adam only.
+    """
     beta1, beta2 = betas
-    return [*(rate / (1.0 - beta1**t) for rate in learning_rates), beta1, beta2, eps, (1.0 - beta2**t) ** -0.5]
+    corrected = [rate / (1.0 - beta1**t) for rate in learning_rates]
+    return [*corrected, beta1, beta2, eps, (1.0 - beta2**t) ** -0.5, *prices]

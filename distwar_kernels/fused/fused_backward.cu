@@ -6,8 +6,8 @@
 // colour's gradient. Then all threads go through the block's rows of shN together, whole cache lines at a time: three
 // quarters of all bytes are there.
 //
-// A Gaussian whose record is zero contributes to no pixel and is left as it is (though it counts in the statistics, as
-// in the reference). Lazy Adam applies what it skips later: lazy_adam.cuh.
+// A Gaussian whose gradient is zero contributes to no pixel and is left as it is (though it counts in the statistics,
+// as in the reference). Lazy Adam applies what it skips later, prices included: lazy_adam.cuh.
 //
 // It stores nothing in between.
 //
@@ -27,30 +27,31 @@ struct StoreGradients {
     float* arrays[Adam::kParameters];
     explicit StoreGradients(const Gradients& g) : arrays{g.means, g.quats, g.scales, g.opacities, g.sh0, g.shN} {}
 
-    static constexpr bool kIsLazy = false;
+    static constexpr bool kIsLazy = false, kIsPriced = false;
     __device__ void mark(int) const {}
 
     template <int N>
     __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
-                         const SkippedSteps (&)[N]) const {
+                         const SkippedSteps (&)[N], int = 0) const {
 #pragma unroll
         for (int i = 0; i < N; ++i)
             if (indices[i] >= 0) arrays[parameter][indices[i]] = gradients[i];
     }
 };
 
-template <bool kLazy>
+template <bool kLazy, bool kPriced>
 struct StepAdam {
     Adam adam;
 
-    static constexpr bool kIsLazy = kLazy;
+    static constexpr bool kIsLazy = kLazy, kIsPriced = kPriced;
     __device__ void mark(int row) const {
         if (kLazy) adam.last_steps[row] = adam.step;
     }
 
+    // count: of the steps skipped, for what can have a price.
     template <int N>
     __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
-                         const SkippedSteps (&skipped)[N]) const {
+                         const SkippedSteps (&skipped)[N], int count = 0) const {
         float *const values = adam.parameters[parameter], *const means = adam.exp_avg[parameter];
         float *const squares = adam.exp_avg_sq[parameter], step_size = adam.step_sizes[parameter];
         AdamState states[N];
@@ -61,6 +62,12 @@ struct StepAdam {
         }
 #pragma unroll
         for (int i = 0; i < N; ++i) {
+            if (kPriced && is_priced(parameter)) {
+                states[i].catch_up_priced(adam, parameter, count, PricedSteps::of(adam, count));
+                const float price = Price::of(adam, parameter, states[i].value).gradient;
+                states[i].step(adam, step_size, gradients[i] + price);
+                continue;
+            }
             if (kLazy) states[i].catch_up(adam, step_size, skipped[i]);
             states[i].step(adam, step_size, gradients[i]);
         }
@@ -74,13 +81,13 @@ struct StepAdam {
 };
 
 template <class Sink, int N>
-__device__ void take_row(const Sink& sink, Parameter parameter, int row, const SkippedSteps& skipped,
-                         const float (&gradients)[N]) {
+__device__ void take_row(const Sink& sink, Parameter parameter, int row,
+                         const UpToDate<Sink::kIsLazy, Sink::kIsPriced>& old, const float (&gradients)[N]) {
     long long indices[N];
     SkippedSteps same[N];
 #pragma unroll
-    for (int i = 0; i < N; ++i) indices[i] = static_cast<long long>(N) * row + i, same[i] = skipped;
-    sink.take(parameter, indices, gradients, same);
+    for (int i = 0; i < N; ++i) indices[i] = static_cast<long long>(N) * row + i, same[i] = old.skipped;
+    sink.take(parameter, indices, gradients, same, old.count);
 }
 
 // dL/dcolour, without the channels that were cut off at 0.
@@ -98,10 +105,12 @@ __device__ Vec3 through_direction(const Visible& visible, int slot, Vec3 v_color
 }
 
 __device__ void count(const Statistics& statistics, const View& view, const GradientRecord& g, int row) {
-    if (!statistics.grad2d) return;
-    const float x = statistics.absolute ? g.absolute.x : g.x, y = statistics.absolute ? g.absolute.y : g.y;
-    statistics.grad2d[row] += hypotf(0.5f * view.width * x, 0.5f * view.height * y);
-    statistics.count[row] += 1.0f;
+    if (statistics.grad2d) {
+        const float x = statistics.absolute ? g.absolute.x : g.x, y = statistics.absolute ? g.absolute.y : g.y;
+        statistics.grad2d[row] += hypotf(0.5f * view.width * x, 0.5f * view.height * y);
+    }
+    if (statistics.count) statistics.count[row] += 1.0f;
+    if (statistics.score) statistics.score[row] += sqrtf(g.error());
 }
 
 // What a block keeps of its Gaussians: their rows, and the two factors of shN's gradient.
@@ -135,24 +144,24 @@ __global__ void __launch_bounds__(kBackwardThreads)
         const int row = visible.gaussian_ids[slot];
         const GradientRecord record = GradientRecord::load(records, slot);
         count(statistics, view, record, row);
-        if (!record.is_zero()) {
+        if (!record.is_zero(view.with_depth)) {
             const Pose pose(view);
             const Lens lens(view.intrinsics, view.width, view.height);
-            const UpToDate<Sink::kIsLazy> parameters(g, row);
-            const SkippedSteps& skipped = parameters.skipped;
+            const UpToDate<Sink::kIsLazy, Sink::kIsPriced> parameters(g, row);
             const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(record, visible.splats, slot);
             const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, pose.to_camera(mean));
             ShapeGradient shape = projected.gradient(record, view, pose, lens);
             if constexpr (kDegree > 0) {
                 shape.mean = shape.mean + through_direction(visible, slot, v_color);
-                factors.template put<kDegree>(thread, row, skipped, Direction(mean, pose.center()).unit, v_color);
+                factors.template put<kDegree>(thread, row, parameters.skipped, Direction(mean, pose.center()).unit,
+                                              v_color);
             }
             sink.mark(row);
-            take_row(sink, kMeans, row, skipped, {shape.mean.x, shape.mean.y, shape.mean.z});
-            take_row(sink, kQuats, row, skipped, {shape.quat.x, shape.quat.y, shape.quat.z, shape.quat.w});
-            take_row(sink, kScales, row, skipped, {shape.log_scale.x, shape.log_scale.y, shape.log_scale.z});
-            take_row(sink, kOpacities, row, skipped, {shape.logit});
-            take_row(sink, kSh0, row, skipped,
+            take_row(sink, kMeans, row, parameters, {shape.mean.x, shape.mean.y, shape.mean.z});
+            take_row(sink, kQuats, row, parameters, {shape.quat.x, shape.quat.y, shape.quat.z, shape.quat.w});
+            take_row(sink, kScales, row, parameters, {shape.log_scale.x, shape.log_scale.y, shape.log_scale.z});
+            take_row(sink, kOpacities, row, parameters, {shape.logit});
+            take_row(sink, kSh0, row, parameters,
                      {kHarmonic0 * v_color.x, kHarmonic0 * v_color.y, kHarmonic0 * v_color.z});
         }
     }
@@ -190,6 +199,7 @@ void launch_backward(const Gaussians& g, const View& view, const Visible& visibl
 }
 
 // One thread per number.
+template <bool kPriced>
 __global__ void catch_up_kernel(Adam adam, Parameter parameter, int floats, long long numbers) {
     const long long index = static_cast<long long>(blockIdx.x) * blockDim.x + threadIdx.x;
     if (index >= numbers) return;
@@ -197,7 +207,10 @@ __global__ void catch_up_kernel(Adam adam, Parameter parameter, int floats, long
     if (skipped <= 0) return;
     AdamState state = {adam.parameters[parameter][index], adam.exp_avg[parameter][index],
                        adam.exp_avg_sq[parameter][index]};
-    state.catch_up(adam, adam.step_sizes[parameter], SkippedSteps::of(adam, skipped));
+    if (kPriced)
+        state.catch_up_priced(adam, parameter, skipped, PricedSteps::of(adam, skipped));
+    else
+        state.catch_up(adam, adam.step_sizes[parameter], SkippedSteps::of(adam, skipped));
     adam.parameters[parameter][index] = state.value;
     adam.exp_avg[parameter][index] = state.mean, adam.exp_avg_sq[parameter][index] = state.square;
 }
@@ -216,8 +229,8 @@ void project_backward(const Gaussians& g, const View& view, const Visible& visib
 
 void project_backward_and_step(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,
                                const float* records, const Statistics& statistics, void* stream) {
-    for_laziness(g, [&](auto lazy) {
-        launch_backward(g, view, visible, fit, records, statistics, StepAdam<lazy>{g.adam}, stream);
+    for_laziness(g, [&](auto lazy, auto priced) {
+        launch_backward(g, view, visible, fit, records, statistics, StepAdam<lazy, priced>{g.adam}, stream);
     });
 }
 
@@ -226,8 +239,11 @@ void catch_up(const Adam& adam, int count, int sh_rows, void* stream) {
     for (int i = 0; i < Adam::kParameters; ++i) {
         const long long numbers = static_cast<long long>(floats[i]) * count;
         if (numbers == 0) continue;
-        launch(catch_up_kernel, static_cast<int>((numbers + kThreads - 1) / kThreads), kThreads, stream, adam,
-               static_cast<Parameter>(i), floats[i], numbers);
+        const auto parameter = static_cast<Parameter>(i);
+        const bool priced = adam.has_prices() && is_priced(parameter);
+        launch(priced ? catch_up_kernel<true> : catch_up_kernel<false>,
+               static_cast<int>((numbers + kThreads - 1) / kThreads), kThreads, stream, adam, parameter, floats[i],
+               numbers);
     }
     launch(mark_kernel, blocks_for(count), kThreads, stream, adam.last_steps, count, adam.step);
 }

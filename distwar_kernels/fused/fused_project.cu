@@ -25,8 +25,8 @@ struct Seen {
     float depth;
     int tiles = 0;
 
-    template <class Lens, bool kLazy>
-    __device__ Seen(const UpToDate<kLazy>& parameters, const View& view, const Lens& lens, int row) {
+    template <class Lens, bool kLazy, bool kPriced>
+    __device__ Seen(const UpToDate<kLazy, kPriced>& parameters, const View& view, const Lens& lens, int row) {
         const Pose pose(view);
         const Vec3 mean = pose.to_camera(parameters.vector(kMeans, row));
         if (!(mean.z >= view.near_plane && mean.z <= view.far_plane)) return;
@@ -38,7 +38,7 @@ struct Seen {
     }
 };
 
-template <class Lens, bool kLazy>
+template <class Lens, bool kLazy, bool kPriced>
 __global__ void __launch_bounds__(kScanThreads)
     project_kernel(Gaussians g, View view, Visible visible, unsigned* scan_words) {
     __shared__ ChainedScan scan;
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kScanThreads)
     int tiles = 0;
     if (row < g.count) {
         const Lens lens(view.intrinsics, view.width, view.height);
-        const Seen seen(UpToDate<kLazy>(g, row), view, lens, row);
+        const Seen seen(UpToDate<kLazy, kPriced>(g, row), view, lens, row);
         splat = seen.splat, depth = seen.depth, tiles = seen.tiles;
     }
     const int slot = scan.exclusive(scan_words, tiles > 0);
@@ -130,10 +130,10 @@ int project_words(const Gaussians& g) { return ChainedScan::words_for(blocks_for
 
 void project(const Gaussians& g, const View& view, const Visible& visible, unsigned* scan_words, void* stream) {
     const int blocks = (visible.capacity + kColorThreads - 1) / kColorThreads;
-    for_laziness(g, [&](auto lazy) {
+    for_laziness(g, [&](auto lazy, auto priced) {
         for_lens(view.lens, [&](auto lens) {
-            launch(project_kernel<typename decltype(lens)::type, lazy>, blocks_for(g.count), kScanThreads, stream, g,
-                   view, visible, scan_words);
+            launch(project_kernel<typename decltype(lens)::type, lazy, priced>, blocks_for(g.count), kScanThreads,
+                   stream, g, view, visible, scan_words);
         });
         for_degree(g.sh_degree, [&](auto degree) {
             launch(color_kernel<degree, lazy>, blocks, kColorThreads, stream, g, view, visible);

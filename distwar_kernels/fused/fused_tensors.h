@@ -95,10 +95,10 @@ struct WithInputs<kFunction> {
 };
 
 // moments: exp_avg of the six parameters, then exp_avg_sq. rates: their step sizes, beta1, beta2, eps,
-// 1 / sqrt(1 - beta2^t).
+// 1 / sqrt(1 - beta2^t), the prices of opacity and scale.
 inline Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<double> rates,
                     const OptionalTensor& last_steps, int64_t t) {
-    TORCH_CHECK(moments.size() == 12 && rates.size() == 10, "twelve moments and ten rates are needed");
+    TORCH_CHECK(moments.size() == 12 && rates.size() == 12, "twelve moments and twelve rates are needed");
     Adam adam;
     for (int i = 0; i < Adam::kParameters; ++i) {
         for (const Tensor& moment : {moments[i], moments[i + Adam::kParameters]}) {
@@ -111,8 +111,10 @@ inline Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<doub
         adam.step_sizes[i] = rates[i];
     }
     adam.beta1 = rates[6], adam.beta2 = rates[7], adam.eps = rates[8], adam.root_correction = rates[9];
+    adam.opacity_price = rates[10], adam.scale_price = rates[11];
     adam.step = t;
     adam.last_steps = nullptr;
+    TORCH_CHECK(last_steps || !adam.has_prices(), "prices are for lazy Adam: last_steps is missing");
     if (last_steps) {
         check(*last_steps, "last_steps", at::kInt, parameters[0].size(0), parameters[0]);
         adam.last_steps = last_steps->mutable_data_ptr<int>();
@@ -120,13 +122,16 @@ inline Adam adam_of(TensorList parameters, TensorList moments, at::ArrayRef<doub
     return adam;
 }
 
-inline Statistics statistics_of(const OptionalTensor& grad2d, const OptionalTensor& count, bool absgrad,
-                                int gaussians) {
-    if (!grad2d || !count) return {};
-    TORCH_CHECK(grad2d->numel() == gaussians && count->numel() == gaussians && grad2d->is_contiguous() &&
-                    count->is_contiguous(),
-                "the statistics are not of as many Gaussians as there are");
-    return {grad2d->mutable_data_ptr<float>(), count->mutable_data_ptr<float>(), absgrad};
+inline Statistics statistics_of(const OptionalTensor& grad2d, const OptionalTensor& count, const OptionalTensor& score,
+                                bool absgrad, const Inputs& inputs) {
+    TORCH_CHECK(!score || !inputs.view.with_depth, "where depth is blended there is no place for a score's errors");
+    const auto array = [&](const OptionalTensor& statistic) -> float* {
+        if (!statistic) return nullptr;
+        TORCH_CHECK(statistic->numel() == inputs.gaussians.count && statistic->is_contiguous(),
+                    "the statistics are not of as many Gaussians as there are");
+        return statistic->mutable_data_ptr<float>();
+    };
+    return {array(grad2d), array(count), array(score), absgrad};
 }
 
 // -------------------------------------------------------------------------------------------------- what ops leave

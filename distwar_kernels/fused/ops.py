@@ -28,7 +28,7 @@ LIBRARY.define(
 )
 LIBRARY.define(
     "fused_blend_backward(Tensor splats, Tensor[] blend, Tensor? background, Tensor v_image,"
-    f" Tensor? v_transmittances, {_CHOICES}, bool deterministic) -> Tensor records"
+    f" Tensor? v_transmittances, {_CHOICES}, bool deterministic, Tensor? errors=None) -> Tensor records"
 )
 # What features add to the blend's gradients goes back through the state's splats, whose "gradient" is records: so all
 # of it is taken to the parameters at once.
@@ -40,12 +40,12 @@ LIBRARY.define(
 LIBRARY.define("fused_traffic(Tensor splats, Tensor[] blend) -> Tensor")
 LIBRARY.define(
     f"fused_gradients(Tensor[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity,"
-    " Tensor records, bool absgrad, Tensor(a!)? grad2d, Tensor(b!)? count) -> Tensor[]"
+    " Tensor records, bool absgrad, Tensor(a!)? grad2d, Tensor(b!)? count, Tensor(c!)? score) -> Tensor[]"
 )
 LIBRARY.define(
     f"fused_step(Tensor(a!)[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity, Tensor records,"
-    " bool absgrad, Tensor(b!)? grad2d, Tensor(c!)? count, Tensor(d!)[] moments, float[] rates, Tensor(e!)? last_steps,"
-    " int t) -> ()"
+    " bool absgrad, Tensor(b!)? grad2d, Tensor(c!)? count, Tensor(d!)? score, Tensor(e!)[] moments, float[] rates,"
+    " Tensor(f!)? last_steps, int t) -> ()"
 )
 LIBRARY.define(
     "fused_catch_up(Tensor(a!)[] parameters, Tensor(b!)[] moments, float[] rates, Tensor(c!) last_steps, int t) -> ()"
@@ -102,7 +102,7 @@ def _project_backward(ctx: Any, v_visible: Sequence[Tensor | None] | None) -> tu
     saved = iter(ctx.saved_tensors)
     parameters, camera = ([next(saved) for _ in range(count)] for count in (len(PARAMETERS), 2))
     v_parameters = torch.ops.distwar.fused_gradients(
-        parameters, ctx.model, camera, *ctx.numbers, list(saved), None, 0, records, False, None, None
+        parameters, ctx.model, camera, *ctx.numbers, list(saved), None, 0, records, False, *(None,) * 3
     )
     return ctx.gradients.of(parameters=v_parameters)
 

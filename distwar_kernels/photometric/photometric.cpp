@@ -38,19 +38,22 @@ PhotometricInputs inputs(const Tensor& image, const Tensor& target, const Option
     return in;
 }
 
-std::tuple<Tensor, Tensor, Tensor> loss(const Tensor& image, const Tensor& target, const OptionalTensor& background,
-                                        double lambda_dssim) {
+// errors are empty where they are not asked for.
+std::tuple<Tensor, Tensor, Tensor, Tensor> loss(const Tensor& image, const Tensor& target,
+                                                const OptionalTensor& background, double lambda_dssim,
+                                                bool with_errors) {
     const DeviceGuard guard(image.device());
     const auto in = inputs(image, target, background, lambda_dssim);
     const auto options = image.options();
     auto value = at::empty({}, options), parts = at::empty({2}, options), v_image = at::empty_like(image);
+    auto errors = with_errors ? at::empty({in.height, in.width}, options) : at::empty({0}, options);
     const auto maps = at::empty({photometric_map_floats(in.width, in.height)}, options);
     const auto partials = at::empty({photometric_blocks(in.width, in.height), 2}, options);
-    photometric_loss(
-        in, {maps.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>()},
-        {value.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>(), v_image.mutable_data_ptr<float>()});
+    photometric_loss(in, {maps.mutable_data_ptr<float>(), partials.mutable_data_ptr<float>()},
+                     {value.mutable_data_ptr<float>(), parts.mutable_data_ptr<float>(),
+                      v_image.mutable_data_ptr<float>(), with_errors ? errors.mutable_data_ptr<float>() : nullptr});
     check_launch("photometric_loss");
-    return {value, parts, v_image};
+    return {value, parts, v_image, errors};
 }
 
 TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) { m.impl("photometric_loss", loss); }

@@ -9,7 +9,8 @@
 // Thread mapping: strip_blur.cuh.
 //
 // It stores three float maps between the kernels (36 bytes per pixel) and a pair of sums per block, which one more
-// block of `spread` adds up: no atomics, so results are bit-equal from run to run.
+// block of `spread` adds up: no atomics, so results are bit-equal from run to run. A map of the pixels' errors, if
+// asked for, is made by `compare` of the differences in shared memory: 4 bytes per pixel more are written, none read.
 //
 // Lower bound per pixel: 15 bytes read and 36 written, then 51 read and 12 written, 114 in all: 0.029 ms for 1297x840
 // at 4.3 TB/s, less what the L2 keeps. 3 x 154 multiply-adds: 0.016 ms on an H200. As written, with the rows that
@@ -80,8 +81,8 @@ struct Derivatives {
     float* means;   // [height, width, 3] dD/dE[x]
 };
 
-// The moments, SSIM and its derivatives.
-template <bool kAlpha>
+// The moments, SSIM and its derivatives; with kErrors, the pixels' errors.
+template <bool kAlpha, bool kErrors>
 struct Compare {
     static constexpr int kInputs = 2, kMaps = 4;
     using Loaded = Sample;
@@ -92,6 +93,7 @@ struct Compare {
 
     Pictures<kAlpha> pictures;
     Derivatives maps;
+    float* __restrict__ errors;                     // [height, width]
     float difference = 0.0f, dissimilarity = 0.0f;  // this thread's sums of |d| and D
 
     static __device__ Sample outside() { return Pictures<kAlpha>::outside(); }
@@ -101,6 +103,25 @@ struct Compare {
         inputs[0] = pair.x, inputs[1] = pair.y;
     }
     __device__ void count(const float (&inputs)[2], bool own) { difference += own ? fabsf(inputs[1]) : 0.0f; }
+    // Rows from `first_row` on, as all threads have put them: a pixel's channels are three neighbours.
+    template <class Rows>
+    __device__ void inspect(const Rows& rows, const Chunk& chunk, int first_row) const {
+        if constexpr (kErrors) {
+            constexpr int kPixels = kColumns / kChannels;  // of a strip's row
+            for (int i = threadIdx.x; i < kRows * kPixels; i += kColumns) {
+                const int row = first_row + i / kPixels, x = chunk.left / kChannels + i % kPixels;
+                if (!chunk.owns(row) || kChannels * x >= chunk.floats) continue;
+                float sum = 0.0f;
+#pragma unroll
+                for (int channel = 0; channel < kChannels; ++channel) {
+                    float inputs[2];
+                    rows.get(i / kPixels, kMargin + kChannels * (i % kPixels) + channel, inputs);
+                    sum += fabsf(inputs[1]);
+                }
+                errors[row * (chunk.floats / kChannels) + x] = sum * (1.0f / kChannels);
+            }
+        }
+    }
     static __device__ void expand(const float (&inputs)[2], float (&moments)[4]) {
         const auto [s, d] = inputs;
         moments[0] = s, moments[1] = d, moments[2] = s * s, moments[3] = d * d;
@@ -149,6 +170,8 @@ struct Spread {
     }
     static __device__ void convert(const Loaded& at, int, float (&inputs)[3]) { expand(at.maps, inputs); }
     static __device__ void count(const float (&)[3], bool) {}
+    template <class Rows>
+    static __device__ void inspect(const Rows&, const Chunk&, int) {}
     static __device__ void expand(const float (&inputs)[3], float (&same)[3]) {
 #pragma unroll
         for (int m = 0; m < 3; ++m) same[m] = inputs[m];
@@ -202,8 +225,8 @@ __device__ void add_up(const Totals& totals) {
     *totals.loss = (1.0f - totals.lambda_dssim) * l1 + totals.lambda_dssim * dssim;
 }
 
-template <bool kAlpha>
-__global__ void __launch_bounds__(kColumns, 5) compare(Compare<kAlpha> pass, Tiling tiling, float* partials) {
+template <bool kAlpha, bool kErrors>
+__global__ void __launch_bounds__(kColumns, 5) compare(Compare<kAlpha, kErrors> pass, Tiling tiling, float* partials) {
     run_strip(pass, Chunk(tiling, blockIdx.x));
     const float2 sum = block_sum({pass.difference, pass.dissimilarity});
     if (threadIdx.x == 0) partials[2 * blockIdx.x] = sum.x, partials[2 * blockIdx.x + 1] = sum.y;
@@ -215,7 +238,7 @@ __global__ void __launch_bounds__(kColumns, 5) spread(Spread<kAlpha> pass, Tilin
     run_strip(pass, Chunk(tiling, blockIdx.x));
 }
 
-template <bool kAlpha>
+template <bool kAlpha, bool kErrors>
 void run(const PhotometricInputs& in, const PhotometricScratch& scratch, const PhotometricOutputs& out) {
     const Tiling tiling = tiling_of(in.width, in.height);
     const int blocks = tiling.blocks();
@@ -232,7 +255,8 @@ void run(const PhotometricInputs& in, const PhotometricScratch& scratch, const P
                            blocks,
                            static_cast<float>(per_number),
                            static_cast<float>(in.lambda_dssim)};
-    launch(compare<kAlpha>, blocks, kColumns, in.stream, Compare<kAlpha>{pictures, maps}, tiling, scratch.partials);
+    launch(compare<kAlpha, kErrors>, blocks, kColumns, in.stream, Compare<kAlpha, kErrors>{pictures, maps, out.errors},
+           tiling, scratch.partials);
     launch(spread<kAlpha>, blocks + 1, kColumns, in.stream, spreading, tiling, totals);
 }
 
@@ -244,9 +268,9 @@ int photometric_blocks(int width, int height) { return tiling_of(width, height).
 
 void photometric_loss(const PhotometricInputs& in, const PhotometricScratch& scratch, const PhotometricOutputs& out) {
     if (in.background)
-        run<true>(in, scratch, out);
+        out.errors ? run<true, true>(in, scratch, out) : run<true, false>(in, scratch, out);
     else
-        run<false>(in, scratch, out);
+        out.errors ? run<false, true>(in, scratch, out) : run<false, false>(in, scratch, out);
 }
 
 }  // namespace distwar::DISTWAR_BACKEND

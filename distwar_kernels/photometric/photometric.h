@@ -35,6 +35,7 @@ struct PhotometricOutputs {
     float* loss;     // [1] (1 - lambda_dssim) L1 + lambda_dssim (1 - SSIM)
     float* parts;    // [2] mean L1, mean SSIM
     float* v_image;  // [height, width, 3] dL/dimage
+    float* errors;   // [height, width] mean |difference| of a pixel's channels, or null
 };
 
 // What the first kernel leaves for the second.

@@ -38,7 +38,7 @@ def photometric_loss(
         KernelError: the kernels cannot be built here.
     """
     _check(image, target, background)
-    loss, parts, _ = _all(image, target, lambda_dssim, background)
+    loss, parts, *_ = _all(image, target, lambda_dssim, background, False)
     return loss, {"l1": parts[0], "ssim": parts[1]}
 
 
@@ -47,8 +47,20 @@ def photometric_gradient(
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """dL/d(image) [H, W, 3], the loss and its parts, without a graph; arguments as for `photometric_loss`."""
     _check(image, target, background)
-    loss, parts, v_image = _all(image, target, lambda_dssim, background)
+    loss, parts, v_image, _ = _all(image, target, lambda_dssim, background, False)
     return v_image, loss, {"l1": parts[0], "ssim": parts[1]}
+
+
+def photometric_errors(
+    image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """The errors [H, W] of the pixels, and what `photometric_gradient` returns: all in one pass.
+
+    A pixel's error is the mean over its channels of the absolute difference between render and photo.
+    """
+    _check(image, target, background)
+    loss, parts, v_image, errors = _all(image, target, lambda_dssim, background, True)
+    return errors, v_image, loss, {"l1": parts[0], "ssim": parts[1]}
 
 
 def composite(target: Tensor, dtype: torch.dtype, background: Tensor | None) -> Tensor:
@@ -64,11 +76,14 @@ def composite(target: Tensor, dtype: torch.dtype, background: Tensor | None) -> 
     return photo[..., :3] * photo[..., 3:] + background.to(dtype) * (1.0 - photo[..., 3:])
 
 
-def _all(image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None) -> tuple[Tensor, ...]:
-    """Loss, parts and gradient."""
+def _all(
+    image: Tensor, target: Tensor, lambda_dssim: float, background: Tensor | None, with_errors: bool
+) -> tuple[Tensor, ...]:
+    """Loss, parts, gradient, and the pixels' errors if asked for."""
     loader.load(image.device.type)
     background = background.contiguous() if background is not None and target.shape[-1] == 4 else None
-    return torch.ops.distwar.photometric_loss(image.contiguous(), target.contiguous(), background, lambda_dssim)
+    pictures = (image.contiguous(), target.contiguous(), background)
+    return torch.ops.distwar.photometric_loss(*pictures, lambda_dssim, with_errors)
 
 
 def _check(image: Tensor, target: Tensor, background: Tensor | None) -> None:
@@ -91,26 +106,27 @@ def _check(image: Tensor, target: Tensor, background: Tensor | None) -> None:
 # ------------------------------------------------------------------------------------- registration with PyTorch
 
 LIBRARY.define(
-    "photometric_loss(Tensor image, Tensor target, Tensor? background, float lambda_dssim)"
-    " -> (Tensor loss, Tensor parts, Tensor v_image)"
+    "photometric_loss(Tensor image, Tensor target, Tensor? background, float lambda_dssim, bool with_errors=False)"
+    " -> (Tensor loss, Tensor parts, Tensor v_image, Tensor errors)"
 )
 
 
 @torch.library.register_fake("distwar::photometric_loss", lib=LIBRARY)
-def _fake(image, target, background, lambda_dssim):
-    return image.new_empty(()), image.new_empty(2), torch.empty_like(image)
+def _fake(image, target, background, lambda_dssim, with_errors=False):
+    errors = image.new_empty(image.shape[:2] if with_errors else (0,))
+    return image.new_empty(()), image.new_empty(2), torch.empty_like(image), errors
 
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
-    _, parts, v_image = output
+    _, parts, v_image, errors = output
     ctx.save_for_backward(v_image)
-    ctx.mark_non_differentiable(parts, v_image)
+    ctx.mark_non_differentiable(parts, v_image, errors)
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, v_loss: Tensor | None, *_: None) -> tuple:
     (v_image,) = ctx.saved_tensors
-    return None if v_loss is None else v_image * v_loss, None, None, None
+    return None if v_loss is None else v_image * v_loss, None, None, None, None
 
 
 torch.library.register_autograd("distwar::photometric_loss", _backward, setup_context=_save_for_backward, lib=LIBRARY)

@@ -111,6 +111,14 @@ void moments(const Map& sums, const Map& differences, int row, Line& line, int f
     line.blur_rows(4, floats);
 }
 
+// The mean of |d| over the channels of each pixel of a row.
+void mean_errors(const float* __restrict__ d, float* __restrict__ errors, int width) {
+    for (int x = 0; x < width; ++x) {
+        const float* pixel = d + kChannels * x;
+        errors[x] = (std::fabs(pixel[0]) + std::fabs(pixel[1]) + std::fabs(pixel[2])) * (1.0f / kChannels);
+    }
+}
+
 // D = 1 - SSIM of a row, summed, and its derivatives by the moments: as Compare::finish of photometric.cu.
 float compare_row(const Line& line, float* __restrict__ by_mean, float* __restrict__ by_dd, float* __restrict__ by_ss,
                   int floats) {
@@ -175,6 +183,7 @@ void photometric_loss(const PhotometricInputs& in, const PhotometricScratch& scr
                 difference += std::fabs(d[i]);
             }
             scratch.partials[2 * row] = difference;
+            if (out.errors) mean_errors(d, out.errors + static_cast<int64_t>(row) * in.width, in.width);
         }
 #pragma omp for schedule(static)
         for (int row = 0; row < height; ++row) {

@@ -207,6 +207,7 @@ __device__ void run_strip(Pass& pass, const Chunk& chunk) {
     for (int row = chunk.top - kRadius; row < chunk.bottom + kRadius; row += kRows) {
         loads.put(pass, chunk, row, rows.wide);
         __syncthreads();
+        pass.inspect(rows.wide, chunk, row);
         blur_rows(rows);
         __syncthreads();
         loads.load(pass, chunk, row + kRows);

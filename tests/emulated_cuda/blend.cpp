@@ -18,6 +18,8 @@ struct Call {
     const float *v_colors_out, *v_transmittances;
     float *v_means2d, *v_conics, *v_colors, *v_opacities, *v_means2d_abs, *records;
     int64_t* counts;
+    const float *errors, *largest;
+    int64_t* exact;
     int images, n_isects, width, height, tile_width, tile_height, n_gaussians, channels, strategy, threshold;
 };
 
@@ -43,6 +45,18 @@ void backward(const Call* call) {
     float* records = sums_in_records(strategy, call->channels) ? call->records : nullptr;
     blend_backward(inputs_of(*call), state_of(*call), {call->v_colors_out, call->v_transmittances}, grad, records,
                    strategy, call->threshold);
+}
+
+// Into records, with errors; exactly where there are sums for that.
+void to_records(const Call* call) {
+    const BlendUpstream upstream = {call->v_colors_out, call->v_transmittances, call->errors};
+    const bool absgrad = call->v_means2d_abs != nullptr;
+    if (call->exact)
+        blend_backward_to_exact_records(inputs_of(*call), state_of(*call), upstream, call->records, absgrad,
+                                        reinterpret_cast<long long*>(call->exact), call->largest);
+    else
+        blend_backward_to_records(inputs_of(*call), state_of(*call), upstream, call->records, absgrad,
+                                  static_cast<Strategy>(call->strategy), call->threshold);
 }
 
 void traffic(const Call* call) { blend_traffic(inputs_of(*call), state_of(*call), call->counts); }

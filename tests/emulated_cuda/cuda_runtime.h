@@ -18,9 +18,15 @@
 #define __shared__ static
 #define __launch_bounds__(...)
 
-struct float2 { float x, y; };
-struct float3 { float x, y, z; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct float2 {
+    float x, y;
+};
+struct float3 {
+    float x, y, z;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
@@ -32,7 +38,9 @@ using std::min;
 // ------------------------------------------------------------------------------------------------ blocks and warps
 
 #pragma GCC visibility push(hidden)  // of each library its own
-struct Index { int x; };
+struct Index {
+    int x;
+};
 inline Index blockDim, gridDim;
 
 namespace emulator {

@@ -11,7 +11,7 @@ struct Call {
     const float* image;
     const uint8_t* target;
     const float* background;
-    float *maps, *partials, *loss, *parts, *v_image;
+    float *maps, *partials, *loss, *parts, *v_image, *errors;
     int width, height;
     double lambda_dssim;
 };
@@ -19,7 +19,7 @@ struct Call {
 void run(const Call* call) {
     const PhotometricInputs in = {
         call->image, call->target, call->background, call->width, call->height, call->lambda_dssim, 1, nullptr};
-    photometric_loss(in, {call->maps, call->partials}, {call->loss, call->parts, call->v_image});
+    photometric_loss(in, {call->maps, call->partials}, {call->loss, call->parts, call->v_image, call->errors});
 }
 
 }  // extern "C"
