@@ -184,7 +184,7 @@ class OptimConfig:
     """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
     rates_final: float = setting(1.0, A_SHARE)
     """What all learning rates but that of the positions fall to by the end of the run, as a share of the rates above;
-    1: they stay."""
+    1: they stay. Where it is not set, it is nearer to 1 in runs of fewer than 10,000 steps."""
     rates_decay_start: float = setting(0.5, between(0, 1))
     """Share of the run after which they begin to fall, exponentially. Only used when optim.rates_final < 1."""
     adam: str = setting("lazy", one_of("visible", "lazy", "dense"))
@@ -248,11 +248,11 @@ class DensificationConfig:
     draw: str = setting("error", one_of("error", "opacity"))
     """Which Gaussians get children: drawn in proportion to the error of the pixels that they have a part in, or to
     their opacity. Only used by guided."""
-    children: str = setting("share", one_of("share", "jitter", "split"))
+    children: str = setting("jitter", one_of("share", "jitter", "split"))
     """What a Gaussian and its child become. share: copies in one place that look together as it did (MCMC). jitter: the
     same, moved apart at random. split: halves side by side along its longest axis. Only used by guided."""
-    child_offset: float | None = setting(None, at_least(0))
-    """How far both are moved, in standard deviations; null: 0.2 for jitter, 0.5 for split. Only used by guided."""
+    child_offset: float = setting(0.5, at_least(0))
+    """How far both are moved, in standard deviations. Only used by guided, and not with share."""
     split_long: float = setting(0.5, A_SHARE)
     """Size of the halves of a split along its longest axis, as a share of what it was. Only used by guided."""
     split_other: float = setting(0.85, A_SHARE)
@@ -262,9 +262,11 @@ class DensificationConfig:
     as opaque as it where they cover each other; 1: each is. Only used by guided."""
     grow_until: float = setting(0.5, between(0, 1))
     """Share of the run by which all Gaussians are there. Only used by guided."""
-    growth_share: float = setting(0.5, at_least(0))
-    """New Gaussians at each round, as a share of those whose gradient is above densification.grad_threshold; at most
-    5 % of all. Only used by guided, and where densification.cap_max is not given."""
+    growth_share: float = setting(0.2, at_least(0))
+    """New Gaussians at each round, as a share of those whose gradient is above densification.grad_threshold. For 145
+    rounds of growth, which 30,000 steps have: a larger share where they are fewer, up to all. At most 5 % of all
+    Gaussians, or what makes ten times as many in all rounds. Only used by guided, and where densification.cap_max is
+    not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -629,14 +631,17 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
         if len(values) == len(FIELDS):
-            values = _chosen(config)
+            values = chosen_values(config)
     return values
 
 
-def _chosen(config: Config) -> dict[str, Any]:
-    """Of values for every key those that are a choice: `config_of` makes the others of them again. configs/default.yaml
-    and what is made from it repeat the defaults, the config.yaml of a run what came of its strategy and its length;
-    taken for choices, these would win over another strategy, and stay as they are at another length."""
+def chosen_values(config: Config) -> dict[str, Any]:
+    """Of all values those that are a choice, keyed "section.name": `config_of` makes the others of them again.
+
+    configs/default.yaml and what is made from it repeat the defaults, the config.yaml of a run what came of its
+    strategy and its length; taken for choices, these would win over another strategy, and stay as they are at another
+    length.
+    """
     values, chosen = as_values(config), {}
     for key in (*LENGTH, "densification.strategy", "densification.every"):  # the others follow these
         chosen |= {key: values[key]} if values[key] != as_values(config_of(chosen))[key] else {}

@@ -8,11 +8,12 @@ Gaussians that have faded are relocated and new ones added, as there. What diffe
   nothing depends on exposure or resolution. A sum of roots is large where many views are somewhat wrong, rather than
   where one is very wrong: that one may have a passer-by in it. (FastGS, Ren et al. 2025, counts wrong pixels in several
   views, with thresholds; LiteGS draws in proportion to a score.)
-- what children are: copies in one place (MCMC, eq. 9), the same moved apart, or halves side by side along the longest
-  axis (Improved-GS, Deng et al. 2025).
+- what children are: copies in one place (MCMC, eq. 9), the same moved apart at random, or halves side by side along the
+  longest axis (Improved-GS, Deng et al. 2025). Copies in one place have nearly the same gradients and part slowly;
+  halves fit noise where photos are few.
 - how many there are: with `cap_max` as many more at each round as bring their number linearly there by `grow_until` of
   the run; without, a share of those that adaptive density control would have cloned or split, so that the number finds
-  itself, at most 5 % at a round.
+  itself, at most 5 % at a round. The share is larger where rounds are fewer: a longer run has no more Gaussians.
 - the start: that of adaptive density control. MCMC's, opaque and tiny, is 2.7 dB worse on a scene of few photos.
 
 A score is kept over rounds at half its value, and shared with children.
@@ -39,8 +40,10 @@ log = logging.getLogger(__name__)
 
 KEPT = 0.5
 """What is left of a score after a refinement."""
-OFFSETS = {"share": 0.0, "jitter": 0.2, "split": 0.5}
-"""How far a Gaussian and its child are moved from where it was, in standard deviations, unless it is configured."""
+ROUNDS = 145
+"""Refinements that add, of a run of 30,000 steps. Where they are fewer each adds more, so that it is as many in all."""
+MOST = 10
+"""How many times as many Gaussians as at first there may be where 5 % at each of few refinements are less than that."""
 
 Made = tuple[Tensor, Mapping[str, Tensor]]
 """Rows [K], and by parameter the values [K, ...] they get."""
@@ -96,7 +99,6 @@ def _moved_apart(
     """Means, and for halves log scales and logits, of Gaussians [K] and then of their children [K]: one is moved by an
     offset, the other by its opposite."""
     means, quats, scales = (params[name].detach()[parents] for name in ("means", "quats", "scales"))
-    offset = OFFSETS[config.children] if config.child_offset is None else config.child_offset
     if config.children == "jitter":
         local = torch.randn(scales.shape, generator=generator, device=scales.device)
         made = {}
@@ -105,7 +107,7 @@ def _moved_apart(
         shrink = math.log(config.split_other) + local * math.log(config.split_long / config.split_other)
         logits = _let_through(params["opacities"].detach()[parents], config.split_power, config.prune_opacity)
         made = {"scales": (scales + shrink).repeat(2, 1), "opacities": logits.repeat(2)}
-    shift = rotated(quats, offset * local * scales.exp())
+    shift = rotated(quats, config.child_offset * local * scales.exp())
     return made | {"means": torch.cat((means + shift, means - shift))}
 
 
@@ -152,11 +154,11 @@ def with_children(
 
 def inherited(state: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
     """The statistics of rows that are made of `rows` [M] of those before: gradients begin anew, half of a score is
-    kept, and shared by all that are made of one."""
+    kept, and shared by all that are made of one; of one that is not finite, nothing."""
     fresh = new_state(len(rows), rows.device)
     if "score" in state:
         copies = torch.bincount(rows, minlength=len(state["score"]))
-        fresh["score"] = KEPT * (state["score"] / copies.clamp_min(1))[rows]
+        fresh["score"] = (KEPT * (state["score"] / copies.clamp_min(1))[rows]).nan_to_num_(nan=0.0, posinf=0.0)
     return fresh
 
 
@@ -246,7 +248,7 @@ class Guided(Mcmc):
             part = every / max(end - now.position + every, every)
             target = count + round(part * (self.config.cap_max - count))
         elif now.position <= end:
-            target = count + min(max(count // GROWTH, 1), round(self.config.growth_share * self._wishes(params)))
+            target = count + self._growth(now, count, self._wishes(params))
         else:
             target = count
         return max(min(target, cap or target), least)
@@ -255,6 +257,13 @@ class Guided(Mcmc):
         """The position of the last refinement that adds."""
         config = self.config
         return min(config.grow_until * self.schedule.iterations, config.stop - config.every)
+
+    def _growth(self, now: Moment, count: int, wishes: int) -> int:
+        """How many are added at a refinement, of a run without a cap, where density control would add `wishes`."""
+        rounds = max(int((self._growth_end() - self.config.start) / (self.config.every * now.pace)), 1)
+        share = min(self.config.growth_share * ROUNDS / rounds, 1.0)
+        most = max(1 / GROWTH, MOST ** (1 / rounds) - 1.0)
+        return min(round(share * wishes), max(int(most * count), 1))
 
     def _wishes(self, params: Mapping[str, Tensor]) -> int:
         """How many Gaussians adaptive density control would clone or split."""
@@ -270,12 +279,18 @@ class Guided(Mcmc):
             wanted = self.wanted(now, params, cap)
             report = refine(params, optimizers, self.state, step, wanted, self.config, generator)
         except torch.OutOfMemoryError:
-            report = MoveReport(0, 0, 0, len(params["means"]))
+            report, self._told = MoveReport(0, 0, 0, len(params["means"])), True
             self.cap.ran_out(step, report.total)
-        if now.position >= self._growth_end() and not self._told:
-            log.info("step %d: %s Gaussians; their number stays", step, f"{report.total:,}")
-            self._told = True
+        self._tell(now, report.total, cap)
         return report
+
+    def _tell(self, now: Moment, count: int, cap: int) -> None:
+        """Says, once, that the number of Gaussians has become final."""
+        is_full = not self.config.cap_max and 0 < cap <= count
+        if (is_full or now.position >= self._growth_end()) and not self._told:
+            why = ", as many as memory holds" if is_full else ""
+            log.info("step %d: %s Gaussians%s; their number stays", now.step, f"{count:,}", why)
+            self._told = True
 
     def state_dict(self) -> dict[str, Tensor]:
         """The statistics, for a checkpoint."""

@@ -15,7 +15,17 @@ from distwar_gs.checkpoint import (
     load_checkpoint,
     remedy,
 )
-from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
+from distwar_gs.config import (
+    DEFAULT_STRATEGY,
+    FIELDS,
+    PRESETS,
+    Config,
+    as_values,
+    chosen_values,
+    config_of,
+    validate,
+    with_values,
+)
 from distwar_gs.files import is_model_file
 from distwar_gs.schedule import FOLLOWERS
 
@@ -97,6 +107,21 @@ def _open_newest_whole(paths: list[Path], device: torch.device) -> tuple[Path, C
     if damaged:
         raise CheckpointError(f"{damaged[0].parent}: all its checkpoints are damaged; start without --resume")
     return None
+
+
+def with_its_strategy(saved: Checkpoint, config: Config) -> Config:
+    """The config with which a run goes on that began with another strategy than what is the default now: unless one is
+    chosen, with its own. What a strategy brings is then as it was, too, where nothing else is chosen.
+
+    Raises ConfigError for other choices that do not go with it.
+    """
+    begun, now = saved.config.get(STRATEGY), config.densification.strategy
+    if begun == now or now != DEFAULT_STRATEGY or begun not in PRESETS:
+        return config
+    log.info("begun with %s %s: goes on with it", STRATEGY, begun)
+    brought = {*PRESETS[now], *PRESETS[begun]}.difference(FOLLOWERS).intersection(saved.config)
+    values = {STRATEGY: begun, **{key: saved.config[key] for key in brought}, **chosen_values(config)}
+    return validate(config_of(values))
 
 
 def with_its_schedule(saved: Checkpoint, config: Config) -> Config:

@@ -119,7 +119,7 @@ def _gaussians(path: Path, scene: Scene, config: ModelConfig) -> dict[str, Tenso
 def _say_cap(count: int, config: Config) -> None:
     cap = config.densification.cap_max
     if cap and count > cap:
-        what = "the faintest go" if config.densification.strategy == "mcmc" else "none are added"
+        what = "the faintest go" if config.densification.strategy in ("mcmc", "guided") else "none are added"
         log.warning("%s Gaussians are more than densification.cap_max, %s: %s", f"{count:,}", f"{cap:,}", what)
 
 

@@ -30,7 +30,13 @@ from distwar_gs.near_plane import with_near_plane
 from distwar_gs.optimizer import all_moments, load_state_dicts, make_optimizers, set_learning_rates, state_dicts
 from distwar_gs.origins import export_origin
 from distwar_gs.renderer import load_kernels, render, render_settings, view_traffic
-from distwar_gs.resume import check_config, find_checkpoint, open_checkpoint, with_its_schedule
+from distwar_gs.resume import (
+    check_config,
+    find_checkpoint,
+    open_checkpoint,
+    with_its_schedule,
+    with_its_strategy,
+)
 from distwar_gs.run_folder import RunFolder
 from distwar_gs.sampler import ViewSampler
 from distwar_gs.schedule import Schedule
@@ -68,7 +74,7 @@ class Trainer:
         self.fingerprint = checkpoints.scene_fingerprint(self.scene)  # while the files of the scene are there
         self.last_checkpoint: Path | None = None
         saved = self._checkpoint()
-        self.config = config = with_near_plane(config, self.scene, saved.config if saved else {})
+        self.config = config = with_near_plane(self.config, self.scene, saved.config if saved else {})
         if not saved and config.model.init_ply:
             find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
         self.settings = render_settings(config, self.scene.extent, self.device)
@@ -434,7 +440,7 @@ class Trainer:
         path, saved = found
         checkpoints.check_scene(path, saved, self.fingerprint, self.scene.source)
         _check_sh_degree(path, sh_degree_of(saved.params), self.config.model.sh_degree)
-        self.config = with_its_schedule(saved, self.config)
+        self.config = with_its_schedule(saved, with_its_strategy(saved, self.config))
         check_config(path, saved, self.config)
         log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
         self.last_checkpoint = path

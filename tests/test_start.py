@@ -140,12 +140,12 @@ def test_every_format_is_a_start(make, demo_run, tmp_path, name):
     assert run.run() == 0 and psnr_of(run.folder) > psnr_of(demo_run.folder) + 0.1
 
 
-@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+@pytest.mark.parametrize("strategy", ["adc", "mcmc", "guided"])
 def test_training_goes_on_from_a_model(make, demo_run, strategy):
     """And in the world's frame: what comes out lies where the model lay."""
-    changes = {"mcmc": {"densification.strategy": "mcmc", "optim.adam": "dense", "densification.cap_max": 3500}}
-    run = make(find_ply(demo_run.folder), {"train.iterations": 40, **DENSE_SCHEDULE, **changes.get(strategy, {}),
-                                           "densification.opacity_reset_every": 100})  # fmt: skip
+    changes = {**DENSE_SCHEDULE, "train.iterations": 40, "densification.opacity_reset_every": 100}
+    changes |= {"mcmc": {"optim.adam": "dense", "densification.cap_max": 3500}}.get(strategy, {})
+    run = make(find_ply(demo_run.folder), changes | {"densification.strategy": strategy})
     before = measured(run)
     assert run.run() == 0 and len(run.params["means"]) > 3008
     assert psnr_of(run.folder) > before + 0.1
@@ -154,7 +154,8 @@ def test_training_goes_on_from_a_model(make, demo_run, strategy):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "words", "left"), [("default", "none are added", 3008), ("mcmc", "faintest go", 2000)]
+    ("strategy", "words", "left"),
+    [("adc", "none are added", 3008), ("mcmc", "faintest go", 2000), ("guided", "faintest go", 2000)],
 )
 def test_a_model_of_more_gaussians_than_the_cap(make, demo_run, strategy, words, left):
     changes = {"densification.strategy": strategy, "optim.adam": "dense", "densification.cap_max": 2000,
