@@ -379,7 +379,7 @@ QUALITIES: dict[str, dict[str, Any]] = {
 LENGTH = ("train.quality", "train.iterations", "train.seconds")
 """How long a run is: who sets one of them replaces what a base or a file says of all (`overlaid`)."""
 
-DEFAULT_STRATEGY = "adc"
+DEFAULT_STRATEGY = "guided"
 """The strategy of whoever chooses none. The dataclasses' own values are those of adc, as published for 3DGS; what a
 strategy has otherwise is in `PRESETS`, so `config_of({})` is what a user gets who sets nothing."""
 

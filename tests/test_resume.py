@@ -88,7 +88,7 @@ def test_auto_in_an_empty_folder_begins(tmp_path):
 
 
 def check(changes: dict) -> None:
-    """What `check_config` says of a run that began with the defaults and goes on with these."""
+    """What `check_config` says of a run that began with adc and goes on with these."""
     saved = checkpoint()
     saved.config.clear()
     saved.config.update(as_values(Config()))
@@ -139,6 +139,7 @@ def test_settings_of_an_older_program_are_not_compared(caplog):
 
 
 STRATEGIES = ("adc", "absgrad", "mcmc", "guided")
+ADC = {"densification.strategy": "adc"}
 
 
 def begun(values: dict) -> cp.Checkpoint:
@@ -206,7 +207,7 @@ def older(changes: dict) -> cp.Checkpoint:
 
 
 def test_an_older_versions_run_keeps_its_schedule(caplog):
-    saved, config = older({"train.iterations": 7000}), config_of({"train.iterations": 7000})
+    saved, config = older({"train.iterations": 7000}), config_of(ADC | {"train.iterations": 7000})
     assert config.densification.stop == 3500
     with caplog.at_level("INFO"):
         goes_on = with_its_schedule(saved, config)
@@ -217,8 +218,14 @@ def test_an_older_versions_run_keeps_its_schedule(caplog):
     assert not caplog.text
 
 
+def test_an_older_versions_run_of_the_default_of_then_is_adc():
+    saved, config = older({"train.iterations": 7000}), config_of({"train.iterations": 7000})
+    goes_on = with_its_schedule(saved, with_its_strategy(saved, config))
+    assert goes_on == with_values(Config(), {"train.iterations": 7000})
+
+
 def test_what_is_set_now_wins_over_an_older_versions_schedule():
-    config = config_of({"train.iterations": 7000, "densification.stop": 6000})
+    config = config_of(ADC | {"train.iterations": 7000, "densification.stop": 6000})
     density = with_its_schedule(older({"densification.every": 50}), config).densification
     assert (density.stop, density.every, density.start) == (6000, 50, 500)
 
@@ -241,7 +248,7 @@ def test_the_rules_name_settings_that_there_are():
 def test_a_training_with_another_strategy_is_refused(demo_scene, tmp_path):
     Trainer(demo_config(demo_scene, tmp_path, {"train.iterations": 2})).run()
     changes = {"train.iterations": 4, "train.resume": "auto"}
-    with pytest.raises(cp.CheckpointError, match="densification.strategy adc .now absgrad., which a run keeps"):
+    with pytest.raises(cp.CheckpointError, match="densification.strategy guided .now absgrad., which a run keeps"):
         Trainer(demo_config(demo_scene, tmp_path, {**changes, "densification.strategy": "absgrad"}))
     assert Trainer(demo_config(demo_scene, tmp_path, changes)).run() == 0
 

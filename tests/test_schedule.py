@@ -18,14 +18,15 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
-from distwar_gs.schedule import Moment, Schedule
+from distwar_gs.schedule import FOLLOWERS, Moment, Schedule
 
 STEPS = ("start", "stop", "every", "opacity_reset_every")
 
 
 def schedule_of(values: dict) -> tuple[int, ...]:
-    """start, stop, every, steps between resets, between degrees of the harmonics, and of the positions' rate."""
-    config = validate(config_of(values))
+    """start, stop, every, steps between resets, between degrees of the harmonics, and of the positions' rate; of adc,
+    unless another is given."""
+    config = validate(config_of({"densification.strategy": "adc"} | values))
     density = (getattr(config.densification, name) for name in STEPS)
     return (*density, config.model.sh_degree_interval, config.optim.means_lr_steps)
 
@@ -96,9 +97,8 @@ def test_what_is_set_keeps_begin_before_end():
 
 def test_nothing_else_follows():
     values = as_values(config_of({"train.iterations": 7000}))
-    changed = {key for key in FIELDS if values[key] != as_values(Config())[key]}
-    followed = {f"densification.{name}" for name in STEPS} - {"densification.every"}
-    assert changed == followed | {"train.iterations", "model.sh_degree_interval", "optim.means_lr_steps"}
+    changed = {key for key in FIELDS if values[key] != as_values(config_of({}))[key]}
+    assert changed | {"densification.every"} == {"train.iterations", *FOLLOWERS}
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
@@ -140,7 +140,7 @@ def test_the_config_of_a_run_at_another_length_keeps_what_was_chosen(tmp_path):
     save_config(config_of({"train.iterations": 7000, "densification.start": 900}), tmp_path / "config.yaml")
     assert read_values(tmp_path / "config.yaml") == {"train.iterations": 7000, "densification.start": 900}
     config = train_config(["-s", "x", "--config", str(tmp_path / "config.yaml"), "--iterations", "14000"])
-    assert (config.densification.start, config.densification.stop, config.optim.means_lr_steps) == (900, 7000, 14_000)
+    assert (config.densification.start, config.densification.stop, config.optim.means_lr_steps) == (900, 11_700, 14_000)
 
 
 @pytest.mark.parametrize("missing", ["train.quality", "train.seconds"])

@@ -75,7 +75,7 @@ def psnr_of(folder) -> float:
 def test_a_cloud_of_the_scenes_own_points_is_the_same_start(make, own_points, demo_scene, changes):
     if "densification.strategy" in changes:
         changes |= {"optim.adam": "dense", "densification.cap_max": 4000}
-    with_file, without = (make(start, {**changes, **DENSE_SCHEDULE, "train.iterations": 12}, str(i))
+    with_file, without = (make(start, {**DENSE_SCHEDULE, **changes, "train.iterations": 12}, str(i))
                           for i, start in enumerate((own_points, None)))  # fmt: skip
     for run in (with_file, without):
         run.run()
@@ -143,8 +143,9 @@ def test_every_format_is_a_start(make, demo_run, tmp_path, name):
 @pytest.mark.parametrize("strategy", ["adc", "mcmc", "guided"])
 def test_training_goes_on_from_a_model(make, demo_run, strategy):
     """And in the world's frame: what comes out lies where the model lay."""
-    changes = {**DENSE_SCHEDULE, "train.iterations": 40, "densification.opacity_reset_every": 100}
+    changes = {**DENSE_SCHEDULE, "train.iterations": 80, "densification.opacity_reset_every": 100}
     changes |= {"mcmc": {"optim.adam": "dense", "densification.cap_max": 3500}}.get(strategy, {})
+    changes |= {"model.antialiased": True}  # as it was trained
     run = make(find_ply(demo_run.folder), changes | {"densification.strategy": strategy})
     before = measured(run)
     assert run.run() == 0 and len(run.params["means"]) > 3008
@@ -158,8 +159,8 @@ def test_training_goes_on_from_a_model(make, demo_run, strategy):
     [("adc", "none are added", 3008), ("mcmc", "faintest go", 2000), ("guided", "faintest go", 2000)],
 )
 def test_a_model_of_more_gaussians_than_the_cap(make, demo_run, strategy, words, left):
-    changes = {"densification.strategy": strategy, "optim.adam": "dense", "densification.cap_max": 2000,
-               "densification.prune_opacity": 0.0, "train.iterations": 12, **DENSE_SCHEDULE}  # fmt: skip
+    changes = {**DENSE_SCHEDULE, "densification.strategy": strategy, "optim.adam": "dense", "train.iterations": 12,
+               "densification.cap_max": 2000, "densification.prune_opacity": 0.0}  # fmt: skip
     run = make(demo_run.folder, changes)
     assert len(run.params["means"]) == 3008 and run.run() == 0
     assert words in log_of(run) and "more than densification.cap_max, 2,000" in log_of(run)
