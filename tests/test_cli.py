@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 
 def changed(argv: str, scene: str = "-s data/room") -> dict:
     """The keys that the arguments change, beside the two folders."""
-    values, defaults = as_values(train_config(f"{scene} {argv}".split())), as_values(Config())
+    values, defaults = as_values(train_config(f"{scene} {argv}".split())), as_values(config_of({}))
     different = {key: value for key, value in values.items() if value != defaults[key]}
     return {key: value for key, value in different.items() if key not in ("data.source_path", "train.result_dir")}
 
@@ -42,7 +42,13 @@ def test_the_flags_are_frozen():
 def steps(length: int) -> dict:
     """What differs from the defaults in a run of so many steps."""
     return {key: value for key, value in as_values(config_of({"train.iterations": length})).items()
-            if value != as_values(Config())[key]}  # fmt: skip
+            if value != as_values(config_of({}))[key]}  # fmt: skip
+
+
+def strategy(name: str) -> dict:
+    """What differs from the defaults with a strategy."""
+    return {key: value for key, value in as_values(config_of({"densification.strategy": name})).items()
+            if value != as_values(config_of({}))[key]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -80,14 +86,19 @@ def steps(length: int) -> dict:
         ("--white_background", {"data.background": "white"}),
         ("--random_background", {"data.background": "random"}),
         ("--sh_degree 1", {"model.sh_degree": 1}),
-        ("--antialiased", {"model.antialiased": True}),
-        ("--strategy adc", {}),
-        ("--strategy default", {}),
-        ("--set densification.strategy=default", {}),
-        ("--strategy absgrad", {"densification.strategy": "absgrad"} | PRESETS["absgrad"]),
-        ("--strategy mcmc", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
-        (f"--config {ROOT}/configs/strategies/mcmc.yaml", {"densification.strategy": "mcmc"} | PRESETS["mcmc"]),
-        ("--strategy absgrad --set densification.grad_threshold=2e-4", {"densification.strategy": "absgrad"}),
+        ("--strategy guided", {}),
+        ("--strategy adc", strategy("adc")),
+        ("--strategy default", strategy("adc")),
+        ("--set densification.strategy=default", strategy("adc")),
+        ("--antialiased", {}),
+        ("--set model.antialiased=false", {"model.antialiased": False}),
+        ("--strategy absgrad", strategy("adc") | {"densification.strategy": "absgrad"} | PRESETS["absgrad"]),
+        ("--strategy mcmc", strategy("mcmc")),
+        (f"--config {ROOT}/configs/strategies/mcmc.yaml", strategy("mcmc")),
+        (
+            "--strategy absgrad --set densification.grad_threshold=2e-4",
+            strategy("adc") | {"densification.strategy": "absgrad"},
+        ),
         ("--cap_max 1000", {"densification.cap_max": 1000}),
         ("--export_origin local", {"train.export_origin": "local"}),
         ("--export-origin=input", {"train.export_origin": "input"}),
@@ -157,7 +168,7 @@ def test_a_scenes_config_with_a_strategy():
     config = train_config(["--config", str(ROOT / "configs/mipnerf360/garden.yaml"), "--strategy", "mcmc"])
     assert config.densification.stop == 25_000 and config.optim.adam == "lazy" and config.data.images == "images_4"
     config = train_config(["--config", str(ROOT / "configs/demo.yaml"), "--strategy", "mcmc", "--cap_max", "9"])
-    assert (config.densification.stop, config.densification.cap_max, config.model.init_opacity) == (900, 9, 0.5)
+    assert (config.densification.stop, config.densification.cap_max, config.model.init_opacity) == (1000, 9, 0.5)
 
 
 def test_no_scene():

@@ -60,7 +60,7 @@ def test_load_overlays_bases_farthest_first(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "train:\n", "# nothing\n"])
 def test_empty_files_and_sections_are_the_defaults(tmp_path, text):
-    assert load_config(write(tmp_path / "c.yaml", text)) == Config()
+    assert load_config(write(tmp_path / "c.yaml", text)) == config_of({})
 
 
 def test_numbers_as_yaml_spells_them(tmp_path):
@@ -236,7 +236,7 @@ def test_what_is_set_wins_over_what_the_strategy_brings():
 
 def test_strategies_and_files(tmp_path):
     """A file of all defaults chooses nothing; one that names some of them chooses those."""
-    save_config(Config(), tmp_path / "default.yaml")
+    save_config(config_of({}), tmp_path / "default.yaml")
     scene = write(tmp_path / "scene.yaml", "base: default.yaml\ndata: {source_path: a}\ndensification: {start: 500}\n")
     assert read_values(scene) == {"data.source_path": "a", "densification.start": 500}
     own = load_config(write(tmp_path / "own.yaml", "base: scene.yaml\ndensification: {strategy: mcmc, cap_max: 7}\n"))
@@ -244,7 +244,7 @@ def test_strategies_and_files(tmp_path):
 
 
 def test_an_edited_copy_of_the_defaults_chooses_what_was_edited(tmp_path):
-    save_config(with_values(Config(), {"train.seed": 5}), tmp_path / "c.yaml")
+    save_config(with_values(config_of({}), {"train.seed": 5}), tmp_path / "c.yaml")
     assert read_values(tmp_path / "c.yaml") == {"train.seed": 5}
     assert read_values(write(tmp_path / "d.yaml", "base: c.yaml\ntrain: {seed: 0}\n")) == {"train.seed": 0}
 

@@ -133,8 +133,10 @@ def test_a_few_broken_gaussians_are_dropped_and_training_goes_on(make, after_ste
     run = make()
     after_step(7, lambda run: (poison(run, slice(10, 22)), poison(run, slice(12, 15), "quats", math.inf)))
     assert run.run() == 0 and run.state.step == 20
-    told = "step 10: 12 Gaussians are not finite (quats, scales, since step 6 at the earliest); dropped, 2,996 are left"
-    assert log_of(run).count(told) == 1
+    told = (
+        r"step 10: 12 Gaussians are not finite \(.*quats, scales.*, since step 6 at the earliest\); dropped, 2,996 are"
+    )
+    assert len(re.findall(told, log_of(run))) == 1
     assert len(run.state.params["means"]) == len(run.state.strategy.state["count"]) == 2996
     assert_finite(run.state.params)
     assert checkpoint.load_checkpoint(run.checkpoints.last, "cpu").params["means"].shape == (2996, 3)
@@ -160,14 +162,14 @@ def test_growth_does_not_hide_what_is_broken(make, after_step):
     run = make(log__every=1000, **{key.replace(".", "__"): value for key, value in DENSE_SCHEDULE.items()})
     after_step(8, lambda run: poison(run, slice(3)))
     run.run()
-    assert "step 10: 3 Gaussians are not finite (scales" in log_of(run)
+    assert re.search(r"step 10: 3 Gaussians are not finite \(.*scales", log_of(run))
 
 
 def test_many_broken_gaussians_send_the_run_back_to_its_checkpoint(make, after_step):
     run = make(train__checkpoint_iterations=[6])
     after_step(12, lambda run: poison(run, slice(0, 2000)))
     assert run.run() == 0 and run.state.step == 20
-    assert re.search(r"step 15: 2,000 Gaussians are not finite \(scales, .*\); back to .*step_6\.pt", log_of(run))
+    assert re.search(r"step 15: 2,000 Gaussians are not finite \(.*scales, .*\); back to .*step_6\.pt", log_of(run))
     assert len(run.state.params["means"]) == 3008
     assert_finite(run.state.params)
     for name, optimizer in run.state.optimizers.items():
@@ -243,7 +245,8 @@ def break_photo(monkeypatch, run: Trainer, index: int, value: float, from_step: 
     def loss(image, photo, *rest, **options):
         gradients, losses = real(image, photo, *rest, **options)
         if run.state.step + 1 >= from_step and torch.equal(photo, run.batches.images[index]):
-            return {"image": gradients["image"] * value}, {**losses, "loss": losses["loss"] * value}
+            broken = {name: gradient * value for name, gradient in gradients.items()}
+            return broken, {**losses, "loss": losses["loss"] * value}
         return gradients, losses
 
     monkeypatch.setattr(training_step, "photometric_gradients", loss)
@@ -268,7 +271,8 @@ def test_a_loss_that_is_not_finite_once_is_overcome(make, monkeypatch):
         gradients, losses = real(image, photo, *rest, **options)
         calls.append(run.state.step)
         factor = math.inf if calls.count(7) == 1 and run.state.step == 7 else 1.0
-        return {"image": gradients["image"] * factor}, {**losses, "loss": losses["loss"] * factor}
+        broken = {name: gradient * factor for name, gradient in gradients.items()}
+        return broken, {**losses, "loss": losses["loss"] * factor}
 
     monkeypatch.setattr(training_step, "photometric_gradients", loss)
     assert run.run() == 0

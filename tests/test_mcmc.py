@@ -542,7 +542,8 @@ def test_the_count_never_passes_the_cap_and_steps_move_what_is_faint(demo_scene,
 def test_another_strategys_checkpoint_is_refused(demo_scene, tmp_path, in_process):
     Trainer(demo_config(demo_scene, tmp_path, {"densification.strategy": "mcmc", "train.iterations": 2})).run()
     with pytest.raises(ValueError, match="resume with --set densification.strategy=mcmc"):
-        Trainer(demo_config(demo_scene, tmp_path, {"train.iterations": 4, "train.resume": "auto"}))
+        others = {"densification.strategy": "adc", "train.iterations": 4, "train.resume": "auto"}
+        Trainer(demo_config(demo_scene, tmp_path, others))
 
 
 # ------------------------------------------------------------------------------------------------- which one it is

@@ -8,8 +8,16 @@ from demo_runs import demo_config
 from test_checkpoint import checkpoint
 
 from distwar_gs.checkpoints import checkpoint as cp
-from distwar_gs.checkpoints.resume import FIXED, FREE, check_config, find_checkpoint, open_checkpoint, with_its_schedule
-from distwar_gs.config import Config, as_values, config_of, with_values
+from distwar_gs.checkpoints.resume import (
+    FIXED,
+    FREE,
+    check_config,
+    find_checkpoint,
+    open_checkpoint,
+    with_its_schedule,
+    with_its_strategy,
+)
+from distwar_gs.config import Config, ConfigError, as_values, config_of, with_values
 from distwar_gs.training.state import PARTS
 from distwar_gs.training.trainer import Trainer
 
@@ -83,7 +91,7 @@ def test_auto_in_an_empty_folder_begins(tmp_path):
 
 
 def check(changes: dict) -> None:
-    """What `check_config` says of a run that began with the defaults and goes on with these."""
+    """What `check_config` says of a run that began with adc and goes on with these."""
     saved = checkpoint()
     saved.config.clear()
     saved.config.update(as_values(Config()))
@@ -133,6 +141,66 @@ def test_settings_of_an_older_program_are_not_compared(caplog):
     assert not caplog.text
 
 
+STRATEGIES = ("adc", "absgrad", "mcmc", "guided")
+ADC = {"densification.strategy": "adc"}
+
+
+def begun(values: dict) -> cp.Checkpoint:
+    """A checkpoint of a run with these settings."""
+    saved = checkpoint()
+    saved.config.clear()
+    saved.config.update(as_values(config_of(values)))
+    return saved
+
+
+@pytest.mark.parametrize("default", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_run_goes_on_with_its_strategy_whatever_the_default_is(monkeypatch, caplog, strategy, default):
+    for module in ("config.values", "checkpoints.resume"):
+        monkeypatch.setattr(f"distwar_gs.{module}.DEFAULT_STRATEGY", default)
+    length, choices = {"train.iterations": 7000}, {"optim.sh0_lr": 0.5, "densification.start": 700}
+    saved = begun(length | choices | {"densification.strategy": strategy})
+    with caplog.at_level("INFO"):
+        goes_on = with_its_strategy(saved, config_of({"train.iterations": 14_000} | choices))
+    wanted = config_of({"train.iterations": 14_000, "densification.strategy": strategy} | choices)
+    assert goes_on == wanted
+    assert ("goes on with it" in caplog.text) == (strategy != default)
+    check_config("step_7.pt", saved, goes_on)
+
+
+def test_a_strategy_that_is_chosen_is_not_replaced(monkeypatch):
+    for module in ("config.values", "checkpoints.resume"):
+        monkeypatch.setattr(f"distwar_gs.{module}.DEFAULT_STRATEGY", "guided")
+    for strategy in ("absgrad", "mcmc"):
+        chosen = config_of({"densification.strategy": strategy})
+        assert with_its_strategy(begun({"densification.strategy": "adc"}), chosen) is chosen
+    unknown = begun({})
+    unknown.config["densification.strategy"] = "of a later version"
+    default = config_of({})
+    assert with_its_strategy(unknown, default) is default
+    unknown.config.clear()
+    assert with_its_strategy(unknown, default) is default
+
+
+@pytest.mark.parametrize("now", [{}, {"densification.cap_max": 500}, {"model.antialiased": True}])
+def test_what_a_strategy_brings_stays_as_the_run_had_it(monkeypatch, now):
+    """Also a choice of then that is what the default brings now, and is therefore no choice."""
+    for module in ("config.values", "checkpoints.resume"):
+        monkeypatch.setattr(f"distwar_gs.{module}.DEFAULT_STRATEGY", "guided")
+    then = {"densification.strategy": "mcmc", "model.antialiased": True, "densification.cap_max": 700}
+    saved = begun(then)
+    goes_on = with_its_strategy(saved, config_of(now))
+    assert goes_on == config_of(then | now)
+    check_config("step_7.pt", saved, goes_on)
+
+
+def test_other_choices_must_go_with_a_runs_strategy(monkeypatch):
+    for module in ("config.values", "checkpoints.resume"):
+        monkeypatch.setattr(f"distwar_gs.{module}.DEFAULT_STRATEGY", "adc")
+    with pytest.raises(ConfigError, match="optim.adam is visible: with densification.strategy mcmc"):
+        with_its_strategy(begun({"densification.strategy": "mcmc"}), config_of({"optim.adam": "visible"}))
+
+
 def older(changes: dict) -> cp.Checkpoint:
     """A checkpoint of a version whose schedules did not follow the length of a run."""
     saved, now = checkpoint(), ("train.quality", "train.seconds")
@@ -142,7 +210,7 @@ def older(changes: dict) -> cp.Checkpoint:
 
 
 def test_an_older_versions_run_keeps_its_schedule(caplog):
-    saved, config = older({"train.iterations": 7000}), config_of({"train.iterations": 7000})
+    saved, config = older({"train.iterations": 7000}), config_of(ADC | {"train.iterations": 7000})
     assert config.densification.stop == 3500
     with caplog.at_level("INFO"):
         goes_on = with_its_schedule(saved, config)
@@ -153,8 +221,14 @@ def test_an_older_versions_run_keeps_its_schedule(caplog):
     assert not caplog.text
 
 
+def test_an_older_versions_run_of_the_default_of_then_is_adc():
+    saved, config = older({"train.iterations": 7000}), config_of({"train.iterations": 7000})
+    goes_on = with_its_schedule(saved, with_its_strategy(saved, config))
+    assert goes_on == with_values(Config(), {"train.iterations": 7000})
+
+
 def test_what_is_set_now_wins_over_an_older_versions_schedule():
-    config = config_of({"train.iterations": 7000, "densification.stop": 6000})
+    config = config_of(ADC | {"train.iterations": 7000, "densification.stop": 6000})
     density = with_its_schedule(older({"densification.every": 50}), config).densification
     assert (density.stop, density.every, density.start) == (6000, 50, 500)
 
@@ -177,7 +251,7 @@ def test_the_rules_name_settings_that_there_are():
 def test_a_training_with_another_strategy_is_refused(demo_scene, tmp_path):
     Trainer(demo_config(demo_scene, tmp_path, {"train.iterations": 2})).run()
     changes = {"train.iterations": 4, "train.resume": "auto"}
-    with pytest.raises(cp.CheckpointError, match="densification.strategy adc .now absgrad., which a run keeps"):
+    with pytest.raises(cp.CheckpointError, match="densification.strategy guided .now absgrad., which a run keeps"):
         Trainer(demo_config(demo_scene, tmp_path, {**changes, "densification.strategy": "absgrad"}))
     assert Trainer(demo_config(demo_scene, tmp_path, changes)).run() == 0
 
@@ -227,3 +301,32 @@ def test_a_checkpoint_of_format_1_that_lacks_a_part(tmp_path, name):
     lacking = "clock" if name == "elapsed_seconds" else name
     with pytest.raises(cp.DamagedCheckpointError, match=f"lacks {lacking}; there is no other"):
         cp.load_checkpoint(tmp_path / "step_12.pt", "cpu", PARTS)
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("old_name", [False, True])
+@pytest.mark.parametrize("strategy", ["adc", "mcmc", "guided"])
+def test_a_training_goes_on_as_it_began_without_a_word(demo_scene, tmp_path, monkeypatch, strategy, old_name):
+    """To the bit as with the strategy named again; also where its checkpoint calls adc by its old name."""
+    schedule = {
+        "densification.start": 2,
+        "densification.every": 4,
+        "densification.stop": 30,
+        "densification.cap_max": 3100,
+    }
+    named, first = schedule | {"densification.strategy": strategy}, {"train.iterations": 10}
+    Trainer(demo_config(demo_scene, tmp_path / "run", named | first)).run()
+    path = tmp_path / "run/checkpoints/step_10.pt"
+    content = torch.load(path, weights_only=True)
+    if old_name and strategy == "adc":
+        content["config"]["densification.strategy"] = "default"
+        torch.save(content, path)
+    others = {"adc": "guided", "mcmc": "guided", "guided": "adc"}
+    on = {"train.iterations": 20, "train.resume": str(path)}
+    again = Trainer(demo_config(demo_scene, tmp_path / "again", named | on))
+    for module in ("config.values", "checkpoints.resume"):
+        monkeypatch.setattr(f"distwar_gs.{module}.DEFAULT_STRATEGY", others[strategy])
+    silent = Trainer(demo_config(demo_scene, tmp_path / "silent", schedule | on))
+    assert silent.config.densification == again.config.densification
+    assert type(silent.state.strategy) is type(again.state.strategy) and silent.run() == again.run() == 0
+    assert all(torch.equal(param, again.state.params[name]) for name, param in silent.state.params.items())

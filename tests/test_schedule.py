@@ -18,14 +18,15 @@ from distwar_gs.config import (
     validate,
     with_values,
 )
-from distwar_gs.config.schedule import Moment, Schedule
+from distwar_gs.config.schedule import FOLLOWERS, Moment, Schedule
 
 STEPS = ("start", "stop", "every", "opacity_reset_every")
 
 
 def schedule_of(values: dict) -> tuple[int, ...]:
-    """start, stop, every, steps between resets, between degrees of the harmonics, and of the positions' rate."""
-    config = validate(config_of(values))
+    """start, stop, every, steps between resets, between degrees of the harmonics, and of the positions' rate; of adc,
+    unless another is given."""
+    config = validate(config_of({"densification.strategy": "adc"} | values))
     density = (getattr(config.densification, name) for name in STEPS)
     return (*density, config.model.sh_degree_interval, config.optim.means_lr_steps)
 
@@ -67,6 +68,26 @@ def test_what_a_strategy_brings_follows_too_and_what_is_set_does_not():
     assert schedule_of({"train.iterations": 6000, "densification.every": 30}) == (90, 3000, 30, 600, 200, 6000)
 
 
+def rates_final(values: dict) -> float:
+    return config_of({"densification.strategy": "guided"} | values).optim.rates_final
+
+
+def test_rates_fall_less_in_short_runs():
+    """Of the way to a tenth, in decades, the share of 10,000 steps."""
+    for iterations, wanted in (
+        (60_000, 0.1),
+        (30_000, 0.1),
+        (10_000, 0.1),
+        (5000, 10**-0.5),
+        (600, 10**-0.06),
+        (1, 1.0),
+    ):
+        assert rates_final({"train.iterations": iterations}) == pytest.approx(wanted, rel=1e-3)
+    assert rates_final({"train.iterations": 600, "optim.rates_final": 0.1}) == 0.1
+    assert rates_final({"train.seconds": 5.0}) == rates_final({"train.quality": "draft"}) == 0.1
+    assert config_of({"densification.strategy": "adc", "train.iterations": 600}).optim.rates_final == 1.0
+
+
 def test_what_is_set_keeps_begin_before_end():
     assert schedule_of({"train.iterations": 3000, "densification.start": 2000})[:2] == (2000, 2000)
     assert schedule_of({"train.iterations": 90_000, "densification.stop": 500})[:2] == (500, 500)
@@ -76,9 +97,8 @@ def test_what_is_set_keeps_begin_before_end():
 
 def test_nothing_else_follows():
     values = as_values(config_of({"train.iterations": 7000}))
-    changed = {key for key in FIELDS if values[key] != as_values(Config())[key]}
-    followed = {f"densification.{name}" for name in STEPS} - {"densification.every"}
-    assert changed == followed | {"train.iterations", "model.sh_degree_interval", "optim.means_lr_steps"}
+    changed = {key for key in FIELDS if values[key] != as_values(config_of({}))[key]}
+    assert changed | {"densification.every"} == {"train.iterations", *FOLLOWERS}
 
 
 @pytest.mark.parametrize("quality", QUALITIES)
@@ -102,6 +122,8 @@ def test_a_quality_is_its_length(quality):
         {"train.iterations": 7000, "densification.strategy": "mcmc", "densification.stop": 25_000},
         {"train.iterations": 60_000, "train.quality": "draft", "densification.strategy": "absgrad"},
         {"train.quality": "best", "optim.means_lr_steps": 30_000},
+        {"train.iterations": 700, "densification.strategy": "guided"},
+        {"train.iterations": 700, "densification.strategy": "guided", "optim.rates_final": 0.1},
         {"train.seconds": 20.0, "train.test_iterations": (7000, 30_000)},
     ],
 )
@@ -118,7 +140,7 @@ def test_the_config_of_a_run_at_another_length_keeps_what_was_chosen(tmp_path):
     save_config(config_of({"train.iterations": 7000, "densification.start": 900}), tmp_path / "config.yaml")
     assert read_values(tmp_path / "config.yaml") == {"train.iterations": 7000, "densification.start": 900}
     config = train_config(["-s", "x", "--config", str(tmp_path / "config.yaml"), "--iterations", "14000"])
-    assert (config.densification.start, config.densification.stop, config.optim.means_lr_steps) == (900, 7000, 14_000)
+    assert (config.densification.start, config.densification.stop, config.optim.means_lr_steps) == (900, 11_700, 14_000)
 
 
 @pytest.mark.parametrize("missing", ["train.quality", "train.seconds"])

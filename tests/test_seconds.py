@@ -69,8 +69,8 @@ def test_the_last_step_is_the_one_in_which_time_is_up(make, steady):
 
 
 SCHEDULE = {
-    "densification.start": 100, "densification.stop": 801, "densification.every": 5, "densification.order_every": 0,
-    "model.sh_degree_interval": 300, "densification.opacity_reset_every": 250,
+    "densification.strategy": "adc", "densification.start": 100, "densification.stop": 801, "densification.every": 5,
+    "densification.order_every": 0, "model.sh_degree_interval": 300, "densification.opacity_reset_every": 250,
 }  # fmt: skip
 """Of 1000 steps."""
 

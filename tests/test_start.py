@@ -75,7 +75,7 @@ def psnr_of(folder) -> float:
 def test_a_cloud_of_the_scenes_own_points_is_the_same_start(make, own_points, demo_scene, changes):
     if "densification.strategy" in changes:
         changes |= {"optim.adam": "dense", "densification.cap_max": 4000}
-    with_file, without = (make(start, {**changes, **DENSE_SCHEDULE, "train.iterations": 12}, str(i))
+    with_file, without = (make(start, {**DENSE_SCHEDULE, **changes, "train.iterations": 12}, str(i))
                           for i, start in enumerate((own_points, None)))  # fmt: skip
     for run in (with_file, without):
         run.run()
@@ -140,12 +140,13 @@ def test_every_format_is_a_start(make, demo_run, tmp_path, name):
     assert run.run() == 0 and psnr_of(run.folder) > psnr_of(demo_run.folder) + 0.1
 
 
-@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+@pytest.mark.parametrize("strategy", ["adc", "mcmc", "guided"])
 def test_training_goes_on_from_a_model(make, demo_run, strategy):
     """And in the world's frame: what comes out lies where the model lay."""
-    changes = {"mcmc": {"densification.strategy": "mcmc", "optim.adam": "dense", "densification.cap_max": 3500}}
-    run = make(find_ply(demo_run.folder), {"train.iterations": 40, **DENSE_SCHEDULE, **changes.get(strategy, {}),
-                                           "densification.opacity_reset_every": 100})  # fmt: skip
+    changes = {**DENSE_SCHEDULE, "train.iterations": 80, "densification.opacity_reset_every": 100}
+    changes |= {"mcmc": {"optim.adam": "dense", "densification.cap_max": 3500}}.get(strategy, {})
+    changes |= {"model.antialiased": True}  # as it was trained
+    run = make(find_ply(demo_run.folder), changes | {"densification.strategy": strategy})
     before = measured(run)
     assert run.run() == 0 and len(run.state.params["means"]) > 3008
     assert psnr_of(run.folder) > before + 0.1
@@ -154,11 +155,12 @@ def test_training_goes_on_from_a_model(make, demo_run, strategy):
 
 
 @pytest.mark.parametrize(
-    ("strategy", "words", "left"), [("default", "none are added", 3008), ("mcmc", "faintest go", 2000)]
+    ("strategy", "words", "left"),
+    [("adc", "none are added", 3008), ("mcmc", "faintest go", 2000), ("guided", "faintest go", 2000)],
 )
 def test_a_model_of_more_gaussians_than_the_cap(make, demo_run, strategy, words, left):
-    changes = {"densification.strategy": strategy, "optim.adam": "dense", "densification.cap_max": 2000,
-               "densification.prune_opacity": 0.0, "train.iterations": 12, **DENSE_SCHEDULE}  # fmt: skip
+    changes = {**DENSE_SCHEDULE, "densification.strategy": strategy, "optim.adam": "dense", "train.iterations": 12,
+               "densification.cap_max": 2000, "densification.prune_opacity": 0.0}  # fmt: skip
     run = make(demo_run.folder, changes)
     assert len(run.state.params["means"]) == 3008 and run.run() == 0
     assert words in log_of(run) and "more than densification.cap_max, 2,000" in log_of(run)

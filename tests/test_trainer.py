@@ -113,7 +113,8 @@ def test_100_steps_reach_the_psnr(make):
 
 def test_a_score_that_the_strategy_asks_for_is_of_the_training_views_errors(make, monkeypatch):
     """And a training is the same with it."""
-    runs = {name: make(name, {"train.iterations": 6}) for name in ("plain", "scored")}
+    changes = {"densification.strategy": "adc", "train.iterations": 6}
+    runs = {name: make(name, changes) for name in ("plain", "scored")}
     scored, score = runs["scored"], torch.zeros(3008)
     own = scored.state.strategy.statistics
     monkeypatch.setattr(
@@ -164,7 +165,8 @@ def test_40_steps_are_20_and_20_more(make):
 
 
 LONG_SCHEDULE = {
-    **FEW_POINTS, "model.init": "random", "data.background": "random", "model.sh_degree_interval": 30,
+    **FEW_POINTS, "densification.strategy": "adc", "model.init": "random", "data.background": "random",
+    "model.sh_degree_interval": 30,
     "densification.start": 5, "densification.every": 20, "densification.stop": 190, "densification.cap_max": 1500,
     "densification.grad_threshold": 1e-4, "densification.opacity_reset_every": 70, "densification.order_every": 50,
     "train.checkpoint_every": 100,
@@ -272,12 +274,12 @@ def test_colours_without_harmonics(make):
 
 
 def test_absgrad_accumulates_absolute_gradients(make):
-    default, absolute = make("a"), make("b", {"densification.strategy": "absgrad"})
-    for run in (default, absolute):
+    plain, absolute = (make(name, {"densification.strategy": name}) for name in ("adc", "absgrad"))
+    for run in (plain, absolute):
         run.run()
-    sums = [run.state.strategy.state["grad2d"].sum() for run in (default, absolute)]
+    sums = [run.state.strategy.state["grad2d"].sum() for run in (plain, absolute)]
     assert sums[1] > 1.3 * sums[0]
-    assert torch.equal(default.state.params["means"], absolute.state.params["means"])  # until there is a refinement
+    assert torch.equal(plain.state.params["means"], absolute.state.params["means"])  # until there is a refinement
 
 
 def test_the_harmonics_come_one_degree_after_another(make):

@@ -19,7 +19,17 @@ from distwar_gs.checkpoints.checkpoint import (
     remedy,
 )
 from distwar_gs.checkpoints.fingerprint import check_scene
-from distwar_gs.config import FIELDS, Config, as_values, config_of, with_values
+from distwar_gs.config import (
+    DEFAULT_STRATEGY,
+    FIELDS,
+    PRESETS,
+    Config,
+    as_values,
+    chosen_values,
+    config_of,
+    validate,
+    with_values,
+)
 from distwar_gs.config.schedule import FOLLOWERS
 from distwar_gs.formats.table import is_model_file
 from distwar_gs.gaussians.model import sh_degree_of
@@ -105,7 +115,7 @@ def resumed(
     path, saved = found
     check_scene(path, saved, fingerprint, source)
     _check_sh_degree(path, sh_degree_of(saved.params), config.model.sh_degree)
-    config = with_its_schedule(saved, config)
+    config = with_its_schedule(saved, with_its_strategy(saved, config))
     check_config(path, saved, config)
     log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
     return path, saved, config
@@ -152,6 +162,21 @@ def _open_newest_whole(
     if damaged:
         raise CheckpointError(f"{damaged[0].parent}: all its checkpoints are damaged; start without --resume")
     return None
+
+
+def with_its_strategy(saved: Checkpoint, config: Config) -> Config:
+    """The config with which a run goes on that began with another strategy than what is the default now: unless one is
+    chosen, with its own. What a strategy brings is then as it was, too, where nothing else is chosen.
+
+    Raises ConfigError for other choices that do not go with it.
+    """
+    begun, now = saved.config.get(STRATEGY), config.densification.strategy
+    if begun == now or now != DEFAULT_STRATEGY or begun not in PRESETS:
+        return config
+    log.info("begun with %s %s: goes on with it", STRATEGY, begun)
+    brought = {*PRESETS[now], *PRESETS[begun]}.difference(FOLLOWERS).intersection(saved.config)
+    values = {STRATEGY: begun, **{key: saved.config[key] for key in brought}, **chosen_values(config)}
+    return validate(config_of(values))
 
 
 def with_its_schedule(saved: Checkpoint, config: Config) -> Config:

@@ -35,7 +35,7 @@ from distwar_gs.config.schema import (
 )
 from distwar_gs.config.strategies import STRATEGIES
 from distwar_gs.config.values import as_values, config_of, overlaid, validate, with_values
-from distwar_gs.config.yaml_files import load_config, override, read_values, save_config
+from distwar_gs.config.yaml_files import chosen_values, load_config, override, read_values, save_config
 from distwar_gs.system.errors import ConfigError
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "TrainConfig",
     "above",
     "as_values",
+    "chosen_values",
     "at_least",
     "between",
     "commented_defaults",

@@ -116,7 +116,7 @@ class OptimConfig:
     """Learning rate of the higher spherical harmonics: 1/20 of optim.sh0_lr. Only used when model.sh_degree > 0."""
     rates_final: float = setting(1.0, A_SHARE)
     """What all learning rates but that of the positions fall to by the end of the run, as a share of the rates above;
-    1: they stay."""
+    1: they stay. Where it is not set, it is nearer to 1 in runs of fewer than 10,000 steps."""
     rates_decay_start: float = setting(0.5, between(0, 1))
     """Share of the run after which they begin to fall, exponentially. Only used when optim.rates_final < 1."""
     adam: str = setting("lazy", one_of("visible", "lazy", "dense"))
@@ -138,8 +138,9 @@ class DensificationConfig:
     strategy: str = setting("adc", one_of(*STRATEGIES))
     """adc: adaptive density control of 3DGS (called default before). absgrad: the same driven by sums of absolute
     gradients (AbsGS). mcmc: Gaussians wander and are relocated, never removed (3DGS as Markov Chain Monte Carlo); grows
-    up to densification.cap_max. absgrad and mcmc bring other defaults with them, which docs/strategies.md lists; what
-    is set explicitly wins."""
+    up to densification.cap_max. guided: MCMC's moves, and new Gaussians come where the images are still wrong; their
+    number finds itself, or is densification.cap_max. All but adc bring other defaults with them, which
+    docs/strategies.md lists; what is set explicitly wins."""
     start: int = setting(500, at_least(0))
     """Step after which Gaussians may be added or removed."""
     stop: int = setting(15_000, at_least(0))
@@ -148,16 +149,18 @@ class DensificationConfig:
     """Steps between two rounds of adding and removing."""
     grad_threshold: float = setting(2e-4, above(0))
     """Mean gradient of the projected centre, in normalised device coordinates, above which a Gaussian is cloned or
-    split. Not used by mcmc."""
+    split; guided adds densification.growth_share of the number that are. Not used by mcmc."""
     clone_scale: float = setting(0.01, above(0))
-    """Size in scene extents up to which a Gaussian is cloned; larger ones are split. Not used by mcmc."""
+    """Size in scene extents up to which a Gaussian is cloned; larger ones are split. Not used by mcmc and
+    guided."""
     prune_opacity: float = setting(0.005, between(0, 1))
-    """Gaussians below this opacity are removed; with mcmc those at or below it are relocated."""
+    """Gaussians below this opacity are removed; with mcmc and guided those at or below it are relocated."""
     prune_scale: float = setting(0.1, above(0))
     """Gaussians larger than this, in scene extents, are removed. Only used when the opacities have been reset once;
-    not used by mcmc."""
+    not used by mcmc and guided."""
     opacity_reset_every: int = setting(3000, at_least(1))
-    """Steps between resets of the opacities; never happens when it is larger than densification.stop, or with mcmc."""
+    """Steps between resets of the opacities; never happens when it is larger than densification.stop, or with mcmc and
+    guided."""
     opacity_reset_value: float = setting(0.01, inside(0, 1))
     """Highest opacity right after a reset; above densification.prune_opacity."""
     order_every: int = setting(1000, at_least(0))
@@ -165,14 +168,37 @@ class DensificationConfig:
     else; 0: never. Only used up to densification.stop."""
     cap_max: int | None = setting(None, at_least(0))
     """Largest number of Gaussians. null: as many as fit into the memory, the GPU's or the host's, that is free when
-    training begins. 0: no cap. For mcmc, which always grows up to one, both are 1,000,000."""
+    training begins. 0: no cap. For mcmc, which always grows up to one, both are 1,000,000; guided grows up to one that
+    is given."""
     noise_lr: float = setting(5e5, at_least(0))
     """Strength of the noise on the positions, in multiples of their learning rate; lengths are in scene extents. Only
-    used by mcmc."""
+    used by mcmc and guided."""
     opacity_reg: float = setting(0.01, at_least(0))
-    """Weight of the mean opacity in the loss. Only used by mcmc."""
+    """Weight of the mean opacity in the loss. Only used by mcmc and guided."""
     scale_reg: float = setting(0.01, at_least(0))
-    """Weight of the mean size, in scene extents, in the loss. Only used by mcmc."""
+    """Weight of the mean size, in scene extents, in the loss. Only used by mcmc and guided."""
+    draw: str = setting("error", one_of("error", "opacity"))
+    """Which Gaussians get children: drawn in proportion to the error of the pixels that they have a part in, or to
+    their opacity. Only used by guided."""
+    children: str = setting("jitter", one_of("share", "jitter", "split"))
+    """What a Gaussian and its child become. share: copies in one place that look together as it did (MCMC). jitter: the
+    same, moved apart at random. split: halves side by side along its longest axis. Only used by guided."""
+    child_offset: float = setting(0.5, at_least(0))
+    """How far both are moved, in standard deviations. Only used by guided, and not with share."""
+    split_long: float = setting(0.5, A_SHARE)
+    """Size of the halves of a split along its longest axis, as a share of what it was. Only used by guided."""
+    split_other: float = setting(0.85, A_SHARE)
+    """The same along its other axes. Only used by guided."""
+    split_power: float = setting(0.5, A_SHARE)
+    """How opaque the halves of a split are: of the light each lets through this power of what the Gaussian did. 0.5:
+    as opaque as it where they cover each other; 1: each is. Only used by guided."""
+    grow_until: float = setting(0.5, between(0, 1))
+    """Share of the run by which all Gaussians are there. Only used by guided."""
+    growth_share: float = setting(0.2, at_least(0))
+    """New Gaussians at each round, as a share of those whose gradient is above densification.grad_threshold. For 145
+    rounds of growth, which 30,000 steps have: a larger share where they are fewer, up to all. At most 5 % of all
+    Gaussians, or what makes ten times as many in all rounds. Only used by guided, and where densification.cap_max is
+    not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +314,7 @@ QUALITIES: dict[str, dict[str, Any]] = {
 LENGTH = ("train.quality", "train.iterations", "train.seconds")
 """How long a run is: who sets one of them replaces what a base or a file says of all (`overlaid`)."""
 
-DEFAULT_STRATEGY = "adc"
+DEFAULT_STRATEGY = "guided"
 """The strategy of whoever chooses none. The dataclasses' own values are those of adc, as published for 3DGS; what a
 strategy has otherwise is in `PRESETS`, so `config_of({})` is what a user gets who sets nothing."""
 

@@ -38,5 +38,16 @@ STRATEGIES = {
         statistics=(),
         over_cap="the faintest go",
     ),
+    "guided": StrategyRow(
+        preset={
+            "model.antialiased": True,
+            "optim.opacities_lr": 5e-2,
+            "optim.rates_final": 0.1,
+            "densification.stop": 25_000,
+        },
+        needs_all_updated=True,
+        statistics=("grad2d", "count", "score"),
+        over_cap="the faintest go",
+    ),
 }
 """By the value of densification.strategy."""

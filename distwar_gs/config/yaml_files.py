@@ -39,14 +39,17 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
         if len(values) == len(FIELDS):
-            values = _chosen(config)
+            values = chosen_values(config)
     return values
 
 
-def _chosen(config: Config) -> dict[str, Any]:
-    """Of values for every key those that are a choice: `config_of` makes the others of them again. configs/default.yaml
-    and what is made from it repeat the defaults, the config.yaml of a run what came of its strategy and its length;
-    taken for choices, these would win over another strategy, and stay as they are at another length."""
+def chosen_values(config: Config) -> dict[str, Any]:
+    """Of all values those that are a choice, keyed "section.name": `config_of` makes the others of them again.
+
+    configs/default.yaml and what is made from it repeat the defaults, the config.yaml of a run what came of its
+    strategy and its length; taken for choices, these would win over another strategy, and stay as they are at another
+    length.
+    """
     values, chosen = as_values(config), dict[str, Any]()
     for key in (*LENGTH, "densification.strategy", "densification.every"):  # the others follow these
         chosen |= {key: values[key]} if values[key] != as_values(config_of(chosen))[key] else {}

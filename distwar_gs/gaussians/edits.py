@@ -1,6 +1,7 @@
 """Changes of which Gaussians there are, and in which order: parameters, moments and statistics together."""
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -87,6 +88,6 @@ class SpatialOrder:
             self._warned = True
 
 
-def not_finite(params: dict[str, Parameter]) -> Tensor:
+def not_finite(params: Mapping[str, Tensor]) -> Tensor:
     """[N] bool: some parameter of the Gaussian is NaN or infinite."""
     return torch.stack([broken_rows(param) for param in params.values()]).any(dim=0)

@@ -176,7 +176,7 @@ def _largest_scale(scales: Tensor) -> Tensor:
 
 def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: DensificationConfig) -> Tensor:
     """[N] bool: mean gradient at or above the threshold; under a cap, the largest of those that there is room for."""
-    gradient = (state["grad2d"] / state["count"].clamp_min(1.0)).nan_to_num(nan=0.0, posinf=0.0)
+    gradient = mean_gradient(state)
     grown = (gradient >= config.grad_threshold) & ~unfit
     if not config.cap_max:
         return grown
@@ -185,6 +185,11 @@ def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: Densification
         return grown
     ranked = torch.where(grown, gradient, -1.0).argsort(descending=True, stable=True)
     return torch.zeros_like(grown).index_fill_(0, ranked[:room], True) & grown
+
+
+def mean_gradient(state: dict[str, Tensor]) -> Tensor:
+    """[N], over the views that a Gaussian was visible in; what is not finite as 0."""
+    return (state["grad2d"] / state["count"].clamp_min(1.0)).nan_to_num(nan=0.0, posinf=0.0)
 
 
 def _sources(clone: Tensor, split: Tensor) -> tuple[Tensor, int]:
@@ -203,11 +208,11 @@ def _scattered(params: dict[str, Parameter], rows: Tensor, first: int, generator
     """Means [M, 3] of the rows, those from `first` on drawn from the Gaussian they split: N(mean, R S S^T R^T)."""
     means, sources = params["means"].detach()[rows], rows[first:]
     normal = torch.randn(len(sources), 3, generator=generator, device=means.device)
-    means[first:] += _rotated(params["quats"][sources], normal * params["scales"][sources].exp())
+    means[first:] += rotated(params["quats"][sources], normal * params["scales"][sources].exp())
     return means
 
 
-def _rotated(quats: Tensor, vectors: Tensor) -> Tensor:
+def rotated(quats: Tensor, vectors: Tensor) -> Tensor:
     """Vectors [M, 3] turned by quaternions [M, 4] (wxyz, any length): v + 2 w (u x v) + 2 u x (u x v)."""
     w, u = F.normalize(quats, dim=1).split((1, 3), dim=1)
     twice = 2.0 * torch.linalg.cross(u, vectors)

@@ -1,6 +1,7 @@
 """How the number of Gaussians and their places are governed: what all strategies share, and which one a config gets.
 
-`adc` and `absgrad` are adaptive density control (adaptive.py), `mcmc` is mcmc.py. What the rest of the trainer must
+`adc` and `absgrad` are adaptive density control (adaptive.py), `mcmc` is mcmc.py, `guided` is
+guided.py. What the rest of the trainer must
 know of each is a row of distwar_gs.config.STRATEGIES.
 """
 
@@ -17,6 +18,7 @@ from distwar_gs.config import Config
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.strategies.adaptive import Densifier
+from distwar_gs.strategies.guided import Guided
 from distwar_gs.strategies.mcmc import Mcmc
 
 
@@ -105,5 +107,12 @@ def _mcmc(making: Making) -> Strategy:
     return Mcmc(making.extent, making.config.densification, making.schedule)
 
 
-MAKERS: dict[str, Callable[[Making], Strategy]] = {"adc": _adaptive, "absgrad": _adaptive, "mcmc": _mcmc}
+def _guided(making: Making) -> Strategy:
+    density = making.config.densification
+    return Guided(making.count, making.device, making.extent, density, making.cap, making.schedule)
+
+
+MAKERS: dict[str, Callable[[Making], Strategy]] = {
+    "adc": _adaptive, "absgrad": _adaptive, "mcmc": _mcmc, "guided": _guided,
+}  # fmt: skip
 """What makes the strategy of each row of distwar_gs.config.STRATEGIES."""

@@ -7,8 +7,8 @@ copies share its opacity and shrink or grow such that together they look as it d
 
 The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gaussian_model.py); where this differs:
 
-- Lengths are in scene extents in the noise and in the regularisation of scale. There they are in the units of the
-  input, so that the same settings mean something else in each frame (gsplat issue 542: a scene 2009 units wide).
+- Lengths in noise and regularisation are in scene extents. There they are in the units of the input, so that the same
+  settings mean something else in each frame (gsplat issue 542: a scene 2009 units wide).
 - Relocated Gaussians begin without Adam moments, as those they are copies of. There they keep the moments of where
   they were.
 - The scale is made for the opacity after its clamp from below, not before (as gsplat's main does).
@@ -23,6 +23,7 @@ The schedule is that of adaptive.py, with stop = 25000: first at step 600, last 
 import functools
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -136,12 +137,11 @@ def refine(
         log.warning("step %d: none of %d Gaussians is above opacity %g; nothing is changed", step, before,
                     config.prune_opacity)  # fmt: skip
         return MoveReport(0, 0, 0, before)
-    cap = cap_of(config)
-    plan, dead = within(unchanged(params["opacities"]), dead, cap)
+    plan, dead = within(unchanged(params["opacities"]), dead, cap_of(config))
     kept, relocated = len(plan.rows), int(dead.sum())
     plan = relocate(plan, dead, config.prune_opacity, generator)
-    plan = grow(plan, cap, config.prune_opacity, generator)
-    _carry_out(plan, params, optimizers)
+    plan = grow(plan, cap_of(config), config.prune_opacity, generator)
+    carry_out(plan, params, optimizers)
     return MoveReport(relocated, len(plan.rows) - kept, before - kept, len(plan.rows))
 
 
@@ -151,7 +151,7 @@ def cap_of(config: DensificationConfig) -> int:
     return config.cap_max or PRESETS["mcmc"]["densification.cap_max"]
 
 
-def find_dead(params: dict[str, Parameter], faintest: float) -> Tensor:
+def find_dead(params: Mapping[str, Tensor], faintest: float) -> Tensor:
     """[N] bool: opacity at or below `faintest` (`<=`, where ADC prunes `<`), or not finite."""
     return (torch.sigmoid(params["opacities"]) <= faintest) | not_finite(params)
 
@@ -239,7 +239,23 @@ def _integral_weights() -> Tensor:
     return weights
 
 
-def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
+def carry_out(
+    plan: Plan,
+    params: dict[str, Parameter],
+    optimizers: dict[str, Adam],
+    made: tuple[Tensor, Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Makes of parameters and moments what the plan says.
+
+    Args:
+        plan: for the rows as they are.
+        params, optimizers: changed in place.
+        made: new rows [K], and by parameter the values [K, ...] they get instead of what the plan makes of them.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then.
+    """
+    places, given = made if made is not None else (plan.rows[:0], {})
     logits, growth = (values.to(params["means"].dtype) for values in (plan.logits, plan.growth))
     scratch = scratch_for(params.values(), len(plan.rows))
     reserve_rows(params, optimizers, len(plan.rows))
@@ -248,7 +264,9 @@ def _carry_out(plan: Plan, params: dict[str, Parameter], optimizers: dict[str, A
         values = gather_rows(old, plan.rows, scratch)
         if name == "opacities":
             values.copy_(logits)
-        return values.add_(growth[:, None]) if name == "scales" else values
+        if name == "scales":
+            values.add_(growth[:, None])
+        return values.index_copy_(0, places, given[name]) if name in given else values
 
     def moments(key: str, old: Tensor) -> Tensor:
         taken = gather_rows(old, plan.rows, scratch)
@@ -264,8 +282,7 @@ class Mcmc:
     """MCMC's part in a training loop: a `distwar_gs.strategies.base.Strategy`. It keeps no statistics."""
 
     def __init__(self, extent: float, config: DensificationConfig, schedule: Schedule | None = None) -> None:
-        """For a scene of this extent, in the frame of the means; `schedule` if the length of the run is given in
-        seconds."""
+        """For a scene of this extent, in the frame of the means; `schedule` where seconds are the run's length."""
         self.extent, self.config = extent, config
         self.schedule = schedule or Schedule(MEANT_FOR)
         self.cap = Cap(cap_of(config))
@@ -275,8 +292,9 @@ class Mcmc:
     def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
         """Nothing: gradients do not count."""
 
-    def statistics(self, step: int) -> None:
+    def statistics(self, step: int) -> dict[str, Tensor] | None:
         """None: gradients do not count."""
+        return None
 
     def regularise(self, params: dict[str, Parameter]) -> None:
         """See `add_regularisation`."""
@@ -321,9 +339,8 @@ class Mcmc:
         try:
             return refine(params, optimizers, step, replace(self.config, cap_max=self.cap.now([])), generator)
         except torch.OutOfMemoryError:
-            count = len(params["means"])
-            self.cap.ran_out(step, count)
-            return MoveReport(0, 0, 0, count)
+            self.cap.ran_out(step, len(params["means"]))
+            return MoveReport(0, 0, 0, len(params["means"]))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Empty: all of its state is in the parameters and the generator."""
