@@ -26,7 +26,7 @@ if __name__ == "__main__":  # the packages lie beside this folder
 
 from distwar_datasets.errors import DataError
 from distwar_gs.cli import run_cli, train_config
-from distwar_gs.config import Config, ConfigError, as_values, load_config
+from distwar_gs.config import LENGTH, Config, ConfigError, as_values, load_config
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.rendering import near_plane
 
@@ -167,7 +167,7 @@ def _check_same(job: Job) -> None:
     was, now = as_values(load_config(job.folder / "config.yaml")), as_values(job.config)
     if now[near_plane.KEY] is None:
         was[near_plane.KEY] = None  # the run has the number that it has derived from the scene
-    for key in now:
+    for key in (*LENGTH, *now):  # others follow the length
         if was[key] != now[key] and not key.startswith(_NO_PART_OF_THE_RESULT):
             raise ConfigError(f"{job.folder} was trained with {key} {was[key]}, not {now[key]}; choose another --out")
 

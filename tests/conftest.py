@@ -92,11 +92,11 @@ def demo_scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def demo_run(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """60 steps of train.py on the demo scene, logged every 20 steps, that train no harmonics. Read only."""
+    """60 steps of train.py on the demo scene with adc, logged every 20 steps, that train no harmonics. Read only."""
     steps = 60
 
     def make(folder: Path) -> None:
-        arguments = ("--device", "cpu", "--iterations", steps, "--sh_degree", 2,
+        arguments = ("--device", "cpu", "--iterations", steps, "--sh_degree", 2, "--strategy", "adc",
                      "--set", "log.every=20", "model.sh_degree_interval=1000")  # fmt: skip
         result = run_program("train.py", "-s", demo_scene, "-m", folder / "demo", *arguments, fresh=True)
         assert result.returncode == 0, result.stderr

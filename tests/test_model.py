@@ -1,5 +1,6 @@
 """How the Gaussians begin: sizes from neighbours, colours, random points, and points nobody can start from."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ import torch
 from demo_runs import DENSE_SCHEDULE, demo_config
 from scene_files import ring, write_colmap
 
-from distwar_datasets import View
+from distwar_datasets import View, load_scene
 from distwar_gs.config import ModelConfig
 from distwar_gs.gaussians import model
 from distwar_gs.training.trainer import Trainer
@@ -113,6 +114,28 @@ def test_points_that_32_bits_cannot_hold_are_refused():
 # ------------------------------------------------------------------------------------------- few and awkward points
 
 CAMERAS = [-pose[:3, :3].T @ pose[:3, 3] for pose in ring(4)]
+
+
+def test_what_is_denser_than_pixels_begins_as_large_as_a_part_of_one(tmp_path):
+    """Of the nearest view: 10 points a hundredth of a pixel apart, and 10 many pixels apart, which stay."""
+    scene = load_scene(scene_with_points(tmp_path, []), normalise=False, test_every=4)
+    centres = np.stack([view.center for view in scene.train])
+    dense = np.random.default_rng(0).normal(0, 1e-4, (10, 3)) + [0.1, 0.0, 0.0]
+    sparse = np.random.default_rng(1).normal(0, 1.0, (10, 3))
+    positions, colors = np.concatenate([dense, sparse]), np.full((20, 3), 128, np.uint8)
+    sizes = {}
+    for pixels in (0.0, 0.3):
+        config = dataclasses.replace(CONFIG, init_pixels=pixels)
+        sizes[pixels] = model.initialize(positions, colors, config, "cpu", scene.train)["scales"].detach().exp().numpy()
+    assert np.array_equal(sizes[0.3][10:], sizes[0.0][10:])
+    distances = np.linalg.norm(positions[:10, None] - centres, axis=2)
+    focal = scene.train[0].K[0, 0]
+    np.testing.assert_allclose(sizes[0.3][:10, 0], 0.3 * distances.min(axis=1) / focal, rtol=1e-5)
+    assert (sizes[0.0][:10] < 0.1 * sizes[0.3][:10]).all()
+    alone = dataclasses.replace(CONFIG, init_pixels=0.3)
+    assert np.array_equal(model.initialize(positions, colors, alone, "cpu")["scales"].detach().exp(), sizes[0.0])
+
+
 AWKWARD = {
     "none": [],
     "one": [[0.1, 0.2, 0.0]],
@@ -140,12 +163,13 @@ def scene_with_points(folder: Path, points: list) -> Path:
 
 
 @pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("strategy", ["adc", "guided"])
 @pytest.mark.parametrize("points", AWKWARD.values(), ids=AWKWARD)
-def test_training_begins_from_any_points(tmp_path, points):
+def test_training_begins_from_any_points(tmp_path, points, strategy):
     """Without points from random ones; growth, pruning and an opacity reset included."""
     scene = scene_with_points(tmp_path / "scene", points)
     changes = {**DENSE_SCHEDULE, "train.iterations": 30, "data.test_every": 4, "model.init_points": 500}
-    run = Trainer(demo_config(scene, tmp_path / "run", changes))
+    run = Trainer(demo_config(scene, tmp_path / "run", changes | {"densification.strategy": strategy}))
     assert len(run.state.params["means"]) == (len(points) or 500)
     begin = {name: param.detach().clone() for name, param in run.state.params.items()}
     assert all(value.isfinite().all() for value in begin.values())

@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 STRATEGY = "densification.strategy"
 FIXED = (
     "data.background", "data.masks", "data.invert_masks", "data.alpha", "model.antialiased", "model.init",
-    "model.init_ply", "model.init_points", "model.init_opacity", "model.init_scale", STRATEGY, "train.seed",
+    "model.init_ply", "model.init_points", "model.init_opacity", "model.init_scale", "model.init_pixels", STRATEGY,
+    "train.seed",
 )  # fmt: skip
 """Settings that a run keeps: what its parameters and statistics mean, or what only its beginning could use. So it does
 `model.sh_degree`, and the options of section data as far as another scene comes of them: those have checks of their own

@@ -82,6 +82,9 @@ class ModelConfig:
     """Opacity of every Gaussian at the start, from 0 to 1."""
     init_scale: float = setting(1.0, above(0))
     """Size of a Gaussian at the start, in multiples of the mean distance to its 3 nearest neighbours."""
+    init_pixels: float = setting(0.0, at_least(0))
+    """Size of a Gaussian at the start, at the least: standard deviation in pixels of the nearest training view. Where
+    points are denser than pixels, antialiased Gaussians would not be seen without; 0: no such limit."""
     near_plane: float | None = setting(None, above(0))
     """Gaussians nearer to the camera are not drawn; in scene extents. null: 0.08 of the depth at which the nearest
     things before any camera begin, by the scene's points; 0.03 where it has none. Much smaller values allow floaters

@@ -41,6 +41,7 @@ STRATEGIES = {
     "guided": StrategyRow(
         preset={
             "model.antialiased": True,
+            "model.init_pixels": 0.3,
             "optim.opacities_lr": 5e-2,
             "optim.rates_final": 0.1,
             "densification.stop": 25_000,

@@ -14,7 +14,7 @@ The start follows 3DGS (Kerbl et al. 2023, section 5.1; reference: scene/gaussia
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +30,7 @@ from distwar_gs.gaussians.random_start import is_within_sight, points_in_view
 from distwar_kernels.constants import HARMONIC0 as SH_C0
 
 if TYPE_CHECKING:  # rendering a saved model needs no dataset readers
-    from distwar_datasets.scene import Scene
+    from distwar_datasets.scene import Scene, View
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,8 @@ SCALE_BOUNDS = (1e-4, 1.0)
 """Smallest and largest standard deviation to begin with, relative to the size of the cloud."""
 DEGENERATE_SCALE = 0.01
 """Standard deviation to begin with where all points coincide, in the frame's units (scene extents by default)."""
+FARTHEST = 100.0
+"""In multiples of the median: where pixels are wider than that, at stray points, their width does not count."""
 
 
 class ModelError(ValueError):
@@ -47,7 +49,11 @@ class ModelError(ValueError):
 
 
 def initialize(
-    positions: ArrayLike | Tensor, colors: ArrayLike | Tensor, config: ModelConfig, device: torch.device | str
+    positions: ArrayLike | Tensor,
+    colors: ArrayLike | Tensor,
+    config: ModelConfig,
+    device: torch.device | str,
+    views: Sequence["View"] = (),
 ) -> dict[str, Parameter]:
     """Gaussians at the points: round, grey-transparent to `init_opacity`, as large as the gaps between them.
 
@@ -56,6 +62,7 @@ def initialize(
         colors: [P, 3], uint8, or float in [0, 1].
         config: the section `model`.
         device: where the parameters go, as float32.
+        views: what they will be trained on; `init_pixels` is in pixels of these.
 
     Raises:
         ModelError: there are no points, or they are not finite, or not as many as colours.
@@ -65,7 +72,8 @@ def initialize(
     _check_points(positions, colors)
     count = len(positions)
     rgb = colors.float() / 255.0 if colors.dtype == torch.uint8 else colors.float()
-    scales = torch.from_numpy(np.log(initial_scales(positions, config.init_scale)))
+    least = config.init_pixels * pixel_sizes(positions, views) if config.init_pixels > 0.0 and views else None
+    scales = torch.from_numpy(np.log(initial_scales(positions, config.init_scale, least)))
     values = {
         "means": torch.from_numpy(positions),
         "quats": torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(count, 1),
@@ -85,7 +93,7 @@ def as_parameters(values: Mapping[str, Tensor], device: torch.device | str) -> d
     }
 
 
-def initial_scales(positions: np.ndarray, factor: float = 1.0) -> np.ndarray:
+def initial_scales(positions: np.ndarray, factor: float = 1.0, least: np.ndarray | None = None) -> np.ndarray:
     """Standard deviation [P] of each point's Gaussian: the root mean square distance to its 3 nearest neighbours.
 
     That is what the reference's distCUDA2 gives. Both ends are clamped relative to the cloud's size (twice the 90 %
@@ -96,7 +104,14 @@ def initial_scales(positions: np.ndarray, factor: float = 1.0) -> np.ndarray:
     Args:
         positions: [P, 3] float64, finite, P >= 1.
         factor: multiplies the distances, before the clamp.
+        least: [P], what they are at least, whatever the clamp says; at strays (`FARTHEST`) less.
     """
+    scales = _gaps(positions, factor)
+    return scales if least is None else np.maximum(scales, np.minimum(least, FARTHEST * np.median(least)))
+
+
+def _gaps(positions: np.ndarray, factor: float) -> np.ndarray:
+    """[P], see `initial_scales`."""
     from_median = np.linalg.norm(positions - np.median(positions, axis=0), axis=1)
     size = 2.0 * (np.quantile(from_median, 0.9) or from_median.max())
     if size == 0.0:
@@ -105,6 +120,12 @@ def initial_scales(positions: np.ndarray, factor: float = 1.0) -> np.ndarray:
     distances, _ = cKDTree(positions).query(positions, k=nearest + 1, workers=-1)  # the first is the point itself
     distances = factor * np.sqrt(np.mean(distances[:, 1:] ** 2, axis=1))
     return np.clip(distances, SCALE_BOUNDS[0] * size, SCALE_BOUNDS[1] * size)
+
+
+def pixel_sizes(positions: np.ndarray, views: Sequence["View"]) -> np.ndarray:
+    """How wide a pixel of the nearest view is at each point: [P], in the units of the positions [P, 3]."""
+    distances, nearest = cKDTree(np.stack([view.center for view in views])).query(positions, workers=-1)
+    return distances / np.array([min(view.K[0, 0], view.K[1, 1]) for view in views])[nearest]
 
 
 def starting_points(

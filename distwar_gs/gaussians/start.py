@@ -64,14 +64,14 @@ def first_gaussians(
     if not model.init_ply:
         limit = cap.for_start(share=1.0) if config.densification.cap_max is None else None
         points = starting_points(scene, model, generator)
-        return initialize(*_thinned(*points, limit, generator), model, device)
+        return initialize(*_thinned(*points, limit, generator), model, device, scene.train)
     path = find_start(model.init_ply)
     if holds_gaussians(path):
         gaussians = _gaussians(path, scene, model)
         _say_cap(len(gaussians["means"]), config)
         return as_parameters(gaussians, device)
     points = _cloud(path, scene)
-    return initialize(*_thinned(*points, cap.for_start(ROOM_TO_GROW), generator), model, device)
+    return initialize(*_thinned(*points, cap.for_start(ROOM_TO_GROW), generator), model, device, scene.train)
 
 
 def find_start(init_ply: str) -> Path:
