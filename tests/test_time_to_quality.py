@@ -99,7 +99,7 @@ def test_the_variant_wins_over_the_scene_and_the_scene_over_the_rest(tmp_path):
     job = make_job(scene, variant_of("v:optim.means_lr=2e-3,train.quality=draft"), 3, common)
     assert (job.config.data.images, job.config.optim.means_lr) == ("a", 2e-3)
     assert (job.config.train.iterations, job.config.train.seconds, job.config.train.seed) == (10_000, None, 3)
-    assert job.config.densification.stop == 5000, "schedules follow the length"
+    assert job.config.densification.stop == 8300, "schedules follow the length"
     assert job.settings == "data.images=a optim.means_lr=2e-3 train.quality=draft"
 
 
