@@ -12,6 +12,7 @@ Rooms, from the ground up; none imports from a higher floor (tests/test_house.py
     cli                                         the command lines
     programs                                    train.py and render.py
 
-Reading order: config.schema, cli, gaussians.model, rendering.renderer, engines.base, strategies.adaptive,
-training.step, training.state, training.trainer; then formats.export, evaluation.metrics, viewing.pictures.
+Reading order: training.step, the page of a step; gaussians.model, rendering.renderer, engines.base;
+strategies.adaptive, strategies.mcmc, strategies.guided (the default); training.state, training.trainer; config.schema,
+cli; then formats.table, evaluation.metrics, viewing.pictures.
 """

@@ -142,8 +142,8 @@ class DensificationConfig:
     """adc: adaptive density control of 3DGS (called default before). absgrad: the same driven by sums of absolute
     gradients (AbsGS). mcmc: Gaussians wander and are relocated, never removed (3DGS as Markov Chain Monte Carlo); grows
     up to densification.cap_max. guided: MCMC's moves, and new Gaussians come where the images are still wrong; their
-    number finds itself, or is densification.cap_max. All but adc bring other defaults with them, which
-    docs/strategies.md lists; what is set explicitly wins."""
+    number finds itself, or is densification.cap_max; taken where none is named. All but adc bring other defaults with
+    them, which docs/strategies.md lists; what is set explicitly wins."""
     start: int = setting(500, at_least(0))
     """Step after which Gaussians may be added or removed."""
     stop: int = setting(15_000, at_least(0))

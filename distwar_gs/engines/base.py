@@ -2,7 +2,7 @@
 
 Both do the same work in the same order (render; the loss gives dL/d(image); differentiate, count, update), so the
 training loop does not know which one it has. What a step must remember between rendering and updating is in the
-`Rendered` that the loop holds meanwhile. `ComposedEngine` is the one to read first.
+`Rendered` that the loop holds meanwhile. Of the two, read `ComposedEngine` first.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,5 @@
-// Which Gaussians touch which tile, nearest first: raw pointers and sizes (tiles_cpu.cpp; CUDA uses gsplat's).
+// Which Gaussians touch which tile, nearest first: raw pointers and sizes (tiles_cpu.cpp). On CUDA the fused rasteriser
+// makes its own (fused_tiles.cu), and the others take gsplat's.
 #pragma once
 
 #include <vector>

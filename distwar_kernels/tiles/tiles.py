@@ -30,7 +30,8 @@ def intersect_tiles(
 
     Returns:
         isect_offsets [C, tile_height, tile_width] int32 and flatten_ids [n_isects] int32, indices into [C * N], as
-        ``rasterize_to_pixels`` takes them. On CUDA they come from gsplat's public functions.
+        ``rasterize_to_pixels`` takes them. On CUDA they come from gsplat's public functions; the
+        fused rasteriser makes its own.
     """
     tile_width, tile_height = tile_grid(image_width, image_height)
     if means2d.is_cuda:
