@@ -27,7 +27,9 @@ def test_the_tests_that_it_names_are_there(path):
     [
         ("make_hooks", "training/trainer.py"),
         ("ADJUSTMENTS", "adjust/base.py"),
-        ("make_strategy", "strategies/base.py"),
+        ("MAKERS", "strategies/base.py"),
+        ("STRATEGIES", "config/strategies.py"),
+        ("FORMATS", "formats/table.py"),
         ("PRESETS", "config/schema.py"),
         ("PARTS", "training/state.py"),
     ],
