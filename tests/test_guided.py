@@ -585,3 +585,9 @@ def test_the_config_chooses():
     assert config.model.antialiased and (config.model.init_opacity, config.model.init_scale) == (0.1, 1.0)
     with pytest.raises(ConfigError, match="optim.adam is visible: .* guided .*; use lazy or dense"):
         validate(config_of({"densification.strategy": "guided", "optim.adam": "visible"}))
+
+
+def test_opacity_and_size_are_free_where_a_view_shows_little_of_the_scene():
+    """Unseen Gaussians of a long wall would fade before their photo comes."""
+    prices = [Guided(4, CPU, 1.0, CONFIG, shown=shown).prices(4) for shown in (0.01, 0.19, 0.21, 1.0)]
+    assert prices[:2] == [(0.0, 0.0)] * 2 and prices[2] == prices[3] and min(prices[3]) > 0

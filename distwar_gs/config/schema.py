@@ -177,9 +177,10 @@ class DensificationConfig:
     """Strength of the noise on the positions, in multiples of their learning rate; lengths are in scene extents. Only
     used by mcmc and guided."""
     opacity_reg: float = setting(0.01, at_least(0))
-    """Weight of the mean opacity in the loss. Only used by mcmc and guided."""
+    """Weight of the mean opacity in the loss. Only used by mcmc, and by guided where a view shows a fifth of the scene
+    or more."""
     scale_reg: float = setting(0.01, at_least(0))
-    """Weight of the mean size, in scene extents, in the loss. Only used by mcmc and guided."""
+    """Weight of the mean size, in scene extents, in the loss. Only used as densification.opacity_reg is."""
     draw: str = setting("error", one_of("error", "opacity"))
     """Which Gaussians get children: drawn in proportion to the error of the pixels that they have a part in, or to
     their opacity. Only used by guided."""

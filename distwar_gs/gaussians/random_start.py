@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from distwar_datasets.scene import View
+    from distwar_datasets.scene import Scene, View
 
 FALLBACK_DISTANCE = 3.0
 """How far off a scene is taken to be, in scene extents, when its cameras do not look at one place."""
@@ -21,6 +21,7 @@ DEPTHS = (0.3, 4.0)
 PARALLEL = 1e-3
 """Mean squared sine of the angle between the optical axes and one direction, below which they do not meet."""
 _CHECKED_VIEWS = (32, 512)
+_CHECKED_POINTS = 5000
 """Of how many views to ask whether they see a point: where all look at one place, and where only neighbours share."""
 _TRIES = 8
 
@@ -97,6 +98,18 @@ def seen_share(views: Sequence["View"], points: Tensor) -> float:
     """The share of points [N, 3] (float64, the views' frame) that the picture of a view shows, nothing being hidden."""
     generator = torch.Generator().manual_seed(0)  # not the run's: looking changes nothing
     return float((_seen_by(views, points, max(_CHECKED_VIEWS), generator) > 0).double().mean())
+
+
+def showing_share(scene: "Scene") -> float:
+    """The share of the training views that a point of the scene is in the picture of, on average: near 1 where all
+    photos show the same, 0.015 along a wall of which each shows a piece. 1 for a scene without points."""
+    if scene.points is None or not scene.train:
+        return 1.0
+    generator = torch.Generator().manual_seed(0)  # not the run's: looking changes nothing
+    points = torch.from_numpy(np.asarray(scene.points.positions, dtype=np.float64))
+    some = points[torch.randperm(len(points), generator=generator)[:_CHECKED_POINTS]]
+    checked = min(max(_CHECKED_VIEWS), len(scene.train))
+    return float(_seen_by(scene.train, some, checked, generator).double().mean()) / checked
 
 
 def _draw(views: Sequence["View"], distances: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:

@@ -79,11 +79,13 @@ def make_strategy(
     extent: float,
     cap: Cap | None = None,
     schedule: Schedule | None = None,
+    shown: float = 1.0,
 ) -> Strategy:
     """The strategy of a configuration, for `count` Gaussians in a frame where the scene has this extent; `cap` if it
-    depends on memory; `schedule` of the run, which must be given if its length is in seconds."""
+    depends on memory; `schedule` of the run, which must be given if its length is in seconds; `shown`, the share of the
+    views that show a point of the scene."""
     schedule = schedule or Schedule(config.train.iterations)
-    return MAKERS[config.densification.strategy](Making(config, count, device, extent, cap, schedule))
+    return MAKERS[config.densification.strategy](Making(config, count, device, extent, cap, schedule, shown))
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ class Making:
     extent: float
     cap: Cap | None
     schedule: Schedule
+    shown: float
 
 
 def _adaptive(making: Making) -> Strategy:
@@ -109,7 +112,7 @@ def _mcmc(making: Making) -> Strategy:
 
 def _guided(making: Making) -> Strategy:
     density = making.config.densification
-    return Guided(making.count, making.device, making.extent, density, making.cap, making.schedule)
+    return Guided(making.count, making.device, making.extent, density, making.cap, making.schedule, shown=making.shown)
 
 
 MAKERS: dict[str, Callable[[Making], Strategy]] = {

@@ -22,6 +22,7 @@ A score is kept over rounds at half its value, and shared with children.
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +45,11 @@ ROUNDS = 145
 """Refinements that add, of a run of 30,000 steps. Where they are fewer each adds more, so that it is as many in all."""
 MOST = 10
 """How many times as many Gaussians as at first there may be where 5 % at each of few refinements are less than that."""
+SHOWN = 0.2
+"""Share of the views that show a point of the scene, below which opacity and size have no price. Every step asks it
+of every Gaussian, and Adam makes a whole step of any gradient that is alone: a Gaussian that is seldom shown fades.
+Along a wall of which each photo shows 1.5 %, prices leave 11.8 dB after 300 steps, a millionth of them 12.0, none
+18.0. Captures from all sides have 0.44 (bonsai) to 0.97 (statue)."""
 
 Made = tuple[Tensor, Mapping[str, Tensor]]
 """Rows [K], and by parameter the values [K, ...] they get."""
@@ -221,8 +227,12 @@ class Guided(Mcmc):
         config: DensificationConfig,
         cap: Cap | None = None,
         schedule: Schedule | None = None,
+        shown: float = 1.0,
     ) -> None:
-        """Start with empty statistics for `count` Gaussians; the others as for `Densifier`."""
+        """Start with empty statistics for `count` Gaussians; `shown` is the share of the views that show a point of the
+        scene; the others as for `Densifier`."""
+        if shown < SHOWN:
+            config = replace(config, opacity_reg=0.0, scale_reg=0.0)
         super().__init__(extent, config, schedule)
         self.cap = cap or Cap(config.cap_max)
         self.state = new_state(count, device)

@@ -20,6 +20,7 @@ from distwar_gs.engines.base import Engine, make_engine
 from distwar_gs.gaussians.memory import Cap, cap_of
 from distwar_gs.gaussians.model import active_sh_degree, are_parameters, as_parameters, degree_in_use
 from distwar_gs.gaussians.optimizer import all_moments, are_states, load_state_dicts, make_optimizers, state_dicts
+from distwar_gs.gaussians.random_start import showing_share
 from distwar_gs.gaussians.start import first_gaussians
 from distwar_gs.rendering.renderer import RenderSettings
 from distwar_gs.strategies.base import Strategy, make_strategy
@@ -39,6 +40,8 @@ class TrainingState:
     device: torch.device
     extent: float
     """Of the scene, in the frame of the means."""
+    shown: float = 1.0
+    """The share of the views that show a point of the scene (distwar_gs.gaussians.random_start.showing_share)."""
     cap: Cap
     """How many Gaussians there may be."""
     generators: dict[str, torch.Generator]
@@ -148,7 +151,9 @@ class TrainingState:
         config, count = self.config, len(self.params["means"])
         self.first_degree = degree_in_use(self.params)
         self.optimizers = make_optimizers(self.params, config.optim, self.extent)
-        self.strategy = make_strategy(config, count, self.device, self.extent, self.cap, self.schedule)
+        self.strategy = make_strategy(
+            config, count, self.device, self.extent, self.cap, self.schedule, shown=self.shown
+        )
         self.engine = make_engine(config, self.params, self.optimizers, self.strategy, self.settings)
 
     def _take(self, saved: Checkpoint, parts: Iterable["StatePart"]) -> None:
@@ -171,7 +176,8 @@ def _shared(scene: Scene, config: Config, settings: RenderSettings, device: torc
     generators = make_generators(config.train.seed, device)
     return {
         "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds), "settings": settings,
-        "device": device, "extent": scene.extent, "cap": cap_of(config, settings.rasterizer, scene.train, device),
+        "device": device, "extent": scene.extent, "shown": showing_share(scene),
+        "cap": cap_of(config, settings.rasterizer, scene.train, device),
         "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"]),
         "adjustments": make_adjustments(config, scene, device),
     }  # fmt: skip
