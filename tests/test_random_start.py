@@ -1,12 +1,14 @@
 """Random points lie where the cameras look."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from scene_files import look_at, ring
 
 from distwar_datasets import View
-from distwar_gs.gaussians.random_start import DEPTHS, is_within_sight, points_in_view, scene_distances
+from distwar_gs.gaussians.random_start import DEPTHS, is_within_sight, points_in_view, scene_distances, showing_share
 
 
 def views_at(poses, width=64, height=40):
@@ -89,3 +91,17 @@ def test_a_box_is_what_the_cameras_look_at_or_not(offset, expected):
 def test_a_box_that_is_a_dot_ahead_is_not_looked_at():
     assert not is_within_sight(views_at([look_at((1e5, 0, 0))]), *BOX, 3.0)
     assert is_within_sight(views_at([look_at((100.0, 0, 0))]), *BOX, 3.0)
+
+
+def test_a_point_is_shown_by_all_cameras_of_a_ring_and_by_few_along_a_wall():
+    """By the share of the views that a point projects into, counted here by `sees`."""
+    ring_views = views_at(ring(12))
+    wall_views = views_at([look_at((x, 0, 0), (x, 1, 0)) for x in np.arange(0.0, 80.0, 0.5)])
+    middle = np.random.default_rng(0).uniform(-0.05, 0.05, (200, 3))
+    wall = np.stack([np.linspace(0.0, 80.0, 300), np.full(300, 1.5), np.zeros(300)], axis=1)
+    for views, points, low, high in ((ring_views, middle, 0.99, 1.0), (wall_views, wall, 0.01, 0.05)):
+        scene = SimpleNamespace(train=views, points=SimpleNamespace(positions=points))
+        share = showing_share(scene)
+        assert low <= share <= high
+        assert share == pytest.approx(np.mean([sees(view, points) for view in views]), rel=0.02)
+    assert showing_share(SimpleNamespace(train=ring_views, points=None)) == 1.0

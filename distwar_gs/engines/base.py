@@ -268,9 +268,7 @@ class FusedEngine:
         """See Engine. Gaussians are drawn where dense Adam would have them; the steps they lack are not written."""
         pending = None
         if self._last_steps is not None:
-            made = self._step_of_adam(
-                step, self._last_steps
-            )  # whose learning rates and bias corrections `settle` takes
+            made = self._step_of_adam(step, self._last_steps)  # its rates and bias corrections are those of `settle`
             pending = replace(made, t=step + 1)
         return FUSED.render(
             self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,

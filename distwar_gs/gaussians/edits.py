@@ -91,3 +91,16 @@ class SpatialOrder:
 def not_finite(params: Mapping[str, Tensor]) -> Tensor:
     """[N] bool: some parameter of the Gaussian is NaN or infinite."""
     return torch.stack([broken_rows(param) for param in params.values()]).any(dim=0)
+
+
+def find_dead(params: Mapping[str, Tensor], faintest: float) -> Tensor:
+    """[N] bool: opacity at or below `faintest` (`<=`, where ADC prunes `<`), or not finite."""
+    return (torch.sigmoid(params["opacities"]) <= faintest) | not_finite(params)
+
+
+def is_all_dead(dead: Tensor, step: int, faintest: float) -> bool:
+    """Whether none of [N] bool, from `find_dead`, is alive, which is said: nothing can be copied then."""
+    if not dead.all():
+        return False
+    log.warning("step %d: none of %d Gaussians is above opacity %g; nothing is changed", step, len(dead), faintest)
+    return True

@@ -96,8 +96,7 @@ def _overlap_distance(views: Sequence["View"], centers: np.ndarray) -> float:
 
 def seen_share(views: Sequence["View"], points: Tensor) -> float:
     """The share of points [N, 3] (float64, the views' frame) that the picture of a view shows, nothing being hidden."""
-    generator = torch.Generator().manual_seed(0)  # not the run's: looking changes nothing
-    return float((_seen_by(views, points, max(_CHECKED_VIEWS), generator) > 0).double().mean())
+    return float((_shown_by(views, points) > 0).double().mean())
 
 
 def showing_share(scene: "Scene") -> float:
@@ -105,11 +104,16 @@ def showing_share(scene: "Scene") -> float:
     photos show the same, 0.015 along a wall of which each shows a piece. 1 for a scene without points."""
     if scene.points is None or not scene.train:
         return 1.0
-    generator = torch.Generator().manual_seed(0)  # not the run's: looking changes nothing
     points = torch.from_numpy(np.asarray(scene.points.positions, dtype=np.float64))
-    some = points[torch.randperm(len(points), generator=generator)[:_CHECKED_POINTS]]
-    checked = min(max(_CHECKED_VIEWS), len(scene.train))
-    return float(_seen_by(scene.train, some, checked, generator).double().mean()) / checked
+    some = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:_CHECKED_POINTS]
+    return float(_shown_by(scene.train, points[some]).mean())
+
+
+def _shown_by(views: Sequence["View"], points: Tensor) -> Tensor:
+    """[N] float64: the share of the views, or of some of many, that have each point [N, 3] in their image."""
+    generator = torch.Generator().manual_seed(0)  # not the run's: looking changes nothing
+    checked = min(max(_CHECKED_VIEWS), len(views))
+    return _seen_by(views, points, checked, generator).double() / checked
 
 
 def _draw(views: Sequence["View"], distances: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:

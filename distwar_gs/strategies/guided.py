@@ -32,10 +32,11 @@ from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
 from distwar_gs.config.schedule import Moment, Schedule
+from distwar_gs.gaussians.edits import find_dead, is_all_dead
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import all_moments
 from distwar_gs.strategies.adaptive import accumulate, is_accumulated, mean_gradient, new_state, rotated
-from distwar_gs.strategies.mcmc import GROWTH, Mcmc, MoveReport, Plan, carry_out, draw, find_dead, unchanged, within
+from distwar_gs.strategies.mcmc import GROWTH, Mcmc, MoveReport, Plan, carry_out, draw, unchanged, within
 
 log = logging.getLogger(__name__)
 
@@ -198,9 +199,7 @@ def refine(
     """
     before = len(params["means"])
     dead = find_dead(params, config.prune_opacity)
-    if dead.all():
-        log.warning("step %d: none of %d Gaussians is above opacity %g; nothing is changed", step, before,
-                    config.prune_opacity)  # fmt: skip
+    if is_all_dead(dead, step, config.prune_opacity):
         return MoveReport(0, 0, 0, before)
     weights = chances(params, state, dead, config.draw)
     plan, dead = within(unchanged(params["opacities"]), dead, config.cap_max or before)

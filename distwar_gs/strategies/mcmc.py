@@ -34,7 +34,7 @@ from torch.optim import Adam
 
 from distwar_gs.config import PRESETS, DensificationConfig
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
-from distwar_gs.gaussians.edits import SpatialOrder, not_finite
+from distwar_gs.gaussians.edits import SpatialOrder, find_dead, is_all_dead
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import edit, reserve_rows
 from distwar_gs.gaussians.rows import gather_rows, scratch_for
@@ -133,9 +133,7 @@ def refine(
     """
     before = len(params["means"])
     dead = find_dead(params, config.prune_opacity)
-    if dead.all():
-        log.warning("step %d: none of %d Gaussians is above opacity %g; nothing is changed", step, before,
-                    config.prune_opacity)  # fmt: skip
+    if is_all_dead(dead, step, config.prune_opacity):
         return MoveReport(0, 0, 0, before)
     plan, dead = within(unchanged(params["opacities"]), dead, cap_of(config))
     kept, relocated = len(plan.rows), int(dead.sum())
@@ -149,11 +147,6 @@ def cap_of(config: DensificationConfig) -> int:
     """The cap that growth ends at. Growth does not look at the scene, so "no cap" would double it every 1500 steps:
     the published one then."""
     return config.cap_max or PRESETS["mcmc"]["densification.cap_max"]
-
-
-def find_dead(params: Mapping[str, Tensor], faintest: float) -> Tensor:
-    """[N] bool: opacity at or below `faintest` (`<=`, where ADC prunes `<`), or not finite."""
-    return (torch.sigmoid(params["opacities"]) <= faintest) | not_finite(params)
 
 
 def unchanged(logits: Tensor) -> Plan:
