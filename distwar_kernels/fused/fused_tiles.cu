@@ -4,8 +4,9 @@
 //
 // Thread mapping. key_kernel, one thread per splat: the depth's bits as a sort key. list_kernel, one thread per splat
 // in depth order: a prefix sum over the numbers of tiles (chained_scan.cuh) says where its entries begin. A small
-// footprint is written by its thread, a large one by the whole warp, one lane per row of tiles. bound_kernel, one
-// thread per entry: where the tile changes, a list begins.
+// footprint is written by its thread, a large one is left to list_large_kernel, one warp per splat, one lane per tile of
+// a row: neighbours in depth are often large together (a background, haze), and one warp after the other would write
+// them while the rest of the GPU waits. bound_kernel, one thread per entry: where the tile changes, a list begins.
 //
 // Sorts run over the buffers' capacity, since the host does not know the counts; unused places hold the highest key and
 // end up last.
@@ -21,7 +22,8 @@
 namespace distwar::cuda {
 namespace {
 
-constexpr int kSmall = 8;  // tiles that a thread writes by itself
+constexpr int kSmall = 8;           // tiles that a thread writes by itself
+constexpr int kLargeBlocks = 1024;  // enough warps for every GPU, few enough to cost nothing where nothing is large
 
 using TileKey = unsigned short;
 
@@ -32,6 +34,8 @@ struct Scratch {
     int *slots, *by_depth;               // [capacity]
     TileKey *tile_keys, *sorted_tiles;   // [list_capacity]
     int* entries;                        // [list_capacity]
+    int* large_count;                    // [1]
+    int2* large;                         // [capacity], large splats in any order: slot, first entry
     void* sort;
     size_t sort_bytes;
 };
@@ -70,16 +74,20 @@ __device__ void list_alone(const Splat& splat, const TileGrid& grid, const Entri
         index = entries.put_row(index, row * grid.width, footprint.row(row));
 }
 
-// All lanes write one Gaussian's entries.
+// All lanes write one Gaussian's entries: each works out a row of tiles, then all write one row after the other.
 __device__ void list_together(const Splat& splat, const TileGrid& grid, const Entries& entries) {
     const Footprint footprint(splat, grid);
     int begin = entries.begin;
     for (int first = footprint.first_row; first < footprint.end_row; first += kWarpSize) {
-        const int row = first + lane_index();
-        const TileSpan columns = row < footprint.end_row ? footprint.row(row) : TileSpan{0, 0};
-        const unsigned up_to = warp_inclusive(columns.size());
-        entries.put_row(begin + up_to - columns.size(), row * grid.width, columns);
-        begin += __shfl_sync(kFullWarp, up_to, kWarpSize - 1);
+        const int mine = first + lane_index(), rows = min(kWarpSize, footprint.end_row - first);
+        const TileSpan columns = mine < footprint.end_row ? footprint.row(mine) : TileSpan{0, 0};
+        for (int row = 0; row < rows; ++row) {
+            const TileSpan span = {__shfl_sync(kFullWarp, columns.begin, row),
+                                   __shfl_sync(kFullWarp, columns.end, row)};
+            for (int column = lane_index(); column < span.size(); column += kWarpSize)
+                entries.put(begin + column, (first + row) * grid.width + span.begin + column);
+            begin += span.size();
+        }
     }
 }
 
@@ -87,6 +95,20 @@ __device__ Splat shape_of(const float* splats, int slot, int& tiles) {
     const float4 first = __ldg(piece_of(splats, slot, kMeanX)), second = __ldg(piece_of(splats, slot, kSkewLow));
     tiles = __float_as_int(second.w);
     return Splat::of_pieces(first, second, {});
+}
+
+// Where a splat's `tiles` entries go; what the buffer does not hold is left out.
+__device__ Entries entries_of(const Lists& lists, const Scratch& scratch, int slot, int begin, int tiles) {
+    return {scratch.tile_keys, scratch.entries, slot, begin, min(begin + tiles, lists.capacity)};
+}
+
+// For list_large_kernel; one atomic per warp.
+__device__ void keep_large(const Scratch& scratch, bool is_large, int slot, int begin) {
+    const unsigned large = __ballot_sync(kFullWarp, is_large);
+    if (!large) return;
+    int place = lane_index() == 0 ? atomicAdd(scratch.large_count, __popc(large)) : 0;
+    place = __shfl_sync(kFullWarp, place, 0) + __popc(large & ((1u << lane_index()) - 1u));
+    if (is_large) scratch.large[place] = make_int2(slot, begin);
 }
 
 // Footprints are worked out as project_kernel did, but compiled another time: if rounding makes an entry more of one,
@@ -104,19 +126,20 @@ __global__ void __launch_bounds__(kScanThreads)
     }
     const int begin = scan.exclusive(scratch.scan_words, tiles);
     if (threadIdx.x == 0 && (block + 1) * kScanThreads >= held) lists.counts[1] = scan.total;
-    const Entries entries = {scratch.tile_keys, scratch.entries, slot, begin, min(begin + tiles, lists.capacity)};
-    if (tiles > 0 && tiles <= kSmall) list_alone(splat, grid, entries);
-    for (unsigned large = __ballot_sync(kFullWarp, tiles > kSmall); large; large &= large - 1) {
-        const int source = first_lane(large);
-        const auto theirs = [source](auto value) { return __shfl_sync(kFullWarp, value, source); };
-        const Splat shared = {make_float2(theirs(splat.mean.x), theirs(splat.mean.y)),
-                              theirs(splat.scale_u),
-                              theirs(splat.skew),
-                              theirs(splat.skew_low),
-                              theirs(splat.scale_v),
-                              theirs(splat.log2_opacity),
-                              {}};
-        list_together(shared, grid, {entries.tiles, entries.slots, theirs(slot), theirs(begin), theirs(entries.end)});
+    if (tiles > 0 && tiles <= kSmall) list_alone(splat, grid, entries_of(lists, scratch, slot, begin, tiles));
+    keep_large(scratch, tiles > kSmall, slot, begin);
+}
+
+// Entries have their places already, so the order in which warps come to the large splats does not matter.
+__global__ void __launch_bounds__(kThreads)
+    list_large_kernel(TileGrid grid, Visible visible, Lists lists, Scratch scratch) {
+    constexpr int kWarps = kThreads / kWarpSize;
+    const int count = *scratch.large_count, step = gridDim.x * kWarps;
+    for (int index = blockIdx.x * kWarps + threadIdx.x / kWarpSize; index < count; index += step) {
+        const int2 large = scratch.large[index];
+        int tiles;
+        const Splat splat = shape_of(visible.splats, large.x, tiles);
+        list_together(splat, grid, entries_of(lists, scratch, large.x, large.y, tiles));
     }
 }
 
@@ -159,6 +182,7 @@ Scratch carve(Carver& carver, const TileGrid& grid, int capacity, int list_capac
     s.slots = carver.take<int>(capacity), s.by_depth = carver.take<int>(capacity);
     s.tile_keys = carver.take<TileKey>(list_capacity), s.sorted_tiles = carver.take<TileKey>(list_capacity);
     s.entries = carver.take<int>(list_capacity);
+    s.large_count = carver.take<int>(1), s.large = carver.take<int2>(capacity);
     s.sort_bytes = std::max(sort_bytes<unsigned>(capacity, kDepthBits),
                             sort_bytes<TileKey>(list_capacity, tile_bits(grid.tiles())));
     s.sort = carver.take<char>(s.sort_bytes);
@@ -178,11 +202,13 @@ void list_splats(const TileGrid& grid, const Visible& visible, const Lists& list
     Carver carver{static_cast<char*>(memory)};
     Scratch s = carve(carver, grid, capacity, lists.capacity);
     fill_bytes(s.scan_words, 0, ChainedScan::words_for(blocks_for(capacity)) * sizeof(unsigned), stream);
+    fill_bytes(s.large_count, 0, sizeof(int), stream);
     fill_bytes(s.tile_keys, 0xff, lists.capacity * sizeof(TileKey), stream);
 
     launch(key_kernel, std::max(blocks_for(capacity), 1), kThreads, stream, visible, lists, s);
     sort_pairs(s.sort, s.sort_bytes, s.depth_keys, s.sorted_keys, s.slots, s.by_depth, capacity, kDepthBits, stream);
     launch(list_kernel, blocks_for(capacity), kScanThreads, stream, grid, visible, lists, s);
+    launch(list_large_kernel, std::min(blocks_for(capacity), kLargeBlocks), kThreads, stream, grid, visible, lists, s);
     sort_pairs(s.sort, s.sort_bytes, s.tile_keys, s.sorted_tiles, s.entries, lists.flatten_ids, lists.capacity,
                tile_bits(tiles), stream);
     launch(bound_kernel, blocks_for(lists.capacity + 1), kThreads, stream, static_cast<const TileKey*>(s.sorted_tiles),
