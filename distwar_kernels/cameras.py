@@ -12,6 +12,9 @@ MODELS: dict[str, Lens] = {"pinhole": PINHOLE}
 """Lenses by the name of the camera model. A new one is a row here, its functions in projection/lenses.py, and its twin
 in fused/lenses/."""
 
+IN_PIXELS = ("fx", "fy", "cx", "cy")
+"""Parameters of lenses that are lengths in pixels."""
+
 SCHEMA = "str model, Tensor[] camera, int[] image"
 """How an op's schema takes cameras: see `Cameras.arguments`."""
 
@@ -64,6 +67,14 @@ class Cameras(NamedTuple):
     def each(self) -> Iterator["Cameras"]:
         """All of them one by one."""
         return (self.one(index) for index in range(len(self.viewmats)))
+
+    def shrunk(self, factor: int) -> "Cameras":
+        """Of images whose pixels are blocks of `factor` x `factor` of these; a rest at the right and the bottom is left
+        out."""
+        numbers = zip(self.lens.parameters, self.intrinsics.unbind(-1), strict=True)
+        scaled = [number / factor if name in IN_PIXELS else number for name, number in numbers]
+        intrinsics = torch.stack(scaled, dim=-1)
+        return self._replace(intrinsics=intrinsics, width=self.width // factor, height=self.height // factor)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Cameras":
         """With tensors on this device, of this dtype."""

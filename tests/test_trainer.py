@@ -768,7 +768,7 @@ def test_a_gpu_without_memory_ends_in_a_checkpoint_to_resume_from(make, monkeypa
 
     changes = {
         "train.device": "cuda", "model.init": "random", "model.init_points": 1_000_000, "optim.adam": adam,
-        "train.checkpoint_iterations": [],
+        "train.checkpoint_iterations": [], "densification.strategy": "adc",
     }  # fmt: skip
     run = make(changes=changes)
     monkeypatch.setattr(Trainer, "train_step", squeezed)

@@ -238,6 +238,9 @@ class TrainConfig:
     """Train for so many seconds on this machine, instead of train.iterations steps; loading, evaluating and saving come
     before and after. Time then drives what is counted in steps (and stands above), train.iterations of them to the
     whole run. Not with train.deterministic."""
+    coarse_until: float = setting(0.0, between(0, 1))
+    """Share of the run that trains on photos of half their width and height, its first quarter on those of a quarter,
+    unless the shorter side would have fewer than 240 pixels. Everything is measured at full size."""
     seed: int = setting(0, between(0, 2**63 - 1, "what a generator takes"))
     """Seed of every random choice."""
     deterministic: bool = setting(False)

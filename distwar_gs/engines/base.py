@@ -227,7 +227,7 @@ class FusedEngine:
         self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
         self.sizes = BufferSizes()
         self._adam, self._deterministic = adam, deterministic
-        self._knows_sizes = False
+        self._largest = 0  # pixels of an image so far
         self._last_steps: Tensor | None = None  # of lazy Adam; None: all Gaussians are up to the last step
 
     def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> FusedRendered:
@@ -236,11 +236,11 @@ class FusedEngine:
         options, adam = self.settings.draw_options(sh_degree, background), None
         if self._adam != "dense":
             adam = self._step_of_adam(step, self._missing_since(step) if self._adam == "lazy" else None)
-        if self._knows_sizes and not self._deterministic:
+        is_first = self._note_size(camera.width * camera.height)
+        if not is_first and not self._deterministic:
             view = fused.render_what_fits(self._parameters(), camera, options, self.sizes, adam)
         else:
             view = fused.render_whole(fused.checked(self.params, camera), camera, options, self.sizes, adam)
-            self._knows_sizes = True
         return FusedRendered(step, view, adam)
 
     def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
@@ -288,6 +288,15 @@ class FusedEngine:
             fused.catch_up(self._parameters(), self._step_of_adam(step, self._last_steps))
             self._last_steps = None
         set_steps(self.optimizers, step)
+
+    def _note_size(self, pixels: int) -> bool:
+        """Prepares the buffers for an image of so many pixels; whether it is the first."""
+        is_first = self._largest == 0
+        if pixels > self._largest:
+            if not is_first:
+                self.sizes.expect_larger(pixels / self._largest)
+            self._largest = pixels
+        return is_first
 
     def _parameters(self) -> list[Tensor]:
         return [self.params[name] for name in fused.PARAMETERS]

@@ -21,6 +21,7 @@ from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.interruption import Interruption, StoppedError
 from distwar_gs.training.batches import Batches
+from distwar_gs.training.coarse import CoarsePhotos
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
 from distwar_gs.training.monitor import Monitor, setup_logging
@@ -62,6 +63,7 @@ class Trainer:
         background = torch.tensor(evaluation_background(config), device=device)
         colors = self.state.generators["host"] if config.data.background == "random" else None
         self.batches = Batches(cameras, images, self.state.sampler, background, colors)
+        self.coarse = CoarsePhotos(config.train.coarse_until, keeps=images.where == device.type)
         self.interruption = Interruption()
         self._first_step = self.state.step + 1
         self._extra_hooks = tuple(hooks)
@@ -157,7 +159,7 @@ class Trainer:
         timer = monitor.timer(step)
         refine(state)
         timer.mark("densify")
-        batch = self.batches.next()
+        batch = self.coarse.at(self.batches.next(), state.schedule.share(step))
         timer.mark("data")
         if step == self._first_step:
             say_coverage(state, batch, self.scene.train[batch.view].name)

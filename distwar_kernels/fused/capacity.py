@@ -8,6 +8,7 @@ from torch import Tensor
 _SLACK = 1.25  # views differ
 _GRAIN = 1 << 14  # sizes are multiples of it, large ones of an eighth of a power of two: the allocator sees few sizes
 _WINDOW = 400  # views after which older ones are forgotten, twice that at most
+_MORE_SEEN = 1.5
 _FIRST = (1.0, 8.0)  # visible Gaussians and entries of the tile lists, per Gaussian, before anything is known
 
 BYTES_PER_GAUSSIAN = 225
@@ -52,6 +53,13 @@ class BufferSizes:
             done.record()
         self._pending.append((done, on_host, gaussians, capacities))
         self.collect()
+
+    def expect_larger(self, ratio: float) -> None:
+        """Views from now on may have `ratio` times as many pixels as any before: up to so many times as many entries,
+        and more Gaussians that are not too faint for a pixel."""
+        self._now, self._before = (
+            (visible * min(ratio, _MORE_SEEN), entries * ratio) for visible, entries in (self._now, self._before)
+        )
 
     def collect(self, wait: bool = False) -> None:
         """Learns from the views that are done by now; with `wait`, from all."""
