@@ -293,11 +293,16 @@ def test_the_progress_line_recovers_from_an_image_that_was_not_finite(make):
 # ------------------------------------------------------------------------------------------------------------- GPU
 
 
+def adam_of(name: str) -> dict[str, str]:
+    """The settings of a run with this Adam; where what is not seen is left out, by a strategy that allows it."""
+    return {"optim__adam": name, "densification__strategy": "adc" if name == "visible" else "guided"}
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("adam", ["visible", "lazy", "dense"])
 def test_silent_steps_never_wait(make, adam, monkeypatch):
     """With everything that is looked at at published steps on."""
-    run = make(train__device="cuda", log__every=10, train__iterations=40, optim__adam=adam)
+    run = make(train__device="cuda", log__every=10, train__iterations=40, **adam_of(adam))
     real = Trainer.train_step
 
     def step(self, number):
@@ -328,7 +333,7 @@ def test_a_run_on_a_gpu_recovers(make, after_step, name, rasterizer):
 @pytest.mark.gpu
 @pytest.mark.parametrize("adam", ["visible", "lazy", "dense"])
 def test_a_run_on_a_gpu_goes_back(make, after_step, adam):
-    run = make(train__device="cuda", train__checkpoint_iterations=[6], optim__adam=adam)
+    run = make(train__device="cuda", train__checkpoint_iterations=[6], **adam_of(adam))
     after_step(12, lambda run: poison(run, slice(0, 2000)))
     assert run.run() == 0 and "back to" in log_of(run)
     assert len(run.state.params["means"]) == 3008 and all(param.is_cuda for param in run.state.params.values())
