@@ -17,7 +17,7 @@ from distwar_gs.config import ConfigError, DensificationConfig, config_of, valid
 from distwar_gs.config.schedule import Moment, Schedule
 from distwar_gs.gaussians.memory import Cap, cap_of
 from distwar_gs.strategies import guided
-from distwar_gs.strategies.base import make_strategy
+from distwar_gs.strategies.base import StrategySetup, make_strategy
 from distwar_gs.strategies.guided import Guided
 from distwar_gs.strategies.mcmc import MoveReport
 from distwar_gs.training import monitor
@@ -580,7 +580,7 @@ def test_gradients_and_scores_are_asked_for_until_the_end():
 
 def test_the_config_chooses():
     config = config_of({"densification.strategy": "guided"})
-    strategy = make_strategy(config, 5, "cpu", 2.0)
+    strategy = make_strategy(StrategySetup(config, 5, "cpu", 2.0, Schedule(config.train.iterations)))
     assert type(strategy) is Guided and strategy.extent == 2.0 and len(strategy.state["score"]) == 5
     assert config.model.antialiased and (config.model.init_opacity, config.model.init_scale) == (0.1, 1.0)
     with pytest.raises(ConfigError, match="optim.adam is visible: .* guided .*; use lazy or dense"):

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distwar_gs.config import STRATEGIES, DensificationConfig, OptimConfig, config_of
+from distwar_gs.config import STRATEGIES, Config, DensificationConfig, OptimConfig, config_of
+from distwar_gs.config.schedule import Schedule
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all
 from distwar_gs.rendering.renderer import RenderSettings, render, render_settings
 from distwar_gs.strategies import mcmc
 from distwar_gs.strategies.adaptive import Densifier
-from distwar_gs.strategies.base import MAKERS, make_strategy
+from distwar_gs.strategies.base import MAKERS, Strategy, StrategySetup, make_strategy
 from distwar_gs.strategies.mcmc import Mcmc, MoveReport
 from distwar_gs.training.trainer import Trainer
 from distwar_kernels import Cameras, add_noise
@@ -552,9 +553,13 @@ def test_another_strategys_checkpoint_is_refused(demo_scene, tmp_path, in_proces
 KINDS = [("adc", Densifier), ("default", Densifier), ("absgrad", Densifier), ("mcmc", Mcmc)]
 
 
+def made(config: Config) -> Strategy:
+    return make_strategy(StrategySetup(config, 5, "cpu", 2.0, Schedule(config.train.iterations)))
+
+
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_the_config_chooses(name, kind):
-    strategy = make_strategy(config_of({"densification.strategy": name}), 5, "cpu", 2.0)
+    strategy = made(config_of({"densification.strategy": name}))
     assert type(strategy) is kind and strategy.extent == 2.0
 
 
@@ -562,7 +567,7 @@ def test_the_config_chooses(name, kind):
 def test_a_row_says_what_is_true_of_its_strategy(name):
     """What it counts, and whether every step changes every Gaussian."""
     row, config = STRATEGIES[name], config_of({"densification.strategy": name})
-    strategy = make_strategy(config, 5, "cpu", 2.0)
+    strategy = made(config)
     assert set(strategy.state_dict()) == set(row.statistics) == set(strategy.statistics(1) or ())
     assert (strategy.prices(5) != (0.0, 0.0)) == row.needs_all_updated
     assert render_settings(config, 1.0, torch.device("cpu")).absgrad == row.absgrad
