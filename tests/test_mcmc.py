@@ -268,7 +268,7 @@ def test_noise_and_prices_do_not_depend_on_the_frame():
         strategy.perturb(3, params, 1.6e-4 * extent, torch.Generator().manual_seed(0))
         moved.append((params["means"].detach() - before) / extent)
         params["scales"].grad, params["opacities"].grad = torch.zeros(3, 3), torch.zeros(3)
-        strategy.regularise(params)
+        strategy.regularize(params)
         paid.append(params["scales"].grad)
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(paid[0], paid[1])
@@ -320,7 +320,7 @@ def test_noise_follows_from_seed_and_step():
     assert (first != moved(5, used)).all() and (first != moved(4, torch.Generator().manual_seed(8))).all()
 
 
-def test_the_prices_are_what_regularise_adds():
+def test_the_prices_are_what_regularize_adds():
     params, _ = gaussians([0.001, 0.2, 0.7, 0.99], torch.float64)
     strategy = Mcmc(2.5, CONFIG)
     of_opacity, of_scale = strategy.prices(4)
@@ -328,7 +328,7 @@ def test_the_prices_are_what_regularise_adds():
     wanted = torch.autograd.grad(loss, [params["opacities"], params["scales"]])
     for name in ("opacities", "scales"):
         params[name].grad = torch.zeros_like(params[name])
-    strategy.regularise(params)
+    strategy.regularize(params)
     torch.testing.assert_close(params["opacities"].grad, wanted[0])
     torch.testing.assert_close(params["scales"].grad, wanted[1])
     assert strategy.prices(0) == (CONFIG.opacity_reg, CONFIG.scale_reg / 2.5)
@@ -341,7 +341,7 @@ def test_a_silent_step_is_few_launches_and_never_waits():
     for param in params.values():
         param.grad = torch.zeros_like(param)
     with Launches() as prices:
-        strategy.regularise(params)
+        strategy.regularize(params)
     with Launches() as moves:
         strategy.perturb(1, params, 1e-4, torch.Generator())
     assert len(prices.names) <= 5 and len(moves.names) == 1, (prices.names, moves.names)

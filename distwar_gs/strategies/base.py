@@ -23,7 +23,7 @@ from distwar_gs.strategies.mcmc import Mcmc
 
 class Strategy(Protocol):
     """What the training loop holds. A step calls, in this order: `statistics`, `after_backward` (where autograd makes
-    the gradients), `regularise` or `prices`, (the optimisers), `perturb`, and before the next view `step`."""
+    the gradients), `regularize` or `prices`, (the optimisers), `perturb`, and before the next view `step`."""
 
     state: dict[str, Tensor]
     """Statistics by name, [N] each."""
@@ -39,7 +39,7 @@ class Strategy(Protocol):
         with every engine.
         """
 
-    def regularise(self, params: dict[str, Parameter]) -> None:
+    def regularize(self, params: dict[str, Parameter]) -> None:
         """Adds to the gradients, before the optimisers' step. Only called where all Gaussians are updated
         (`optim.adam: dense`, or autograd)."""
 
