@@ -12,8 +12,8 @@ from distwar_gs.gaussians.rows import (
     rearrange,
     reserve,
     scratch_for,
-    with_rows,
     trimmed,
+    with_rows,
 )
 
 
