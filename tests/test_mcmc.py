@@ -371,7 +371,7 @@ def test_a_training_step_never_waits(adam):
     device = torch.device("cuda")
     training = Training("fused", device, adam=adam)
     strategy, generator = Mcmc(1.0, CONFIG), torch.Generator(device).manual_seed(0)
-    training.engine.densifier = strategy
+    training.engine.strategy = strategy
     training.step(1)  # learns the room a view takes, and makes the moments
     before = training.params["means"].detach().clone()
     torch.cuda.synchronize()
@@ -410,7 +410,7 @@ def test_engines_add_the_prices_to_the_gradients(device, kind):
         training = Training(*("composed", torch.device("cpu")) if composed else ("fused", device),
                             **{} if composed else {"adam": kind})  # fmt: skip
         if priced:
-            training.engine.densifier = Mcmc(1.0, CONFIG)
+            training.engine.strategy = Mcmc(1.0, CONFIG)
         before = training.state()
         training.step(1)
         training.engine.settle(1)
@@ -429,7 +429,7 @@ def displacements(device: torch.device, adam: str, strategy: Mcmc | None, steps:
     """
     training = Training("fused", device, adam=adam)
     if strategy:
-        training.engine.densifier = strategy
+        training.engine.strategy = strategy
     before, in_view = training.state(), training.camera
     away = in_view.viewmats.clone()
     away[0, 2, 3] = -100.0  # behind the camera, all of them
