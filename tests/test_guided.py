@@ -450,17 +450,18 @@ def trained(demo_scene, tmp_path, in_process):
 
 @pytest.mark.parametrize("children", KINDS)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, monkeypatch, children):
-    """With growth, spatial orders and falling rates before and after the break."""
+    """With growth, spatial orders and falling rates before and after the break, and some steps after the last
+    refinement."""
     changes = {
-        "train.iterations": 200, "densification.children": children, "densification.grow_until": 1.0,
-        "optim.rates_decay_start": 0.3,
+        "train.iterations": 100, "densification.children": children, "densification.grow_until": 1.0,
+        "densification.stop": 95, "optim.rates_decay_start": 0.3,
     }  # fmt: skip
     whole = trained("whole", changes)
     real = Trainer.train_step
 
     def train_step(self, step):
         real(self, step)
-        self.interruption.signal = 2 if step == 100 else None
+        self.interruption.signal = 2 if step == 50 else None
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", train_step)
@@ -476,7 +477,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, monkeypat
 
 
 def test_a_run_says_when_its_number_is_final(trained):
-    run = trained("run", {"train.iterations": 100})
+    run = trained("run", {"train.iterations": 50, "densification.grow_until": 0.6})
     assert "step 30: 3,300 Gaussians; their number stays" in (run.folder / "train.log").read_text()
 
 

@@ -503,10 +503,11 @@ def test_a_training_is_as_good_as_by_adc_at_the_same_count(trained):
     assert last_metrics(own)["psnr"] > 21
 
 
-def test_200_steps_are_100_and_100_more(trained):
-    changes = {**SCHEDULE, "train.iterations": 200}
+def test_100_steps_are_50_and_50_more(trained):
+    """With relocations and spatial orders before and after the break, and some steps after the last of them."""
+    changes = {**SCHEDULE, "densification.stop": 95, "train.iterations": 100}
     whole = trained("whole", changes)
-    first = trained("parts", {**changes, "train.iterations": 100})
+    first = trained("parts", {**changes, "train.iterations": 50})
     assert first.state.strategy.state_dict() == {}
     second = trained("parts", {**changes, "train.resume": "auto"})
     assert len(whole.state.params["means"]) == 3300
