@@ -91,7 +91,7 @@ class Training(bench_scaling.Training):
         if kind.startswith("mcmc"):
             config = config_of({"densification.strategy": "mcmc"}).densification
             assert isinstance(self.state.engine, ComposedEngine | FusedEngine)
-            self.strategy = self.state.strategy = self.state.engine.densifier = TimedMcmc(_EXTENT, config)
+            self.strategy = self.state.strategy = self.state.engine.strategy = TimedMcmc(_EXTENT, config)
 
     def step(self, timer: StepTimer) -> None:
         """The trainer's next step."""

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distwar_kernels.projection.lenses import PINHOLE, Lens
+from distwar_kernels.projection.lenses.lens import Lens
+from distwar_kernels.projection.lenses.pinhole import PINHOLE
 
 MODELS: dict[str, Lens] = {"pinhole": PINHOLE}
-"""Lenses by the name of the camera model. A new one is a row here, its functions in projection/lenses.py, and its twin
-in fused/lenses/."""
+"""Lenses by the name of the camera model. A new one is a row here and in cameras.h, a file in projection/lenses/, and
+its twin for CUDA in fused/lenses/."""
 
 IN_PIXELS = ("fx", "fy", "cx", "cy")
 """Parameters of lenses that are lengths in pixels."""

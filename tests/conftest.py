@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo_runs import FinishedRun, run_program
+from demo_runs import FinishedRun, one_thread, run_program
 
 from distwar_gs.system.interruption import SAVING, STOPPING
 
 LONGEST = (
     "test_environment", "test_fused", "test_fuzz_readers", "test_trainer", "test_photos_to_scene", "test_mcmc",
-    "test_outputs", "test_kill_runs", "test_interruption", "test_evaluate_suite", "test_blend", "test_inputs",
+    "test_kill_runs", "test_interruption", "test_evaluate_suite", "test_blend", "test_inputs",
 )  # fmt: skip
 """Files that take long are begun first, so that the processes of `make test` end at about the same time."""
 _FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -104,6 +104,20 @@ def demo_run(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
 
     folder = made_once("runs", tmp_path_factory, make)
     return FinishedRun(folder / "demo", demo_scene, steps, *json.loads((folder / "said.json").read_text()))
+
+
+@pytest.fixture(scope="session")
+def utm(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The demo scene in UTM coordinates, and the folder of a run on it (`moved_scenes.trained`). Read only."""
+
+    def make(folder: Path) -> None:
+        from moved_scenes import PLACES, trained, write_moved  # takes pycolmap: not for all tests
+
+        with one_thread():
+            trained(write_moved(demo_scene, folder / "scene", *PLACES["UTM"]), folder / "run")
+
+    folder = made_once("utm", tmp_path_factory, make)
+    return folder / "scene", folder / "run"
 
 
 @pytest.fixture

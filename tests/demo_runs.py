@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -88,6 +90,15 @@ def _become(command: list[str], cwd: Path, out: TextIO, err: TextIO) -> None:
     sys.argv = command
     sys.path.insert(0, str(Path(command[0]).parent))
     runpy.run_path(command[0], run_name="__main__")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For runs in this process that several tests share; tests of their own take the fixture `in_process`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def demo_config(scene: Path, folder: Path, changes: dict[str, Any] | None = None) -> Config:

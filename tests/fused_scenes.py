@@ -40,12 +40,12 @@ def random_features(n: int, channels: int, seed: int = 6) -> Tensor:
     return torch.randn(n, channels, generator=torch.Generator().manual_seed(seed))
 
 
-def random_view(seed: int, width: int = 40, height: int = 33, **options: object) -> View:
+def random_view(seed: int, width: int = 40, height: int = 33, model: str = "pinhole", **options: object) -> View:
     """An off-centre camera with two focal lengths, and a background."""
-    K = torch.tensor([[1.1 * width, 0.0, 0.35 * width], [0.0, 1.4 * height, 0.6 * height], [0.0, 0.0, 1.0]])
+    numbers = {"pinhole": (1.1 * width, 1.4 * height, 0.35 * width, 0.6 * height)}[model]
     background = torch.tensor([0.2, 0.5, 0.9])
     settings = {"sh_degree": 3, "background": background, "near_plane": 0.1} | options
-    camera = Cameras.of_matrices(viewmats(1, seed).float(), K[None], width, height)
+    camera = Cameras(model, viewmats(1, seed).float(), torch.tensor([numbers]), width, height)
     return View(camera, DrawOptions(**settings))
 
 

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pycolmap
+from demo_runs import demo_config
+
+from distwar_gs.training.trainer import Trainer
 
 PLACES = {
     "UTM": ((452310.7, 5411950.2, 263.4), 1.0),
@@ -17,6 +20,7 @@ PLACES = {
     "a local grid": ((1000.0, 2000.0, 1000.0), 1.0),
 }
 """Offset and scale of scenes for which float32 is too coarse in the frame of the input."""
+STEPS = 40
 
 
 def write_moved(demo: Path, folder: Path, offset: Sequence[float], scale: float = 1.0) -> Path:
@@ -33,3 +37,11 @@ def camera_places(scene: Path) -> dict[str, np.ndarray]:
     """Float64 [3] by image name, in the scene's world frame."""
     model = pycolmap.Reconstruction(scene / "sparse/0")
     return {image.name: image.projection_center() for image in model.images.values()}
+
+
+def trained(scene: Path, folder: Path, **changes: object) -> Trainer:
+    """STEPS steps with adc, whose first steps are the same in a longer run."""
+    values = {"train.iterations": STEPS, "model.sh_degree": 1, "densification.strategy": "adc"}
+    run = Trainer(demo_config(scene, folder, values | changes))
+    assert run.run() == 0
+    return run

@@ -14,7 +14,7 @@ from distwar_kernels import AtomicTraffic, Reduction, atomic_traffic, tile_grid
 from distwar_kernels.blend.blend_reference import blend_reference, near_cuts, splat_alphas
 from distwar_kernels.constants import BLUR, EXTENT, TILE_SIZE
 from distwar_kernels.reduction import DEFAULT_THRESHOLDS
-from distwar_kernels.tiles.tile_lists import tiles_of
+from distwar_kernels.tiles.tile_by_tile import tiles_of
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
 
 REDUCTIONS = [Reduction("atomic")] + [Reduction(s, t) for s in DEFAULT_THRESHOLDS for t in (0, 1, 8, 16, 31, 32)]

@@ -36,7 +36,7 @@ def test_a_step_pays_and_moves_the_faint():
     plain = Training("mcmc_composed", Size(200, 0.0, (48, 35)), CPU)
     plain.strategy = None
     free = {"densification.strategy": "mcmc", "densification.opacity_reg": 0.0, "densification.scale_reg": 0.0}
-    plain.state.strategy = plain.state.engine.densifier = Free(1.0, bench.config_of(free).densification)
+    plain.state.strategy = plain.state.engine.strategy = Free(1.0, bench.config_of(free).densification)
     before = own.state.params["means"].detach().clone()
     for training in (own, plain):
         training.state.params["opacities"].data[:100] = -7.0

@@ -34,7 +34,7 @@ from distwar_kernels.blend.blend_reference import (
     splat_alphas,
 )
 from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, TILE_SIZE, TRANSMITTANCE_CUT
-from distwar_kernels.tiles.tile_lists import tile_pixels
+from distwar_kernels.tiles.tile_by_tile import tile_pixels
 
 CPU_BOUND = 1e-5  # rounding gives about 1e-6
 GPU_BOUND = 1e-4

@@ -30,7 +30,6 @@ def test_the_tests_that_it_names_are_there(path):
         ("MAKERS", "strategies/base.py"),
         ("STRATEGIES", "config/strategies.py"),
         ("FORMATS", "formats/table.py"),
-        ("PRESETS", "config/schema.py"),
         ("PARTS", "training/state.py"),
     ],
 )

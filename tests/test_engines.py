@@ -32,11 +32,11 @@ class Training:
         view = random_view(1, WIDTH, HEIGHT)
         self.params = as_parameters(random_params(50, 3), device)
         self.optimizers = make_optimizers(self.params, CONFIG.optim, 1.0)
-        self.densifier = Densifier(50, device, 1.0, CONFIG.densification, False)
+        self.strategy = Densifier(50, device, 1.0, CONFIG.densification, False)
         planes = (view.options.near_plane, view.options.far_plane)
         settings = RenderSettings(*planes, absgrad=bool(options.pop("absgrad", False)), rasterizer=kind)
         make = {"composed": ComposedEngine, "fused": FusedEngine}[kind]
-        self.engine: Engine = make(self.params, self.optimizers, self.densifier, settings, **options)
+        self.engine: Engine = make(self.params, self.optimizers, self.strategy, settings, **options)
         self.camera, drawing = view.to(device)
         self.background = drawing.background
         g = torch.Generator().manual_seed(7)
@@ -61,7 +61,7 @@ class Training:
         for name, optimizer in self.optimizers.items():
             moments = optimizer.state.get(self.params[name], {})
             state |= {f"{name}.{key}": moments[key] for key in ("exp_avg", "exp_avg_sq") if key in moments}
-        return {name: tensor.cpu().clone() for name, tensor in (state | self.densifier.state).items()}
+        return {name: tensor.cpu().clone() for name, tensor in (state | self.strategy.state).items()}
 
 
 def assert_near(actual: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
@@ -105,7 +105,7 @@ def test_training_goes_on_with_fewer_gaussians(device, adam):
         training.step(2)
         training.engine.settle(2)
     gone = torch.arange(50, device=device) < 10
-    drop_rows(trainings[0].params, trainings[0].optimizers, trainings[0].densifier.state, gone)
+    drop_rows(trainings[0].params, trainings[0].optimizers, trainings[0].strategy.state, gone)
     images = [training.step(3) for training in trainings]
     torch.testing.assert_close(images[0], images[1], rtol=1e-4, atol=1e-5)
     fewer, all_of_them = (training.state() for training in trainings)
@@ -231,7 +231,7 @@ class Scored(Densifier):
 
 def scored_training(kind: str, device: torch.device, **options: object) -> Training:
     training = Training(kind, device, **options)
-    training.densifier = training.engine.densifier = Scored(device)
+    training.strategy = training.engine.strategy = Scored(device)
     return training
 
 
@@ -269,7 +269,7 @@ def test_every_engine_scores_as_the_reference_does(device, kind, options):
         torch.testing.assert_close(errors[kept], (image - training.photo.cpu() / 255.0).abs().mean(-1)[kept])
         if step % 2:
             wanted += expected_score(params, errors)
-    assert relative_l2(training.densifier.score.cpu(), wanted) < 2e-5 and (wanted > 0).sum() > 10
+    assert relative_l2(training.strategy.score.cpu(), wanted) < 2e-5 and (wanted > 0).sum() > 10
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -318,7 +318,7 @@ def test_a_score_without_errors_is_refused_and_errors_without_a_score_do_nothing
     with pytest.raises(ValueError, match="asks for a score at step 1: hand the errors"):
         training.step(1)
     step_with_errors(training, 2)
-    assert not training.densifier.score.any()
+    assert not training.strategy.score.any()
 
 
 @pytest.mark.gpu

@@ -12,7 +12,7 @@ from fused_scenes import View, random_features, random_params, random_view, rend
 from random_scenes import assert_below, assert_close, relative_l2
 from torch import Tensor
 
-from distwar_kernels import Cameras, Reduction
+from distwar_kernels import MODELS, Cameras, Reduction
 from distwar_kernels.fused import capacity, fused
 from distwar_kernels.fused.capacity import BufferSizes
 from distwar_kernels.fused.fused import PARAMETERS, AdamStep, DrawOptions
@@ -29,6 +29,7 @@ VIEWS = {
     "degree-2": {"sh_degree": 2},
     "one-pixel": {"width": 1, "height": 1},
     "one-row": {"width": 50, "height": 2},
+    **{model: {"model": model} for model in MODELS if model != "pinhole"},
 }
 
 

@@ -17,7 +17,7 @@ from distwar_gs.config import ConfigError, DensificationConfig, config_of, valid
 from distwar_gs.config.schedule import Moment, Schedule
 from distwar_gs.gaussians.memory import Cap, cap_of
 from distwar_gs.strategies import guided
-from distwar_gs.strategies.base import make_strategy
+from distwar_gs.strategies.base import StrategySetup, make_strategy
 from distwar_gs.strategies.guided import Guided
 from distwar_gs.strategies.mcmc import MoveReport
 from distwar_gs.training import monitor
@@ -472,17 +472,18 @@ def trained(demo_scene, tmp_path, in_process):
 
 @pytest.mark.parametrize("children", KINDS)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, monkeypatch, children):
-    """With growth, spatial orders and falling rates before and after the break."""
+    """With growth, spatial orders and falling rates before and after the break, and some steps after the last
+    refinement."""
     changes = {
-        "train.iterations": 200, "densification.children": children, "densification.grow_until": 1.0,
-        "optim.rates_decay_start": 0.3,
+        "train.iterations": 100, "densification.children": children, "densification.grow_until": 1.0,
+        "densification.stop": 95, "optim.rates_decay_start": 0.3,
     }  # fmt: skip
     whole = trained("whole", changes)
     real = Trainer.train_step
 
     def train_step(self, step):
         real(self, step)
-        self.interruption.signal = 2 if step == 100 else None
+        self.interruption.signal = 2 if step == 50 else None
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", train_step)
@@ -498,7 +499,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, monkeypat
 
 
 def test_a_run_says_when_its_number_is_final(trained):
-    run = trained("run", {"train.iterations": 100})
+    run = trained("run", {"train.iterations": 50, "densification.grow_until": 0.6})
     assert "step 30: 3,300 Gaussians; their number stays" in (run.folder / "train.log").read_text()
 
 
@@ -602,7 +603,7 @@ def test_gradients_and_scores_are_asked_for_until_the_end():
 
 def test_the_config_chooses():
     config = config_of({"densification.strategy": "guided"})
-    strategy = make_strategy(config, 5, "cpu", 2.0)
+    strategy = make_strategy(StrategySetup(config, 5, "cpu", 2.0, Schedule(config.train.iterations)))
     assert type(strategy) is Guided and strategy.extent == 2.0 and len(strategy.state["score"]) == 5
     assert config.model.antialiased and (config.model.init_opacity, config.model.init_scale) == (0.1, 1.0)
     with pytest.raises(ConfigError, match="optim.adam is visible: .* guided .*; use lazy or dense"):

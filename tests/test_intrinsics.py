@@ -6,8 +6,8 @@ import pytest
 from known_lenses import HEIGHT, WIDTH, capture, lens, mapped_with_start
 
 from distwar_gs.capture.calibration import Fit, fit, sightings_of
+from distwar_gs.capture.camera_models import converted
 from distwar_gs.capture.intrinsics import Choice, choose
-from distwar_gs.capture.lenses import converted
 
 CENTER = (WIDTH / 2, HEIGHT / 2)
 

@@ -15,12 +15,13 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distwar_gs.config import STRATEGIES, DensificationConfig, OptimConfig, config_of
+from distwar_gs.config import STRATEGIES, Config, DensificationConfig, OptimConfig, config_of
+from distwar_gs.config.schedule import Schedule
 from distwar_gs.gaussians.optimizer import make_optimizers, step_all
 from distwar_gs.rendering.renderer import RenderSettings, render, render_settings
 from distwar_gs.strategies import mcmc
 from distwar_gs.strategies.adaptive import Densifier
-from distwar_gs.strategies.base import MAKERS, make_strategy
+from distwar_gs.strategies.base import MAKERS, Strategy, StrategySetup, make_strategy
 from distwar_gs.strategies.mcmc import Mcmc, MoveReport
 from distwar_gs.training.trainer import Trainer
 from distwar_kernels import Cameras, add_noise
@@ -267,7 +268,7 @@ def test_noise_and_prices_do_not_depend_on_the_frame():
         strategy.perturb(3, params, 1.6e-4 * extent, torch.Generator().manual_seed(0))
         moved.append((params["means"].detach() - before) / extent)
         params["scales"].grad, params["opacities"].grad = torch.zeros(3, 3), torch.zeros(3)
-        strategy.regularise(params)
+        strategy.regularize(params)
         paid.append(params["scales"].grad)
     torch.testing.assert_close(moved[0], moved[1], rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(paid[0], paid[1])
@@ -319,7 +320,7 @@ def test_noise_follows_from_seed_and_step():
     assert (first != moved(5, used)).all() and (first != moved(4, torch.Generator().manual_seed(8))).all()
 
 
-def test_the_prices_are_what_regularise_adds():
+def test_the_prices_are_what_regularize_adds():
     params, _ = gaussians([0.001, 0.2, 0.7, 0.99], torch.float64)
     strategy = Mcmc(2.5, CONFIG)
     of_opacity, of_scale = strategy.prices(4)
@@ -327,7 +328,7 @@ def test_the_prices_are_what_regularise_adds():
     wanted = torch.autograd.grad(loss, [params["opacities"], params["scales"]])
     for name in ("opacities", "scales"):
         params[name].grad = torch.zeros_like(params[name])
-    strategy.regularise(params)
+    strategy.regularize(params)
     torch.testing.assert_close(params["opacities"].grad, wanted[0])
     torch.testing.assert_close(params["scales"].grad, wanted[1])
     assert strategy.prices(0) == (CONFIG.opacity_reg, CONFIG.scale_reg / 2.5)
@@ -340,7 +341,7 @@ def test_a_silent_step_is_few_launches_and_never_waits():
     for param in params.values():
         param.grad = torch.zeros_like(param)
     with Launches() as prices:
-        strategy.regularise(params)
+        strategy.regularize(params)
     with Launches() as moves:
         strategy.perturb(1, params, 1e-4, torch.Generator())
     assert len(prices.names) <= 5 and len(moves.names) == 1, (prices.names, moves.names)
@@ -370,7 +371,7 @@ def test_a_training_step_never_waits(adam):
     device = torch.device("cuda")
     training = Training("fused", device, adam=adam)
     strategy, generator = Mcmc(1.0, CONFIG), torch.Generator(device).manual_seed(0)
-    training.engine.densifier = strategy
+    training.engine.strategy = strategy
     training.step(1)  # learns the room a view takes, and makes the moments
     before = training.params["means"].detach().clone()
     torch.cuda.synchronize()
@@ -409,7 +410,7 @@ def test_engines_add_the_prices_to_the_gradients(device, kind):
         training = Training(*("composed", torch.device("cpu")) if composed else ("fused", device),
                             **{} if composed else {"adam": kind})  # fmt: skip
         if priced:
-            training.engine.densifier = Mcmc(1.0, CONFIG)
+            training.engine.strategy = Mcmc(1.0, CONFIG)
         before = training.state()
         training.step(1)
         training.engine.settle(1)
@@ -428,7 +429,7 @@ def displacements(device: torch.device, adam: str, strategy: Mcmc | None, steps:
     """
     training = Training("fused", device, adam=adam)
     if strategy:
-        training.engine.densifier = strategy
+        training.engine.strategy = strategy
     before, in_view = training.state(), training.camera
     away = in_view.viewmats.clone()
     away[0, 2, 3] = -100.0  # behind the camera, all of them
@@ -502,10 +503,11 @@ def test_a_training_is_as_good_as_by_adc_at_the_same_count(trained):
     assert last_metrics(own)["psnr"] > 21
 
 
-def test_200_steps_are_100_and_100_more(trained):
-    changes = {**SCHEDULE, "train.iterations": 200}
+def test_100_steps_are_50_and_50_more(trained):
+    """With relocations and spatial orders before and after the break, and some steps after the last of them."""
+    changes = {**SCHEDULE, "densification.stop": 95, "train.iterations": 100}
     whole = trained("whole", changes)
-    first = trained("parts", {**changes, "train.iterations": 100})
+    first = trained("parts", {**changes, "train.iterations": 50})
     assert first.state.strategy.state_dict() == {}
     second = trained("parts", {**changes, "train.resume": "auto"})
     assert len(whole.state.params["means"]) == 3300
@@ -552,9 +554,13 @@ def test_another_strategys_checkpoint_is_refused(demo_scene, tmp_path, in_proces
 KINDS = [("adc", Densifier), ("default", Densifier), ("absgrad", Densifier), ("mcmc", Mcmc)]
 
 
+def made(config: Config) -> Strategy:
+    return make_strategy(StrategySetup(config, 5, "cpu", 2.0, Schedule(config.train.iterations)))
+
+
 @pytest.mark.parametrize(("name", "kind"), KINDS)
 def test_the_config_chooses(name, kind):
-    strategy = make_strategy(config_of({"densification.strategy": name}), 5, "cpu", 2.0)
+    strategy = made(config_of({"densification.strategy": name}))
     assert type(strategy) is kind and strategy.extent == 2.0
 
 
@@ -562,7 +568,7 @@ def test_the_config_chooses(name, kind):
 def test_a_row_says_what_is_true_of_its_strategy(name):
     """What it counts, and whether every step changes every Gaussian."""
     row, config = STRATEGIES[name], config_of({"densification.strategy": name})
-    strategy = make_strategy(config, 5, "cpu", 2.0)
+    strategy = made(config)
     assert set(strategy.state_dict()) == set(row.statistics) == set(strategy.statistics(1) or ())
     assert (strategy.prices(5) != (0.0, 0.0)) == row.needs_all_updated
     assert render_settings(config, 1.0, torch.device("cpu")).absgrad == row.absgrad

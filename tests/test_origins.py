@@ -7,9 +7,9 @@ import numpy as np
 import plyfile
 import pytest
 import torch
-from demo_runs import demo_config
+from demo_runs import demo_config, one_thread
 from foreign_models import in_order_of, waves
-from moved_scenes import PLACES, camera_places, write_moved
+from moved_scenes import PLACES, STEPS, camera_places, trained, write_moved
 from scipy.spatial import cKDTree
 from scripts_as_modules import imported_script
 from sog_files import write_sog
@@ -34,15 +34,6 @@ from distwar_gs.viewing.pictures import ModelPictures
 pytestmark = pytest.mark.usefixtures("in_process")
 
 UTM = np.array([452311.0, 5411950.0, 265.0])
-STEPS = 40
-
-
-def trained(scene, folder, **changes) -> Trainer:
-    """With adc, whose first steps are the same in a longer run."""
-    values = {"train.iterations": STEPS, "model.sh_degree": 1, "densification.strategy": "adc"}
-    run = Trainer(demo_config(scene, folder, values | changes))
-    assert run.run() == 0
-    return run
 
 
 def measured(folder) -> dict:
@@ -66,23 +57,9 @@ def converted(*arguments) -> None:
 def near(demo_scene, tmp_path_factory):
     """The same run, where the scene was."""
     folder = tmp_path_factory.mktemp("near") / "run"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    trained(demo_scene, folder)
-    torch.set_num_threads(threads)
+    with one_thread():
+        trained(demo_scene, folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def utm(demo_scene, tmp_path_factory):
-    """A scene in UTM coordinates, and a run on it: (scene, run folder)."""
-    folder = tmp_path_factory.mktemp("utm")
-    scene = write_moved(demo_scene, folder / "scene", *PLACES["UTM"])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    trained(scene, folder / "run")
-    torch.set_num_threads(threads)
-    return scene, folder / "run"
 
 
 # ------------------------------------------------------------------------------------------------------------ a run

@@ -11,8 +11,8 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 import torch
-from demo_runs import demo_config
-from moved_scenes import PLACES, write_moved
+from demo_runs import demo_config, one_thread
+from moved_scenes import write_moved
 from scene_files import write_colmap
 
 from distwar_datasets import DataError, View, load_scene
@@ -167,10 +167,8 @@ KINDS = {
 def run(demo_scene, tmp_path_factory):
     """A short run, as pictures of it: (scene folder, run folder)."""
     folder = tmp_path_factory.mktemp("run")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    Trainer(demo_config(demo_scene, folder / "run", {"model.sh_degree": 1})).run()
-    torch.set_num_threads(threads)
+    with one_thread():
+        Trainer(demo_config(demo_scene, folder / "run", {"model.sh_degree": 1})).run()
     return demo_scene, folder / "run"
 
 
@@ -303,18 +301,6 @@ def test_videos_of_a_pixel_or_two(run, tmp_path, width, height):
 # --------------------------------------------------------------------------------------------------------- the frame
 
 
-@pytest.fixture(scope="module")
-def utm(demo_scene, tmp_path_factory):
-    """A run on the scene in UTM coordinates: (scene folder, run folder)."""
-    folder = tmp_path_factory.mktemp("utm")
-    scene = write_moved(demo_scene, folder / "scene", *PLACES["UTM"])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    Trainer(demo_config(scene, folder / "run", {"model.sh_degree": 1})).run()
-    torch.set_num_threads(threads)
-    return scene, folder / "run"
-
-
 @pytest.mark.parametrize("kind", ["cameras.json", "nerfstudio", "transforms.json", "JSON, OpenGL axes", "npy"])
 @pytest.mark.parametrize("frame", ["input", "file"])
 def test_far_paths_may_be_in_either_frame(utm, tmp_path, kind, frame):
@@ -400,11 +386,9 @@ def left_handed(demo_scene, tmp_path_factory):
     for frame, view in zip(content["frames"], scene.train, strict=True):
         frame["file_path"] = f"images/{view.name}"
     (folder / "scene/transforms.json").write_text(json.dumps(content))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    changes = {"model.sh_degree": 0, "model.init_points": 500, "train.iterations": 20}
-    Trainer(demo_config(folder / "scene", folder / "run", changes)).run()
-    torch.set_num_threads(threads)
+    with one_thread():
+        changes = {"model.sh_degree": 0, "model.init_points": 500, "train.iterations": 20}
+        Trainer(demo_config(folder / "scene", folder / "run", changes)).run()
     return folder / "scene", folder / "run"
 
 

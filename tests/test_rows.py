@@ -12,8 +12,8 @@ from distwar_gs.gaussians.rows import (
     rearrange,
     reserve,
     scratch_for,
+    trimmed,
     with_rows,
-    without_room,
 )
 
 
@@ -74,11 +74,11 @@ def test_any_row(shape):
     )
 
 
-def test_saved_rows_are_without_room(tmp_path):
+def test_saved_rows_have_no_spare_capacity(tmp_path):
     rows = with_rows(numbered(10, 4), 11)[:10]
-    assert capacity_of(rows) > 10 and capacity_of(without_room(rows)) == 10 and torch.equal(without_room(rows), rows)
+    assert capacity_of(rows) > 10 and capacity_of(trimmed(rows)) == 10 and torch.equal(trimmed(rows), rows)
     step = torch.tensor(3.0)
-    assert torch.equal(without_room(step), step)
+    assert torch.equal(trimmed(step), step)
 
 
 def test_rows_are_gathered_in_place():

@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 from demo_runs import ROOT, run_program
 
-from benchmarks import leaderboard, time_to_quality
+from benchmarks import leaderboard, quality_series, time_to_quality
 from benchmarks.quality_jobs import make_job, scene_of, variant_of
 from benchmarks.quality_rows import (
     END,
@@ -222,9 +222,9 @@ def test_flip_is_measured_at_the_end(demo_scene, tmp_path, in_process, monkeypat
 def test_what_is_in_the_file_is_not_trained_again(finished, demo_scene, tmp_path, in_process, monkeypatch, capsys):
     shutil.copy(finished[0] / "rows.csv", tmp_path)
     trained = []
-    real = time_to_quality.train
+    real = quality_series.train
     monkeypatch.setattr(
-        time_to_quality, "train",
+        quality_series, "train",
         lambda config, *rest, **named: trained.append(config.train.seed) or real(config, *rest, **named),
     )  # fmt: skip
     arguments = ("--scene", f"room={demo_scene}", "--variant", "adc", *QUICK, "--csv", tmp_path / "rows.csv")
@@ -595,16 +595,16 @@ def test_the_commit(tmp_path):
         identity = ("-c", "user.name=n", "-c", "user.email=e", "-c", "commit.gpgsign=false")
         subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
 
-    assert time_to_quality.commit_of(tmp_path / "nowhere") == "unknown"
+    assert quality_series.commit_of(tmp_path / "nowhere") == "unknown"
     git("init")
     for name in ("docs/rows.csv", "code.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
     git("add", ".")
     git("commit", "-m", "first")
-    clean = time_to_quality.commit_of(tmp_path)
+    clean = quality_series.commit_of(tmp_path)
     assert re.fullmatch(r"[0-9a-f]{10}", clean)
     (tmp_path / "docs/rows.csv").write_text("2")
-    assert time_to_quality.commit_of(tmp_path) == clean, "rows that are added are no change of the code"
+    assert quality_series.commit_of(tmp_path) == clean, "rows that are added are no change of the code"
     (tmp_path / "code.py").write_text("2")
-    assert time_to_quality.commit_of(tmp_path) == clean + "+"
+    assert quality_series.commit_of(tmp_path) == clean + "+"

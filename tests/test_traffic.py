@@ -10,7 +10,7 @@ from torch import Tensor
 from distwar_kernels import AtomicTraffic, Reduction
 from distwar_kernels.blend.blend_reference import blend_weights
 from distwar_kernels.constants import PATCH_HEIGHT, PATCH_WIDTH, TILE_SIZE, WARP_SIZE
-from distwar_kernels.tiles.tile_lists import tiles_of
+from distwar_kernels.tiles.tile_by_tile import tiles_of
 
 CASES = {
     "odd-size": functools.partial(random_blend_scene, 0, n=60, width=50, height=33),

@@ -2,9 +2,9 @@
 
 Mapping begins with START: one focal length and one radial term. Others are fitted to the same observations. One with
 more parameters is taken only if it lowers the error of photos that had no part in the fit (calibration.py): by at least
-LEAST_GAIN and, by a paired t-test over the photos, not by chance. Implausible intrinsics (lenses.py) must lower it by
-LEAST_GAIN_OF_ODD: upright photos from around an object, for example, leave the ratio of fx and fy almost open, so that
-small systematic errors decide it (Sturm, Critical motion sequences for monocular self-calibration, CVPR 1997).
+LEAST_GAIN and, by a paired t-test over the photos, not by chance. Implausible intrinsics (camera_models.py) must lower
+it by LEAST_GAIN_OF_ODD: upright photos from around an object, for example, leave the ratio of fx and fy almost open, so
+that small systematic errors decide it (Sturm, Critical motion sequences for monocular self-calibration, CVPR 1997).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from distwar_gs.capture.calibration import (
     residuals,
     sightings_of,
 )  # fmt: skip
-from distwar_gs.capture.lenses import converted, oddities
+from distwar_gs.capture.camera_models import converted, oddities
 
 START = "SIMPLE_RADIAL"
 """Lens model that mapping begins with."""
@@ -65,7 +65,7 @@ class Trial:
     """Residuals of held-out observations in pixels, float64 [M], NaN for those that do not judge; None: not looked at,
     since even the observations it was fitted to are not described better."""
     oddities: dict[str, str]
-    """What is implausible about it (lenses.py)."""
+    """What is implausible about it (camera_models.py)."""
 
     @property
     def label(self) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import pycolmap
 
+from distwar_gs.capture.camera_models import oddities
 from distwar_gs.capture.left_out import explained
-from distwar_gs.capture.lenses import oddities
 from distwar_gs.capture.mapping import MOST_CONTRADICTED
 from distwar_gs.capture.staging import load_stage
 from distwar_gs.capture.work import AUTO, Work

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from distwar_gs.checkpoints.checkpoint_archive import check_archive
 from distwar_gs.config import current_name
-from distwar_gs.gaussians.rows import without_room
+from distwar_gs.gaussians.rows import trimmed
 from distwar_gs.system.files import durable_write, read_bounded
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def save_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> Path:
     """
     path = run_folder / FOLDER / f"step_{checkpoint.step}.pt"
     content = {name: getattr(checkpoint, name) for name in FIELDS}
-    content["parts"] = tree_map_only(Tensor, without_room, checkpoint.parts)
+    content["parts"] = tree_map_only(Tensor, trimmed, checkpoint.parts)
     try:
         with durable_write(path) as file:
             torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)

@@ -126,23 +126,23 @@ class ComposedEngine:
         self,
         params: dict[str, Parameter],
         optimizers: Mapping[str, Adam],
-        densifier: Strategy,
+        strategy: Strategy,
         settings: RenderSettings,
     ) -> None:
         """Work on these; they stay the trainer's."""
-        self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
+        self.params, self.optimizers, self.strategy, self.settings = params, optimizers, strategy, settings
 
     def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> ComposedRendered:
         """See Engine."""
         means, probe = self.params["means"], None
-        if wants_score(self.densifier, step):
+        if wants_score(self.strategy, step):
             probe = torch.zeros(len(means), 1, device=means.device, requires_grad=True)
         return ComposedRendered(step, self._render(camera, sh_degree, background, probe=probe), probe)
 
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
         v_image, rendering = _image_gradient(gradients), rendered.rendering
-        statistics = self.densifier.statistics(rendered.step)
+        statistics = self.strategy.statistics(rendered.step)
         errors = _errors(gradients, statistics, rendered.step)
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
         sums = rendered.differentiate(v_image, errors)
@@ -150,9 +150,9 @@ class ComposedEngine:
             statistics["score"] += sums[:, 0].sqrt()
         timer.mark("backward")
         gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
-        self.densifier.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
+        self.strategy.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
         timer.mark("densify")
-        self.densifier.regularise(self.params)
+        self.strategy.regularize(self.params)
         step_all(self.optimizers)
         timer.mark("optimizer")
 
@@ -217,14 +217,14 @@ class FusedEngine:
         self,
         params: dict[str, Parameter],
         optimizers: Mapping[str, Adam],
-        densifier: Strategy,
+        strategy: Strategy,
         settings: RenderSettings,
         *,
         adam: str = "lazy",
         deterministic: bool = False,
     ) -> None:
         """Work on these; they stay the trainer's."""
-        self.params, self.optimizers, self.densifier, self.settings = params, optimizers, densifier, settings
+        self.params, self.optimizers, self.strategy, self.settings = params, optimizers, strategy, settings
         self.sizes = BufferSizes()
         self._adam, self._deterministic = adam, deterministic
         self._largest = 0  # pixels of an image so far
@@ -246,7 +246,7 @@ class FusedEngine:
     def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
         absgrad = self.settings.absgrad
-        statistics = self.densifier.statistics(rendered.step)
+        statistics = self.strategy.statistics(rendered.step)
         errors = _errors(gradients, statistics, rendered.step)
         records = self._blend_backward(rendered.view, _image_gradient(gradients), errors)
         timer.mark("blend_backward")
@@ -255,7 +255,7 @@ class FusedEngine:
             for name, gradient in zip(fused.PARAMETERS, dense, strict=True):
                 self.params[name].grad = gradient
             timer.mark("backward")
-            self.densifier.regularise(self.params)
+            self.strategy.regularize(self.params)
             step_all(self.optimizers)
         else:
             fused.step(rendered.view, records, absgrad, statistics, rendered.adam)
@@ -319,7 +319,7 @@ class FusedEngine:
     def _step_of_adam(self, step: int, last_steps: Tensor | None) -> fused.AdamStep:
         groups = [self.optimizers[name].param_groups[0] for name in fused.PARAMETERS]
         # Where Adam leaves out what is not seen there is nobody to pay.
-        prices = self.densifier.prices(len(self.params["means"])) if self._adam == "lazy" else (0.0, 0.0)
+        prices = self.strategy.prices(len(self.params["means"])) if self._adam == "lazy" else (0.0, 0.0)
         rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step, prices)
         return fused.AdamStep(moments_of(self.optimizers, fused.PARAMETERS), rates, last_steps, step)
 
@@ -328,11 +328,11 @@ def make_engine(
     config: Config,
     params: dict[str, Parameter],
     optimizers: Mapping[str, Adam],
-    densifier: Strategy,
+    strategy: Strategy,
     settings: RenderSettings,
 ) -> Engine:
     """The engine of these settings' rasteriser."""
-    run = (params, optimizers, densifier, settings)
+    run = (params, optimizers, strategy, settings)
     if settings.rasterizer == FUSED.name:
         return FusedEngine(*run, adam=config.optim.adam, deterministic=config.train.deterministic)
     return ComposedEngine(*run)

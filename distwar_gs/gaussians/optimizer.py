@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map_only
 
 from distwar_gs.config import OptimConfig
 from distwar_gs.formats.parameters import ROWS
-from distwar_gs.gaussians.rows import reserve, without_room
+from distwar_gs.gaussians.rows import reserve, trimmed
 
 
 def make_optimizers(params: Mapping[str, Parameter], config: OptimConfig, extent: float) -> dict[str, Adam]:
@@ -168,7 +168,7 @@ def reserve_rows(params: dict[str, Parameter], optimizers: Mapping[str, Adam], c
 
 def state_dicts(optimizers: Mapping[str, Adam]) -> dict[str, dict[str, Any]]:
     """The optimisers' state as plain dicts on the host, for a checkpoint."""
-    return {name: tree_map_only(Tensor, without_room, optimizer.state_dict()) for name, optimizer in optimizers.items()}
+    return {name: tree_map_only(Tensor, trimmed, optimizer.state_dict()) for name, optimizer in optimizers.items()}
 
 
 def are_states(states: Mapping[str, dict[str, Any]], params: Mapping[str, Tensor]) -> bool:

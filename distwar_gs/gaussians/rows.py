@@ -101,7 +101,7 @@ def broken_rows(tensor: Tensor) -> Tensor:
     return ~tensor[:, None].flatten(1).sum(dim=1).isfinite()
 
 
-def without_room(tensor: Tensor) -> Tensor:
+def trimmed(tensor: Tensor) -> Tensor:
     """The same values on the host, in memory of just their size: torch.save writes whole storages."""
     on_host = tensor.detach().cpu()
     return on_host.clone() if on_host.dim() > 0 and capacity_of(on_host) > len(on_host) else on_host

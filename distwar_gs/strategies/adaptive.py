@@ -265,7 +265,7 @@ class Densifier:
         """What a backward pass that counts by itself adds to; None when its step's gradients do not count."""
         return self.state if is_accumulated(self.schedule.at(step), self.config) else None
 
-    def regularise(self, params: dict[str, Parameter]) -> None:
+    def regularize(self, params: dict[str, Parameter]) -> None:
         """Nothing: the loss is the image's alone."""
 
     def prices(self, count: int) -> tuple[float, float]:

@@ -1,8 +1,7 @@
 """How the number of Gaussians and their places are governed: what all strategies share, and which one a config gets.
 
-`adc` and `absgrad` are adaptive density control (adaptive.py), `mcmc` is mcmc.py, `guided` is
-guided.py. What the rest of the trainer must
-know of each is a row of distwar_gs.config.STRATEGIES.
+`adc` and `absgrad` are adaptive density control (adaptive.py), `mcmc` is mcmc.py, `guided` is guided.py. What the rest
+of the trainer must know of each is a row of distwar_gs.config.STRATEGIES.
 """
 
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from distwar_gs.strategies.mcmc import Mcmc
 
 class Strategy(Protocol):
     """What the training loop holds. A step calls, in this order: `statistics`, `after_backward` (where autograd makes
-    the gradients), `regularise` or `prices`, (the optimisers), `perturb`, and before the next view `step`."""
+    the gradients), `regularize` or `prices`, (the optimisers), `perturb`, and before the next view `step`."""
 
     state: dict[str, Tensor]
     """Statistics by name, [N] each."""
@@ -40,7 +39,7 @@ class Strategy(Protocol):
         with every engine.
         """
 
-    def regularise(self, params: dict[str, Parameter]) -> None:
+    def regularize(self, params: dict[str, Parameter]) -> None:
         """Adds to the gradients, before the optimisers' step. Only called where all Gaussians are updated
         (`optim.adam: dense`, or autograd)."""
 
@@ -72,50 +71,44 @@ def wants_score(strategy: Strategy, step: int) -> bool:
     return statistics is not None and "score" in statistics
 
 
-def make_strategy(
-    config: Config,
-    count: int,
-    device: torch.device | str,
-    extent: float,
-    cap: Cap | None = None,
-    schedule: Schedule | None = None,
-    shown: float = 1.0,
-) -> Strategy:
-    """The strategy of a configuration, for `count` Gaussians in a frame where the scene has this extent; `cap` if it
-    depends on memory; `schedule` of the run, which must be given if its length is in seconds; `shown`, the share of the
-    views that show a point of the scene."""
-    schedule = schedule or Schedule(config.train.iterations)
-    return MAKERS[config.densification.strategy](Making(config, count, device, extent, cap, schedule, shown))
-
-
 @dataclass(frozen=True)
-class Making:
-    """What a strategy is made for: see `make_strategy`."""
+class StrategySetup:
+    """What a strategy is made for."""
 
     config: Config
     count: int
+    """Gaussians that there are."""
     device: torch.device | str
     extent: float
-    cap: Cap | None
+    """Of the scene, in the frame of the means."""
     schedule: Schedule
-    shown: float
+    """Of the run."""
+    cap: Cap | None = None
+    """If it depends on memory."""
+    shown: float = 1.0
+    """The share of the views that show a point of the scene."""
 
 
-def _adaptive(making: Making) -> Strategy:
-    density, white = making.config.densification, making.config.data.background == "white"
-    return Densifier(making.count, making.device, making.extent, density, white, making.cap, making.schedule)
+def make_strategy(setup: StrategySetup) -> Strategy:
+    """The strategy of a configuration."""
+    return MAKERS[setup.config.densification.strategy](setup)
 
 
-def _mcmc(making: Making) -> Strategy:
-    return Mcmc(making.extent, making.config.densification, making.schedule)
+def _adaptive(setup: StrategySetup) -> Strategy:
+    density, white = setup.config.densification, setup.config.data.background == "white"
+    return Densifier(setup.count, setup.device, setup.extent, density, white, setup.cap, setup.schedule)
 
 
-def _guided(making: Making) -> Strategy:
-    density = making.config.densification
-    return Guided(making.count, making.device, making.extent, density, making.cap, making.schedule, shown=making.shown)
+def _mcmc(setup: StrategySetup) -> Strategy:
+    return Mcmc(setup.extent, setup.config.densification, setup.schedule)
 
 
-MAKERS: dict[str, Callable[[Making], Strategy]] = {
+def _guided(setup: StrategySetup) -> Strategy:
+    density = setup.config.densification
+    return Guided(setup.count, setup.device, setup.extent, density, setup.cap, setup.schedule, shown=setup.shown)
+
+
+MAKERS: dict[str, Callable[[StrategySetup], Strategy]] = {
     "adc": _adaptive, "absgrad": _adaptive, "mcmc": _mcmc, "guided": _guided,
 }  # fmt: skip
 """What makes the strategy of each row of distwar_gs.config.STRATEGIES."""

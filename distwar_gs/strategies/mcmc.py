@@ -289,12 +289,12 @@ class Mcmc:
         """None: gradients do not count."""
         return None
 
-    def regularise(self, params: dict[str, Parameter]) -> None:
-        """See `add_regularisation`."""
+    def regularize(self, params: dict[str, Parameter]) -> None:
+        """See `add_regularization`."""
         add_regularization(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
 
     def prices(self, count: int) -> tuple[float, float]:
-        """What `regularise` asks for, by Gaussian."""
+        """What `regularize` asks for, by Gaussian."""
         return self.config.opacity_reg / max(count, 1), self.config.scale_reg / self.extent / max(3 * count, 1)
 
     def perturb(self, step: int, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:

@@ -144,7 +144,7 @@ class Health:
         self.looked = state.step
         """The last step after which it looked."""
         self._losses: list[tuple[int, int, Tensor]] = []
-        checkpoints.before_saving = self.keep_for_saving
+        checkpoints.before_saving = self.repair_for_saving
 
     def is_due(self, step: int) -> bool:
         """At every step: it notes the loss, launches nothing and waits for nothing, unless it looks."""
@@ -159,9 +159,9 @@ class Health:
         """
         self._losses.append((step, state.result.batch.view, state.result.losses["loss"]))
         if self._is_checked(step):
-            self._keep()
+            self._repair()
 
-    def keep_for_saving(self) -> None:
+    def repair_for_saving(self) -> None:
         """Drops Gaussians that are not finite, however many; TrainingError if there are no others."""
         try:
             found = self._look()
@@ -172,7 +172,7 @@ class Health:
         except torch.OutOfMemoryError:  # saved unseen is better than lost
             log.warning("step %d: no memory to look for what is not finite before saving", self.state.step)
 
-    def _keep(self) -> None:
+    def _repair(self) -> None:
         found = self._look()
         if found is None:
             return

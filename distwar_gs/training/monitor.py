@@ -51,7 +51,8 @@ def move_log(folder: Path) -> None:
 
 
 def _without_write_errors(args: threading.ExceptHookArgs) -> None:
-    """TensorBoard's thread ends with the error of a full disk, and raises it again in `Monitor._tell`: told there."""
+    """TensorBoard's thread ends with the error of a full disk, and raises it again in `Monitor._to_tensorboard`, which
+    says so."""
     if not issubclass(args.exc_type, OSError):
         threading.__excepthook__(args)
 
@@ -59,13 +60,13 @@ def _without_write_errors(args: threading.ExceptHookArgs) -> None:
 class _AboveProgressBar(logging.Handler):
     """The terminal, which may be closed; said once, for train.log."""
 
-    told = False
+    has_warned = False
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = _stderr()
         tqdm.write(self.format(record), file=stream)
-        if stream.error and not self.told:
-            self.told = True
+        if stream.error and not self.has_warned:
+            self.has_warned = True
             log.warning("stderr cannot be written (%s); messages are lost there, not here", reason_of(stream.error))
 
 
@@ -74,9 +75,9 @@ def _stderr() -> LossyStream:
 
 
 class _RunLog(logging.FileHandler):
-    """A log whose failure (a full disk) is told once, not with a traceback for every line."""
+    """A log whose failure (a full disk) is reported once, not with a traceback for every line."""
 
-    told = False
+    has_warned = False
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, mode="a+", encoding="utf-8", errors="backslashreplace", delay=True)
@@ -86,7 +87,7 @@ class _RunLog(logging.FileHandler):
         """Goes on in another file, with all that was said before."""
         said = self._said()
         self.close()
-        self.baseFilename, self.told = os.path.abspath(path), False
+        self.baseFilename, self.has_warned = os.path.abspath(path), False
         self._begin(said)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -96,8 +97,8 @@ class _RunLog(logging.FileHandler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord | None) -> None:  # noqa: N802 (logging's name)
-        if not self.told:
-            self.told = True
+        if not self.has_warned:
+            self.has_warned = True
             tqdm.write(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]}); lines are lost", file=_stderr())
 
     def close(self) -> None:
@@ -157,7 +158,7 @@ class Monitor:
         self._steps, self._rounds = 0, 0
         self._psnr: float | None = None
         self._elapsed, self._published = elapsed, elapsed
-        self._told = time.perf_counter()
+        self._line_at = time.perf_counter()
         self._synchronize()
         self._clock: float | None = time.perf_counter()  # None: paused
 
@@ -204,18 +205,18 @@ class Monitor:
         for outcome in rounds[self._rounds :]:
             times = {f"reduction/auto_{reduction}_ms": ms for reduction, ms in outcome.milliseconds.items()}
             self._write(step, times | {"reduction/auto_cost_ms": outcome.cost_ms})
-            self._tell("add_text", "reduction", str(outcome), step)
+            self._to_tensorboard("add_text", "reduction", str(outcome), step)
         self._rounds = len(rounds)
 
     def evaluation(self, step: int, scalars: Mapping[str, float], images: Mapping[str, Tensor]) -> None:
         """Writes the numbers and pictures ([H, W, 3] in [0, 1]) of an evaluation."""
         self._write(step, scalars)
         for name, image in images.items():
-            self._tell("add_image", name, image, step, dataformats="HWC")
+            self._to_tensorboard("add_image", name, image, step, dataformats="HWC")
 
     def move(self, folder: Path, config: Config, step: int) -> None:
         """The curves from this step on go to another folder, or to the same that was made again."""
-        self._tell("close")
+        self._to_tensorboard("close")
         self._open_writer(folder, config, step)
 
     def elapsed(self) -> float:
@@ -236,7 +237,7 @@ class Monitor:
     def close(self) -> None:
         """Ends the bar and flushes the event file."""
         self._bar.close()
-        self._tell("close")
+        self._to_tensorboard("close")
 
     # ------------------------------------------------------------------------------------------------------ inside
 
@@ -251,14 +252,14 @@ class Monitor:
     def _write_config(self, config: Config) -> None:
         text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
         text = "    " + text.replace("\n", "\n    ")  # indented: shown as it is
-        self._tell("add_text", "config", text)
-        self._tell("add_text", "reduction", str(Reduction(**vars(config.reduction))))
+        self._to_tensorboard("add_text", "config", text)
+        self._to_tensorboard("add_text", "reduction", str(Reduction(**vars(config.reduction))))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
-            self._tell("add_scalar", name, value, step)
+            self._to_tensorboard("add_scalar", name, value, step)
 
-    def _tell(self, method: str, *values: object, **options: object) -> None:
+    def _to_tensorboard(self, method: str, *values: object, **options: object) -> None:
         """To TensorBoard, if the run has it, by a method of SummaryWriter. If its file cannot be written (a full disk),
         the run goes on without."""
         if not self._writer:
@@ -282,8 +283,8 @@ class Monitor:
         gib = next(iter(memory.values())) / 1024
         text = f"loss {loss:.4f}, PSNR {self._psnr:.2f}, {count:,} Gaussians, {gib:.2f} GiB"
         self._bar.set_postfix_str(text, refresh=False)
-        if self._bar.disable and time.perf_counter() - self._told >= _SECONDS_BETWEEN_LINES:
-            self._told = time.perf_counter()
+        if self._bar.disable and time.perf_counter() - self._line_at >= _SECONDS_BETWEEN_LINES:
+            self._line_at = time.perf_counter()
             log.info("%s, %.0f s: %s", self._schedule.so_far(step, self.elapsed()), self.elapsed(), text)
 
     def _memory(self) -> dict[str, float]:

@@ -23,7 +23,7 @@ from distwar_gs.gaussians.optimizer import all_moments, are_states, load_state_d
 from distwar_gs.gaussians.random_start import showing_share
 from distwar_gs.gaussians.start import first_gaussians
 from distwar_gs.rendering.renderer import RenderSettings
-from distwar_gs.strategies.base import Strategy, make_strategy
+from distwar_gs.strategies.base import Strategy, StrategySetup, make_strategy
 from distwar_gs.training.batches import StepResult
 from distwar_gs.training.sampler import ViewSampler, is_order
 
@@ -151,9 +151,8 @@ class TrainingState:
         config, count = self.config, len(self.params["means"])
         self.first_degree = degree_in_use(self.params)
         self.optimizers = make_optimizers(self.params, config.optim, self.extent)
-        self.strategy = make_strategy(
-            config, count, self.device, self.extent, self.cap, self.schedule, shown=self.shown
-        )
+        setup = StrategySetup(config, count, self.device, self.extent, self.schedule, self.cap, self.shown)
+        self.strategy = make_strategy(setup)
         self.engine = make_engine(config, self.params, self.optimizers, self.strategy, self.settings)
 
     def _take(self, saved: Checkpoint, parts: Iterable["StatePart"]) -> None:
@@ -213,7 +212,8 @@ class StatePart(Part):
 def _is_strategys(statistics: Any, checkpoint: Checkpoint) -> bool:
     """Whether the strategy takes them: it checks them itself."""
     config = config_of({"densification.strategy": checkpoint.config["densification.strategy"]})
-    make_strategy(config, len(checkpoint.params["means"]), "cpu", 1.0).load_state_dict(statistics)
+    setup = StrategySetup(config, len(checkpoint.params["means"]), "cpu", 1.0, Schedule(config.train.iterations))
+    make_strategy(setup).load_state_dict(statistics)
     return True
 
 

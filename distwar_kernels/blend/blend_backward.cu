@@ -1,7 +1,7 @@
 // The blend op's backward pass with DISTWAR's reductions: strategies `atomic`, `sw_s` and `sw_b` for any number of
 // channels (and `sw_b` in the place of `sw_t` where there are more than that takes).
 //
-// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh). The
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_threads.cuh). The
 // tile's Gaussians are staged through shared memory in batches of 256; every warp goes through the batch, farthest
 // first, and visits each Gaussian that at least one of its pixels sees.
 //

@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "../launch.cuh"
-#include "../tiles/tile_lists.cuh"
+#include "../tiles/tile_threads.cuh"
 #include "blend.h"
 
 namespace distwar::DISTWAR_BACKEND {

@@ -1,6 +1,6 @@
 // The blend op's forward pass: alpha blending of sorted 2D Gaussians (Kerbl et al. 2023, equation 3).
 //
-// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh). The
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_threads.cuh). The
 // tile's Gaussians are staged through shared memory in batches of 256. Each warp tests 32 of them at once against its
 // patch, one lane per Gaussian, and visits those that may reach it: colour += c * alpha * T, T *= 1 - alpha, until T
 // would fall to 1e-4.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, TILE_SIZE, TRANSMITTANCE_CUT
-from distwar_kernels.tiles.tile_lists import tiles_of
+from distwar_kernels.tiles.tile_by_tile import tiles_of
 
 
 def blend_reference(

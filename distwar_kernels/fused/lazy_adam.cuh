@@ -27,7 +27,9 @@ struct SkippedSteps {
 };
 
 // Whether a parameter can be regularised.
-__device__ constexpr bool is_priced(Parameter parameter) { return parameter == kScales || parameter == kOpacities; }
+DISTWAR_ON_BOTH constexpr bool is_priced(Parameter parameter) {
+    return parameter == kScales || parameter == kOpacities;
+}
 
 // The gradient of a regularisation term with respect to the log scale or the logit, and its relative change with it.
 struct Price {

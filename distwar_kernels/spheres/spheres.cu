@@ -8,11 +8,11 @@
 // *different* spheres, or to the same one where a sphere covers the patch: the general case of warp_reduce.cuh. The
 // blend is the special case, in which a warp visits one Gaussian at a time.
 //
-// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_lists.cuh).
+// Thread mapping: one block per tile, one thread per pixel; a warp is a patch of 8x4 pixels (tile_threads.cuh).
 #include <cuda_runtime.h>
 
 #include "../launch.cuh"
-#include "../tiles/tile_lists.cuh"
+#include "../tiles/tile_threads.cuh"
 #include "../warp_reduce.cuh"
 #include "../warp_traffic.cuh"
 #include "spheres.h"

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from distwar_kernels.cameras import Cameras
 from distwar_kernels.constants import ALPHA_CAP, ALPHA_CUT, SPHERE_FRAGMENTS, TILE_SIZE
-from distwar_kernels.tiles.tile_lists import tiles_of
+from distwar_kernels.tiles.tile_by_tile import tiles_of
 
 
 def render_spheres_torch(

@@ -1,11 +1,11 @@
-"""Lens models that stand for one another, and intrinsics that no camera has."""
+"""Camera models that stand for one another, and intrinsics that no camera has."""
 
 import numpy as np
 import pycolmap
 import pytest
 from known_lenses import HEIGHT, WIDTH, lens
 
-from distwar_gs.capture.lenses import converted, folds, oddities
+from distwar_gs.capture.camera_models import converted, folds, oddities
 
 CENTER = (WIDTH / 2, HEIGHT / 2)
 

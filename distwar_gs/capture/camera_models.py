@@ -1,4 +1,4 @@
-"""Lens models of COLMAP that can stand for one another, and what is odd about the intrinsics of a camera."""
+"""Camera models of COLMAP that can stand for one another, and what is odd about the intrinsics of a camera."""
 
 from __future__ import annotations
 
