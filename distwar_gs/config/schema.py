@@ -184,10 +184,9 @@ class DensificationConfig:
     draw: str = setting("error", one_of("error", "opacity"))
     """Which Gaussians get children: drawn in proportion to the error of the pixels that they have a part in, or to
     their opacity. Only used by guided."""
-    children: str = setting("jitter", one_of("share", "jitter", "spread", "split"))
+    children: str = setting("jitter", one_of("share", "jitter", "split"))
     """What a Gaussian and its child become. share: copies in one place that look together as it did (MCMC). jitter: the
-    same, moved apart at random. spread: the same, and narrower by as much as they part. split: halves side by side
-    along its longest axis. Only used by guided."""
+    same, moved apart at random. split: halves side by side along its longest axis. Only used by guided."""
     child_offset: float = setting(0.5, at_least(0))
     """How far both are moved, in standard deviations. Only used by guided, and not with share."""
     split_long: float = setting(0.5, A_SHARE)

@@ -8,9 +8,9 @@ Gaussians that have faded are relocated and new ones added, as there. What diffe
   nothing depends on exposure or resolution. A sum of roots is large where many views are somewhat wrong, rather than
   where one is very wrong: that one may have a passer-by in it. (FastGS, Ren et al. 2025, counts wrong pixels in several
   views, with thresholds; LiteGS draws in proportion to a score.)
-- what children are: copies in one place (MCMC, eq. 9), the same moved apart at random, the same and narrower by as much
-  as they part, or halves side by side along the longest axis (Improved-GS, Deng et al. 2025). Copies in one place have
-  nearly the same gradients and part slowly; halves fit noise where photos are few.
+- what children are: copies in one place (MCMC, eq. 9), the same moved apart at random, or halves side by side along the
+  longest axis (Improved-GS, Deng et al. 2025). Copies in one place have nearly the same gradients and part slowly;
+  halves fit noise where photos are few.
 - how many there are: with `cap_max` as many more at each round as bring their number linearly there by `grow_until` of
   the run; without, a share of those that adaptive density control would have cloned or split, so that the number finds
   itself, at most 5 % at a round. The share is larger where rounds are fewer: a longer run has no more Gaussians.
@@ -51,10 +51,6 @@ SHOWN = 0.2
 of every Gaussian, and Adam makes a whole step of any gradient that is alone: a Gaussian that is seldom shown fades.
 Along a wall of which each photo shows 1.5 %, prices leave 11.8 dB after 300 steps, a millionth of them 12.0, none
 18.0. Captures from all sides have 0.44 (bonsai) to 0.97 (statue)."""
-
-NARROWEST = 0.5
-"""How narrow children that are spread become at least, as a share of their parent's width. At half a standard deviation
-8 % of the offsets would make them narrower."""
 
 Made = tuple[Tensor, Mapping[str, Tensor]]
 """Rows [K], and by parameter the values [K, ...] they get."""
@@ -105,27 +101,15 @@ def _sharing(plan: Plan, places: Tensor, drawn: Tensor, faintest: float) -> Plan
 
 
 def _moved_apart(
-    params: Mapping[str, Tensor],
-    parents: Tensor,
-    growth: Tensor,
-    config: DensificationConfig,
-    generator: torch.Generator,
+    params: Mapping[str, Tensor], parents: Tensor, config: DensificationConfig, generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """Means, and for all but jitter log scales, for halves logits, of Gaussians [K] and then of their children [K]: one
-    is moved by an offset, the other by its opposite.
-
-    spread: the two side by side have the variance along each axis that the one had, (1 - x^2) + x^2 for offsets of +-x
-    standard deviations. `growth` [K]: of the log scale, by which two in one place look as one did.
-    """
+    """Means, and for halves log scales and logits, of Gaussians [K] and then of their children [K]: one is moved by an
+    offset, the other by its opposite."""
     means, quats, scales = (params[name].detach()[parents] for name in ("means", "quats", "scales"))
-    made: dict[str, Tensor] = {}
-    if config.children != "split":
+    if config.children == "jitter":
         local = torch.randn(scales.shape, generator=generator, device=scales.device)
-    if config.children == "spread":
-        left = 1.0 - (config.child_offset * local).square()
-        narrower = 0.5 * left.clamp_min(NARROWEST**2).log() + growth[:, None].to(scales.dtype)
-        made = {"scales": (scales + narrower).repeat(2, 1)}
-    elif config.children == "split":
+        made = {}
+    else:
         local = torch.zeros_like(scales).scatter_(1, scales.argmax(dim=1, keepdim=True), 1.0)
         shrink = math.log(config.split_other) + local * math.log(config.split_long / config.split_other)
         logits = _let_through(params["opacities"].detach()[parents], config.split_power, config.prune_opacity)
@@ -171,9 +155,8 @@ def with_children(
     parents = draw_distinct(weights, len(places) + room, generator)
     added = torch.arange(len(dead), len(dead) + max(len(parents) - len(places), 0), device=dead.device)
     rows = torch.cat((parents, places[: len(parents)], added))
-    shared = _sharing(plan, places, parents, config.prune_opacity)
-    made = _moved_apart(params, plan.rows[parents], shared.growth[parents], config, generator)
-    return shared, (rows, made)
+    made = _moved_apart(params, plan.rows[parents], config, generator)
+    return _sharing(plan, places, parents, config.prune_opacity), (rows, made)
 
 
 def inherited(state: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
