@@ -45,7 +45,6 @@ STRATEGIES = {
             "optim.opacities_lr": 5e-2,
             "optim.rates_final": 0.1,
             "densification.stop": 25_000,
-            "train.coarse_until": 0.4,
         },
         needs_all_updated=True,
         statistics=("grad2d", "count", "score"),
