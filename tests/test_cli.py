@@ -13,6 +13,7 @@ from distwar_gs import cli
 from distwar_gs.cli import render_args, run_cli, train_config
 from distwar_gs.config import PRESETS, Config, ConfigError, as_values, config_of, save_config, with_values
 from distwar_gs.formats.export import save_ply
+from distwar_gs.system import command_line
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.viewing.render_args import RenderArgs, render_config
 
@@ -311,7 +312,7 @@ def test_run_cli_takes_the_arguments_of_the_process(monkeypatch):
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize(("module", "name"), cli._USER_ERRORS)
+@pytest.mark.parametrize(("module", "name"), command_line.USER_ERRORS)
 def test_user_errors_are_one_line(module, name, capsys):
     error = getattr(importlib.import_module(module), name)
     assert run(fail(error("x.yaml: broken")), capsys) == (1, "error: x.yaml: broken\n")

@@ -156,6 +156,8 @@ class Monitor:
         self._sums: dict[str, Tensor] = {}
         self._steps, self._rounds = 0, 0
         self._psnr: float | None = None
+        self.last: dict[str, float] = {}
+        """What was published last, by the name of its curve."""
         self._elapsed, self._published = elapsed, elapsed
         self._told = time.perf_counter()
         self._synchronize()
@@ -196,7 +198,8 @@ class Monitor:
         times |= {f"time/{part}_ms": ms for part, ms in timer.milliseconds().items()}
         self._sums, self._steps, self._published = {}, 0, self.elapsed()
         memory = self._memory()
-        self._write(step, {**means, **times, **scalars, **memory})
+        self.last = {**means, **times, **scalars, **memory}
+        self._write(step, self.last)
         self._show(step, means["train/loss"], scalars["train/psnr"], int(scalars["gaussians/count"]), memory)
 
     def tuned(self, step: int, rounds: Sequence[TuningRound]) -> None:
