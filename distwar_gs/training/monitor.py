@@ -227,7 +227,10 @@ class Monitor:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the training clock: for evaluating and saving."""
+        """Stops the training clock: for evaluating, saving, and what others look at. Pauses may be nested."""
+        if self._clock is None:
+            yield
+            return
         self._synchronize()
         self._elapsed, self._clock = self.elapsed(), None
         try:
