@@ -31,7 +31,7 @@ MOST_PAGES = 64
 BETWEEN_MESSAGES_S = 1.0 / 60.0
 """A page is listened to so often at most: what it sends faster waits in its own socket."""
 _SECURITY = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; connect-src 'self' ws: wss:; "
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; connect-src 'self' ws: wss:; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "Referrer-Policy": "no-referrer",
 }  # fmt: skip
