@@ -7,12 +7,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 """The program; None: there is none here."""
 
 
@@ -23,7 +23,8 @@ class Browser:
         """`address`: of the tab's socket."""
         from websockets.sync.client import connect
 
-        self._socket = connect(address, max_size=None, open_timeout=30)
+        self._open = ExitStack()
+        self._socket = self._open.enter_context(connect(address, max_size=None, open_timeout=30))
         self._numbers = itertools.count(1)
         self.problems: list[str] = []
         """Errors of the page, as its console has them."""
@@ -53,8 +54,10 @@ class Browser:
 
     def click(self, name: str) -> None:
         """On the middle of the element of that id, with the mouse."""
-        box = self.do(f"(() => {{ const e = document.getElementById('{name}'); e.scrollIntoView({{block: 'center'}}); "
-                      "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()")
+        box = self.do(
+            f"(() => {{ const e = document.getElementById('{name}'); e.scrollIntoView({{block: 'center'}}); "
+            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
         self.drag(*box, *box)
 
     def drag(self, x: float, y: float, to_x: float, to_y: float, steps: int = 4) -> None:
@@ -71,7 +74,8 @@ class Browser:
 
     def touch(self, *moments: list[tuple[float, float]]) -> None:
         """Fingers at places, moment after moment, then lifted."""
-        for kind, points in zip(["touchStart", *["touchMove"] * (len(moments) - 1), "touchEnd"], [*moments, []], strict=True):
+        kinds = ["touchStart", *["touchMove"] * (len(moments) - 1), "touchEnd"]
+        for kind, points in zip(kinds, [*moments, []], strict=True):
             fingers = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(points)]
             self.call("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
 
@@ -87,7 +91,7 @@ class Browser:
 
     def close(self) -> None:
         """The tab's socket."""
-        self._socket.close()
+        self._open.close()
 
     def _mouse(self, kind: str, x: float, y: float, buttons: int) -> None:
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1)
@@ -104,15 +108,16 @@ class Browser:
 def browsing(address: str, folder: Path, size: tuple[int, int] = (1280, 720)) -> Iterator[Browser]:
     """A page in a browser whose profile is in `folder`."""
     assert CHROMIUM
-    options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0",
-               "--disable-dev-shm-usage", f"--window-size={size[0]},{size[1]}", f"--user-data-dir={folder}")  # fmt: skip
-    process = subprocess.Popen([CHROMIUM, *options, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = (CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
+               "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank")  # fmt: skip
+    process = subprocess.Popen(options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         port_file = folder / "DevToolsActivePort"
         waited(lambda: port_file.is_file() and port_file.read_text().count("\n"), "the browser's port", 60)
         port = port_file.read_text().split()[0]
         browser = Browser(_tab(port))
-        browser.call("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False)
+        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
+        browser.call("Emulation.setDeviceMetricsOverride", **screen)
         browser.call("Page.navigate", url=address)
         yield browser
         browser.close()
