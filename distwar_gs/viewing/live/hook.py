@@ -163,6 +163,8 @@ class LiveViewer:
 
     def _rest(self, step: int, state: TrainingState) -> None:
         """While the run is paused: its clock stands, pages are served, signals are heard."""
+        if self._rests():
+            self._tell(at_once=True)
         seen = time.monotonic()
         with self._run.monitor.paused():
             while self._rests():
