@@ -11,12 +11,13 @@ import torch
 from demo_runs import FinishedRun
 from live_pages import look
 from PIL import Image
+from test_engines import Training
 from torch import Tensor
 
 from distwar_datasets import load_scene
 from distwar_gs.evaluation.metrics import to_8bit
 from distwar_gs.rendering.renderer import RenderSettings, render
-from distwar_gs.viewing.live.ellipsoids import RADIUS, draw_ellipsoids
+from distwar_gs.viewing.live.ellipsoids import FAINT, RADIUS, draw_ellipsoids
 from distwar_gs.viewing.live.hook import take_picture
 from distwar_gs.viewing.live.modes import DRAWN, contributions, draw, facing_normals, ramp
 from distwar_gs.viewing.live.orders import MODES, CropBox, parse
@@ -69,6 +70,37 @@ def test_every_mode_is_a_button_of_the_page():
     assert set(DRAWN) | {"colour", "error"} == set(MODES)
 
 
+class Trained:
+    """A training of test_engines as a subject, after some steps."""
+
+    def __init__(self, training: Training, step: int) -> None:
+        self._training, self._step, self.settings = training, step, training.engine.settings
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        return {name: tensor.detach() for name, tensor in self._training.params.items()}
+
+    def look(self, camera: Cameras, **options: object):
+        return self._training.engine.look(self._step, camera, 3, self._training.background, **options)
+
+
+def test_every_mode_of_a_training_by_the_fused_rasteriser_changes_no_bit(device):
+    """With lazy Adam, whose parameters lag behind; and each mode is what the ops one after another draw, about."""
+    watched, alone = (Training("fused", device, adam="lazy", deterministic=True) for _ in range(2))
+    for step in range(1, 5):
+        watched.step(step), alone.step(step)
+        images = {mode: draw(Trained(watched, step), watched.camera, mode) for mode in MODES}
+    before, after = alone.state(), watched.state()
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    watched.engine.settle(4)
+    params = {name: tensor.detach().cpu() for name, tensor in watched.params.items()}
+    settings = replace(watched.engine.settings, rasterizer="composed")
+    subject = Still(params, settings, watched.background.cpu())
+    for mode in set(MODES) - {"ellipsoids"}:
+        expected = draw(subject, watched.camera.to("cpu"), mode)
+        assert (images[mode].cpu().int() - expected.int()).abs().float().mean() < 1.5, mode
+
+
 def test_colours_are_those_of_the_renderer():
     subject = still(params())
     expected = render(subject.params, CAMERA, SETTINGS, sh_degree=1, background=BLACK).colors[0]
@@ -117,14 +149,30 @@ def test_contributions_leave_no_gradient_behind():
 
 
 def test_an_ellipsoid_is_opaque_to_its_edge_and_ends_there():
-    """However faint the Gaussian is."""
-    for opacity in (0.05, 0.99):
+    """However faint the Gaussian is, if it is drawn at all."""
+    for opacity in (FAINT + 0.01, 0.99):
         image = draw_ellipsoids(one((0.4, 0.2, 0.2), opacity), CAMERA, SETTINGS)
         covered = image.amax(dim=-1) > 0.02
         across, down = covered[HEIGHT // 2].sum(), covered[:, WIDTH // 2].sum()
         expected = [2 * RADIUS * math.sqrt((size * FOCAL / 4) ** 2 + 0.3) for size in (0.4, 0.2)]
         assert abs(across - expected[0]) <= 2.5 and abs(down - expected[1]) <= 2.5
         assert image[HEIGHT // 2, WIDTH // 2].min() > 0.9, "white in the middle"
+
+
+def test_a_faint_gaussian_is_no_ellipsoid():
+    assert not draw_ellipsoids(one((0.4, 0.2, 0.2), FAINT - 0.01), CAMERA, SETTINGS).any()
+
+
+def test_a_large_ellipsoid_is_smooth_before_small_ones():
+    """What is behind it, a thousandth of each pixel, leaves no traces; nor do the borders of tiles."""
+    values = params(n=300)
+    front = one((0.35, 0.35, 0.01), FAINT + 0.01)
+    front["means"][0, 2] = 1.5
+    alone = draw_ellipsoids(front, CAMERA, SETTINGS)
+    both = {name: torch.cat([values[name][:, :0] if name == "shN" else values[name], front[name]]) for name in front}
+    covered = alone.amax(dim=-1) > 0.5  # but for its edge
+    assert covered.sum() > 500
+    torch.testing.assert_close(draw_ellipsoids(both, CAMERA, SETTINGS)[covered], alone[covered], atol=0.02, rtol=0)
 
 
 def test_the_nearest_ellipsoid_hides_the_others():
@@ -141,7 +189,7 @@ def test_ellipsoids_of_the_fused_rasteriser_are_opaque(monkeypatch):
     from distwar_gs.rendering import renderer
 
     monkeypatch.setitem(renderer.RASTERIZERS, "fused", renderer.COMPOSED)
-    image = draw_ellipsoids(one((0.4, 0.2, 0.2), 0.05), CAMERA, replace(SETTINGS, rasterizer="fused"))
+    image = draw_ellipsoids(one((0.4, 0.2, 0.2), 0.2), CAMERA, replace(SETTINGS, rasterizer="fused"))
     assert image[HEIGHT // 2, WIDTH // 2].min() > 0.9
 
 
