@@ -15,11 +15,12 @@ from test_engines import Training
 from torch import Tensor
 
 from distwar_datasets import load_scene
+from distwar_datasets.scene import Mask
 from distwar_gs.evaluation.metrics import to_8bit
 from distwar_gs.rendering.renderer import RenderSettings, render
 from distwar_gs.viewing.live.ellipsoids import FAINT, RADIUS, draw_ellipsoids
 from distwar_gs.viewing.live.hook import take_picture
-from distwar_gs.viewing.live.modes import DRAWN, contributions, draw, facing_normals, ramp
+from distwar_gs.viewing.live.modes import DRAWN, contributions, depth_at, draw, facing_normals, ramp
 from distwar_gs.viewing.live.orders import MODES, CropBox, parse
 from distwar_gs.viewing.live.pictures import Photos, Picture, encode, error_picture, heat
 from distwar_gs.viewing.live.site import Site
@@ -114,6 +115,13 @@ def test_depth_tells_near_from_far_and_leaves_out_what_is_empty():
     image = draw(still(values), CAMERA, "depth").int().sum(dim=-1)
     near, far = image[HEIGHT // 2, round(WIDTH / 2 - 10)], image[HEIGHT // 2, round(WIDTH / 2 + 10)]
     assert near > far > 0 and image[0, 0] == 0
+
+
+def test_the_depth_of_a_place():
+    subject = still(one((0.3, 0.3, 0.01)))
+    middle = depth_at(subject, CAMERA, (0.5, 0.5))
+    assert middle == pytest.approx(4.0, abs=1e-3)
+    assert depth_at(subject, CAMERA, (0.0, 0.0)) is None and depth_at(subject, CAMERA, (1.0, 1.0)) is None
 
 
 def test_normals_are_the_shortest_axes_that_face_the_camera():
@@ -253,6 +261,19 @@ def test_the_error_is_that_of_the_photo(demo_scene):
     assert picture[10, 20].any() and picture.any(axis=-1).sum() == 1
     expected = -10 * math.log10(np.square((wrong.astype(float) - photo) / 255).mean())
     assert told["psnr"] == pytest.approx(expected, abs=0.01)
+
+
+def test_what_a_mask_ignores_has_no_error(demo_scene, tmp_path):
+    views = load_scene(demo_scene).train
+    mask = np.full((60, 80), 255, np.uint8)
+    mask[:, :40] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    photos = Photos((replace(views[0], mask=Mask(tmp_path / "mask.png")),), (0.0, 0.0, 0.0))
+    wrong, told = photos.scaled(0, (80, 60)) ^ 255, {}
+    picture = error_picture(wrong, photos, parse(json.dumps(look(photo=0, mode="error")), 16), told)
+    assert not picture[:, :40].any() and picture[:, 40:].any()
+    difference = (wrong.astype(float) - photos.scaled(0, (80, 60)))[:, 40:] / 255
+    assert told["psnr"] == pytest.approx(-10 * math.log10(np.square(difference).mean()), abs=0.01)
 
 
 def test_without_a_photo_the_error_is_the_picture_with_a_remark(demo_scene, tmp_path):

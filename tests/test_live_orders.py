@@ -42,6 +42,10 @@ def test_a_look():
     assert rest == (7, 0.9, None, "depth", (64, 48), True)
 
 
+def test_a_look_may_ask_for_the_depth_of_a_place():
+    assert parse(json.dumps(look(pick=[0.25, 1])), 3).pick == (0.25, 1.0) and parse(json.dumps(look()), 3).pick is None
+
+
 def test_the_other_orders():
     assert [parse(json.dumps({"do": name}), 3) for name in ("pause", "export")] == [Command("pause"), Command("export")]
     assert parse('{"do": "crop", "box": null}', 3) == SetCrop(None)
@@ -63,6 +67,7 @@ BAD = [
     *[json.dumps(look(photo=photo)) for photo in (3, -1, True, "0", 1.0)],
     *[json.dumps(look(size=size)) for size in ([64], [64, 1e9], [0, 64], [64.0, 64], None, [64, 4096])],
     *[json.dumps(look(mode=mode)) for mode in ("color", None, ["depth"])],
+    *[json.dumps(look(pick=pick)) for pick in ([0.5], [0.5, 1.1], [-0.1, 0.5], "ab", [None, 0.5], {})],
     *[json.dumps(look(number)) for number in (-1, None, 1.5, 2**60)],
     *[json.dumps({"do": "crop", "box": box}) for box in (
         1, {}, box_values(size=[1, 0, 1]), box_values(axes=[[1, 1, 1]] * 3), box_values(center=[0, 1e300, 0]))],

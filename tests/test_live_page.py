@@ -138,6 +138,25 @@ def test_orbiting_keeps_what_is_in_the_middle_in_the_middle(session):
     )
 
 
+def test_a_double_click_chooses_what_is_turned_around(session):
+    session.browser.click("home")
+    session.picture()
+    before = session.browser.do("viewer.state.camera.pivot")
+    for count in (1, 2):
+        for kind in ("mousePressed", "mouseReleased"):
+            session.browser.call(
+                "Input.dispatchMouseEvent", type=kind, x=250, y=300, button="left", clickCount=count,
+                buttons=int(kind == "mousePressed"),
+            )  # fmt: skip
+    session.browser.until("document.getElementById('notice').textContent.includes('what you clicked')")
+    assert session.browser.do("viewer.state.camera.pivot") != before
+    x, y, depth = session.browser.do("viewer.state.camera.project(viewer.state.camera.pivot)")
+    place = session.browser.do("viewer.state.place")
+    assert place[0] + place[2] / 2 + x * place[3] == pytest.approx(250, abs=1)
+    assert place[1] + place[3] / 2 + y * place[3] == pytest.approx(300, abs=1) and depth > 0
+    session.browser.click("home")
+
+
 def test_while_it_moves_pictures_are_smaller(session):
     session.browser.click("home")
     session.picture()

@@ -14,7 +14,7 @@ from distwar_gs.system.terminal import one_line
 from distwar_gs.training.state import TrainingState
 from distwar_gs.viewing.live.cameras import view_of
 from distwar_gs.viewing.live.desk import Desk
-from distwar_gs.viewing.live.modes import draw
+from distwar_gs.viewing.live.modes import depth_at, draw
 from distwar_gs.viewing.live.orders import Look
 from distwar_gs.viewing.live.pictures import Picture
 from distwar_gs.viewing.live.server import Server
@@ -60,10 +60,11 @@ def serve_page(subject: Subject, desk: Desk, server: Server, site: Site, backgro
 
 def take_picture(subject: Subject, look: Look, site: Site, background: Tensor, told: dict[str, Any]) -> Picture:
     """What a page wishes to see of a model; `told`: what it learns with it."""
-    view = view_of(look, site.views)
+    camera = camera_of(view_of(look, site.views), background.device)
     part = part_of(subject, site.crop, background)
-    pixels = draw(part, camera_of(view, background.device), look.mode)
-    return Picture(pixels.cpu().numpy(), look, told)
+    if look.pick is not None:
+        told = {**told, "picked": depth_at(part, camera, look.pick)}
+    return Picture(draw(part, camera, look.mode).cpu().numpy(), look, told)
 
 
 class LiveViewer:
@@ -205,6 +206,7 @@ class LiveViewer:
         if not self._server.has_pages or (not at_once and now - self._told < _HEARTBEAT_S):
             return
         self._told = now
+        self._site.folder = self._run.folder  # which may be another one, if it was lost
         run, last = self._run, self._run.monitor.last
         tested = {step: round(evaluation.psnr, 3) for step, evaluation in run.results.evaluations.items()}
         self._server.tell({

@@ -30,6 +30,17 @@ def draw(subject: Subject, camera: Cameras, mode: str) -> Tensor:
     return (image.clamp(0.0, 1.0) * 255.0 + 0.5).to(torch.uint8)
 
 
+@torch.no_grad()
+def depth_at(subject: Subject, camera: Cameras, place: tuple[float, float]) -> float | None:
+    """Depth along the camera's z axis at shares of width and height; None where hardly anything is."""
+    seen = subject.look(camera, with_depth=True)
+    assert seen.depths is not None
+    column, row = (
+        min(int(share * side), side - 1) for share, side in zip(place, (camera.width, camera.height), strict=True)
+    )
+    return float(seen.depths[0, row, column, 0]) if seen.alphas[0, row, column, 0] > 0.5 else None
+
+
 def ramp(values: Tensor) -> Tensor:
     """Colours [..., 3] in [0, 1] of values [...] in [0, 1]."""
     anchors = torch.tensor(_RAMP, device=values.device)

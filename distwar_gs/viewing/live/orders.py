@@ -52,6 +52,8 @@ class Look:
     """Width and height in pixels that the picture may have."""
     is_moving: bool
     """Whether a fast picture is better than a fine one."""
+    pick: tuple[float, float] | None = None
+    """A place in the picture, shares of width and height from its left and top, whose depth the page wants to know."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +136,14 @@ def _look(content: dict[str, Any], views: int) -> Look:
     number = content.get("number")
     if not isinstance(number, int) or not _is_whole(number, 0, 2**53):
         raise OrderError("a look has a number")
-    pose = _pose(content.get("pose"))
-    return Look(number, pose, photo, content["mode"], (size[0], size[1]), content.get("moving") is True)
+    pick = content.get("pick")
+    place = None if pick is None else _numbers(pick, (2,))
+    if place is not None and not ((place >= 0.0) & (place <= 1.0)).all():
+        raise OrderError("a place is two shares")
+    return Look(
+        number, _pose(content.get("pose")), photo, content["mode"], (size[0], size[1]), content.get("moving") is True,
+        None if place is None else (float(place[0]), float(place[1])),
+    )  # fmt: skip
 
 
 def _keys(content: dict[str, Any]) -> SaveKeys:

@@ -16,6 +16,7 @@ from PIL import Image
 from distwar_datasets import View
 from distwar_datasets.pixels.imagefile import decode_image
 from distwar_datasets.pixels.images import composite
+from distwar_datasets.pixels.masks import decode_mask
 from distwar_gs.viewing.live.orders import LARGEST, Look
 
 FINE, FAST = 92, 70
@@ -51,6 +52,14 @@ class Photos:
             return photo
         return np.asarray(Image.fromarray(photo).resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0))
 
+    def kept(self, index: int, size: tuple[int, int]) -> np.ndarray | None:
+        """[H, W] bool, False where a mask ignores the photo; None without one. Raises DataError as `scaled` does."""
+        view = self.views[index]
+        if view.mask is None:
+            return None
+        whole = Image.fromarray(decode_mask(view.mask, (view.width, view.height)))
+        return np.asarray(whole.resize(size, Image.Resampling.NEAREST))
+
     def jpeg(self, index: int) -> bytes:
         """A photo as the page shows it, no larger than a picture may be."""
         view = self.views[index]
@@ -85,18 +94,22 @@ def encode(picture: Picture, photos: Photos) -> bytes:
 
 
 def error_picture(pixels: np.ndarray, photos: Photos, look: Look, told: dict[str, Any]) -> np.ndarray:
-    """How wrong each pixel is against the photo that the camera is at, with its PSNR in `told`; where it is at none,
-    the pixels as they are, and a remark."""
+    """How wrong each pixel is against the photo that the camera is at, with its PSNR in `told`; what a mask ignores is
+    black, and not counted. Where the camera is at no photo: the pixels as they are, and a remark."""
     if look.photo is None:
         told["remark"] = "the error is that of a photo: jump to one"
         return pixels
+    size = (pixels.shape[1], pixels.shape[0])
     try:
-        photo = photos.scaled(look.photo, (pixels.shape[1], pixels.shape[0]))
+        photo, kept = photos.scaled(look.photo, size), photos.kept(look.photo, size)
     except (OSError, ValueError) as error:  # DataError is a ValueError
         told["remark"] = str(error)
         return pixels
     difference = pixels.astype(np.float32) - photo
-    mean = float(np.square(difference / 255.0).mean())
+    if kept is not None:
+        difference *= kept[..., None]
+    counted = difference.size if kept is None else max(3 * int(kept.sum()), 1)
+    mean = float(np.square(difference / 255.0).sum()) / counted
     told["psnr"] = round(-10.0 * float(np.log10(max(mean, 1e-10))), 2)
     return heat(np.abs(difference).mean(axis=-1) * (_ERROR_GAIN / 255.0))
 

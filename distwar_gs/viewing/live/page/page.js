@@ -14,7 +14,7 @@ const scene = await (await fetch("/scene.json")).json();
 const state = {
   extent: scene.extent, style: "orbit", mode: "colour", camera: null, photo: null, picture: null, header: null,
   photoImage: null, compare: "none", split: 0.5, crop: scene.crop, keys: scene.keys, status: {}, place: null,
-  movedAt: 0, askedAt: 0, isFine: false, share: 0.4, pictures: 0, playing: null,
+  movedAt: 0, askedAt: 0, pick: null, asked: null, isFine: false, share: 0.4, pictures: 0, playing: null,
 };
 
 // ------------------------------------------------------------------------------------------------------- pictures
@@ -31,15 +31,17 @@ function ask() {
   if (!link.isFree || document.hidden) return;
   const now = performance.now(), isMoving = now - state.movedAt < REST_MS;
   const isLive = scene.live && !link.isOver && !state.status.paused && !state.status.over;
-  const isDue = isMoving || !state.isFine || (isLive && now - state.askedAt > AGAIN_MS);
+  const isDue = isMoving || !state.isFine || state.pick || (isLive && now - state.askedAt > AGAIN_MS);
   if (!isDue) return;
   const full = Number($("size").value);
   state.askedAt = now;
   state.isFine = !isMoving;
   link.look({
-    pose: state.camera.pose(), photo: state.photo, mode: state.mode, moving: isMoving,
+    pose: state.camera.pose(), photo: state.photo, mode: state.mode, moving: isMoving, pick: state.pick,
     size: sizeOf(isMoving ? full * state.share : full),
   });
+  state.asked = { pick: state.pick, position: state.camera.position, axes: state.camera.axes };
+  state.pick = null;
 }
 
 // Smaller pictures while they come slowly, larger ones while they come fast.
@@ -49,8 +51,24 @@ function adapt(header) {
   state.share = Math.min(0.75, Math.max(0.12, state.share * factor));
 }
 
+// What was clicked becomes the point to turn around.
+function pick(event) {
+  if (!state.place) return;
+  const ratio = window.devicePixelRatio || 1, [x, y, width, height] = state.place;
+  const place = [(event.offsetX * ratio - x) / width, (event.offsetY * ratio - y) / height];
+  if (place.every((share) => share >= 0 && share <= 1)) state.pick = place;
+}
+
+function setPivot(depth, { pick: [x, y], position, axes }, aspect) {
+  const height = 2 * Math.tan(state.camera.fov / 2) * depth;
+  const shifts = [(x - 0.5) * height * aspect, (y - 0.5) * height, depth];
+  state.camera.pivot = position.map((value, i) => value + axes.reduce((sum, axis, k) => sum + axis[i] * shifts[k], 0));
+  notice("turning around what you clicked");
+}
+
 async function show(header, blob) {
   adapt(header);
+  if (header.picked) setPivot(header.picked, state.asked, header.width / header.height);
   const picture = await createImageBitmap(blob);
   if (state.picture) state.picture.close();
   state.picture = picture;
@@ -286,6 +304,7 @@ on("key-drop", "click", () => { state.keys.pop(); tellKeys(); });
 on("key-play", "click", play);
 on("key-save", "click", saveKeys);
 on("cameras", "change", redraw);
+on("stage", "dblclick", pick);
 on("fold", "click", () => { $("panel").classList.toggle("folded"); redraw(); });
 new ResizeObserver(() => { state.isFine = false; redraw(); }).observe($("stage"));
 setInterval(ask, 15);
