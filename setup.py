@@ -2,7 +2,8 @@
 
 The folders are packages under names of our own, since `datasets` and `scripts` are names of others:
 
-    distwar_gs, distwar_kernels     as they are; the kernels' C++ and CUDA sources, which are compiled when first used
+    distwar_gs, distwar_kernels     as they are; the kernels' C++ and CUDA sources, which are compiled when first used;
+                                    the live viewer's page
     datasets/                       distwar_datasets
     scripts/, configs/              distwar_gs.scripts, distwar_gs.configs
 """
@@ -22,6 +23,7 @@ setup(
     package_dir=FOLDERS,
     package_data={
         "distwar_gs.configs": ["**/*.yaml"],
+        "distwar_gs.viewing.live": ["page/*.html", "page/*.css", "page/*.js"],
         "distwar_kernels": ["**/*.cpp", "**/*.cu", "**/*.cuh", "**/*.h"],
     },
 )

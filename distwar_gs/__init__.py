@@ -8,7 +8,7 @@ Rooms, from the ground up; none imports from a higher floor (tests/test_house.py
     strategies                                  how many Gaussians there are, and where
     checkpoints, engines                        what a run goes on from; a training step
     training                                    the loop
-    viewing                                     pictures and videos of trained models
+    viewing                                     pictures and videos of trained models; the live viewer
     cli                                         the command lines
     programs                                    train.py and render.py
 

@@ -1,18 +1,15 @@
-"""The command lines of train.py and render.py, and the wrapper that turns user errors into one line.
+"""The command lines of train.py and render.py; `run_cli` (distwar_gs.system.command_line) runs them.
 
 Only names that users know from 3DGS and gsplat have a flag; every other setting is reached by --set section.key=value.
 The flags are frozen: tests/cli_options.txt lists them. Nothing here imports torch before it is needed.
 """
 
 import argparse
-import difflib
 import os
-import sys
-from argparse import SUPPRESS
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from distwar_gs.config import (
     FPS,
@@ -32,23 +29,9 @@ from distwar_gs.config import (
 )
 from distwar_gs.config.shipped import found_config
 from distwar_gs.formats.table import MODEL_SUFFIXES, is_model_file
-from distwar_gs.system.cores import share_cores
-from distwar_gs.system.interruption import exit_code_of, terminable, words_of
-from distwar_gs.system.terminal import lossy_output, one_line, reason_of
-from distwar_gs.viewing.render_args import CAMERA_PATHS, RenderArgs
-
-# The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
-# of any other module cannot have been raised), so that reporting a mistyped flag does not load torch.
-_USER_ERRORS = (
-    ("distwar_gs.system.errors", "ConfigError"),
-    ("distwar_gs.gaussians.model", "ModelError"),
-    ("distwar_gs.checkpoints.checkpoint", "CheckpointError"),
-    ("distwar_gs.formats.ply", "ModelFileError"),
-    ("distwar_gs.system.errors", "TrainingError"),
-    ("distwar_datasets.errors", "DataError"),
-    ("distwar_kernels.errors", "KernelError"),
-)
-
+from distwar_gs.system.command_line import Parser, parse
+from distwar_gs.system.command_line import run_cli as run_cli  # programs take it from here
+from distwar_gs.viewing.render_args import CAMERA_PATHS, VIEWER_PORT, RenderArgs
 
 # --------------------------------------------------------------------------------------------------------- train.py
 
@@ -58,7 +41,7 @@ def train_config(argv: Sequence[str]) -> Config:
 
     Raises ConfigError for unusable values or when no scene is given; a mistyped flag ends the program with code 2.
     """
-    typed = _parse(train_parser(), argv)
+    typed = parse(train_parser(), argv)
     file, overrides = typed.pop("config", None), typed.pop("set", [])
     values = overlaid(read_values(file) if file else {}, typed)
     for assignment in overrides:
@@ -68,7 +51,7 @@ def train_config(argv: Sequence[str]) -> Config:
 
 def train_parser() -> argparse.ArgumentParser:
     """The parser of train.py. A flag's destination is the key it sets, and flags not typed leave no trace."""
-    parser = _Parser("train.py", "Train 3D Gaussians on a COLMAP, nerfstudio, instant-ngp or Blender scene.")
+    parser = Parser("train.py", "Train 3D Gaussians on a COLMAP, nerfstudio, instant-ngp or Blender scene.")
     settings = "settings to start from; configs/default.yaml explains all"
     parser.add_argument("--config", type=found_config, metavar="YAML", help=settings)
     _add_data_flags(parser)
@@ -112,6 +95,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "train.deterministic", True, "--deterministic", help=field_docs()["train.deterministic"])
     _add_switch(parser, "log.flip", True, "--flip", help=field_docs()["log.flip"])
     _add_switch(parser, "log.quiet", True, "--quiet", help="no progress bar")
+    _add_setting(parser, "log.viewer", "--viewer", type=int, nargs="?", const=VIEWER_PORT, metavar="PORT")
+    _add_setting(parser, "log.viewer_host", "--viewer_host", metavar="HOST")
 
 
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
@@ -158,7 +143,7 @@ def _scene_name(source: str) -> str:
 def render_args(argv: Sequence[str]) -> RenderArgs:
     """The arguments of render.py; a mistake in them ends the program with code 2."""
     parser = render_parser()
-    typed = _parse(parser, argv)
+    typed = parse(parser, argv)
     models = [model for model in (typed.pop("model"), typed.pop("model_path", None)) if model is not None]
     if len(models) != 1:
         parser.error(f"give one model to render: a run folder or a file of Gaussians ({', '.join(MODEL_SUFFIXES)})")
@@ -174,7 +159,7 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
 
 def render_parser() -> argparse.ArgumentParser:
     """The parser of render.py. A flag's destination is the field of RenderArgs it sets."""
-    parser = _Parser("render.py", "Render the test views of a trained model, or a video along a camera path.")
+    parser = Parser("render.py", "Render the test views of a trained model, or a video along a camera path.")
     parser.add_argument(
         "model",
         nargs="?",
@@ -216,58 +201,6 @@ def _camera_path(text: str) -> str:
     raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(CAMERA_PATHS)}, or a file)")
 
 
-# -------------------------------------------------------------------------------------------------- for both programs
-
-
-def run_cli(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Run `main` on the arguments and exit with its code (None: 0).
-
-    An error the user can mend becomes `error: <message>` on stderr and code 1, without a traceback; Ctrl-C gives 130,
-    SIGTERM 143, SIGHUP 129. Anything else is a bug and keeps its traceback. What cannot be printed is lost, no more
-    (`distwar_gs.system.terminal`), and threads that wait leave the processor to others (`distwar_gs.system.cores`).
-    """
-    share_cores()
-    with lossy_output():
-        try:
-            with terminable():
-                code = main(list(sys.argv[1:] if argv is None else argv)) or 0
-        except KeyboardInterrupt as interrupt:
-            code = _complain(words_of(interrupt), exit_code_of(interrupt))
-        except _user_errors() as error:
-            code = _complain(_message(error), code=1)
-    sys.exit(code)
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that keeps only what was typed, and whose complaints are one line."""
-
-    def __init__(self, prog: str, description: str) -> None:
-        started_as = os.path.basename(sys.argv[0])
-        prog = started_as if started_as.startswith("distwar-") else prog  # the installed program
-        super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists the arguments)\n")
-
-
-def _parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
-    """What was typed, by destination; an argument the parser does not know is an error that names the nearest."""
-    typed, unknown = parser.parse_known_args([_underscored(argument) for argument in argv])
-    if unknown:
-        flags = [flag for action in parser._actions for flag in action.option_strings]
-        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
-        parser.error(f"unknown argument {unknown[0]}" + (f"; did you mean {nearest[0]}?" if nearest else ""))
-    return vars(typed)
-
-
-def _underscored(argument: str) -> str:
-    """--max-steps=5 -> --max_steps=5; everything but the name of a long flag stays."""
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument[2:].partition("=")
-    return f"--{name.replace('-', '_')}{equals}{value}"
-
-
 def _add_setting(parser: Any, key: str, *flags: str, **options: Any) -> None:
     """A flag that sets the configuration key `key`, with its docstring for help and its choices."""
     rule = rule_of(key)
@@ -279,20 +212,3 @@ def _add_setting(parser: Any, key: str, *flags: str, **options: Any) -> None:
 def _add_switch(parser: Any, key: str, value: Any, *flags: str, help: str) -> None:
     """A flag without an argument that sets `key` to `value`."""
     parser.add_argument(*flags, dest=key, action="store_const", const=value, help=help)
-
-
-def _user_errors() -> tuple[type[Exception], ...]:
-    loaded = [(sys.modules[module], name) for module, name in _USER_ERRORS if module in sys.modules]
-    return (OSError, *(getattr(module, name) for module, name in loaded))
-
-
-def _message(error: BaseException) -> str:
-    """The error's message; for the operating system's errors the file and the reason, without the number."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return one_line(f"{os.fsdecode(error.filename)}: {reason_of(error)}")
-    return one_line(str(error))
-
-
-def _complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return code

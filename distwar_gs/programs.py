@@ -4,6 +4,7 @@ import sys
 from typing import NoReturn
 
 from distwar_gs.cli import render_args, run_cli, train_config
+from distwar_gs.config import Config
 from distwar_gs.system.interruption import undisturbed
 
 
@@ -13,7 +14,21 @@ def train(arguments: list[str]) -> int:
     with undisturbed():
         from distwar_gs.training.trainer import Trainer  # after parsing, so that --help and a typo answer at once
 
-    return Trainer(config).run()
+    return Trainer(config).run() if config.log.viewer is None else _train_watched(config)
+
+
+def _train_watched(config: Config) -> int:
+    """Train, and serve the live viewer's page."""
+    from distwar_gs.training.trainer import Trainer
+    from distwar_gs.viewing.live.hook import LiveViewer
+
+    viewer = LiveViewer(config)
+    try:
+        run = Trainer(config, [viewer])
+        viewer.watch(run)
+        return run.run()
+    finally:
+        viewer.close(f"the training has ended; python -m distwar_gs.viewing.viewer {config.train.result_dir} shows it")
 
 
 def render(arguments: list[str]) -> None:

@@ -13,8 +13,10 @@ from distwar_gs import cli
 from distwar_gs.cli import render_args, run_cli, train_config
 from distwar_gs.config import PRESETS, Config, ConfigError, as_values, config_of, save_config, with_values
 from distwar_gs.formats.export import save_ply
+from distwar_gs.system import command_line
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.viewing.render_args import RenderArgs, render_config
+from distwar_gs.viewing.viewer import ViewerArgs, viewer_args, viewer_parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -36,6 +38,7 @@ def listed(program: str, parser) -> list[str]:
 def test_the_flags_are_frozen():
     """A new flag is a decision, not an accident: first --set, then an issue, then this list."""
     lines = listed("train.py", cli.train_parser()) + listed("render.py", cli.render_parser())
+    lines += listed("viewer", viewer_parser())
     assert lines == (Path(__file__).parent / "cli_options.txt").read_text().splitlines()
 
 
@@ -105,6 +108,8 @@ def strategy(name: str) -> dict:
         ("--reduction atomic", {"reduction.strategy": "atomic"}),
         ("--balance_threshold 16", {"reduction.balance_threshold": 16}),
         ("--device cpu", {"train.device": "cpu"}),
+        ("--viewer", {"log.viewer": 7007}),
+        ("--viewer 0 --viewer-host 0.0.0.0", {"log.viewer": 0, "log.viewer_host": "0.0.0.0"}),
         ("--seed 7", {"train.seed": 7}),
         ("--set optim.means_lr=1e-3 log.every=5", {"optim.means_lr": 1e-3, "log.every": 5}),
         ("--set optim.means_lr=1e-3 --set log.every=5", {"optim.means_lr": 1e-3, "log.every": 5}),
@@ -210,6 +215,11 @@ USAGE_MISTAKES = [
     (render_args, "a --path spiral", "argument --path: invalid choice: 'spiral'"),
     (train_config, "-s x --export_origin near", "argument --export_origin: invalid choice: 'near'"),
     (render_args, "a.ply --iteration 5", "--iteration picks a model of a run folder"),
+    (train_config, "-s x --viewer here", "argument --viewer: invalid int value: 'here'"),
+    (viewer_args, "", "the following arguments are required: MODEL"),
+    (viewer_args, "run --port 70000", "--port is 70000: it must be between 0 and 65535"),
+    (viewer_args, "a.ply --iteration 5", "--iteration picks a model of a run folder"),
+    (viewer_args, "run --hots x", "unknown argument --hots; did you mean --host?"),
 ]
 
 
@@ -254,6 +264,16 @@ def test_render_flags():
         out=Path("o"),
         device="cpu",
     )
+
+
+def test_viewer_flags():
+    assert viewer_args(["run"]) == ViewerArgs(RenderArgs(model=Path("run")), 7007, "127.0.0.1")
+    argv = "run -s data -i im -r 2 --iteration 7 --device cpu -w --config c.yaml --test_list t --port 0 --host ::1"
+    model = RenderArgs(
+        model=Path("run"), config=Path("c.yaml"), source_path="data", images="im", resolution=2, test_list="t",
+        background="white", iteration=7, device="cpu",
+    )  # fmt: skip
+    assert viewer_args(argv.split()) == ViewerArgs(model, 0, "::1")
 
 
 @pytest.mark.parametrize("model", ["run", "run/point_cloud/iteration_5/point_cloud.ply"])
@@ -311,7 +331,7 @@ def test_run_cli_takes_the_arguments_of_the_process(monkeypatch):
     assert stopped.value.code == 2
 
 
-@pytest.mark.parametrize(("module", "name"), cli._USER_ERRORS)
+@pytest.mark.parametrize(("module", "name"), command_line.USER_ERRORS)
 def test_user_errors_are_one_line(module, name, capsys):
     error = getattr(importlib.import_module(module), name)
     assert run(fail(error("x.yaml: broken")), capsys) == (1, "error: x.yaml: broken\n")

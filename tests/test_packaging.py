@@ -17,7 +17,7 @@ from demo_runs import ENVIRONMENT, ROOT, run_program
 NEEDED = ("configs", "datasets", "distwar_gs", "distwar_kernels", "scripts")
 FOLDERS = {"datasets": "distwar_datasets", "configs": "distwar_gs/configs", "scripts": "distwar_gs/scripts"}
 """Of the repository, where their name in a wheel is another one."""
-SOURCES = {".py", ".cpp", ".cu", ".cuh", ".h", ".yaml"}
+SOURCES = {".py", ".cpp", ".cu", ".cuh", ".h", ".yaml", ".html", ".css", ".js"}
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 ALONE = ("--no-deps", "--no-build-isolation", "--no-index")  # nothing is fetched
 
@@ -94,7 +94,7 @@ def test_every_program_is_installed(wheel):
     parser.read_string(wheel.read("distwar_gs-0.1.0.dist-info/entry_points.txt").decode())
     programs = {name.removeprefix("distwar-").replace("-", "_") for name in parser["console_scripts"]}
     scripts = {file.stem for file in (ROOT / "scripts").glob("*.py")} - {"__init__"}
-    assert programs == (scripts | {"train", "render", "demo_scene"}) - {"make_demo_scene"}
+    assert programs == (scripts | {"train", "render", "view", "demo_scene"}) - {"make_demo_scene"}
     modules = {target.partition(":")[0].replace(".", "/") + ".py" for target in parser["console_scripts"].values()}
     assert modules <= set(wheel.namelist())
 

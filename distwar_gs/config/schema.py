@@ -290,6 +290,12 @@ class LogConfig:
     """No progress bar; warnings and errors still appear."""
     tensorboard: bool = setting(True)
     """Write TensorBoard event files into the run folder."""
+    viewer: int | None = setting(None, between(0, 65_535, "a port; 0: any that is free"))
+    """Port of the live viewer, a page that shows the model while it trains (docs/viewer.md); null: no viewer."""
+    viewer_host: str = setting("127.0.0.1")
+    """Address that the viewer listens on; 0.0.0.0: on all, and whoever reaches it can steer the run."""
+    viewer_fps: float = setting(10.0, between(0.1, 60))
+    """Pictures a second that the viewer takes from a training, at most, for all who watch; and half of its time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,9 +59,13 @@ class Engine(Protocol):
         """
 
     def look(
-        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
-    ) -> Rendering:
-        """What cameras see of the model after this step. Changes nothing: the run goes on as if nobody had looked."""
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False,
+        features: Tensor | None = None,
+    ) -> Rendering:  # fmt: skip
+        """What cameras see of the model after this step. Changes nothing: the run goes on as if nobody had looked.
+
+        features: [N, F], blended as by `distwar_gs.rendering.renderer.render`.
+        """
 
     @property
     def skipped(self) -> int:
@@ -137,7 +141,7 @@ class ComposedEngine:
         means, probe = self.params["means"], None
         if wants_score(self.strategy, step):
             probe = torch.zeros(len(means), 1, device=means.device, requires_grad=True)
-        return ComposedRendered(step, self._render(camera, sh_degree, background, probe=probe), probe)
+        return ComposedRendered(step, self._render(camera, sh_degree, background, features=probe), probe)
 
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
@@ -158,10 +162,11 @@ class ComposedEngine:
 
     @torch.no_grad()
     def look(
-        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
-    ) -> Rendering:
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False,
+        features: Tensor | None = None,
+    ) -> Rendering:  # fmt: skip
         """See Engine."""
-        return self._render(camera, sh_degree, background, with_depth)
+        return self._render(camera, sh_degree, background, with_depth, features)
 
     @property
     def skipped(self) -> int:
@@ -177,11 +182,11 @@ class ComposedEngine:
         sh_degree: int,
         background: Tensor,
         with_depth: bool = False,
-        probe: Tensor | None = None,
+        features: Tensor | None = None,
     ) -> ComposedRendering:
         return COMPOSED.render(
             self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
-            features=probe,
+            features=features,
         )  # fmt: skip
 
 
@@ -263,8 +268,9 @@ class FusedEngine:
 
     @torch.no_grad()
     def look(
-        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False
-    ) -> Rendering:
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False,
+        features: Tensor | None = None,
+    ) -> Rendering:  # fmt: skip
         """See Engine. Gaussians are drawn where dense Adam would have them; the steps they lack are not written."""
         pending = None
         if self._last_steps is not None:
@@ -272,7 +278,7 @@ class FusedEngine:
             pending = replace(made, t=step + 1)
         return FUSED.render(
             self.params, camera, self.settings, sh_degree=sh_degree, background=background, with_depth=with_depth,
-            features=None, adam=pending,
+            features=features, adam=pending,
         )  # fmt: skip
 
     @property

@@ -157,6 +157,8 @@ class Monitor:
         self._sums: dict[str, Tensor] = {}
         self._steps, self._rounds = 0, 0
         self._psnr: float | None = None
+        self.last: dict[str, float] = {}
+        """What was published last, by the name of its curve."""
         self._elapsed, self._published = elapsed, elapsed
         self._line_at = time.perf_counter()
         self._synchronize()
@@ -197,7 +199,8 @@ class Monitor:
         times |= {f"time/{part}_ms": ms for part, ms in timer.milliseconds().items()}
         self._sums, self._steps, self._published = {}, 0, self.elapsed()
         memory = self._memory()
-        self._write(step, {**means, **times, **scalars, **memory})
+        self.last = {**means, **times, **scalars, **memory}
+        self._write(step, self.last)
         self._show(step, means["train/loss"], scalars["train/psnr"], int(scalars["gaussians/count"]), memory)
 
     def tuned(self, step: int, rounds: Sequence[TuningRound]) -> None:
@@ -225,7 +228,10 @@ class Monitor:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops the training clock: for evaluating and saving."""
+        """Stops the training clock: for evaluating, saving, and what others look at. Pauses may be nested."""
+        if self._clock is None:
+            yield
+            return
         self._synchronize()
         self._elapsed, self._clock = self.elapsed(), None
         try:

@@ -10,6 +10,9 @@ from distwar_gs.system.errors import ConfigError
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes beside files; the first two are functions of distwar_gs.viewing.camera_paths."""
 
+VIEWER_PORT = 7007
+"""Where the live viewer's page is, unless another port is named."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RenderArgs:

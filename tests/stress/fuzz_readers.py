@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from distwar_gs.cli import one_line, run_cli
+from distwar_gs.cli import run_cli
+from distwar_gs.system.terminal import one_line
 from stress.fuzz_inputs import READERS, Reader, cases
 
 HANG_SECONDS = 10.0
