@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
-import torch
 from torch import Tensor
 
 if __name__ == "__main__":  # the packages lie beside this folder
@@ -23,8 +22,8 @@ if __name__ == "__main__":  # the packages lie beside this folder
 
 from distwar_gs.cli import run_cli
 from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, save_model
-from distwar_gs.formats.origins import grid, positions_origin, words
-from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, Format, listed, written_format
+from distwar_gs.formats.origins import grid, placed, words
+from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, listed, written_format
 from distwar_gs.gaussians.model import parameter_count, sh_degree_of
 from distwar_gs.system.terminal import log_to_terminal, printable
 
@@ -38,9 +37,9 @@ def main(argv: Sequence[str]) -> None:
     antialiased = read_render_mode(source) == "mip"
     print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
     for target in args.out:
-        placed, new_origin = _placed(params, origin, args.export_origin, written_format(target))
-        save_model(target, placed, antialiased=antialiased, rub=rub, origin=new_origin)
-        moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(placed)
+        moved_params, new_origin = placed(params, origin, args.export_origin, written_format(target))
+        save_model(target, moved_params, antialiased=antialiased, rub=rub, origin=new_origin)
+        moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(moved_params)
         print(printable(_result(target, params, rub) + moved))
 
 
@@ -59,29 +58,6 @@ def _parser() -> argparse.ArgumentParser:
                         "amidst the Gaussians (local), or what they are relative to already, unless the format cannot "
                         "hold them so (default: %(default)s)")  # fmt: skip
     return parser
-
-
-def _placed(
-    params: Mapping[str, Tensor], origin: np.ndarray, choice: str, row: Format | None
-) -> tuple[dict[str, Tensor], np.ndarray]:
-    """The Gaussians with positions, float32, as --export_origin asks for them, and the origin of these, float64 [3].
-
-    Args:
-        params: as `load_exactly` gives them: positions are float64 where the file has them so.
-        origin: likewise, what they are relative to.
-        choice: auto moves them where they are float64 and too far from the origin for float32, or the format
-            to write cannot reach them.
-        row: this format.
-    """
-    means = params["means"].numpy()
-    if choice == "input":
-        wanted = np.zeros(3)
-    elif choice == "local" or (row and row.is_beyond_reach(means)):
-        wanted = positions_origin(means + origin, always=True)
-    else:
-        wanted = origin + positions_origin(means) if means.dtype == np.float64 else origin
-    moved = means if np.array_equal(wanted, origin) else means.astype(np.float64) + (origin - wanted)
-    return {**params, "means": torch.from_numpy(moved.astype(np.float32))}, wanted
 
 
 def _relative_to(origin: np.ndarray) -> str:

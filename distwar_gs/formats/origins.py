@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from distwar_datasets.origin import needs_origin, round_origin, scene_origin
 from distwar_gs.formats.packing import middle_of
 from distwar_gs.formats.ply import ModelFileError
-from distwar_gs.formats.table import SOG_META
+from distwar_gs.formats.table import SOG_META, Format
 from distwar_gs.system.files import replacing
 
 if TYPE_CHECKING:
@@ -65,6 +67,29 @@ def positions_origin(means: np.ndarray, *, always: bool = False) -> np.ndarray:
     """
     center, spread = middle_of(means)
     return round_origin(center, spread) if always or needs_origin(center, spread) else np.zeros(3)
+
+
+def placed(
+    params: Mapping[str, Tensor], origin: np.ndarray, choice: str, row: Format | None
+) -> tuple[dict[str, Tensor], np.ndarray]:
+    """The Gaussians with positions, float32, as --export_origin asks for them, and the origin of these, float64 [3].
+
+    Args:
+        params: as `load_exactly` gives them: positions are float64 where the file has them so.
+        origin: likewise, what they are relative to.
+        choice: auto moves them where they are float64 and too far from the origin for float32, or the format
+            to write cannot reach them.
+        row: this format.
+    """
+    means = params["means"].numpy()
+    if choice == "input":
+        wanted = np.zeros(3)
+    elif choice == "local" or (row and row.is_beyond_reach(means)):
+        wanted = positions_origin(means + origin, always=True)
+    else:
+        wanted = origin + positions_origin(means) if means.dtype == np.float64 else origin
+    moved = means if np.array_equal(wanted, origin) else means.astype(np.float64) + (origin - wanted)
+    return {**params, "means": torch.from_numpy(moved.astype(np.float32))}, wanted
 
 
 def grid(position: np.ndarray) -> float:
