@@ -9,6 +9,7 @@ Rooms, from the ground up; none imports from a higher floor (tests/test_house.py
     checkpoints, engines                        what a run goes on from; a training step
     training                                    the loop
     viewing                                     pictures and videos of trained models; the live viewer
+    cleaning                                    what does no good in a trained model, taken out
     cli                                         the command lines
     programs                                    train.py and render.py
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from scripts_as_modules import imported_script
 
 from distwar_gs import cli
 from distwar_gs.cli import render_args, run_cli, train_config
@@ -39,6 +40,8 @@ def test_the_flags_are_frozen():
     """A new flag is a decision, not an accident: first --set, then an issue, then this list."""
     lines = listed("train.py", cli.train_parser()) + listed("render.py", cli.render_parser())
     lines += listed("viewer", viewer_parser())
+    with imported_script("clean") as clean:
+        lines += listed("clean.py", clean.clean_parser())
     assert lines == (Path(__file__).parent / "cli_options.txt").read_text().splitlines()
 
 

@@ -23,6 +23,7 @@ FLOORS = {
         ("checkpoints", "engines"),
         ("training",),
         ("viewing",),
+        ("cleaning",),
         ("cli",),
         ("programs",),
     ),
