@@ -47,8 +47,7 @@ def test_a_wide_one_counts_for_what_it_covers():
 
 
 def test_what_is_hidden_or_behind_weighs_nothing():
-    values = {name: torch.cat([tensor] * 3) for name, tensor in one((0.3, 0.3, 0.3), 0.999).items()}
-    values = {name: torch.cat([tensor] * 3) for name, tensor in values.items()}
+    values = {name: torch.cat([tensor] * 9) for name, tensor in one((0.3, 0.3, 0.3), 0.999).items()}
     values["means"] = torch.tensor([[0.0, 0.0, 4.0 + 0.1 * i] for i in range(7)] + [[0.0, 0.0, 9.0], [0.0, 0.0, -4.0]])
     values["scales"][7] = -4.0  # small, behind seven opaque ones
     weights = largest_weights(values, CAMERA, SETTINGS)
