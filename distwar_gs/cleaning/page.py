@@ -24,7 +24,7 @@ MEANINGS = {
     "unseen": "in the picture of no training camera",
     "haze": "faint and wide, before the nearest things, seen by few cameras",
     "islands": "in a small group that touches nothing else",
-    "contribution": "hardly any weight in any pixel of any training camera",
+    "contribution": "of hardly any weight in any pixel of any training camera",
 }
 """What each rule takes, in words."""
 
