@@ -121,6 +121,16 @@ def test_a_rule_takes_its_kind(dirty, rules, kind, least):
     assert (own & (dirty.weights >= 0.02)).sum() <= 0.01 * dirty.count
 
 
+def test_the_order_of_rows_has_no_meaning(dirty):
+    """What one rule takes does not move the rows of the next."""
+    subject, rules = dirty.dirty, replace(NOTHING, unseen=True, haze=0.15, islands=0.001)
+    params, seen = (
+        {name: tensor.flip(0) for name, tensor in values.items()} for values in (subject.params, subject.model.params)
+    )
+    turned = Subject(params, subject.origin, replace(subject.model, params=seen))
+    assert apply(rules, turned).kept.flip(0).tolist() == apply(rules, subject).kept.tolist()
+
+
 def test_without_rules_nothing_goes(dirty):
     sieve = apply(NOTHING, dirty.dirty)
     assert sieve.kept.all() and sieve.removed == {}
