@@ -81,7 +81,7 @@ def test_axes_are_turned_where_the_format_has_its_own(tmp_path, row):
     [
         ("a.ply", ".ply", ".ply"), ("A.PLY", ".ply", ".ply"), ("a.compressed.ply", ".ply", ".compressed.ply"),
         ("a.Compressed.Ply", ".ply", ".compressed.ply"), ("compressed.ply", ".ply", ".ply"),
-        ("a.b.splat", ".splat", ".splat"), ("a.SPZ", ".spz", ".spz"), ("a.sog", ".sog", None),
+        ("a.b.splat", ".splat", ".splat"), ("a.SPZ", ".spz", ".spz"), ("a.sog", ".sog", ".sog"),
         ("meta.json", ".sog", None), ("a.obj", ".ply", None), ("ply", ".ply", None),
     ],
 )  # fmt: skip

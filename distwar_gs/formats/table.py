@@ -64,7 +64,7 @@ class Format:
 
 
 PLY = Format(".ply", "inria_ply")
-SOG = Format(".sog", "sog", lacks=frozenset((ORIGIN,)), is_written=False)
+SOG = Format(".sog", "sog", lacks=frozenset((ORIGIN,)))
 FORMATS = (
     PLY,
     Format(".compressed.ply", "compressed_ply", is_read=False),
