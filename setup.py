@@ -22,6 +22,7 @@ setup(
     package_dir=FOLDERS,
     package_data={
         "distwar_gs.configs": ["**/*.yaml"],
+        "distwar_gs.formats": ["viewer/*"],
         "distwar_kernels": ["**/*.cpp", "**/*.cu", "**/*.cuh", "**/*.h"],
     },
 )
