@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 _BINS = 4096
 _LLOYD_STEPS = 30  # of numbers, where a step takes no time
-_TREE_STEPS = 8  # of vectors
-_BRANCHES = 256
+_TREE_STEPS = 4  # of vectors
 _SAMPLE = 2**16  # vectors from which the branches of the tree are found
 _CHUNK = 2**15  # vectors that are compared with all entries at once
+_ROUNDS = 8
 _SEED = 0
 
 
@@ -58,7 +60,7 @@ def palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
         return vectors[first], labels
     rows, random = torch.from_numpy(np.ascontiguousarray(vectors)), torch.Generator().manual_seed(_SEED)
     sample = rows[torch.randperm(len(rows), generator=random)[:_SAMPLE]]
-    branches = _k_means(sample, min(_BRANCHES, size), random)
+    branches = _k_means(sample, math.isqrt(size), random)
     branch_of, errors = _assigned(rows, branches)
     shares = _shares(errors.numpy(), branch_of.numpy(), len(branches), size)
     entries, labels, used = [], np.empty(len(rows), np.int64), 0
@@ -112,7 +114,13 @@ def _assigned(rows: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shares(errors: np.ndarray, branch_of: np.ndarray, branches: int, size: int) -> np.ndarray:
-    """How many entries each branch gets, int64 [branches], at most `size` in all, each at least 1."""
+    """How many entries each branch gets, int64 [branches], at most `size` in all: one where it has members, and more by
+    its squared error, but not more than it has members. What one cannot use is shared among the others."""
+    members = np.bincount(branch_of, minlength=branches)
     total = np.bincount(branch_of, errors, minlength=branches)
-    spare = size - branches
-    return 1 + np.floor(spare * total / max(total.sum(), 1e-30)).astype(np.int64)
+    shares = np.minimum(members, 1)
+    for _ in range(_ROUNDS):
+        wanting = np.where(shares < members, total, 0.0)
+        more = np.floor((size - shares.sum()) * wanting / max(wanting.sum(), 1e-30)).astype(np.int64)
+        shares = np.minimum(shares + more, members)
+    return shares
