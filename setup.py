@@ -23,6 +23,7 @@ setup(
     package_data={
         "distwar_gs.configs": ["**/*.yaml"],
         "distwar_gs.formats": ["viewer/*"],
+        "distwar_gs.viewing.report": ["*.html"],
         "distwar_kernels": ["**/*.cpp", "**/*.cu", "**/*.cuh", "**/*.h"],
     },
 )

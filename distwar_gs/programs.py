@@ -10,10 +10,14 @@ from distwar_gs.system.interruption import undisturbed
 def train(arguments: list[str]) -> int:
     """Parse, train, return the exit code."""
     config = train_config(arguments)
-    with undisturbed():
-        from distwar_gs.training.trainer import Trainer  # after parsing, so that --help and a typo answer at once
+    with undisturbed():  # after parsing, so that --help and a typo answer at once
+        from distwar_gs.training.trainer import Trainer
+        from distwar_gs.viewing.report.hook import Report
 
-    return Trainer(config).run()
+    trainer = Trainer(config)
+    if config.log.report:
+        trainer.extra_hooks.append(Report(trainer))
+    return trainer.run()
 
 
 def render(arguments: list[str]) -> None:

@@ -285,6 +285,9 @@ class LogConfig:
     the CPU, about 1.5 s a megapixel, which does not count as time of training."""
     quiet: bool = setting(False)
     """No progress bar; warnings and errors still appear."""
+    report: bool = setting(True)
+    """Write report.html into the run folder at the end: numbers, curves, pictures, and the model itself. curves.jsonl
+    keeps what its curves show meanwhile."""
     tensorboard: bool = setting(True)
     """Write TensorBoard event files into the run folder."""
 

@@ -1,4 +1,7 @@
-"""What a run tells while it runs: TensorBoard, the progress bar, train.log. Silent steps cost no host sync."""
+"""What a run tells while it runs: TensorBoard, curves.jsonl, the progress bar, train.log.
+
+Silent steps cost no host sync.
+"""
 
 import contextlib
 import io
@@ -24,6 +27,7 @@ from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.system.files import check_regular
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, printable, reason_of
+from distwar_gs.training.curve_file import CurveFile
 from distwar_kernels import Reduction, TuningRound
 
 log = logging.getLogger(__name__)
@@ -147,6 +151,7 @@ class Monitor:
         self._every, self._device = config.log.every, device
         self._writer: SummaryWriter | None = None
         self._open_writer(folder, config, first_step)
+        self._curves = CurveFile(folder, first_step) if config.log.report else None
         self._schedule = Schedule(config.train.iterations, config.train.seconds)
         last = None if self._schedule.follows_clock else config.train.iterations
         self._bar = tqdm(
@@ -185,6 +190,8 @@ class Monitor:
         self._sums, self._steps, self._published = {}, 0, self.elapsed()
         self._bar.n = step
         self._bar.refresh()
+        if self._curves:
+            self._curves.rewind(step)
 
     # --------------------------------------------------------------------------------------------- publishing steps
 
@@ -217,6 +224,13 @@ class Monitor:
         """The curves from this step on go to another folder, or to the same that was made again."""
         self._tell("close")
         self._open_writer(folder, config, step)
+        if self._curves:
+            self._curves.move(folder)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, float]]:
+        """What was written so far, a row for each time: "step", and scalars by name. Empty without a report."""
+        return self._curves.rows if self._curves else ()
 
     def elapsed(self) -> float:
         """Seconds spent in the training loop, all earlier parts of a resumed run included; pauses are not."""
@@ -255,6 +269,8 @@ class Monitor:
         self._tell("add_text", "reduction", str(Reduction(**vars(config.reduction))))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._curves:
+            self._curves.add(step, scalars)
         for name, value in scalars.items():
             self._tell("add_scalar", name, value, step)
 

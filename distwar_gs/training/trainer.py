@@ -64,7 +64,8 @@ class Trainer:
         self.batches = Batches(cameras, images, self.state.sampler, background, colors)
         self.interruption = Interruption()
         self._first_step = self.state.step + 1
-        self._extra_hooks = tuple(hooks)
+        self.extra_hooks = list(hooks)
+        """To which more may be added before `run`."""
 
     @property
     def folder(self) -> Path:
@@ -114,7 +115,7 @@ class Trainer:
             LostFolder(self.health, files, monitor, self.checkpoints),
             self.checkpoints,
             self.results,
-            *self._extra_hooks,
+            *self.extra_hooks,
         ]
 
     def _train_or_stop(self) -> int:
