@@ -111,8 +111,10 @@ def _measured(
 
 
 def _rounded(row: Row) -> Row:
-    values: dict[str, Any] = asdict(row)
-    return Row(**{name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()})
+    values: dict[str, Any] = {
+        name: round(value, 3) if isinstance(value, float) else value for name, value in asdict(row).items()
+    }
+    return Row(**values)
 
 
 def _pictures(model: TrainedModel, params: Mapping[str, Tensor], views: Sequence[View]) -> list[Tensor]:
