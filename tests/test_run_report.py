@@ -51,7 +51,7 @@ def make(demo_scene, tmp_path):
     """Makes a run of 10 steps that reports."""
 
     def make(**changes):
-        run = Trainer(demo_config(demo_scene, tmp_path / "run", {"log.every": 2, **changes}))
+        run = Trainer(demo_config(demo_scene, tmp_path / "run", {"log.every": 2, "log.report": True, **changes}))
         run.extra_hooks.append(Report(run))
         return run
 

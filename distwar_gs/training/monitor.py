@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -28,6 +29,7 @@ from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.system.files import check_regular
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, printable, reason_of
 from distwar_gs.training.curve_file import CurveFile
+from distwar_gs.training.hparams import session
 from distwar_kernels import Reduction, TuningRound
 
 log = logging.getLogger(__name__)
@@ -136,7 +138,14 @@ def _event_writer(folder: Path, first_step: int) -> SummaryWriter | None:
     except UnicodeEncodeError:
         log.warning("%s: TensorBoard needs a path that is UTF-8; the run goes on without it", printable(str(folder)))
         return None
-    return SummaryWriter(folder, purge_step=first_step)
+    return _Writer(folder, purge_step=first_step)
+
+
+class _Writer(SummaryWriter):
+    """And the page HPARAMS, which SummaryWriter would write into a folder of its own, where it has no curves."""
+
+    def add_page(self, summary: Any) -> None:
+        self._get_file_writer().add_summary(summary)
 
 
 class Monitor:
@@ -220,6 +229,12 @@ class Monitor:
         for name, image in images.items():
             self._tell("add_image", name, image, step, dataformats="HWC")
 
+    def distributed(self, step: int, histograms: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
+        """Writes histograms (distwar_gs.training.distributions) and what goes with them."""
+        self._write(step, scalars)
+        for name, histogram in histograms.items():
+            self._tell("add_histogram_raw", name, global_step=step, **vars(histogram))
+
     def move(self, folder: Path, config: Config, step: int) -> None:
         """The curves from this step on go to another folder, or to the same that was made again."""
         self._tell("close")
@@ -250,6 +265,7 @@ class Monitor:
     def close(self) -> None:
         """Ends the bar and flushes the event file."""
         self._bar.close()
+        self._tell("add_page", self._ended)
         self._tell("close")
 
     # ------------------------------------------------------------------------------------------------------ inside
@@ -266,6 +282,9 @@ class Monitor:
         text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
         text = "    " + text.replace("\n", "\n    ")  # indented: shown as it is
         self._tell("add_text", "config", text)
+        *begin, self._ended = session(config)
+        for summary in begin:
+            self._tell("add_page", summary)
         self._tell("add_text", "reduction", str(Reduction(**vars(config.reduction))))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:

@@ -21,6 +21,7 @@ from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.interruption import Interruption, StoppedError
 from distwar_gs.training.batches import Batches
+from distwar_gs.training.distributions import distributions_of
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
 from distwar_gs.training.monitor import Monitor, setup_logging
@@ -64,8 +65,7 @@ class Trainer:
         self.batches = Batches(cameras, images, self.state.sampler, background, colors)
         self.interruption = Interruption()
         self._first_step = self.state.step + 1
-        self.extra_hooks = list(hooks)
-        """To which more may be added before `run`."""
+        self.extra_hooks = list(hooks)  # to which more may be added before `run`
 
     @property
     def folder(self) -> Path:
@@ -115,6 +115,7 @@ class Trainer:
             LostFolder(self.health, files, monitor, self.checkpoints),
             self.checkpoints,
             self.results,
+            *distributions_of(monitor, self.config, scene, state),
             *self.extra_hooks,
         ]
 

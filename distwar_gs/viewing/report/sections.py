@@ -77,6 +77,9 @@ def curves(run: Gathered) -> str:
         "Gaussians": line_chart(_series(run, lambda name: name == "gaussians/count"), from_zero=True),
         "Milliseconds per step": line_chart(_series(run, lambda name: name == "time/iteration_ms"), from_zero=True),
         "Memory, MiB": line_chart(_series(run, lambda name: name.startswith("memory/")), from_zero=True),
+        "Atomic additions per view": line_chart(
+            _series(run, lambda name: name.startswith("reduction/atomics/")), logarithmic=True
+        ),
         "Learning rates": line_chart(_series(run, lambda name: name.startswith("lr/")), logarithmic=True),
     }
     drawn = [f"<figure><figcaption>{name}</figcaption>{chart}</figure>" for name, chart in charts.items() if chart]
