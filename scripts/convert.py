@@ -28,7 +28,7 @@ from distwar_gs.formats.origins import grid, positions_origin, words
 from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, Format, listed, written_format
 from distwar_gs.gaussians.model import parameter_count, sh_degree_of
 from distwar_gs.system.terminal import log_to_terminal, printable
-from distwar_gs.viewing.tours import tour_of_run
+from distwar_gs.viewing.tours import tour_of_model
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     log_to_terminal()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
-    tour = tour_of_run(args.model) if args.model.is_dir() else None
+    tour = tour_of_model(source)
     params, origin = load_exactly(source, rub=rub)
     antialiased = read_render_mode(source) == "mip"
     print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))

@@ -75,6 +75,11 @@ def tour_of_run(run: Path) -> Tour | None:
     return tour_of(viewmats, _angle(path), background)
 
 
+def tour_of_model(file: Path) -> Tour | None:
+    """Of a file of Gaussians that a run has saved, by `tour_of_run`; None for others."""
+    return tour_of_run(file.resolve().parents[2]) if file.parent.name.startswith("iteration_") else None
+
+
 def _angle(path: CameraPath) -> float:
     """Of the first camera that tells it, else 60 degrees."""
     lens = path.frames[0].lens
