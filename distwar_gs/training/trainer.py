@@ -22,6 +22,7 @@ from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.interruption import Interruption, StoppedError
 from distwar_gs.training.batches import Batches
 from distwar_gs.training.coarse import CoarsePhotos
+from distwar_gs.training.distributions import distributions_of
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
 from distwar_gs.training.monitor import Monitor, setup_logging
@@ -66,7 +67,7 @@ class Trainer:
         self.coarse = CoarsePhotos(config.train.coarse_until, keeps=images.where == device.type)
         self.interruption = Interruption()
         self._first_step = self.state.step + 1
-        self._extra_hooks = tuple(hooks)
+        self.extra_hooks = list(hooks)  # to which more may be added before `run`
 
     @property
     def folder(self) -> Path:
@@ -116,7 +117,8 @@ class Trainer:
             LostFolder(self.health, files, monitor, self.checkpoints),
             self.checkpoints,
             self.results,
-            *self._extra_hooks,
+            *distributions_of(monitor, self.config, scene, state),
+            *self.extra_hooks,
         ]
 
     def _train_or_stop(self) -> int:
