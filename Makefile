@@ -11,6 +11,7 @@ demo: .venv/ready
 	$(BIN)/python scripts/make_demo_scene.py data/demo
 	$(BIN)/python train.py --config configs/demo.yaml
 	$(BIN)/python render.py output/demo --path ellipse --frames 60 --depth
+	@echo "open output/demo/report.html in a browser: numbers, curves, pictures, and the model to turn"
 
 test: .venv/ready
 	$(BIN)/ruff check .

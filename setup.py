@@ -24,6 +24,8 @@ setup(
     package_data={
         "distwar_gs.configs": ["**/*.yaml"],
         "distwar_gs.viewing.live": ["page/*.html", "page/*.css", "page/*.js"],
+        "distwar_gs.formats": ["viewer/*"],
+        "distwar_gs.viewing.report": ["*.html"],
         "distwar_kernels": ["**/*.cpp", "**/*.cu", "**/*.cuh", "**/*.h"],
     },
 )

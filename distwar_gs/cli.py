@@ -31,7 +31,7 @@ from distwar_gs.config.shipped import found_config
 from distwar_gs.formats.table import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.command_line import Parser, parse
 from distwar_gs.system.command_line import run_cli as run_cli  # programs take it from here
-from distwar_gs.viewing.render_args import CAMERA_PATHS, VIEWER_PORT, RenderArgs
+from distwar_gs.viewing.render_args import CAMERA_PATHS, VIEWER_PORT, RenderArgs, add_scene_options
 
 # --------------------------------------------------------------------------------------------------------- train.py
 
@@ -94,6 +94,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "train.seed", "--seed", type=int, metavar="N")
     _add_switch(parser, "train.deterministic", True, "--deterministic", help=field_docs()["train.deterministic"])
     _add_switch(parser, "log.flip", True, "--flip", help=field_docs()["log.flip"])
+    _add_switch(parser, "log.report", False, "--no_report", help="no report.html at the end")
     _add_switch(parser, "log.quiet", True, "--quiet", help="no progress bar")
     _add_setting(parser, "log.viewer", "--viewer", type=int, nargs="?", const=VIEWER_PORT, metavar="PORT")
     _add_setting(parser, "log.viewer_host", "--viewer_host", metavar="HOST")
@@ -169,12 +170,7 @@ def render_parser() -> argparse.ArgumentParser:
         help=f"a run folder or a {', '.join(MODEL_SUFFIXES)} file",
     )
     parser.add_argument("-m", "--model_path", type=Path, metavar="DIR", help="the same, as a flag")
-    parser.add_argument("--config", type=found_config, metavar="YAML", help="settings instead of the run's config.yaml")
-    parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
-    parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
-    parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
-    parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
-    parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
+    add_scene_options(parser)
     parser.add_argument("--path", type=_camera_path, metavar="PATH", help="camera path to render as a video: ellipse, "
                         "interpolate, none, or a file of poses such as cameras.json, nerfstudio's camera_path.json, "
                         ".npy (docs/formats.md; default: none)")  # fmt: skip

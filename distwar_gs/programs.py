@@ -1,20 +1,27 @@
 """The programs train.py and render.py; distwar-train and distwar-render where the package is installed."""
 
+from __future__ import annotations
+
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from distwar_gs.cli import render_args, run_cli, train_config
 from distwar_gs.config import Config
 from distwar_gs.system.interruption import undisturbed
 
+if TYPE_CHECKING:
+    from distwar_gs.training.trainer import Trainer
+
 
 def train(arguments: list[str]) -> int:
     """Parse, train, return the exit code."""
     config = train_config(arguments)
-    with undisturbed():
-        from distwar_gs.training.trainer import Trainer  # after parsing, so that --help and a typo answer at once
+    with undisturbed():  # after parsing, so that --help and a typo answer at once
+        from distwar_gs.training.trainer import Trainer
 
-    return Trainer(config).run() if config.log.viewer is None else _train_watched(config)
+    if config.log.viewer is not None:
+        return _train_watched(config)
+    return _reported(Trainer(config)).run()
 
 
 def _train_watched(config: Config) -> int:
@@ -24,11 +31,20 @@ def _train_watched(config: Config) -> int:
 
     viewer = LiveViewer(config)
     try:
-        run = Trainer(config, [viewer])
+        run = _reported(Trainer(config, [viewer]))
         viewer.watch(run)
         return run.run()
     finally:
         viewer.close(f"the training has ended; python -m distwar_gs.viewing.viewer {config.train.result_dir} shows it")
+
+
+def _reported(run: Trainer) -> Trainer:
+    """The run, which ends with its report unless the config says no."""
+    from distwar_gs.viewing.report.hook import Report
+
+    if run.config.log.report:
+        run.extra_hooks.append(Report(run))
+    return run
 
 
 def render(arguments: list[str]) -> None:

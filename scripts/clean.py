@@ -33,7 +33,7 @@ from distwar_gs.system.command_line import Parser, parse
 from distwar_gs.system.errors import ConfigError
 from distwar_gs.system.interruption import undisturbed
 from distwar_gs.system.terminal import log_to_terminal, printable
-from distwar_gs.viewing.render_args import RenderArgs, render_config
+from distwar_gs.viewing.render_args import RenderArgs, add_scene_options, render_config
 
 if TYPE_CHECKING:
     from distwar_gs.cleaning.criteria import Rules, Subject
@@ -107,11 +107,7 @@ def _add_rules(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_scene(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
-    parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
-    parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
-    parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
-    parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
+    add_scene_options(parser)
     parser.add_argument("--device", choices=choices_of("train.device"), help="where to render (default: auto)")
     parser.add_argument("-w", "--white_background", dest="background", action="store_const", const="white",
                         help="white behind the scene")  # fmt: skip
@@ -144,6 +140,8 @@ def _targets(source: Path, own: dict[str, Any]) -> tuple[Path, Path | None]:
         raise ConfigError(f"{target}: no format to write; let the name end in {listed(WRITTEN_SUFFIXES, 'or')}")
     if page and page.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{page}: --page writes HTML; let the name end in .html")
+    if page == target:
+        raise ConfigError(f"{page}: both the model (-o) and --page would be written here; choose two names")
     for path in (target, page):
         if path and path.exists() and not own.get("overwrite"):
             raise ConfigError(f"{path}: is there already; choose another name, or give --overwrite")
@@ -151,7 +149,7 @@ def _targets(source: Path, own: dict[str, Any]) -> tuple[Path, Path | None]:
 
 
 def _beside(source: Path) -> Path:
-    """NAME_cleaned beside NAME, in the same format; as PLY where that is not written, as of a SOG or its folder."""
+    """NAME_cleaned beside NAME, in the same format; as PLY where that is not written, as of the folder of a SOG."""
     row = written_format(source)
     if row is None:
         named = source.parent if source.name.lower() == SOG_META else source

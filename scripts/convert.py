@@ -4,6 +4,7 @@
     python scripts/convert.py capture.spz capture.ply
     python scripts/convert.py capture.sog capture.ply
     python scripts/convert.py output/survey survey.ply --export_origin input
+    python scripts/convert.py output/garden garden.html      # a page to send, which shows it in a browser
 
 docs/formats.md says what each format keeps, its frame, its precision and who reads it.
 """
@@ -26,6 +27,7 @@ from distwar_gs.formats.origins import grid, placed, words
 from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, listed, written_format
 from distwar_gs.gaussians.model import parameter_count, sh_degree_of
 from distwar_gs.system.terminal import log_to_terminal, printable
+from distwar_gs.viewing.tours import tour_of_model
 
 
 def main(argv: Sequence[str]) -> None:
@@ -33,12 +35,14 @@ def main(argv: Sequence[str]) -> None:
     args = _parser().parse_args(argv)
     log_to_terminal()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
+    tour = tour_of_model(source)
     params, origin = load_exactly(source, rub=rub)
     antialiased = read_render_mode(source) == "mip"
     print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
     for target in args.out:
         moved_params, new_origin = placed(params, origin, args.export_origin, written_format(target))
-        save_model(target, moved_params, antialiased=antialiased, rub=rub, origin=new_origin)
+        shown = tour and tour.moved(-new_origin)
+        save_model(target, moved_params, antialiased=antialiased, rub=rub, origin=new_origin, tour=shown)
         moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(moved_params)
         print(printable(_result(target, params, rub) + moved))
 

@@ -1,4 +1,4 @@
-"""Downloads data sets that the configs are for; nothing else in this project uses the network.
+"""Downloads data sets that the configs are for; nothing else that a user runs uses the network.
 
     python scripts/download.py                          what there is, and how large
     python scripts/download.py tandt_db --out data      download, check, unpack

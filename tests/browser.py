@@ -1,141 +1,119 @@
-"""A headless Chromium, steered by its own protocol (DevTools) over a socket: what a user of the live viewer does."""
+"""A headless Chromium for tests of pages, spoken to through a pipe (Chrome DevTools Protocol), its GPU in software."""
 
 import base64
-import itertools
+import io
 import json
+import os
+import select
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-"""The program; None: there is none here."""
+import numpy as np
+from PIL import Image
+
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+"""None: there is none here."""
+
+_FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
+          "--enable-unsafe-swiftshader", "--use-gl=angle", "--use-angle=swiftshader", "--disable-features=WebGPU",
+          "--force-device-scale-factor=1", "--force-color-profile=srgb", "--remote-debugging-pipe")  # fmt: skip
 
 
 class Browser:
-    """One tab."""
+    """One tab. Every host but one leads nowhere, so that a page that asks the network for anything fails."""
 
-    def __init__(self, address: str) -> None:
-        """`address`: of the tab's socket."""
-        from websockets.sync.client import connect
-
-        self._open = ExitStack()
-        self._socket = self._open.enter_context(connect(address, max_size=None, open_timeout=30))
-        self._numbers = itertools.count(1)
-        self.problems: list[str] = []
-        """Errors of the page, as its console has them."""
-        for domain in ("Page", "Runtime", "Log"):
+    def __init__(self, width: int, height: int, reachable: str = "") -> None:
+        """Starts it, with a window whose content has this size in pixels; `reachable`: a host."""
+        self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        to_child, self._out = os.pipe()
+        self._in, from_child = os.pipe()
+        rules = "MAP * ~NOTFOUND" + (f", EXCLUDE {reachable}" if reachable else "")
+        options = (f"--user-data-dir={self._profile.name}", f"--host-resolver-rules={rules}")
+        as_3_and_4 = f'exec "$@" 3<&{to_child} 4>&{from_child}'  # where the protocol's pipes must be
+        self._process = subprocess.Popen(
+            ["bash", "-c", as_3_and_4, "bash", str(PROGRAM), *_FLAGS, *options], pass_fds=(to_child, from_child),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(to_child), os.close(from_child)
+        self._received, self._number, self._session = b"", 0, None
+        self.events: list[dict[str, Any]] = []
+        """What the page reported: messages of its console, errors, requests."""
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Network"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A method of the protocol; its result."""
-        number = next(self._numbers)
-        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while True:
-            answer = json.loads(self._socket.recv(timeout=60))
-            if answer.get("id") == number:
-                assert "error" not in answer, answer
-                return answer["result"]
-            self._note(answer)
+    def __enter__(self) -> "Browser":
+        return self
 
-    def do(self, code: str) -> Any:
-        """The value of JavaScript, awaited."""
-        result = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in result, result["exceptionDetails"]
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        os.close(self._in), os.close(self._out)
+        self._profile.cleanup()
+
+    def open(self, page: Path) -> None:
+        """Shows a file, from the file system."""
+        self.call("Page.navigate", url=page.resolve().as_uri())
+
+    def value(self, script: str) -> Any:
+        """What a JavaScript expression, or the promise that it gives, comes to."""
+        result = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
+        if "exceptionDetails" in result:
+            raise AssertionError(result["exceptionDetails"])
         return result["result"].get("value")
 
-    def until(self, code: str, seconds: float = 60.0) -> Any:
-        """The first value of JavaScript that is true."""
-        return waited(lambda: self.do(code), f"{code}; {self.problems}", seconds)
+    def wait_for(self, script: str, seconds: float = 60.0) -> float:
+        """Asks until the expression is true; returns after how many seconds it was."""
+        begin = time.monotonic()
+        while not self.value(script):
+            if time.monotonic() - begin > seconds:
+                raise AssertionError(f"{script} is not true after {seconds} s; {self.messages()}")
+            time.sleep(0.02)
+        return time.monotonic() - begin
 
-    def click(self, name: str) -> None:
-        """On the middle of the element of that id, with the mouse."""
-        box = self.do(
-            f"(() => {{ const e = document.getElementById('{name}'); e.scrollIntoView({{block: 'center'}}); "
-            "const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2]; })()"
-        )
-        self.drag(*box, *box)
+    def picture(self) -> np.ndarray:
+        """What the tab shows, uint8 [H, W, 3]."""
+        data = base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
+        return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
 
-    def drag(self, x: float, y: float, to_x: float, to_y: float, steps: int = 4) -> None:
-        """With the left button, in pixels of the page."""
-        self._mouse("mousePressed", x, y, buttons=1)
-        for step in range(1, steps + 1):
-            share = step / steps
-            self._mouse("mouseMoved", x + (to_x - x) * share, y + (to_y - y) * share, buttons=1)
-        self._mouse("mouseReleased", to_x, to_y, buttons=0)
+    def messages(self) -> list[str]:
+        """Of the console, and errors, as JSON."""
+        kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown")
+        return [json.dumps(event["params"])[:500] for event in self.events if event["method"] in kinds]
 
-    def wheel(self, x: float, y: float, amount: float) -> None:
-        """Turns the mouse's wheel."""
-        self.call("Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=amount)
+    def requests(self) -> list[str]:
+        """All URLs that were asked for."""
+        sent = [event for event in self.events if event["method"] == "Network.requestWillBeSent"]
+        return [event["params"]["request"]["url"] for event in sent]
 
-    def touch(self, *moments: list[tuple[float, float]]) -> None:
-        """Fingers at places, moment after moment, then lifted."""
-        kinds = ["touchStart", *["touchMove"] * (len(moments) - 1), "touchEnd"]
-        for kind, points in zip(kinds, [*moments, []], strict=True):
-            fingers = [{"x": x, "y": y, "id": index} for index, (x, y) in enumerate(points)]
-            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=fingers)
+    def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """A command of the protocol; its result."""
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": params}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._out, json.dumps(message).encode() + b"\0")
+        while True:
+            answer = self._next(60.0)
+            if answer.get("id") == self._number:
+                if "error" in answer:
+                    raise AssertionError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self.events.append(answer)
 
-    def key(self, code: str, seconds: float) -> None:
-        """Held down for so long."""
-        self.call("Input.dispatchKeyEvent", type="keyDown", code=code)
-        time.sleep(seconds)
-        self.call("Input.dispatchKeyEvent", type="keyUp", code=code)
-
-    def screenshot(self, file: Path) -> None:
-        """As PNG."""
-        file.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
-
-    def close(self) -> None:
-        """The tab's socket."""
-        self._open.close()
-
-    def _mouse(self, kind: str, x: float, y: float, buttons: int) -> None:
-        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=buttons, clickCount=1)
-
-    def _note(self, event: dict[str, Any]) -> None:
-        kind, content = event.get("method"), event.get("params", {})
-        if kind == "Runtime.exceptionThrown":
-            self.problems.append(str(content["exceptionDetails"].get("exception", content["exceptionDetails"])))
-        if kind == "Log.entryAdded" and content["entry"]["level"] == "error":
-            self.problems.append(content["entry"]["text"])
-
-
-@contextmanager
-def browsing(address: str, folder: Path, size: tuple[int, int] = (1280, 720)) -> Iterator[Browser]:
-    """A page in a browser whose profile is in `folder`."""
-    assert CHROMIUM
-    options = (CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank")  # fmt: skip
-    process = subprocess.Popen(options, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        port_file = folder / "DevToolsActivePort"
-        waited(lambda: port_file.is_file() and port_file.read_text().count("\n"), "the browser's port", 60)
-        port = port_file.read_text().split()[0]
-        browser = Browser(_tab(port))
-        screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": False}
-        browser.call("Emulation.setDeviceMetricsOverride", **screen)
-        browser.call("Page.navigate", url=address)
-        yield browser
-        browser.close()
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def _tab(port: str) -> str:
-    with urlopen(f"http://127.0.0.1:{port}/json/list", timeout=30) as answer:
-        return next(tab["webSocketDebuggerUrl"] for tab in json.load(answer) if tab["type"] == "page")
-
-
-def waited(found: Callable[[], Any], what: str, seconds: float) -> Any:
-    """The first true value; fails after so many seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if value := found():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s: {what}")
+    def _next(self, seconds: float) -> dict[str, Any]:
+        while b"\0" not in self._received:
+            if not select.select([self._in], [], [], seconds)[0]:
+                raise AssertionError(f"no answer from {PROGRAM} within {seconds} s")
+            chunk = os.read(self._in, 2**20)
+            if not chunk:
+                raise AssertionError(f"{PROGRAM} ended with code {self._process.wait()}")
+            self._received += chunk
+        message, _, self._received = self._received.partition(b"\0")
+        return json.loads(message)

@@ -1,6 +1,7 @@
 """Skips the tests marked `gpu` (pyproject.toml) where there is no GPU; a demo scene and a run on it, made once."""
 
 import fcntl
+import importlib
 import json
 import logging
 import os
@@ -105,6 +106,14 @@ def demo_run(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
 
     folder = made_once("runs", tmp_path_factory, make)
     return FinishedRun(folder / "demo", demo_scene, steps, *json.loads((folder / "said.json").read_text()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gsplat_is_built_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """gsplat builds itself when it is first imported, and deletes a build that another process has under way: processes
+    of one test run take turns."""
+    if torch.cuda.is_available() and any("gpu" in item.keywords for item in request.session.items):
+        made_once("gsplat", tmp_path_factory, lambda _: importlib.import_module("gsplat.cuda._backend"))
 
 
 @pytest.fixture(scope="session")

@@ -105,6 +105,6 @@ def demo_config(scene: Path, folder: Path, changes: dict[str, Any] | None = None
     """A quiet run of 10 steps on the CPU, with the changes over it."""
     values = {
         "data.source_path": str(scene), "train.result_dir": str(folder), "train.device": "cpu", "train.iterations": 10,
-        "log.quiet": True, "log.tensorboard": False,
+        "log.quiet": True, "log.tensorboard": False, "log.report": False,
     }  # fmt: skip
     return validate(config_of(values | (changes or {})))

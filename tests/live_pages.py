@@ -130,3 +130,13 @@ def send_frame(stranger: socket.socket, text: str) -> None:
     content = text.encode()
     size = bytes([0x80 | len(content)]) if len(content) < 126 else bytes([0x80 | 126]) + struct.pack(">H", len(content))
     stranger.sendall(b"\x81" + size + bytes(4) + content)
+
+
+def waited(found: Callable[[], Any], what: str, seconds: float) -> Any:
+    """The first true value; fails after so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if value := found():
+            return value
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s: {what}")

@@ -135,7 +135,7 @@ def test_nothing_is_overwritten_unless_asked(cleaned, run, tmp_path):
     assert asked.returncode == 0 and len(load_model(tmp_path / "b.ply")["means"]) <= len(load_model(file)["means"])
 
 
-@pytest.mark.parametrize("name", ["a.compressed.ply", "a.splat", "a.spz"])
+@pytest.mark.parametrize("name", ["a.compressed.ply", "a.splat", "a.spz", "a.sog"])
 def test_any_format_is_read_and_written(run, tmp_path, name):
     """Without a scene: only islands, and no number. By default the same format, beside the model."""
     params = load_model(find_ply(run))
@@ -163,10 +163,10 @@ def test_the_crop_box_and_bounds_of_the_command_line(run, tmp_path):
     assert torch.equal(load_model(tmp_path / "a_cleaned.ply")["means"], means[inside])
 
 
-def test_names_of_sog_become_ply(tmp_path):
+def test_names_beside_a_model(tmp_path):
     (tmp_path / "room").mkdir()
     with imported_script("clean") as module:
-        assert module._beside(tmp_path / "capture.sog") == tmp_path / "capture_cleaned.ply"
+        assert module._beside(tmp_path / "capture.sog") == tmp_path / "capture_cleaned.sog"
         assert module._beside(tmp_path / "room/meta.json") == tmp_path / "room_cleaned.ply"
         assert module._beside(tmp_path / "a.compressed.ply") == tmp_path / "a_cleaned.compressed.ply"
 
@@ -182,12 +182,13 @@ def test_a_page_without_a_scene(tmp_path):
     [
         (["none.ply"], "none.ply: no such file; give a run folder of train.py or a .ply file", 1),
         (
-            ["a.ply", "-o", "b.sog"],
-            "b.sog: no format to write; let the name end in .ply, .compressed.ply, .splat or",
+            ["a.ply", "-o", "b.glb"],
+            "b.glb: no format to write; let the name end in .ply, .compressed.ply, .splat, .spz, .sog or",
             1,
         ),
         (["a.ply", "--page", "b.txt"], "b.txt: --page writes HTML; let the name end in .html", 1),
         (["a.ply", "--haze", "0.2"], "a.ply: --haze asks what the cameras see; give the scene with -s DIR", 1),
+        (["a.ply", "-o", "b.html", "--page", "b.html"], "b.html: both the model (-o) and --page would be written", 1),
         (["a.ply", "--haze", "2"], "argument --haze: 2: it must be a number from 0 to 1", 2),
         (["a.ply", "--islands", "few"], "argument --islands: few: it must be a number from 0 to 1", 2),
         (["a.ply", "--iteration", "7"], "--iteration picks a model of a run folder", 2),

@@ -6,8 +6,7 @@ from demo_runs import demo_config
 from torch import Tensor
 
 from distwar_gs.training import coarse
-from distwar_gs.training.batches import Batch
-from distwar_gs.training.coarse import CoarsePhotos, fitting, shrunk
+from distwar_gs.training.coarse import Batch, CoarsePhotos, fitting, shrunk
 from distwar_gs.training.trainer import Trainer
 from distwar_kernels import Cameras
 

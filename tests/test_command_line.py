@@ -13,7 +13,8 @@ from distwar_gs.formats.export import load_ply
 def test_training_leaves_a_complete_run_folder(demo_run):
     run = demo_run.folder
     assert sorted(path.name for path in run.iterdir()) == [
-        "cameras.json", "checkpoints", "config.yaml", "metrics.json", "point_cloud", "tensorboard", "train.log",
+        "cameras.json", "checkpoints", "config.yaml", "curves.jsonl", "metrics.json", "point_cloud", "report.html",
+        "tensorboard", "train.log",
     ]  # fmt: skip
     assert (run / "checkpoints/latest").read_text() == "step_60.pt\n"
     assert (run / "checkpoints/step_60.pt").is_file()
@@ -47,7 +48,7 @@ def test_a_config_file_from_another_folder(demo_scene, tmp_path):
     config = load_config(tmp_path / "output/scene/config.yaml")
     assert (config.train.iterations, config.train.seed, config.optim.lambda_dssim) == (2, 5, 0.0)
     files = sorted(path.name for path in (tmp_path / "output/scene").iterdir())
-    assert files == ["cameras.json", "checkpoints", "config.yaml", "point_cloud", "train.log"]
+    assert files == ["cameras.json", "checkpoints", "config.yaml", "point_cloud", "report.html", "train.log"]
 
 
 @pytest.mark.parametrize("program", ["train.py", "render.py"])

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser, browsing, waited
+from browser import PROGRAM
 from demo_runs import ENVIRONMENT, ROOT, run_program
+from live_browser import Visitor
+from live_pages import waited
 
 pytest.importorskip("websockets")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium: apt-get install chromium")
 
 SIZE = (900, 560)
 SETTLED = (
@@ -33,33 +35,33 @@ PIXELS = """(() => {
 class Session:
     """A training, and a page that watches it."""
 
-    browser: Browser
+    browser: Visitor
     process: subprocess.Popen
     folder: Path
 
     def picture(self) -> str:
         """The fine picture of where the camera is now."""
-        self.browser.until(SETTLED)
+        self.browser.wait_for(SETTLED)
         time.sleep(0.2)  # it is decoded
-        self.browser.until(SETTLED)
-        return self.browser.do(PIXELS)
+        self.browser.wait_for(SETTLED)
+        return self.browser.value(PIXELS)
 
     def choose(self, name: str, value: str) -> None:
         """In a list of the page."""
-        self.browser.do(f"(() => {{ const e = document.getElementById('{name}'); e.value = '{value}';"
+        self.browser.value(f"(() => {{ const e = document.getElementById('{name}'); e.value = '{value}';"
                         " for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind)); })()")  # fmt: skip
 
     def unfold(self) -> None:
         """Opens the folded parts of the panel."""
-        self.browser.do("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        self.browser.value("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
 
     def words(self, name: str) -> str:
         """Of an element of the page."""
-        return self.browser.do(f"document.getElementById('{name}').textContent")
+        return self.browser.value(f"document.getElementById('{name}').textContent")
 
     def step(self) -> int:
         """Where the run is, as the page says."""
-        return self.browser.do("viewer.state.status.step")
+        return self.browser.value("viewer.state.status.step")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +74,8 @@ def session(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         process = subprocess.Popen([*map(str, command)], cwd=ROOT, env=ENVIRONMENT, stderr=said)
     try:
         address = waited(lambda: re.search(r"viewer: (http://\S+)", log.read_text()), "the page's address", 120)[1]
-        with browsing(address, folder / "profile", SIZE) as browser:
-            browser.until("window.viewer && viewer.state.pictures > 0", 120)
+        with Visitor(address, *SIZE) as browser:
+            browser.wait_for("window.viewer && viewer.state.pictures > 0", 120)
             yield Session(browser, process, folder / "run")
     finally:
         process.terminate()
@@ -81,20 +83,20 @@ def session(demo_scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def test_the_page_shows_the_training_as_it_goes(session):
-    session.browser.until("viewer.state.status.points && viewer.state.status.points.length > 2")
-    first = session.browser.do("viewer.state.header.step")
-    session.browser.until(f"viewer.state.header.step > {first}")
+    session.browser.wait_for("viewer.state.status.points && viewer.state.status.points.length > 2")
+    first = session.browser.value("viewer.state.header.step")
+    session.browser.wait_for(f"viewer.state.header.step > {first}")
     assert "training: step" in session.words("standing") and "Gaussians" in session.words("standing")
 
 
 def test_pause_holds_the_model_and_one_step_makes_one(session):
     session.browser.click("pause")
-    session.browser.until("viewer.state.status.paused")
+    session.browser.wait_for("viewer.state.status.paused")
     step, picture = session.step(), session.picture()
     time.sleep(1.0)
     assert session.step() == step and session.picture() == picture
     session.browser.click("step")
-    session.browser.until(f"viewer.state.status.step === {step + 1}")
+    session.browser.wait_for(f"viewer.state.status.step === {step + 1}")
     time.sleep(0.5)
     assert session.step() == step + 1 and "paused" in session.words("standing")
 
@@ -102,8 +104,8 @@ def test_pause_holds_the_model_and_one_step_makes_one(session):
 MOVES = {
     "orbit": lambda browser: browser.drag(300, 250, 380, 280),
     "wheel": lambda browser: browser.wheel(300, 250, -120),
-    "keys": lambda browser: (browser.do("document.getElementById('stage').focus()"), browser.key("KeyW", 0.3)),
-    "arrows": lambda browser: (browser.do("document.getElementById('stage').focus()"), browser.key("ArrowLeft", 0.3)),
+    "keys": lambda browser: browser.key("stage", "KeyW", 0.3),
+    "arrows": lambda browser: browser.key("stage", "ArrowLeft", 0.3),
     "one finger": lambda browser: browser.touch([(300, 250)], [(330, 260)], [(380, 280)]),
     "two fingers": lambda browser: browser.touch([(280, 250), (320, 250)], [(240, 250), (360, 250)]),
     "fly": lambda browser: (browser.click("fly"), browser.drag(300, 250, 380, 280)),
@@ -128,11 +130,11 @@ def test_orbiting_keeps_what_is_in_the_middle_in_the_middle(session):
     session.browser.click("home")
     session.picture()
     code = "(() => { const p = viewer.state.camera.project(viewer.state.camera.pivot); return p; })()"
-    before = session.browser.do(code)
+    before = session.browser.value(code)
     session.browser.drag(300, 250, 420, 300)
-    after = session.browser.do(code)
+    after = session.browser.value(code)
     assert after == pytest.approx(before, abs=1e-6)
-    axes = session.browser.do("viewer.state.camera.axes")
+    axes = session.browser.value("viewer.state.camera.axes")
     assert [sum(a * b for a, b in zip(axes[i], axes[j], strict=True)) for i, j in ((0, 1), (0, 2), (1, 1))] == (
         pytest.approx([0.0, 0.0, 1.0], abs=1e-9)
     )
@@ -141,17 +143,17 @@ def test_orbiting_keeps_what_is_in_the_middle_in_the_middle(session):
 def test_a_double_click_chooses_what_is_turned_around(session):
     session.browser.click("home")
     session.picture()
-    before = session.browser.do("viewer.state.camera.pivot")
+    before = session.browser.value("viewer.state.camera.pivot")
     for count in (1, 2):
         for kind in ("mousePressed", "mouseReleased"):
             session.browser.call(
                 "Input.dispatchMouseEvent", type=kind, x=250, y=300, button="left", clickCount=count,
                 buttons=int(kind == "mousePressed"),
             )  # fmt: skip
-    session.browser.until("document.getElementById('notice').textContent.includes('what you clicked')")
-    assert session.browser.do("viewer.state.camera.pivot") != before
-    x, y, depth = session.browser.do("viewer.state.camera.project(viewer.state.camera.pivot)")
-    place = session.browser.do("viewer.state.place")
+    session.browser.wait_for("document.getElementById('notice').textContent.includes('what you clicked')")
+    assert session.browser.value("viewer.state.camera.pivot") != before
+    x, y, depth = session.browser.value("viewer.state.camera.project(viewer.state.camera.pivot)")
+    place = session.browser.value("viewer.state.place")
     assert place[0] + place[2] / 2 + x * place[3] == pytest.approx(250, abs=1)
     assert place[1] + place[3] / 2 + y * place[3] == pytest.approx(300, abs=1) and depth > 0
     session.browser.click("home")
@@ -160,20 +162,20 @@ def test_a_double_click_chooses_what_is_turned_around(session):
 def test_while_it_moves_pictures_are_smaller(session):
     session.browser.click("home")
     session.picture()
-    full = session.browser.do("viewer.state.header.width")
-    session.browser.do("viewer.moved()")
-    session.browser.until("viewer.state.header.moving")
-    assert session.browser.do("viewer.state.header.width") < 0.8 * full
+    full = session.browser.value("viewer.state.header.width")
+    session.browser.value("viewer.moved()")
+    session.browser.wait_for("viewer.state.header.moving")
+    assert session.browser.value("viewer.state.header.width") < 0.8 * full
     session.picture()
-    assert session.browser.do("viewer.state.header.width") == full
+    assert session.browser.value("viewer.state.header.width") == full
 
 
 def test_every_mode_is_another_picture(session):
-    session.browser.do("viewer.jump(3)")
+    session.browser.value("viewer.jump(3)")
     pictures = {}
-    for mode in session.browser.do("viewer.scene.modes"):
+    for mode in session.browser.value("viewer.scene.modes"):
         session.choose("mode", mode)
-        session.browser.until(f"viewer.state.header.mode === '{mode}'")
+        session.browser.wait_for(f"viewer.state.header.mode === '{mode}'")
         pictures[mode] = session.picture()
         if mode == "error":
             assert re.fullmatch(r"PSNR \d+\.\d\d dB", session.words("remark"))
@@ -184,25 +186,25 @@ def test_every_mode_is_another_picture(session):
 def test_at_a_photo_it_is_compared(session):
     """With the slider at the left the photo covers all; the stage shows it, as it does with `only`."""
     session.choose("photo", "5")
-    session.browser.until("viewer.state.photo === 5 && Boolean(viewer.state.photoImage)")
+    session.browser.wait_for("viewer.state.photo === 5 && Boolean(viewer.state.photoImage)")
     session.picture()
     stage = "document.getElementById('view').toDataURL()"
     seen = {}
     for compare in ("none", "beside", "slider", "only"):
         session.choose("compare", compare)
         session.picture()
-        seen[compare] = session.browser.do(stage)
+        seen[compare] = session.browser.value(stage)
     assert len(set(seen.values())) == 4
     session.choose("compare", "slider")
     session.picture()
-    place, width = session.browser.do("viewer.state.place"), session.browser.do("viewer.state.place[2]")
+    place, width = session.browser.value("viewer.state.place"), session.browser.value("viewer.state.place[2]")
     middle = place[0] + width / 2
     session.browser.drag(middle, 250, middle - width / 4, 250)
-    assert session.browser.do("viewer.state.split") == pytest.approx(0.25, abs=0.02)
-    assert session.browser.do("viewer.state.photo") == 5, "the camera has stayed"
+    assert session.browser.value("viewer.state.split") == pytest.approx(0.25, abs=0.02)
+    assert session.browser.value("viewer.state.photo") == 5, "the camera has stayed"
     session.choose("compare", "none")
     session.browser.click("after")
-    session.browser.until("viewer.state.photo === 6")
+    session.browser.wait_for("viewer.state.photo === 6")
 
 
 def test_the_field_of_view_is_set(session):
@@ -210,7 +212,7 @@ def test_the_field_of_view_is_set(session):
     before = session.picture()
     session.choose("fov", "90")
     assert session.picture() != before and session.words("fov-told") == "90 degrees"
-    assert session.browser.do("viewer.state.camera.pose().fov") == pytest.approx(1.5708, abs=1e-3)
+    assert session.browser.value("viewer.state.camera.pose().fov") == pytest.approx(1.5708, abs=1e-3)
 
 
 def test_a_crop_box_is_set_seen_and_saved(session):
@@ -218,12 +220,12 @@ def test_a_crop_box_is_set_seen_and_saved(session):
     before = session.picture()
     session.unfold()
     session.browser.click("crop-set")
-    session.browser.until("document.getElementById('notice').textContent.includes('viewer_crop.json')")
+    session.browser.wait_for("document.getElementById('notice').textContent.includes('viewer_crop.json')")
     assert (session.folder / "viewer_crop.json").is_file() and session.picture() != before
-    sliders = session.browser.do("document.querySelectorAll('#crop-sliders input').length")
+    sliders = session.browser.value("document.querySelectorAll('#crop-sliders input').length")
     assert sliders == 7
     session.browser.click("crop-clear")
-    session.browser.until("document.getElementById('notice').textContent.includes('no crop box')")
+    session.browser.wait_for("document.getElementById('notice').textContent.includes('no crop box')")
     assert not (session.folder / "viewer_crop.json").exists() and session.picture() == before
 
 
@@ -234,7 +236,7 @@ def test_export_and_checkpoint_are_written_now(session):
     waited(file.is_file, "the export", 30)
     session.browser.click("checkpoint")
     waited((session.folder / f"checkpoints/step_{step}.pt").is_file, "the checkpoint", 30)
-    session.browser.until("document.getElementById('notice').textContent.includes('.pt')")
+    session.browser.wait_for("document.getElementById('notice').textContent.includes('.pt')")
     assert session.step() == step
 
 
@@ -242,12 +244,12 @@ def test_key_views_are_saved_and_render_py_plays_them(session):
     """After the export."""
     session.unfold()
     for photo in (2, 9):
-        session.browser.do(f"viewer.jump({photo})")
+        session.browser.value(f"viewer.jump({photo})")
         session.browser.click("key-add")
     session.browser.click("key-save")
     file = session.folder / "camera_paths/keys.json"
     waited(file.is_file, "the path", 30)
-    session.browser.until("document.getElementById('notice').textContent.includes('render.py')")
+    session.browser.wait_for("document.getElementById('notice').textContent.includes('render.py')")
     out = session.folder.parent / "out"
     arguments = (session.folder, "--skip_test", "--path", file, "--frames", 2, "--device", "cpu", "--out", out)
     done = run_program("render.py", *arguments)
@@ -259,8 +261,8 @@ def test_it_goes_on_and_says_when_the_training_has_ended(session):
     """The page itself had no errors."""
     step = session.step()
     session.browser.click("go")
-    session.browser.until(f"viewer.state.status.step > {step + 1}")
-    assert session.browser.problems == []
+    session.browser.wait_for(f"viewer.state.status.step > {step + 1}")
+    assert session.browser.problems() == []
     session.process.send_signal(signal.SIGTERM)
-    session.browser.until("document.getElementById('notice').textContent.includes('the training has ended')")
+    session.browser.wait_for("document.getElementById('notice').textContent.includes('the training has ended')")
     assert session.process.wait(60) == 143

@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
-from browser import waited
-from live_pages import Page, deaf_socket, look, opened, send_frame
+from live_pages import Page, deaf_socket, look, opened, send_frame, waited
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from distwar_datasets import load_scene

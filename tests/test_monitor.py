@@ -17,7 +17,8 @@ from distwar_kernels import Reduction, TuningRound
 CPU = torch.device("cpu")
 PARTS = ("data", "forward", "loss", "backward", "blend_backward", "optimizer", "densify")
 PARAMETERS = ("means", "quats", "scales", "opacities", "sh0", "shN")
-MEASURED = {"eval/psnr", "eval/ssim", "reduction/atomics_per_view"}
+MEASURED = {"eval/psnr", "eval/ssim", "reduction/atomics_per_view", "reduction/mean_lanes",
+            *(f"reduction/atomics/{name}" for name in ("atomic", "sw_s", "sw_b", "sw_t"))}  # fmt: skip
 SCALARS = {
     "time/iteration_ms", "time/steps_per_second", *(f"time/{part}_ms" for part in PARTS),
     "train/loss", "train/l1", "train/ssim", "train/psnr", "train/skipped_steps", "gaussians/count",

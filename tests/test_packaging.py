@@ -17,7 +17,7 @@ from demo_runs import ENVIRONMENT, ROOT, run_program
 NEEDED = ("configs", "datasets", "distwar_gs", "distwar_kernels", "scripts")
 FOLDERS = {"datasets": "distwar_datasets", "configs": "distwar_gs/configs", "scripts": "distwar_gs/scripts"}
 """Of the repository, where their name in a wheel is another one."""
-SOURCES = {".py", ".cpp", ".cu", ".cuh", ".h", ".yaml", ".html", ".css", ".js"}
+SOURCES = {".py", ".cpp", ".cu", ".cuh", ".h", ".yaml", ".html", ".css", ".js", ".gz"}
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 ALONE = ("--no-deps", "--no-build-isolation", "--no-index")  # nothing is fetched
 

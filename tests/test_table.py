@@ -14,6 +14,7 @@ from distwar_gs.formats.table import (
     FAR,
     FORMATS,
     HARMONICS,
+    MODEL_SUFFIXES,
     ORIGIN,
     PLY,
     RENDER_MODE,
@@ -24,8 +25,9 @@ from distwar_gs.formats.table import (
     written_format,
 )
 
-WRITTEN = [row for row in FORMATS if row.is_written]
-by_suffix = pytest.mark.parametrize("row", WRITTEN, ids=[row.suffix for row in WRITTEN])
+BOTH = [row for row in FORMATS if row.is_written and row.suffix.endswith(MODEL_SUFFIXES)]
+"""What is written and read."""
+by_suffix = pytest.mark.parametrize("row", BOTH, ids=[row.suffix for row in BOTH])
 
 
 @by_suffix
@@ -81,8 +83,8 @@ def test_axes_are_turned_where_the_format_has_its_own(tmp_path, row):
     [
         ("a.ply", ".ply", ".ply"), ("A.PLY", ".ply", ".ply"), ("a.compressed.ply", ".ply", ".compressed.ply"),
         ("a.Compressed.Ply", ".ply", ".compressed.ply"), ("compressed.ply", ".ply", ".ply"),
-        ("a.b.splat", ".splat", ".splat"), ("a.SPZ", ".spz", ".spz"), ("a.sog", ".sog", None),
-        ("meta.json", ".sog", None), ("a.obj", ".ply", None), ("ply", ".ply", None),
+        ("a.b.splat", ".splat", ".splat"), ("a.SPZ", ".spz", ".spz"), ("a.sog", ".sog", ".sog"),
+        ("a.html", ".ply", ".html"), ("meta.json", ".sog", None), ("a.obj", ".ply", None), ("ply", ".ply", None),
     ],
 )  # fmt: skip
 def test_names_of_files(name, read, written):

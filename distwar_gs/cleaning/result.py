@@ -16,6 +16,7 @@ from distwar_gs.formats.export import read_render_mode, save_model
 from distwar_gs.formats.origins import placed
 from distwar_gs.formats.table import written_format
 from distwar_gs.rendering.views import measured_images
+from distwar_gs.viewing.tours import tour_of_model
 from distwar_gs.viewing.trained import TrainedModel
 
 SHOWN = 4
@@ -52,7 +53,9 @@ def save_cleaned(path: Path, source: Path, subject: Subject, rows: Tensor) -> No
     Raises: ModelFileError for a name of no format, or a format that cannot hold them; WriteError.
     """
     params, origin = placed(only(subject.params, rows), subject.origin, "auto", written_format(path))
-    save_model(path, params, antialiased=read_render_mode(source) == "mip", origin=origin)
+    tour = tour_of_model(source)
+    shown = tour and tour.moved(-origin)
+    save_model(path, params, antialiased=read_render_mode(source) == "mip", origin=origin, tour=shown)
 
 
 @torch.no_grad()

@@ -288,6 +288,9 @@ class LogConfig:
     the CPU, about 1.5 s a megapixel, which does not count as time of training."""
     quiet: bool = setting(False)
     """No progress bar; warnings and errors still appear."""
+    report: bool = setting(True)
+    """Write report.html into the run folder at the end: numbers, curves, pictures, and the model itself. curves.jsonl
+    keeps what its curves show meanwhile."""
     tensorboard: bool = setting(True)
     """Write TensorBoard event files into the run folder."""
     viewer: int | None = setting(None, between(0, 65_535, "a port; 0: any that is free"))

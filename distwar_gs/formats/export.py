@@ -39,6 +39,7 @@ from distwar_gs.system.files import replacing
 
 if TYPE_CHECKING:
     from distwar_datasets.scene import Normalisation
+    from distwar_gs.formats.tour import Tour
 
 LIMIT = 80.0
 """Infinite opacities (logit), which converters write for bytes of 0 and 255, and scales (log) of flat Gaussians become
@@ -117,6 +118,7 @@ def save_model(
     antialiased: bool = False,
     rub: bool = True,
     origin: np.ndarray | None = None,
+    tour: Tour | None = None,
 ) -> None:
     """Write the Gaussians in the format that the file's name ends in, atomically, in the frame they are in.
 
@@ -127,6 +129,7 @@ def save_model(
         rub: whether to turn the axes to those that the format prescribes, if it does.
         origin: float64 [3], what the positions are relative to in the frame of the input; recorded in a comment, or in
             NAME.origin.json beside the file.
+        tour: of a page, how it shows the model, in the frame of `params`; None: from outside.
 
     Raises: ModelFileError for another name, and for Gaussians most of which the format cannot hold.
     """
@@ -139,7 +142,7 @@ def save_model(
             f"{path}: no {row.suffix[1:].upper()} reaches so far from the origin; take an offset off, as "
             "--export_origin local of scripts/convert.py does, or choose another format"
         )
-    _write(row, path, arrays, Notes(antialiased, origin, rub))
+    _write(row, path, arrays, Notes(antialiased, origin, rub, Path(path).stem, tour))
 
 
 def as_reloaded(

@@ -1,4 +1,4 @@
-"""SOG, PlayCanvas' format of some 10 bytes for each Gaussian, read only: a zip (`.sog`), or a folder with meta.json.
+"""SOG, PlayCanvas' format of some 10 bytes for each Gaussian: a zip (`.sog`), or, only read, a folder with meta.json.
 
 Each attribute is a lossless picture (WebP) of which a pixel belongs to a Gaussian, and meta.json says what its bytes
 stand for. Version 2 has codebooks of 256 numbers, and a palette of harmonics ("The SOG Format", PlayCanvas' user
@@ -23,17 +23,19 @@ from PIL import Image
 
 from distwar_gs.formats.packing import check_growth, from_smallest_three, logit
 from distwar_gs.formats.ply import ModelFileError
-from distwar_gs.formats.table import SOG_META
+from distwar_gs.formats.sog_encoder import HARMONICS, PALETTE_COLUMNS, PALETTE_ROWS, encode_sog
+from distwar_gs.formats.table import SOG_META, Arrays, Notes
 
-_PALETTE_COLUMNS = 64
-_PALETTE_ROWS = 1024
-_HARMONICS = {0: 0, 1: 3, 2: 8, 3: 15}
-"""Harmonics above degree 0 by `bands`."""
 _LONGEST_META = 2**22  # bytes; three codebooks take 2**14
 _FORMATS = ("WEBP", "PNG")
 _BROKEN = (ValueError, LookupError, TypeError, AttributeError, OverflowError, EOFError, RuntimeError, OSError,
            zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)  # fmt: skip
 """What a damaged zip, JSON or picture raises."""
+
+
+def write(path: Path, arrays: Arrays, notes: Notes) -> None:
+    """A .sog file; see distwar_gs.formats.table."""
+    path.write_bytes(encode_sog(arrays, antialiased=notes.antialiased))
 
 
 def read(path: str | os.PathLike[str], rub: bool) -> tuple[dict[str, np.ndarray], None]:
@@ -210,7 +212,7 @@ def _picture(files: _Folder | _Bundle, name: str, most_pixels: int) -> Image.Ima
 
 
 def _palette(files: _Folder | _Bundle, name: str) -> Image.Image:
-    return _picture(files, name, _PALETTE_COLUMNS * _HARMONICS[3] * _PALETTE_ROWS)
+    return _picture(files, name, PALETTE_COLUMNS * HARMONICS[3] * PALETTE_ROWS)
 
 
 def _bands(files: _Folder | _Bundle, content: Mapping[str, Any]) -> int:
@@ -222,8 +224,8 @@ def _bands(files: _Folder | _Bundle, content: Mapping[str, Any]) -> int:
         bands = section["bands"]
     else:
         width = _palette(files, section["files"][0]).width
-        bands = {_PALETTE_COLUMNS * count: degree for degree, count in _HARMONICS.items()}.get(width)
-    if bands not in _HARMONICS:
+        bands = {PALETTE_COLUMNS * count: degree for degree, count in HARMONICS.items()}.get(width)
+    if bands not in HARMONICS:
         raise ValueError(f"{bands!r} bands of harmonics")
     return bands
 
@@ -264,13 +266,13 @@ def _quats(pixels: np.ndarray) -> np.ndarray:
 
 def _harmonics(meta: _Meta) -> np.ndarray:
     """float32 [N, K, 3] from a palette of 64 entries a row; entries that are not there are zeros."""
-    count = _HARMONICS[meta.bands]
+    count = HARMONICS[meta.bands]
     if count == 0:
         return np.empty((meta.count, 0, 3), np.float32)
     section = meta.content["shN"]
     palette = _palette(meta.files, section["files"][0])
-    if palette.width != _PALETTE_COLUMNS * count:
-        raise ValueError(f"{section['files'][0]} is {palette.width} pixels wide, not {_PALETTE_COLUMNS * count}")
+    if palette.width != PALETTE_COLUMNS * count:
+        raise ValueError(f"{section['files'][0]} is {palette.width} pixels wide, not {PALETTE_COLUMNS * count}")
     entries = meta.decoded("shN", np.asarray(palette.convert("RGB"))).reshape(-1, count, 3)
     entries = entries[: section.get("count", len(entries))]
     labels = meta.pixels("shN", 1, "RGB").astype(np.int64) @ [1, 256, 0]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+    from distwar_gs.formats.tour import Tour
+
 HARMONICS, ORIGIN, RENDER_MODE, FAR = "harmonics", "origin", "render mode", "far positions"
 """What a format may lack: harmonics above degree 0; a place for the origin of its positions; one for whether the model
 was trained antialiased; positions far from the origin of the axes, in multiples of how widely they spread."""
@@ -30,6 +32,10 @@ class Notes:
     """Float64 [3], what the positions are relative to in the frame of the input; None: that is their frame."""
     rub: bool = True
     """Of a format with axes of its own, whether to turn the Gaussians to these."""
+    title: str = ""
+    """Of a page, the name of its window."""
+    tour: Tour | None = None
+    """Of a page, how it shows the model; None: as fits any model."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,8 @@ class Format:
     lacks: frozenset[str] = frozenset()
     """Of HARMONICS, ORIGIN, RENDER_MODE and FAR."""
     is_read: bool = True
-    """False: files of this name are read as those with the shorter suffix, whose reader looks at what they hold."""
+    """False: files of this name are read as those with the shorter suffix, whose reader looks at what they hold; where
+    there is none, they are not read at all."""
     is_written: bool = True
     axes: str = ""
     """How the axes that the format prescribes relate to those of a PLY, in words; "": they are the same."""
@@ -64,13 +71,14 @@ class Format:
 
 
 PLY = Format(".ply", "inria_ply")
-SOG = Format(".sog", "sog", lacks=frozenset((ORIGIN,)), is_written=False)
+SOG = Format(".sog", "sog", lacks=frozenset((ORIGIN,)))
 FORMATS = (
     PLY,
     Format(".compressed.ply", "compressed_ply", is_read=False),
     Format(".splat", "splat", lacks=frozenset((HARMONICS, ORIGIN, RENDER_MODE))),
     Format(".spz", "spz", lacks=frozenset((ORIGIN, FAR)), axes="x right, y up, z back"),
     SOG,
+    Format(".html", "html_page", is_read=False),
 )
 
 MODEL_SUFFIXES = tuple(row.suffix for row in FORMATS if row.is_read)

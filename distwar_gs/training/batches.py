@@ -1,4 +1,4 @@
-"""What goes into a step, a training view with its photo; and what comes out of it."""
+"""The training views in their order, and what a step makes of one."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,24 +7,13 @@ import torch
 from torch import Tensor
 
 from distwar_datasets.pixels.images import ImageStore
+from distwar_gs.config import Config
 from distwar_gs.engines.timing import StepTimer
+from distwar_gs.rendering.views import evaluation_background
+from distwar_gs.training.batch import Batch
+from distwar_gs.training.coarse import CoarsePhotos
 from distwar_gs.training.sampler import ViewSampler
 from distwar_kernels import Cameras
-
-
-class Batch(NamedTuple):
-    """One training view."""
-
-    view: int
-    """Its index among the training views."""
-    camera: Cameras
-    """C = 1."""
-    photo: Tensor
-    """uint8 [H, W, 3], or with alpha [H, W, 4]."""
-    mask: Tensor | None
-    """[H, W], what is compared; None: all of it."""
-    background: Tensor
-    """[3], to render on, and to lay a photo with alpha on."""
 
 
 class StepResult(NamedTuple):
@@ -51,18 +40,22 @@ class Batches:
         sampler: ViewSampler,
         background: Tensor,
         generator: torch.Generator | None = None,
+        coarse: CoarsePhotos | None = None,
     ) -> None:
-        """`background` [3] under every view; or, with a generator on the host, a random colour under each."""
+        """`background` [3] under every view; or, with a generator on the host, a random colour under each. `coarse`:
+        which views are smaller."""
         self.cameras, self.images, self.background = cameras, images, background
-        self._sampler, self._generator = sampler, generator
+        self._sampler, self._generator, self._coarse = sampler, generator, coarse
         self._unmade: int | None = None  # the view of the step that is being made
 
-    def next(self) -> Batch:
-        """The next view; later ones are read meanwhile. DataError for a photo that is read only now."""
+    def next(self, share: float = 1.0) -> Batch:
+        """The next view, as large as it is to be where this share of the run is over; later ones are read meanwhile.
+        DataError for a photo that is read only now."""
         index = self._unmade = self._sampler.next()
         photo, background = self.images[index], self._background()
         self.images.prefetch(self._sampler.upcoming())
-        return Batch(index, self.cameras[index], photo, self.images.mask(index), background)
+        batch = Batch(index, self.cameras[index], photo, self.images.mask(index), background)
+        return self._coarse.at(batch, share) if self._coarse else batch
 
     def one(self, index: int) -> Batch:
         """A view out of turn, on the colour that test views have."""
@@ -83,3 +76,17 @@ class Batches:
         if self._generator is None:
             return self.background
         return torch.rand(3, generator=self._generator).to(self.background.device, non_blocking=True)
+
+
+def batches_of(
+    config: Config,
+    cameras: Sequence[Cameras],
+    images: ImageStore,
+    sampler: ViewSampler,
+    generator: torch.Generator,
+) -> Batches:
+    """The training views as a config asks for them; `generator`: on the host, of random backgrounds."""
+    background = torch.tensor(evaluation_background(config), device=images.device)
+    colors = generator if config.data.background == "random" else None
+    coarse = CoarsePhotos(config.train.coarse_until, keeps=images.where == images.device.type)
+    return Batches(cameras, images, sampler, background, colors, coarse)

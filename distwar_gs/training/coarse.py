@@ -9,7 +9,7 @@ resolution and count together, by the frequencies of the photos; here the share 
 import torch
 from torch import Tensor
 
-from distwar_gs.training.batches import Batch
+from distwar_gs.training.batch import Batch
 from distwar_kernels import Cameras
 
 LEVELS = ((0.25, 4), (1.0, 2))

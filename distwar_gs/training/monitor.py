@@ -1,4 +1,7 @@
-"""What a run tells while it runs: TensorBoard, the progress bar, train.log. Silent steps cost no host sync."""
+"""What a run tells while it runs: TensorBoard, curves.jsonl, the progress bar, train.log.
+
+Silent steps cost no host sync.
+"""
 
 import contextlib
 import io
@@ -12,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -24,6 +28,8 @@ from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.system.files import check_regular
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, printable, reason_of
+from distwar_gs.training.curve_file import CurveFile
+from distwar_gs.training.hparams import session
 from distwar_kernels import Reduction, TuningRound
 
 log = logging.getLogger(__name__)
@@ -133,7 +139,14 @@ def _event_writer(folder: Path, first_step: int) -> SummaryWriter | None:
     except UnicodeEncodeError:
         log.warning("%s: TensorBoard needs a path that is UTF-8; the run goes on without it", printable(str(folder)))
         return None
-    return SummaryWriter(folder, purge_step=first_step)
+    return _Writer(folder, purge_step=first_step)
+
+
+class _Writer(SummaryWriter):
+    """And the page HPARAMS, which SummaryWriter would write into a folder of its own, where it has no curves."""
+
+    def add_page(self, summary: Any) -> None:
+        self._get_file_writer().add_summary(summary)
 
 
 class Monitor:
@@ -148,6 +161,7 @@ class Monitor:
         self._every, self._device = config.log.every, device
         self._writer: SummaryWriter | None = None
         self._open_writer(folder, config, first_step)
+        self._curves = CurveFile(folder, first_step) if config.log.report else None
         self._schedule = Schedule(config.train.iterations, config.train.seconds)
         last = None if self._schedule.follows_clock else config.train.iterations
         self._bar = tqdm(
@@ -188,6 +202,8 @@ class Monitor:
         self._sums, self._steps, self._published = {}, 0, self.elapsed()
         self._bar.n = step
         self._bar.refresh()
+        if self._curves:
+            self._curves.rewind(step)
 
     # --------------------------------------------------------------------------------------------- publishing steps
 
@@ -217,10 +233,23 @@ class Monitor:
         for name, image in images.items():
             self._to_tensorboard("add_image", name, image, step, dataformats="HWC")
 
+    def distributed(self, step: int, histograms: Mapping[str, Any], scalars: Mapping[str, float]) -> None:
+        """Writes histograms (distwar_gs.training.distributions) and what goes with them."""
+        self._write(step, scalars)
+        for name, histogram in histograms.items():
+            self._to_tensorboard("add_histogram_raw", name, global_step=step, **vars(histogram))
+
     def move(self, folder: Path, config: Config, step: int) -> None:
         """The curves from this step on go to another folder, or to the same that was made again."""
         self._to_tensorboard("close")
         self._open_writer(folder, config, step)
+        if self._curves:
+            self._curves.move(folder)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, float]]:
+        """What was written so far, a row for each time: "step", and scalars by name. Empty without a report."""
+        return self._curves.rows if self._curves else ()
 
     def elapsed(self) -> float:
         """Seconds spent in the training loop, all earlier parts of a resumed run included; pauses are not."""
@@ -243,6 +272,7 @@ class Monitor:
     def close(self) -> None:
         """Ends the bar and flushes the event file."""
         self._bar.close()
+        self._to_tensorboard("add_page", self._ended)
         self._to_tensorboard("close")
 
     # ------------------------------------------------------------------------------------------------------ inside
@@ -259,9 +289,14 @@ class Monitor:
         text = yaml.safe_dump({k: list(v) if isinstance(v, tuple) else v for k, v in as_values(config).items()})
         text = "    " + text.replace("\n", "\n    ")  # indented: shown as it is
         self._to_tensorboard("add_text", "config", text)
+        *begin, self._ended = session(config)
+        for summary in begin:
+            self._to_tensorboard("add_page", summary)
         self._to_tensorboard("add_text", "reduction", str(Reduction(**vars(config.reduction))))
 
     def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._curves:
+            self._curves.add(step, scalars)
         for name, value in scalars.items():
             self._to_tensorboard("add_scalar", name, value, step)
 

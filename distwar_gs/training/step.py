@@ -11,7 +11,8 @@ from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.gaussians.optimizer import set_learning_rates
 from distwar_gs.rendering.renderer import render
 from distwar_gs.strategies.base import wants_score
-from distwar_gs.training.batches import Batch, StepResult
+from distwar_gs.training.batch import Batch
+from distwar_gs.training.batches import StepResult
 from distwar_gs.training.state import TrainingState
 from distwar_kernels import Cameras
 

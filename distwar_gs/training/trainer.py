@@ -16,12 +16,12 @@ from distwar_gs.formats.origins import export_origin
 from distwar_gs.gaussians.start import find_start
 from distwar_gs.rendering.near_plane import with_near_plane
 from distwar_gs.rendering.renderer import load_kernels, render_settings
-from distwar_gs.rendering.views import cameras_of, evaluation_background, measured_images, open_scene, training_images
+from distwar_gs.rendering.views import cameras_of, measured_images, open_scene, training_images
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.interruption import Interruption, StoppedError
-from distwar_gs.training.batches import Batches
-from distwar_gs.training.coarse import CoarsePhotos
+from distwar_gs.training.batches import batches_of
+from distwar_gs.training.distributions import distributions_of
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
 from distwar_gs.training.monitor import Monitor, setup_logging
@@ -60,13 +60,10 @@ class Trainer:
         self.test_images = measured_images(scene.test, config, len(scene.test) / (len(scene.train) + len(scene.test)))
         run = (scene, config, settings, device)
         self.state = TrainingState.from_checkpoint(saved, *run) if saved else TrainingState.from_points(*run)
-        background = torch.tensor(evaluation_background(config), device=device)
-        colors = self.state.generators["host"] if config.data.background == "random" else None
-        self.batches = Batches(cameras, images, self.state.sampler, background, colors)
-        self.coarse = CoarsePhotos(config.train.coarse_until, keeps=images.where == device.type)
+        self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"])
         self.interruption = Interruption()
         self._first_step = self.state.step + 1
-        self._extra_hooks = tuple(hooks)
+        self.extra_hooks = list(hooks)  # to which more may be added before `run`
 
     @property
     def folder(self) -> Path:
@@ -116,7 +113,8 @@ class Trainer:
             LostFolder(self.health, files, monitor, self.checkpoints),
             self.checkpoints,
             self.results,
-            *self._extra_hooks,
+            *distributions_of(monitor, self.config, scene, state),
+            *self.extra_hooks,
         ]
 
     def _train_or_stop(self) -> int:
@@ -159,7 +157,7 @@ class Trainer:
         timer = monitor.timer(step)
         refine(state)
         timer.mark("densify")
-        batch = self.coarse.at(self.batches.next(), state.schedule.share(step))
+        batch = self.batches.next(state.schedule.share(step))
         timer.mark("data")
         if step == self._first_step:
             say_coverage(state, batch, self.scene.train[batch.view].name)

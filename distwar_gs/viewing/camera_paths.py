@@ -49,7 +49,7 @@ def ellipse(viewmats: np.ndarray, frames: int) -> np.ndarray:
 
     Returns: [frames,4,4]. Raises ValueError without cameras or frames.
     """
-    centers, up = centers_of(viewmats), _mean_up(viewmats)
+    centers, up = centers_of(viewmats), mean_up(viewmats)
     focus = focus_point(viewmats)
     offsets = centers - focus
     distance = np.linalg.norm(offsets, axis=1).mean()
@@ -172,7 +172,7 @@ def centers_of(viewmats: np.ndarray) -> np.ndarray:
     return -(viewmats[:, :3, :3].transpose(0, 2, 1) @ viewmats[:, :3, 3:])[:, :, 0]
 
 
-def _mean_up(viewmats: np.ndarray) -> np.ndarray:
+def mean_up(viewmats: np.ndarray) -> np.ndarray:
     """Mean upward direction [3] of the cameras (their y axes point down), a unit vector."""
     return _unit(-viewmats[:, 1, :3].mean(axis=0), -viewmats[0, 1, :3])
 

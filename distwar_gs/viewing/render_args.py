@@ -1,9 +1,11 @@
 """What is rendered, and with which settings: those of the run, of a file, or those given. Imports no torch."""
 
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from distwar_gs.config import Config, load_config, validate, with_values
+from distwar_gs.config.shipped import found_config
 from distwar_gs.formats.table import is_model_file, unread_model
 from distwar_gs.system.errors import ConfigError
 
@@ -45,6 +47,16 @@ class RenderArgs:
     out: Path | None = None
     """Where images and videos go; None: into the run folder."""
     device: str = "auto"
+
+
+def add_scene_options(parser: argparse.ArgumentParser) -> None:
+    """What every program that shows a trained model asks of its scene: the fields of RenderArgs from `config` on."""
+    parser.add_argument("--config", type=found_config, metavar="YAML", help="settings instead of the run's config.yaml")
+    parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
+    parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
+    parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
+    parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
+    parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
 
 
 def render_config(args: RenderArgs) -> Config:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from distwar_gs.config import choices_of
-from distwar_gs.config.shipped import found_config
 from distwar_gs.formats.table import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.command_line import Parser, parse, run_cli
 from distwar_gs.system.interruption import undisturbed
-from distwar_gs.viewing.render_args import VIEWER_PORT, RenderArgs
+from distwar_gs.viewing.render_args import VIEWER_PORT, RenderArgs, add_scene_options
 
 if TYPE_CHECKING:
     from distwar_gs.viewing.live.desk import Desk
@@ -52,12 +51,7 @@ def viewer_parser() -> argparse.ArgumentParser:
     parser = Parser("viewer", "Look at a trained model in a browser.")
     kinds = f"a run folder or a {', '.join(MODEL_SUFFIXES)} file"
     parser.add_argument("model", type=Path, metavar="MODEL", help=kinds)
-    parser.add_argument("--config", type=found_config, metavar="YAML", help="settings instead of the run's config.yaml")
-    parser.add_argument("-s", "--source_path", metavar="DIR", help="the scene, if it is not where it was trained from")
-    parser.add_argument("-i", "--images", metavar="NAME", help="sub-folder with the images")
-    parser.add_argument("-r", "--resolution", type=int, metavar="N", help="image size, as for train.py")
-    parser.add_argument("--test_list", metavar="FILE", help="which images are test views, as for train.py")
-    parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of the run (default: newest)")
+    add_scene_options(parser)
     parser.add_argument("--device", choices=choices_of("train.device"), help="where to render (default: auto)")
     parser.add_argument("-w", "--white_background", dest="background", action="store_const", const="white",
                         help="white behind the scene")  # fmt: skip
