@@ -95,6 +95,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "train.deterministic", True, "--deterministic", help=field_docs()["train.deterministic"])
     _add_switch(parser, "log.flip", True, "--flip", help=field_docs()["log.flip"])
     _add_switch(parser, "log.report", False, "--no_report", help="no report.html at the end")
+    _add_setting(parser, "log.timelapse", "--timelapse", type=int, metavar="N")
+    _add_setting(parser, "log.timelapse_path", "--timelapse_path", type=_camera_path, metavar="FILE")
     _add_switch(parser, "log.quiet", True, "--quiet", help="no progress bar")
     _add_setting(parser, "log.viewer", "--viewer", type=int, nargs="?", const=VIEWER_PORT, metavar="PORT")
     _add_setting(parser, "log.viewer_host", "--viewer_host", metavar="HOST")
