@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 from distwar_gs.cli import render_args, run_cli, train_config
 from distwar_gs.config import Config
 from distwar_gs.system.interruption import undisturbed
+from distwar_gs.system.progress import quieten
 
 if TYPE_CHECKING:
     from distwar_gs.training.trainer import Trainer
@@ -20,6 +21,8 @@ def train(arguments: list[str]) -> int:
     with undisturbed():  # after parsing, so that --help and a typo answer at once
         from distwar_gs.training.trainer import Trainer
 
+    if config.log.quiet:
+        quieten()
     film = _film(config)
     if config.log.viewer is not None:
         return _train_watched(config, film)
@@ -64,6 +67,8 @@ def _equipped(run: Trainer, film: Timelapse | None) -> Trainer:
 def render(arguments: list[str]) -> None:
     """Parse, load, render test views and a camera path."""
     args = render_args(arguments)
+    if args.quiet:
+        quieten()
     with undisturbed():
         from distwar_gs.viewing.pictures import ModelPictures  # after parsing, so that --help and a typo answer at once
 

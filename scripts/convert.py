@@ -27,6 +27,7 @@ from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, 
 from distwar_gs.formats.origins import grid, positions_origin, words
 from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, Format, listed, written_format
 from distwar_gs.gaussians.model import parameter_count, sh_degree_of
+from distwar_gs.system.progress import progress, quieten
 from distwar_gs.system.terminal import log_to_terminal, printable
 from distwar_gs.viewing.tours import tour_of_model
 
@@ -35,17 +36,20 @@ def main(argv: Sequence[str]) -> None:
     """Read once, write every format asked for, and say in one line each what came of it."""
     args = _parser().parse_args(argv)
     log_to_terminal()
+    if args.quiet:
+        quieten()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
     tour = tour_of_model(source)
     params, origin = load_exactly(source, rub=rub)
     antialiased = read_render_mode(source) == "mip"
     print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
-    for target in args.out:
+    targets = progress(args.out, desc="formats", unit="file")
+    for target in targets:
         placed, new_origin = _placed(params, origin, args.export_origin, written_format(target))
         shown = tour and tour.moved(-new_origin)
         save_model(target, placed, antialiased=antialiased, rub=rub, origin=new_origin, tour=shown)
         moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(placed)
-        print(printable(_result(target, params, rub) + moved))
+        targets.write(printable(_result(target, params, rub) + moved))  # above the bar
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="what positions are relative to: the origin of the input's frame (input), a round place "
                         "amidst the Gaussians (local), or what they are relative to already, unless the format cannot "
                         "hold them so (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 
