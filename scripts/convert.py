@@ -60,8 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help=f"NAME{listed(WRITTEN_SUFFIXES, 'or')}")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of a run (default: newest)")
     parser.add_argument("--spz_frame", choices=("rub", "input"), default="rub",
-                        help="axes of SPZ files: x right, y up, z back, as the format prescribes, or those of the PLY, "
-                        "as splat-transform 3.2 takes them (default: %(default)s)")  # fmt: skip
+                        help="axes of SPZ and glTF files: those that the format prescribes (SPZ x right, y up, z back; "
+                        "glTF x left, y up, z forward), or those of the PLY, as splat-transform 3.2 takes SPZ "
+                        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--export_origin", choices=("auto", "input", "local"), default="auto",
                         help="what positions are relative to: the origin of the input's frame (input), a round place "
                         "amidst the Gaussians (local), or what they are relative to already, unless the format cannot "
