@@ -75,7 +75,7 @@ class ModelConfig:
     points."""
     init_ply: str | None = setting(None)
     """File to start from instead, in the frame of the input's poses: a point cloud (PLY), or Gaussians of any trainer
-    (.ply, .splat, .spz, .sog, or a run folder), whose parameters are all kept. A cloud of more points than
+    (.ply, .splat, .spz, .sog, .glb, or a run folder), whose parameters are all kept. A cloud of more points than
     densification.cap_max, or half of what memory holds, is thinned. Only used at the first step."""
     init_points: int = setting(100_000, between(1, 100_000_000))
     """Number of random Gaussians at the start. Only used when the start is random."""
