@@ -14,6 +14,7 @@ from typing import Any
 from distwar_gs.config import (
     FPS,
     FRAMES,
+    PIXELS,
     Config,
     ConfigError,
     choices_of,
@@ -31,7 +32,7 @@ from distwar_gs.config.shipped import found_config
 from distwar_gs.formats.table import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.command_line import Parser, parse
 from distwar_gs.system.command_line import run_cli as run_cli  # programs take it from here
-from distwar_gs.viewing.render_args import CAMERA_PATHS, VIEWER_PORT, RenderArgs, add_scene_options
+from distwar_gs.viewing.render_args import CAMERA_PATHS, SHOWN, VIEWER_PORT, RenderArgs, add_scene_options
 
 # --------------------------------------------------------------------------------------------------------- train.py
 
@@ -95,6 +96,8 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "train.deterministic", True, "--deterministic", help=field_docs()["train.deterministic"])
     _add_switch(parser, "log.flip", True, "--flip", help=field_docs()["log.flip"])
     _add_switch(parser, "log.report", False, "--no_report", help="no report.html at the end")
+    _add_setting(parser, "log.timelapse", "--timelapse", type=int, metavar="N")
+    _add_setting(parser, "log.timelapse_path", "--timelapse_path", type=_camera_path, metavar="FILE")
     _add_switch(parser, "log.quiet", True, "--quiet", help="no progress bar")
     _add_setting(parser, "log.viewer", "--viewer", type=int, nargs="?", const=VIEWER_PORT, metavar="PORT")
     _add_setting(parser, "log.viewer_host", "--viewer_host", metavar="HOST")
@@ -150,7 +153,9 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
         parser.error(f"give one model to render: a run folder or a file of Gaussians ({', '.join(MODEL_SUFFIXES)})")
     if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
         parser.error("--frames and --fps must be positive")
-    for name, rule in (("frames", FRAMES), ("fps", FPS)):
+    if typed.get("path", "none") == "none" and typed.keys() & {"width", "height"}:
+        parser.error("--width and --height are the size of a video: give --path, too; test views take -r")
+    for name, rule in (("frames", FRAMES), ("fps", FPS), ("width", PIXELS), ("height", PIXELS)):
         if name in typed and not rule.holds(typed[name]):
             parser.error(f"--{name} is {typed[name]}: it must be {rule.words}")
     if is_model_file(models[0]) and "iteration" in typed:
@@ -180,14 +185,29 @@ def render_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fps", type=float, metavar="X", help="frames per second of the video (default: as the file says, or 30)"
     )
+    for side in ("width", "height"):
+        parser.add_argument(f"--{side}", type=int, metavar="N", help=f"{side} of the video in pixels, 3840 x 2160 say "
+                            "(default: as the file says, or the photos; or what goes with the other side)")  # fmt: skip
     _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
     _add_switch(parser, "train", True, "--train", help="render the training views too")
-    _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
+    parser.add_argument("--show", type=_shown, metavar="LIST", help="pictures to make of each view, with commas "
+                        f"between: {', '.join(SHOWN)} (default: color)")  # fmt: skip
+    _add_switch(parser, "depth", True, "--depth", help="show depth, too, and write it as numbers for test views")
     _add_switch(parser, "flip", True, "--flip", help=field_docs()["log.flip"])
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: in the run folder)")
     parser.add_argument("--device", choices=choices_of("train.device"), help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
+    _add_switch(parser, "quiet", True, "--quiet", help="no progress bar")
     return parser
+
+
+def _shown(text: str) -> tuple[str, ...]:
+    """Some of SHOWN, with commas between."""
+    kinds = tuple(text.split(","))
+    wrong = next((kind for kind in kinds if kind not in SHOWN), None)
+    if wrong is not None:
+        raise argparse.ArgumentTypeError(f"invalid choice: {wrong!r} (choose from {', '.join(SHOWN)})")
+    return kinds
 
 
 def _camera_path(text: str) -> str:

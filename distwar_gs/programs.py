@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, NoReturn
 from distwar_gs.cli import render_args, run_cli, train_config
 from distwar_gs.config import Config
 from distwar_gs.system.interruption import undisturbed
+from distwar_gs.system.progress import quieten
 
 if TYPE_CHECKING:
     from distwar_gs.training.trainer import Trainer
+    from distwar_gs.viewing.timelapse import Timelapse
 
 
 def train(arguments: list[str]) -> int:
@@ -19,29 +21,44 @@ def train(arguments: list[str]) -> int:
     with undisturbed():  # after parsing, so that --help and a typo answer at once
         from distwar_gs.training.trainer import Trainer
 
+    if config.log.quiet:
+        quieten()
+    film = _film(config)
     if config.log.viewer is not None:
-        return _train_watched(config)
-    return _reported(Trainer(config)).run()
+        return _train_watched(config, film)
+    return _equipped(Trainer(config), film).run()
 
 
-def _train_watched(config: Config) -> int:
+def _train_watched(config: Config, film: Timelapse | None) -> int:
     """Train, and serve the live viewer's page."""
     from distwar_gs.training.trainer import Trainer
     from distwar_gs.viewing.live.hook import LiveViewer
 
     viewer = LiveViewer(config)
     try:
-        run = _reported(Trainer(config, [viewer]))
+        run = _equipped(Trainer(config, [viewer]), film)
         viewer.watch(run)
         return run.run()
     finally:
         viewer.close(f"the training has ended; python -m distwar_gs.viewing.viewer {config.train.result_dir} shows it")
 
 
-def _reported(run: Trainer) -> Trainer:
-    """The run, which ends with its report unless the config says no."""
+def _film(config: Config) -> Timelapse | None:
+    """The timelapse that the config asks for; a mistake in its file of poses comes here, before photos are read."""
+    if config.log.timelapse is None:
+        return None
+    from distwar_gs.viewing.timelapse import Timelapse
+
+    return Timelapse(config)
+
+
+def _equipped(run: Trainer, film: Timelapse | None) -> Trainer:
+    """The run, which makes its timelapse, if there is to be one, and ends with its report unless the config says no."""
     from distwar_gs.viewing.report.hook import Report
 
+    if film is not None:
+        film.watch(run)
+        run.extra_hooks.append(film)
     if run.config.log.report:
         run.extra_hooks.append(Report(run))
     return run
@@ -50,6 +67,8 @@ def _reported(run: Trainer) -> Trainer:
 def render(arguments: list[str]) -> None:
     """Parse, load, render test views and a camera path."""
     args = render_args(arguments)
+    if args.quiet:
+        quieten()
     with undisturbed():
         from distwar_gs.viewing.pictures import ModelPictures  # after parsing, so that --help and a typo answer at once
 

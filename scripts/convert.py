@@ -26,6 +26,7 @@ from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, 
 from distwar_gs.formats.origins import grid, placed, words
 from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, listed, written_format
 from distwar_gs.gaussians.model import parameter_count, sh_degree_of
+from distwar_gs.system.progress import progress, quieten
 from distwar_gs.system.terminal import log_to_terminal, printable
 from distwar_gs.viewing.tours import tour_of_model
 
@@ -34,17 +35,20 @@ def main(argv: Sequence[str]) -> None:
     """Read once, write every format asked for, and say in one line each what came of it."""
     args = _parser().parse_args(argv)
     log_to_terminal()
+    if args.quiet:
+        quieten()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
     tour = tour_of_model(source)
     params, origin = load_exactly(source, rub=rub)
     antialiased = read_render_mode(source) == "mip"
     print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
-    for target in args.out:
+    targets = progress(args.out, desc="formats", unit="file")
+    for target in targets:
         moved_params, new_origin = placed(params, origin, args.export_origin, written_format(target))
         shown = tour and tour.moved(-new_origin)
         save_model(target, moved_params, antialiased=antialiased, rub=rub, origin=new_origin, tour=shown)
         moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(moved_params)
-        print(printable(_result(target, params, rub) + moved))
+        targets.write(printable(_result(target, params, rub) + moved))  # above the bar
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -55,12 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("out", type=Path, nargs="+", metavar="OUT", help=f"NAME{listed(WRITTEN_SUFFIXES, 'or')}")
     parser.add_argument("--iteration", type=int, metavar="N", help="which saved model of a run (default: newest)")
     parser.add_argument("--spz_frame", choices=("rub", "input"), default="rub",
-                        help="axes of SPZ files: x right, y up, z back, as the format prescribes, or those of the PLY, "
-                        "as splat-transform 3.2 takes them (default: %(default)s)")  # fmt: skip
+                        help="axes of SPZ and glTF files: those that the format prescribes (SPZ x right, y up, z back; "
+                        "glTF x left, y up, z forward), or those of the PLY, as splat-transform 3.2 takes SPZ "
+                        "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--export_origin", choices=("auto", "input", "local"), default="auto",
                         help="what positions are relative to: the origin of the input's frame (input), a round place "
                         "amidst the Gaussians (local), or what they are relative to already, unless the format cannot "
                         "hold them so (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 

@@ -23,12 +23,15 @@ from distwar_gs.capture.structure_from_motion import make_scene, settings_for
 from distwar_gs.capture.video import FRAMES_PER_SECOND, MOST_FRAMES
 from distwar_gs.capture.work import AUTO
 from distwar_gs.cli import run_cli
+from distwar_gs.system.progress import quieten
 
 
 def main(arguments: Sequence[str]) -> None:
     """Make the scene, and say what came of it."""
     args = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; COLMAP's own handler can hang
+    if args.quiet:
+        quieten()
     settings = settings_for(
         args.photos, args.out, matching=args.matching, camera=args.camera, max_size=args.max_size,
         max_features=args.max_features, frames=args.frames,
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--frames", type=int, help="of a video: the sharpest of each of so many equal spans "
                         f"(default: {FRAMES_PER_SECOND:g} a second, at most {MOST_FRAMES})")  # fmt: skip
     parser.add_argument("--threads", type=int, default=-1, help="CPU threads (default: all)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 
 

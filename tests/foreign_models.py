@@ -1,7 +1,7 @@
 """Gaussians that a formula gives, and files that another program made of them.
 
-tests/splats/waves.spz, waves.compressed.ply and .sog are what splat-transform 2.7.1 (PlayCanvas, MIT licence) wrote
-from the PLYs of `waves(300, 3)`, `waves(300, 1)` and `waves(300, 1)`, with `--spz-version 3` and `--gpu cpu`.
+tests/splats/waves.spz, waves.compressed.ply, .sog and .glb are what splat-transform 2.7.1 (PlayCanvas, MIT licence)
+wrote from the PLYs of `waves(300, 3)`, and of `waves(300, 1)` for the others, with `--spz-version 3` and `--gpu cpu`.
 """
 
 from pathlib import Path

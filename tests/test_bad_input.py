@@ -516,7 +516,7 @@ def start_that_is_not_there(bench):
     return ["-s", bench.scene, "--init_ply", bench.folder / "none.ply"]
 
 
-@bad(TRAINING, "scan.las: is no run folder, and of files .ply, .splat, .spz and .sog are read", "convert it to one")
+@bad(TRAINING, "scan.las: is no run folder, and of files .ply, .splat, .spz, .sog and .glb are", "convert it")
 def start_from_a_file_of_another_kind(bench):
     return ["-s", bench.scene, "--init_ply", bench.file("scan.las", "LASF")]
 
@@ -616,7 +616,7 @@ def truncated_sog(bench):
     return [bench.file("cut.sog", whole[: len(whole) // 2]), "-s", bench.scene]
 
 
-@bad(RENDERING, "model.ksplat: .ksplat is not read, .ply, .splat, .spz and .sog are", "splat-transform")
+@bad(RENDERING, "model.ksplat: .ksplat is not read, .ply, .splat, .spz, .sog and .glb are", "splat-transform")
 def ksplat(bench):
     return [bench.file("model.ksplat", bytes(100)), "-s", bench.scene]
 
@@ -626,9 +626,9 @@ def sog_of_many_levels(bench):
     return [bench.file("lod-meta.json", "{}"), "-s", bench.scene]
 
 
-@bad(RENDERING, "model.glb: is no run folder, and of files .ply, .splat, .spz and .sog are read", "convert it to one")
+@bad(RENDERING, "model.usdz: is no run folder, and of files .ply, .splat, .spz, .sog and .glb are", "convert it")
 def file_of_an_unknown_kind(bench):
-    return [bench.file("model.glb", "glTF"), "-s", bench.scene]
+    return [bench.file("model.usdz", "glTF"), "-s", bench.scene]
 
 
 @bad(RENDERING, "cut.splat: not a readable .splat file (31 bytes", "export or copy it again")

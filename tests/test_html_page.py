@@ -96,7 +96,7 @@ def test_a_file_within_a_run_folder_is_shown_as_the_run(made, demo_run, tmp_path
 def test_pages_are_not_read(made, tmp_path):
     result = run_program("scripts/convert.py", made[0], tmp_path / "a.ply")
     assert result.returncode == 1 and result.stderr.count("\n") == 1
-    assert "is no run folder, and of files .ply, .splat, .spz and .sog are read" in result.stderr
+    assert "is no run folder, and of files .ply, .splat, .spz, .sog and .glb are read" in result.stderr
 
 
 # ------------------------------------------------------------------------------------------------------ in a browser

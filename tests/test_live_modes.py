@@ -20,12 +20,13 @@ from distwar_gs.evaluation.metrics import to_8bit
 from distwar_gs.rendering.renderer import RenderSettings, render
 from distwar_gs.viewing.live.ellipsoids import FAINT, RADIUS, draw_ellipsoids
 from distwar_gs.viewing.live.hook import take_picture
-from distwar_gs.viewing.live.modes import DRAWN, contributions, depth_at, draw, facing_normals, ramp
+from distwar_gs.viewing.live.modes import DRAWN, contributions, depth_at, draw
 from distwar_gs.viewing.live.orders import MODES, CropBox, parse
 from distwar_gs.viewing.live.pictures import Photos, Picture, encode, error_picture, heat
 from distwar_gs.viewing.live.site import Site
 from distwar_gs.viewing.live.subjects import Still, part_of
 from distwar_gs.viewing.render_args import RenderArgs
+from distwar_gs.viewing.shown import facing_normals, ramp, ramp_table
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_kernels import Cameras
 
@@ -127,11 +128,11 @@ def test_the_depth_of_a_place():
 def test_normals_are_the_shortest_axes_that_face_the_camera():
     """Whichever way the axis points, its image of a disc that lies across the view is that of one normal."""
     values = one((0.5, 0.5, 0.01))
-    normals = facing_normals(still(values), CAMERA)
+    normals = facing_normals(values, CAMERA)
     assert torch.allclose(normals, torch.tensor([[0.0, 0.0, -1.0]]))
     turned = {**values, "quats": torch.tensor([[0.0, 1.0, 0.0, 0.0]])}  # upside down
-    assert torch.allclose(facing_normals(still(turned), CAMERA), normals, atol=1e-6)
-    many = facing_normals(still(params()), CAMERA)
+    assert torch.allclose(facing_normals(turned, CAMERA), normals, atol=1e-6)
+    many = facing_normals(params(), CAMERA)
     assert torch.allclose(many.norm(dim=-1), torch.ones(80)) and ((many * params()["means"]).sum(-1) <= 0).all()
     pixel = draw(still(one((0.5, 0.5, 0.01), 0.999)), CAMERA, "normals")[HEIGHT // 2, WIDTH // 2]
     assert torch.allclose(pixel.float(), torch.tensor([127.5, 127.5, 0.0]), atol=2)
@@ -199,6 +200,16 @@ def test_ellipsoids_of_the_fused_rasteriser_are_opaque(monkeypatch):
     monkeypatch.setitem(renderer.RASTERIZERS, "fused", renderer.COMPOSED)
     image = draw_ellipsoids(one((0.4, 0.2, 0.2), 0.2), CAMERA, replace(SETTINGS, rasterizer="fused"))
     assert image[HEIGHT // 2, WIDTH // 2].min() > 0.9
+
+
+def test_the_steps_of_the_ramp_look_equally_large():
+    """As CIE's lightness tells it, which the ramp is not made by: from nearly black to nearly white in equal steps."""
+    table = ramp_table().astype(np.float64)
+    linear = np.where(table <= 0.04045, table / 12.92, ((table + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ np.array([0.2126, 0.7152, 0.0722])
+    lightness = np.where(luminance > 0.008856, 116 * np.cbrt(luminance) - 16, 903.3 * luminance)
+    steps = np.diff(lightness)
+    assert lightness[0] < 20 and lightness[-1] > 90 and steps.min() > 0.8 * steps.mean() > 0.64 * steps.max()
 
 
 def test_ramps_get_brighter():

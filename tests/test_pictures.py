@@ -8,7 +8,9 @@ import imageio.v2 as imageio
 import numpy as np
 import pycolmap
 import pytest
+import torch
 from demo_runs import DENSE_SCHEDULE, demo_config, run_program
+from memory_pressure import RunsOutAt
 from PIL import Image
 from scene_files import write_colmap
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,11 +18,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from distwar_datasets import load_scene
 from distwar_gs.cli import render_args
 from distwar_gs.config import ConfigError
+from distwar_gs.evaluation.metrics import to_8bit
 from distwar_gs.formats.export import ModelFileError
+from distwar_gs.system.devices import enough_memory
 from distwar_gs.system.files import WriteError
 from distwar_gs.training.trainer import Trainer
 from distwar_gs.viewing import camera_paths
 from distwar_gs.viewing.pictures import ModelPictures
+from distwar_gs.viewing.shown import depth_image, depth_range, depth_sample
 
 pytestmark = pytest.mark.usefixtures("in_process")
 PICTURES = "renders/iteration_60"
@@ -117,8 +122,6 @@ def test_the_video(rendered):
         frames = frames_of(rendered / PICTURES / name)
         assert len(frames) == 6 and all(frame.shape == (60, 80, 3) for frame in frames), name
         assert np.abs(frames[0].astype(int) - frames[3]).mean() > 5, f"{name} stands still"
-    depth = frames_of(rendered / PICTURES / "ellipse_depth.mp4")[0].astype(int)
-    assert np.abs(depth[..., 0] - depth[..., 1]).max() < 12 and depth.std() > 20  # grey, as far as video codecs keep it
 
 
 def test_depths_are_in_the_units_of_the_input(rendered, demo_run):
@@ -319,6 +322,126 @@ def test_a_mirrored_world_trains_and_shows_as_the_world_itself(demo_scene, tmp_p
         np.abs(frames["mirrored"] - other).mean() for other in (frames["plain"], frames["plain"][:, :, ::-1])
     )
     assert difference < 0.3 * turned
+
+
+# ----------------------------------------------------------------------------------- what is shown, and how large
+
+
+KINDS = {"renders", "gt", "depth", "normals", "alpha"}
+
+
+def test_every_kind_of_picture(demo_run, tmp_path):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 2, "--show", "alpha,normals,depth,color")
+    pictures.render_split("test")
+    pictures.render_path("ellipse")
+    folder = tmp_path / "iteration_60"
+    names = {path.name for path in (folder / "test").iterdir()}
+    assert names == KINDS and all(len(list((folder / "test" / name).glob("*.png"))) == 2 for name in names)
+    films = {"ellipse.mp4", "ellipse_depth.mp4", "ellipse_normals.mp4", "ellipse_alpha.mp4"}
+    assert {path.name for path in folder.glob("*.mp4")} == films
+    assert all(len(frames_of(folder / film)) == 2 for film in films)
+    assert_the_same_numbers(record(folder / "metrics.json"), record(demo_run.folder / "metrics.json"))
+    first = {name: imageio.imread(folder / "test" / name / "view_000.png").astype(int) for name in sorted(names)}
+    assert (first["alpha"][..., 0] == first["alpha"][..., 2]).all() and first["alpha"].std() > 1
+    assert np.abs(first["depth"][..., 0] - first["depth"][..., 2]).max() > 50  # not grey
+    seen = first["alpha"][..., 0] > 250
+    lengths = np.linalg.norm(first["normals"] / 127.5 - 1.0, axis=-1)[seen]
+    assert np.median(lengths) == pytest.approx(1.0, abs=0.05)
+
+
+def test_kinds_that_are_not_asked_for_are_not_made(demo_run, tmp_path):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 2, "--show", "normals")
+    pictures.render_split("test")
+    pictures.render_path("ellipse")
+    folder = tmp_path / "iteration_60"
+    assert sorted(path.name for path in folder.iterdir()) == ["ellipse_normals.mp4", "metrics.json", "test"]
+    assert [path.name for path in (folder / "test").iterdir()] == ["normals"]
+
+
+def test_the_colors_of_depths_are_the_same_all_through_a_film(demo_run, tmp_path):
+    """Each frame as one range for the whole film has it, which is not that of its first frame."""
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--frames", 5, "--show", "depth")
+    views = pictures._own_path("interpolate")
+    within = pictures._depth_range(views)
+    alone = [depth_range([depth_sample(pictures.model.render(view, with_depth=True))]) for view in views]
+    assert min(far for far, _ in alone) < within.far and max(near for _, near in alone) > within.near
+    pictures.render_path("interpolate")
+    frames = frames_of(tmp_path / "iteration_60/interpolate_depth.mp4")
+    for view, frame in zip(views, frames, strict=True):
+        expected = to_8bit(depth_image(pictures.model.render(view, with_depth=True), within)).numpy()
+        assert np.abs(frame.astype(int) - expected).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [
+        (("--width", 160), (120, 160)), (("--height", 30), (30, 40)), (("--width", 160, "--height", 90), (90, 160)),
+    ],
+)  # fmt: skip
+def test_the_size_of_a_video(demo_run, tmp_path, asked, shape):
+    for name, arguments in (("plain", ()), ("asked", ("--path", "ellipse", *asked))):
+        pictures_of(demo_run.folder, "--out", tmp_path / name, "--frames", 2, *arguments).render_path("ellipse")
+    plain, sized = (frames_of(tmp_path / name / "iteration_60/ellipse.mp4")[0] for name in ("plain", "asked"))
+    assert sized.shape == (*shape, 3)
+    scale = min(shape[0] / 60, shape[1] / 80)
+    middle = Image.fromarray(plain).resize((round(80 * scale), round(60 * scale)), Image.Resampling.BILINEAR)
+    margin = (shape[1] - middle.width) // 2
+    inner = sized[:, margin : margin + middle.width].astype(int)
+    assert np.abs(inner - np.asarray(middle)).mean() < 8  # all of the smaller picture, in the middle
+
+
+def test_the_size_of_a_video_along_a_file(demo_run, tmp_path):
+    arguments = ("--path", demo_run.folder / "cameras.json", "--frames", 2, "--width", 120, "--height", 90)
+    pictures_of(demo_run.folder, "--out", tmp_path, *arguments).render_path(str(demo_run.folder / "cameras.json"))
+    assert frames_of(tmp_path / "iteration_60/cameras.mp4")[0].shape == (90, 120, 3)
+
+
+def test_a_frame_of_4k(demo_run, tmp_path):
+    options = ("--path", "ellipse", "--frames", 1, "--width", 3840, "--height", 2160)
+    pictures_of(demo_run.folder, "--out", tmp_path, *options).render_path("ellipse")
+    large = frames_of(tmp_path / "iteration_60/ellipse.mp4")
+    assert len(large) == 1 and large[0].shape == (2160, 3840, 3)
+    pictures_of(
+        demo_run.folder, "--out", tmp_path / "small", "--path", "ellipse", "--frames", 1, "--height", 54
+    ).render_path("ellipse")
+    small = Image.fromarray(frames_of(tmp_path / "small/iteration_60/ellipse.mp4")[0])
+    inner = Image.fromarray(large[0][:, 480:-480]).resize(small.size, Image.Resampling.BOX)
+    assert np.abs(np.asarray(inner).astype(int) - np.asarray(small)).mean() < 5
+
+
+def test_memory_that_is_used_up_is_one_message(demo_run, tmp_path):
+    pictures = pictures_of(demo_run.folder, "--out", tmp_path, "--path", "ellipse", "--frames", 2, "--width", 3840)
+    with (
+        RunsOutAt(3),
+        pytest.raises(ConfigError, match=r"a picture of 3840 x 2880 pixels of [\d,]+ Gaussians does not"),
+    ):
+        pictures.render_path("ellipse")
+    assert list((tmp_path / "iteration_60").iterdir()) == []
+
+
+def test_the_hosts_memory_that_is_used_up_is_one_message():
+    with (
+        pytest.raises(ConfigError, match="out of memory: this does not fit; make a video smaller"),
+        enough_memory("this"),
+    ):
+        torch.empty(2**50, dtype=torch.uint8)
+    with pytest.raises(RuntimeError, match="size"), enough_memory("this"):
+        torch.ones(2) + torch.ones(3)  # another mistake
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--width", "100"), "--width and --height are the size of a video: give --path"),
+        (("--path", "ellipse", "--height", "0"), "--height is 0: it must be between 1 and 16384"),
+        (("--path", "ellipse", "--width", "20000"), "--width is 20000: it must be between 1 and 16384"),
+        (("--show", "color,depths"), "argument --show: invalid choice: 'depths' (choose from color, depth, "),
+    ],
+)  # fmt: skip
+def test_mistakes_in_what_is_shown(capsys, arguments, message):
+    with pytest.raises(SystemExit) as caught:
+        render_args(["run", *arguments])
+    assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------------- disks that fill

@@ -125,7 +125,9 @@ def test_a_sog_is_never_taken_for_a_run_folder(tmp_path):
 @pytest.mark.parametrize("name", ["a.ksplat", "A.KSPLAT", "scene.lcc", "lod-meta.json"])
 def test_formats_that_are_not_read_name_what_converts_them(tmp_path, name):
     (tmp_path / name).write_bytes(b"\0\1")
-    with pytest.raises(ModelFileError, match=r"is not read, \.ply, \.splat, \.spz and \.sog are; .*splat-transform"):
+    with pytest.raises(
+        ModelFileError, match=r"is not read, \.ply, \.splat, \.spz, \.sog and \.glb are; .*splat-transform"
+    ):
         find_ply(tmp_path / name)
 
 

@@ -257,7 +257,7 @@ def test_a_file_in_another_frame_is_pointed_out(make, demo_run, own_points, tmp_
         ("none.ply", None, ModelFileError, "none.ply: no such file; give a point cloud"),
         ("a.ply", b"hello", ModelFileError, "a.ply: not a readable PLY file"),
         ("a.ksplat", b"hello", ModelFileError, "a.ksplat: .ksplat is not read"),
-        ("scan.las", b"LASF", ModelFileError, "scan.las: is no run folder, and of files .ply, .splat, .spz and .sog"),
+        ("scan.las", b"LASF", ModelFileError, "scan.las: is no run folder, and of files .ply, .splat, "),
         ("step_7.pt", b"PK", ModelFileError, "step_7.pt: is a checkpoint; continue it with --resume "),
         ("a.spz", b"hello", ModelFileError, "a.spz: not a readable SPZ file"),
         ("b.ply", b"ply\nformat ascii 1.0\nelement vertex 0\nproperty int x\nend_header\n", DataError, "no columns x"),

@@ -75,7 +75,12 @@ def test_axes_are_turned_where_the_format_has_its_own(tmp_path, row):
     params["means"] = params["means"].abs() + 1.0
     save_model(path, params)
     signs = load_model(path, rub=False)["means"].sign().unique(dim=0).tolist()
-    assert signs == ([[1.0, -1.0, -1.0]] if row.axes else [[1.0, 1.0, 1.0]])
+    turned = {
+        "": [1.0, 1.0, 1.0],
+        "x right, y up, z back": [1.0, -1.0, -1.0],
+        "x left, y up, z forward": [-1.0, -1.0, 1.0],
+    }
+    assert signs == [turned[row.axes]]
 
 
 @pytest.mark.parametrize(
@@ -84,6 +89,7 @@ def test_axes_are_turned_where_the_format_has_its_own(tmp_path, row):
         ("a.ply", ".ply", ".ply"), ("A.PLY", ".ply", ".ply"), ("a.compressed.ply", ".ply", ".compressed.ply"),
         ("a.Compressed.Ply", ".ply", ".compressed.ply"), ("compressed.ply", ".ply", ".ply"),
         ("a.b.splat", ".splat", ".splat"), ("a.SPZ", ".spz", ".spz"), ("a.sog", ".sog", ".sog"),
+        ("a.GLB", ".glb", ".glb"),
         ("a.html", ".ply", ".html"), ("meta.json", ".sog", None), ("a.obj", ".ply", None), ("ply", ".ply", None),
     ],
 )  # fmt: skip

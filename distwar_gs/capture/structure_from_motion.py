@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pycolmap
 from PIL import Image
-from tqdm import tqdm
 
 from distwar_datasets.errors import DataError
 from distwar_datasets.pixels.imagefile import map_threads
@@ -24,6 +23,7 @@ from distwar_gs.capture.report import Report, report_of
 from distwar_gs.capture.staging import Staged, load_stage, save_stage, stage
 from distwar_gs.capture.video import JPEG_QUALITY, default_frames, extract_frames
 from distwar_gs.capture.work import AUTO, Settings, Work
+from distwar_gs.system.progress import progress
 
 
 def settings_for(
@@ -97,10 +97,12 @@ def _frames(work: Work) -> None:
 def _photos(work: Work) -> None:
     """Photos are decoded to the end, to find damaged ones, and put where COLMAP reads them."""
     found, left_out = find_photos(work.source, work.out)
-    with tqdm(total=len(found), unit="photo", desc="photos", disable=None) as bar:
+    with progress(total=len(found), unit="photo", desc="photos") as bar:
         names, unusable = check_photos(work.source, found, lambda done, total: bar.update(done - bar.n))
     check_enough(work.source, names, [*unusable, *left_out])
-    save_stage(work.folder / "photos.json", stage(work.source, names, work.images), [*left_out, *unusable])
+    with progress(total=len(names), unit="photo", desc="copies and links") as bar:
+        staged = stage(work.source, names, work.images, lambda done, total: bar.update(done - bar.n))
+    save_stage(work.folder / "photos.json", staged, [*left_out, *unusable])
 
 
 def _undistorted(work: Work) -> None:
@@ -117,7 +119,11 @@ def _undistorted(work: Work) -> None:
     photos = {photo.staged: photo for photo in load_stage(work.folder / "photos.json")[0]}
     model = pycolmap.Reconstruction(temporary / "sparse")
     placed = [photos[image.name] for image in model.images.values() if image.has_pose]
-    map_threads(lambda photo: _into_scene(photo, temporary / "images", temporary / "named"), placed)
+    with progress(total=len(placed), unit="image", desc="renaming") as bar:
+        map_threads(
+            lambda photo: _into_scene(photo, temporary / "images", temporary / "named"), placed,
+            progress=lambda done, total: bar.update(done - bar.n),
+        )  # fmt: skip
     for image in model.images.values():
         image.name = photos[image.name].scene
     (temporary / "0").mkdir()

@@ -12,9 +12,9 @@ from typing import Any
 import imageio.v2 as imageio
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from distwar_datasets.errors import DataError
+from distwar_gs.system.progress import progress
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"})
 FRAMES_PER_SECOND = 2.0
@@ -54,7 +54,7 @@ def extract_frames(video: Path, folder: Path, count: int) -> None:
         total = reader.count_frames()
         if total < count:
             raise DataError(f"{video}: has {total} frames, {count} were asked for; use a smaller --frames")
-        frames = tqdm(reader, total=total, unit="frame", desc="frames", disable=None)
+        frames = progress(reader, total=total, unit="frame", desc="frames")
         for index, frame in sharpest(frames, total, count):
             Image.fromarray(frame).save(temporary / f"frame_{index:06d}.jpg", quality=JPEG_QUALITY)
     shutil.rmtree(folder, ignore_errors=True)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pycolmap
-from tqdm import tqdm
 
 from distwar_datasets.errors import DataError
 from distwar_gs.system.files import replacing
+from distwar_gs.system.progress import progress
 
 AUTO = "auto"
 """As Settings.camera: the lens model that the photos call for (intrinsics.py)."""
@@ -119,7 +119,7 @@ class Work:
         Ctrl-C cancels it. Returns what it returns.
         """
         token = pycolmap.CancellationToken()
-        with ThreadPoolExecutor(1) as pool, tqdm(total=total, unit=unit, desc=unit + "s", disable=None) as bar:
+        with ThreadPoolExecutor(1) as pool, progress(total=total, unit=unit, desc=unit + "s") as bar:
             future = pool.submit(function, *args, cancellation_token=token, **kwargs)
             try:
                 while wait([future], timeout=0.5).not_done:

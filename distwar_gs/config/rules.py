@@ -40,6 +40,7 @@ def above(low: float) -> Rule:
 
 
 FRAMES = between(1, 1_000_000, "frames of a video")
+PIXELS = between(1, 16_384, "as many as H.264 allows")
 FPS = between(0.01, 1000.0, "frames per second")
 RESOLUTION = Rule(lambda value: value == -1 or value >= 1, "-1 or a positive number")
 A_SHARE = Rule(lambda value: 0 < value <= 1, "above 0 and at most 1")

@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from distwar_gs.config.log_section import LogConfig
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
 from distwar_gs.config.schedule import MEANT_FOR
 from distwar_gs.config.strategies import STRATEGIES
@@ -74,7 +75,7 @@ class ModelConfig:
     points."""
     init_ply: str | None = setting(None)
     """File to start from instead, in the frame of the input's poses: a point cloud (PLY), or Gaussians of any trainer
-    (.ply, .splat, .spz, .sog, or a run folder), whose parameters are all kept. A cloud of more points than
+    (.ply, .splat, .spz, .sog, .glb, or a run folder), whose parameters are all kept. A cloud of more points than
     densification.cap_max, or half of what memory holds, is thinned. Only used at the first step."""
     init_points: int = setting(100_000, between(1, 100_000_000))
     """Number of random Gaussians at the start. Only used when the start is random."""
@@ -273,32 +274,6 @@ class TrainConfig:
     checkpoint where they are many, before it stops. 0: it stops at once."""
     resume: str | None = setting(None)
     """Checkpoint to continue from: a path, or auto for the newest one of the run folder when it has any."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LogConfig:
-    """What the run tells while it runs."""
-
-    every: int = setting(100, at_least(1))
-    """Steps between two points of the TensorBoard curves; the parts of a step are timed on those steps only."""
-    images: int = setting(2, at_least(0))
-    """Test images shown in TensorBoard at each evaluation. Only used when log.tensorboard is on."""
-    flip: bool = setting(False)
-    """Measure FLIP beside PSNR and SSIM, where the package flip-evaluator is installed (requirements-optional.txt). On
-    the CPU, about 1.5 s a megapixel, which does not count as time of training."""
-    quiet: bool = setting(False)
-    """No progress bar; warnings and errors still appear."""
-    report: bool = setting(True)
-    """Write report.html into the run folder at the end: numbers, curves, pictures, and the model itself. curves.jsonl
-    keeps what its curves show meanwhile."""
-    tensorboard: bool = setting(True)
-    """Write TensorBoard event files into the run folder."""
-    viewer: int | None = setting(None, between(0, 65_535, "a port; 0: any that is free"))
-    """Port of the live viewer, a page that shows the model while it trains (docs/viewer.md); null: no viewer."""
-    viewer_host: str = setting("127.0.0.1")
-    """Address that the viewer listens on; 0.0.0.0: on all, and whoever reaches it can steer the run."""
-    viewer_fps: float = setting(10.0, between(0.1, 60))
-    """Pictures a second that the viewer takes from a training, at most, for all who watch; and half of its time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distwar_gs.system.progress import progress
+
 _BINS = 4096
 _LLOYD_STEPS = 30  # of numbers, where a step takes no time
 _TREE_STEPS = 4  # of vectors
@@ -64,10 +66,10 @@ def palette(vectors: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     branch_of, errors = _assigned(rows, branches)
     shares = _shares(errors.numpy(), branch_of.numpy(), len(branches), size)
     entries, labels, used = [], np.empty(len(rows), np.int64), 0
-    for branch, share in enumerate(shares):
+    for branch, share in enumerate(progress(shares.tolist(), desc="palette", unit="branch", leave=False)):
         members = (branch_of == branch).nonzero()[:, 0]
         if len(members):
-            own = _k_means(rows[members], int(share), random)
+            own = _k_means(rows[members], share, random)
             labels[members.numpy()] = used + _assigned(rows[members], own)[0].numpy()
             entries.append(own)
             used += len(own)

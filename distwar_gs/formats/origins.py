@@ -1,8 +1,8 @@
 """The origin of a file's positions: what was taken off those of the input, and how the file says so.
 
-A PLY has the comment `SplatOrigin: x y z`. A .splat, .spz or .sog has no place for it: NAME.origin.json lies beside it,
-with `{"origin": [x, y, z]}`. Adding the origin to every position, in float64, gives the frame of the input. Files
-without either are in that frame already.
+A PLY has the comment `SplatOrigin: x y z`, a .glb `SplatOrigin` in the extras of its asset. A .splat, .spz or .sog has
+no place for it: NAME.origin.json lies beside it, with `{"origin": [x, y, z]}`. Adding the origin to every position, in
+float64, gives the frame of the input. Files without either are in that frame already.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def origin_of_comments(path: str | os.PathLike[str], comments: Iterable[str]) ->
     Raises: ModelFileError for a comment that begins as ours and is not followed by three finite numbers.
     """
     found = next((line for line in comments if line.startswith(COMMENT.strip())), None)
-    return None if found is None else _origin_in(path, found.removeprefix(COMMENT.strip()).split(), f"comment {found}")
+    return None if found is None else origin_in(path, found.removeprefix(COMMENT.strip()).split(), f"comment {found}")
 
 
 def record_of(path: str | os.PathLike[str]) -> Path:
@@ -155,10 +155,11 @@ def read_record(path: str | os.PathLike[str]) -> np.ndarray | None:
         raise ModelFileError(
             f'{record}: not readable ({type(error).__name__}: {error}); it must be JSON such as {{"origin": [x, y, z]}}'
         ) from None
-    return _origin_in(record, values, "`origin`")
+    return origin_in(record, values, "`origin`")
 
 
-def _origin_in(path: str | os.PathLike[str], values: Any, where: str) -> np.ndarray:
+def origin_in(path: str | os.PathLike[str], values: Any, where: str) -> np.ndarray:
+    """Three finite numbers that a file tells, float64 [3]; ModelFileError, which says where, for anything else."""
     try:
         origin = np.array(values, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):

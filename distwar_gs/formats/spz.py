@@ -19,6 +19,7 @@ import numpy as np
 from distwar_gs.formats.packing import check_growth, content_of, from_smallest_three, logit, middle_of, smallest_three
 from distwar_gs.formats.ply import ModelFileError
 from distwar_gs.formats.table import Arrays, Notes
+from distwar_gs.formats.turning import half_turn
 
 MAGIC = b"NGSP"
 VERSION = 3
@@ -33,8 +34,6 @@ _HEADER = struct.Struct("<4sIIBBBx")
 _COLOR_SCALE = 0.15
 _ANTIALIASED = 1
 _MOST_EXPANSION = 1032  # deflate cannot do more
-# Which harmonics of degrees 1 to 3 change sign when y and z do.
-_RUB_SIGNS = np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)
 
 
 def write(path: Path, arrays: Arrays, notes: Notes) -> None:
@@ -63,7 +62,7 @@ def encode_spz(arrays: Arrays, *, antialiased: bool = False, rub: bool = True) -
         antialiased: the flag for models trained with compensated opacities.
         rub: turn the axes from x right, y down, z forward to the format's x right, y up, z back; False: leave them.
     """
-    arrays = _turned(arrays) if rub else arrays
+    arrays = half_turn(arrays, "x") if rub else arrays
     means, scales, bits = _placed(arrays["means"], arrays["scales"])
     harmonics = arrays["shN"]
     degree = math.isqrt(harmonics.shape[1] + 1) - 1
@@ -110,18 +109,10 @@ def read_spz(path: str | os.PathLike[str], *, rub: bool = True) -> tuple[dict[st
         "sh0": ((colors.reshape(count, 1, 3) / 255.0 - 0.5) / _COLOR_SCALE).astype(np.float32),
         "shN": (harmonics.reshape(count, -1, 3).astype(np.float32) - 128.0) / 128.0,
     }
-    return _turned(arrays) if rub else arrays, bool(flags & _ANTIALIASED)
+    return half_turn(arrays, "x") if rub else arrays, bool(flags & _ANTIALIASED)
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
-
-
-def _turned(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Half a turn about the x axis, which is its own way back: y and z change sign."""
-    means = arrays["means"] * np.array([1, -1, -1], np.float32)
-    quats = arrays["quats"] * np.array([1, 1, -1, -1], np.float32)  # F R F for F = diag(1, -1, -1)
-    harmonics = arrays["shN"] * _RUB_SIGNS[: arrays["shN"].shape[1], None]
-    return {**arrays, "means": means, "quats": quats, "shN": harmonics}
 
 
 def _placed(means: np.ndarray, scales: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:

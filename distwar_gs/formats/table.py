@@ -78,6 +78,7 @@ FORMATS = (
     Format(".splat", "splat", lacks=frozenset((HARMONICS, ORIGIN, RENDER_MODE))),
     Format(".spz", "spz", lacks=frozenset((ORIGIN, FAR)), axes="x right, y up, z back"),
     SOG,
+    Format(".glb", "gltf", axes="x left, y up, z forward"),
     Format(".html", "html_page", is_read=False),
 )
 

@@ -14,6 +14,27 @@ from distwar_kernels.sh.sh_torch import sh_basis
 _DIRECTIONS = 200
 """At which harmonics are compared before and after; 16 would do for degree 3, if they were well spread."""
 
+_SIGNS = {
+    "x": (np.array([1, -1, -1], np.float32),
+          np.array([-1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1], np.float32)),
+    "z": (np.array([-1, -1, 1], np.float32),
+          np.array([-1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1], np.float32)),
+}  # fmt: skip
+"""Of a half turn about an axis: what becomes of x, y, z, and of the harmonics of degrees 1 to 3."""
+
+
+def half_turn(arrays: Arrays, axis: str) -> dict[str, np.ndarray]:
+    """Half a turn about the x or the z axis, which is its own way back; exact, as only signs change.
+
+    From x right, y down, z forward, as in a PLY, `x` leads to x right, y up, z back, and `z` to x left, y up, z
+    forward.
+    """
+    places, directions = _SIGNS[axis]
+    means = arrays["means"] * places
+    quats = arrays["quats"] * np.array([1, *places], np.float32)  # F R F for F = diag(places)
+    harmonics = arrays["shN"] * directions[: arrays["shN"].shape[1], None]
+    return {**arrays, "means": means, "quats": quats, "shN": harmonics}
+
 
 def turned(arrays: Arrays, axes: np.ndarray) -> dict[str, np.ndarray]:
     """The Gaussians at `axes @ position`, looking from there as they did from here.

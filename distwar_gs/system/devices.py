@@ -1,10 +1,15 @@
-"""Which device a run uses."""
+"""Which device a run uses, and what to say where its memory is used up."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
 from distwar_gs.system.errors import ConfigError
+
+_OF_MEMORY = ("DefaultCPUAllocator", "bad_alloc")
+"""What torch's own errors say where the host's memory is used up, and C++."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -32,3 +37,21 @@ def _let_segments_grow() -> None:
     """
     if not any(name in os.environ for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")):
         torch._C._accelerator_setAllocatorSettings("expandable_segments:True")
+
+
+@contextmanager
+def enough_memory(what: str) -> Iterator[None]:
+    """While entered, memory that is used up, the GPU's or the host's, is one line: that `what` does not fit.
+
+    Raises ConfigError for it; other errors pass.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not lacking and not any(words in str(error) for words in _OF_MEMORY):
+            raise
+        raise ConfigError(
+            f"out of memory: {what} does not fit; make a video smaller with --width and --height, test views with -r, "
+            "or end other programs"
+        ) from None

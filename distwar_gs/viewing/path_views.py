@@ -1,4 +1,4 @@
-"""The frames of a camera path's file as views of a scene: in its training frame, with a lens each, at one size."""
+"""The frames of a camera path as views of a scene: in its training frame, with a lens each, at one size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,40 @@ _FAR = 100.0
 log = logging.getLogger(__name__)
 
 
-def path_views(path: CameraPath, scene: Scene, origin: np.ndarray, frames: int | None = None) -> list[View]:
+Size = tuple[int | None, int | None]
+"""Width and height that are asked for; None: as the path has it, or what goes with the other one."""
+
+
+def own_views(kind: str, scene: Scene, frames: int, asked: Size = (None, None)) -> list[View]:
+    """A path around the training cameras, `ellipse` or `interpolate`, through the lens of one of them."""
+    views = scene.train
+    poses = getattr(camera_paths, kind)(np.stack([view.viewmat for view in views]), frames)
+    template = sized(views[len(views) // 2], asked)
+    return [replace(template, viewmat=pose) for pose in poses]
+
+
+def sized(view: View, asked: Size) -> View:
+    """A view at the size that is asked for, which shows all of what it showed, and more where the shape is another."""
+    own = (view.width, view.height)
+    size = asked_size(asked, own)
+    if size == own:
+        return view
+    return replace(view, width=size[0], height=size[1], K=_fitted(view.K, own, size), mask=None)
+
+
+def asked_size(asked: Size, own: tuple[int, int]) -> tuple[int, int]:
+    """Width and height as asked for; where one is missing, in the shape that `own` has."""
+    width, height = asked
+    if width is None and height is None:
+        return own
+    width = width or max(round(own[0] * (height or 1) / own[1]), 1)
+    height = height or max(round(own[1] * width / own[0]), 1)
+    return min(width, MOST_PIXELS), min(height, MOST_PIXELS)
+
+
+def path_views(
+    path: CameraPath, scene: Scene, origin: np.ndarray, frames: int | None = None, asked: Size = (None, None)
+) -> list[View]:
     """A view for each frame of the video.
 
     Args:
@@ -35,6 +68,7 @@ def path_views(path: CameraPath, scene: Scene, origin: np.ndarray, frames: int |
             and the lens that the file does not give.
         origin: what the positions in the model's file are relative to, float64 [3], in the frame of the input.
         frames: None: one for each pose of the file. Else so many, along a smooth path through these.
+        asked: the size of the video, where it is not to be the file's.
     """
     template = (scene.test or scene.train)[0]
     own = (template.width, template.height)
@@ -44,7 +78,8 @@ def path_views(path: CameraPath, scene: Scene, origin: np.ndarray, frames: int |
     if frames is not None:
         viewmats, Ks = camera_paths.interpolate(viewmats, frames), camera_paths.along(viewmats, Ks, frames)
     blank = replace(template, width=size[0], height=size[1], mask=None)
-    return [replace(blank, viewmat=viewmat, K=K) for viewmat, K in zip(viewmats, Ks, strict=True)]
+    views = (replace(blank, viewmat=viewmat, K=K) for viewmat, K in zip(viewmats, Ks, strict=True))
+    return [sized(view, asked) for view in views]
 
 
 def _viewmats(path: CameraPath, scene: Scene, origin: np.ndarray) -> np.ndarray:

@@ -1,17 +1,16 @@
-"""Pictures of a trained model: its test views measured and saved, depth maps, and videos along camera paths."""
+"""Pictures of a trained model: its test views measured and saved, and videos along camera paths; in colors, and as
+depth, normals and alpha."""
 
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import imageio.v2 as imageio
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from distwar_datasets import View
 from distwar_datasets.names import unique_stems
@@ -21,11 +20,12 @@ from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluat
 from distwar_gs.rendering.renderer import Rendering
 from distwar_gs.rendering.views import measured_images
 from distwar_gs.system.files import durable_write, remove_leftovers
+from distwar_gs.system.progress import progress
 from distwar_gs.system.terminal import log_to_terminal
-from distwar_gs.viewing import camera_paths
 from distwar_gs.viewing.path_files import read_path
-from distwar_gs.viewing.path_views import path_views
+from distwar_gs.viewing.path_views import own_views, path_views, sized
 from distwar_gs.viewing.render_args import CAMERA_PATHS, RenderArgs
+from distwar_gs.viewing.shown import DepthRange, alpha_image, depth_image, depth_range, depth_sample, normals_image
 from distwar_gs.viewing.trained import TrainedModel
 from distwar_gs.viewing.video_file import writing_video
 
@@ -33,6 +33,19 @@ log = logging.getLogger(__name__)
 
 FRAMES, FPS = 240, 30.0
 """Of a video, where neither the command line nor a file says otherwise."""
+
+_RANGE_VIEWS, _RANGE_WIDTH = 16, 640
+"""So many small pictures, spread over all, say between which depths the colors of all of them lie."""
+
+_DRAWN: dict[str, Callable[[Rendering, DepthRange], Tensor]] = {
+    "color": lambda seen, _: seen.colors[0],
+    "depth": depth_image,
+    "normals": lambda seen, _: normals_image(seen),
+    "alpha": lambda seen, _: alpha_image(seen),
+}
+"""What is seen as a picture [H, W, 3] in [0, 1], by kind (`render_args.SHOWN`)."""
+_FOLDERS = {"color": ("renders", "gt"), "depth": ("depth",), "normals": ("normals",), "alpha": ("alpha",)}
+"""Of the pictures of test views."""
 
 
 class ModelPictures:
@@ -57,88 +70,104 @@ class ModelPictures:
         folder = self.folder / split
         stems = unique_stems([view.name for view in views], (".png", ".npy"), shorten=True)
         places = dict(zip(views, map(Path, stems), strict=True))
-        kinds = ("renders", "gt", "depth")
+        kinds = [name for names in _FOLDERS.values() for name in names]
         remove_leftovers({self._within((folder / kind / stem).parent) for kind in kinds for stem in stems})
-        bar = tqdm(total=len(views), desc=f"{split} views", unit="view", disable=None)  # None: only on a terminal
+        within = self._depth_range(views)
+        bar = progress(total=len(views), desc=f"{split} views", unit="view")
 
         def save(view: View, render8: Tensor, photo: Tensor) -> None:
-            self._write_image(folder / "renders" / places[view], render8)
-            self._write_image(folder / "gt" / places[view], photo)
+            if "color" in self.args.kinds:
+                self._write_image(folder / "renders" / places[view], render8)
+                self._write_image(folder / "gt" / places[view], photo)
             bar.update()
+
+        def seen(view: View) -> Tensor:
+            rendering = self._render(view)
+            self._write_others(rendering, within, folder, places[view])
+            return rendering.colors[0]
 
         images = measured_images(views, self.model.config)
         protocol = data_protocol(self.scene, self.model.config.data.background)
-        evaluation = evaluate(
-            lambda view: self._view(view, folder / "depth" / places[view]).colors[0],
-            images, views, protocol, save, images.mask, with_flip=self.model.config.log.flip,
-        )  # fmt: skip
-        bar.close()
+        with bar:
+            evaluation = evaluate(
+                seen, images, views, protocol, save, images.mask, with_flip=self.model.config.log.flip
+            )
         append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
         others = {name.upper(): evaluation.numbers[name] for name in ("lpips", "flip")}
         more = "".join(f", {name} {value:.4f}" for name, value in others.items() if value is not None)
         log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, evaluation.psnr, evaluation.ssim, more, len(views))
-        log.info("pictures: %s", folder / "renders")
+        log.info("pictures: %s", ", ".join(str(folder / _FOLDERS[kind][0]) for kind in self.args.kinds))
 
     @torch.no_grad()
     def render_path(self, kind: str) -> None:
-        """Renders a camera path to an mp4, and one of its depths.
+        """Renders a camera path to an mp4 for each kind of picture.
 
         kind: `ellipse` or `interpolate`, around the training cameras; or the file that the arguments name.
         """
         name, views, fps = (kind, self._own_path(kind), FPS) if self.path is None else self._path_of_file()
         fps = fps if self.args.fps is None else self.args.fps
-        names = [f"{name}.mp4", *([f"{name}_depth.mp4"] if self.args.depth else [])]
-        files = [self._within(self.folder / file) for file in names]
+        endings = {kind: "" if kind == "color" else f"_{kind}" for kind in self.args.kinds}
+        files = {kind: self._within(self.folder / f"{name}{ending}.mp4") for kind, ending in endings.items()}
         remove_leftovers([self.folder])
+        within, is_seen = self._depth_range(views), False
         with contextlib.ExitStack() as open_files:
-            video, *depth_video = (open_files.enter_context(writing_video(file, fps)) for file in files)
-            depth_range, is_seen = None, False
-            for view in tqdm(views, desc=f"{name} path", unit="frame", disable=None):
-                rendering = self.model.render(view, with_depth=self.args.depth)
+            videos = {kind: open_files.enter_context(writing_video(file, fps)) for kind, file in files.items()}
+            for view in open_files.enter_context(progress(views, desc=f"{name} path", unit="frame")):
+                rendering = self._render(view)
                 is_seen = is_seen or bool(rendering.alphas.any())
-                video.add(to_8bit(rendering.colors[0]))
-                for depths in depth_video:
-                    depth_range = depth_range or _visible_range(rendering)
-                    depths.add(_depth_picture(rendering, *depth_range))
+                for shown, video in videos.items():
+                    video.add(to_8bit(_DRAWN[shown](rendering, within)))
         if not is_seen:
             log.warning(
                 "%s path: no Gaussian is seen; its poses must be camera-to-world, in the frame of the input", name
             )
-        for file in files:
+        for file in files.values():
             log.info("video: %s", file)
 
     def _own_path(self, kind: str) -> list[View]:
         """A path around the training cameras, through the lens of one of them."""
-        views = self.scene.train
         frames = FRAMES if self.args.frames is None else self.args.frames
-        poses = getattr(camera_paths, kind)(np.stack([view.viewmat for view in views]), frames)
-        return [replace(views[len(views) // 2], viewmat=pose) for pose in poses]
+        return own_views(kind, self.scene, frames, (self.args.width, self.args.height))
 
     def _path_of_file(self) -> tuple[str, Sequence[View], float]:
         """Name, views and frames per second of the video along the path that was read."""
         assert self.path is not None
-        views = path_views(self.path, self.scene, self.model.origin, self.args.frames)
+        asked = (self.args.width, self.args.height)
+        views = path_views(self.path, self.scene, self.model.origin, self.args.frames, asked)
         return self.path.file.stem, views, self.path.fps or FPS
 
-    def _view(self, view: View, depth: Path) -> Rendering:
-        rendering = self.model.render(view, with_depth=self.args.depth)
+    def _render(self, view: View) -> Rendering:
+        """With all that the kinds of pictures are made of."""
+        kinds = self.args.kinds
+        return self.model.render(view, with_depth="depth" in kinds, with_normals="normals" in kinds)
+
+    def _depth_range(self, views: Sequence[View]) -> DepthRange:
+        """Of all these views together, so that a film does not flicker and pictures can be compared."""
+        if "depth" not in self.args.kinds:
+            return DepthRange(0.0, 1.0)
+        chosen = np.unique(np.linspace(0, len(views) - 1, _RANGE_VIEWS).round().astype(int))
+        small = (sized(view, (min(view.width, _RANGE_WIDTH), None)) for view in (views[index] for index in chosen))
+        return depth_range([depth_sample(self.model.render(view, with_depth=True)) for view in small])
+
+    def _write_others(self, rendering: Rendering, within: DepthRange, folder: Path, stem: Path) -> None:
+        """The pictures of a test view that are not its colors."""
         if self.args.depth:
-            self._write_depth(depth, rendering)
-        return rendering
+            self._write_depth(folder / "depth" / stem, rendering)
+        for kind in set(self.args.kinds) - {"color"}:
+            self._write_image(folder / kind / stem, to_8bit(_DRAWN[kind](rendering, within)))
 
     def _write_image(self, stem: Path, image8: Tensor) -> None:
         with durable_write(self._within(stem.with_name(stem.name + ".png"))) as file:
             imageio.imwrite(file, image8.cpu().numpy(), format="png")
 
     def _write_depth(self, stem: Path, rendering: Rendering) -> None:
-        """Depth in the input's units as float32 .npy, and a picture of it."""
+        """Depth in the input's units as float32 .npy."""
         assert rendering.depths is not None
         depth = rendering.depths[0, ..., 0].cpu().numpy() / self.scene.normalisation.scale
         content = io.BytesIO()  # written by numpy itself, a disk that is full would not say so
         np.save(content, depth.astype(np.float32))
         with durable_write(self._within(stem.with_name(stem.name + ".npy"))) as file:
             file.write(content.getbuffer())
-        self._write_image(stem, _depth_picture(rendering, *_visible_range(rendering)))
 
     def _within(self, path: Path) -> Path:
         """`path`, a place below the run folder or --out. Raises ConfigError where a link on the way leads out of it."""
@@ -146,21 +175,3 @@ class ModelPictures:
         if leads_out(home, path):
             raise ConfigError(f"{path}: a link leads out of {home}; remove the link, or choose a folder with --out")
         return path
-
-
-def _visible_range(rendering: Rendering) -> tuple[float, float]:
-    """Inverse depths that 2 % and 98 % of the opaque pixels lie between: far, near."""
-    assert rendering.depths is not None
-    seen = rendering.depths[rendering.alphas > 0.5]
-    if not len(seen):
-        return 0.0, 1.0
-    far, near = np.quantile(1.0 / seen.cpu().numpy(), (0.02, 0.98)).tolist()
-    return far, near
-
-
-def _depth_picture(rendering: Rendering, far: float, near: float) -> Tensor:
-    """Inverse depth as grey [H, W, 3] uint8: near is bright, nothing is black."""
-    assert rendering.depths is not None
-    inverse = 1.0 / rendering.depths[0].clamp_min(1e-10)
-    gray = ((inverse - far) / max(near - far, 1e-12)).clamp(0.0, 1.0) * (rendering.alphas[0] > 0.5)
-    return to_8bit(gray).expand(-1, -1, 3)

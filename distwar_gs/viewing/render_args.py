@@ -12,6 +12,9 @@ from distwar_gs.system.errors import ConfigError
 CAMERA_PATHS = ("ellipse", "interpolate", "none")
 """What `render.py --path` takes beside files; the first two are functions of distwar_gs.viewing.camera_paths."""
 
+SHOWN = ("color", "depth", "normals", "alpha")
+"""What `render.py --show` takes."""
+
 VIEWER_PORT = 7007
 """Where the live viewer's page is, unless another port is named."""
 
@@ -37,16 +40,29 @@ class RenderArgs:
     """Length of the video; None: as many as a file has poses, else 240."""
     fps: float | None = None
     """None: as a file says, else 30."""
+    width: int | None = None
+    """Of the video, in pixels; None: as the file or the photos have it, or what goes with the height."""
+    height: int | None = None
+    """Likewise."""
     skip_test: bool = False
     train: bool = False
     """Render the training views too."""
+    show: tuple[str, ...] = ("color",)
+    """Which pictures to make of each view, of SHOWN."""
     depth: bool = False
-    """Write depth maps beside the images."""
+    """Show depth, too, and write the depths of test views as numbers."""
     flip: bool | None = None
     """Measure FLIP, too."""
     out: Path | None = None
     """Where images and videos go; None: into the run folder."""
     device: str = "auto"
+    quiet: bool = False
+    """No progress bars."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The pictures to make, in the order of SHOWN."""
+        return tuple(kind for kind in SHOWN if kind in self.show or (kind == "depth" and self.depth))
 
 
 def add_scene_options(parser: argparse.ArgumentParser) -> None:

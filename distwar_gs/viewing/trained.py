@@ -17,8 +17,9 @@ from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.rendering.near_plane import with_near_plane, with_reference_near_plane
 from distwar_gs.rendering.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.rendering.views import camera_of, evaluation_background, open_scene
-from distwar_gs.system.devices import resolve_device
+from distwar_gs.system.devices import enough_memory, resolve_device
 from distwar_gs.viewing.render_args import RenderArgs, belongs_to_run, render_config
+from distwar_gs.viewing.shown import facing_normals
 
 log = logging.getLogger(__name__)
 
@@ -79,12 +80,19 @@ class TrainedModel:
         return [everything[i] for i in np.unique(np.linspace(0, len(everything) - 1, count).round().astype(int))]
 
     @torch.no_grad()
-    def render(self, view: View, *, with_depth: bool = False) -> Rendering:
-        """The model as a view sees it."""
-        return render(
-            self.params, camera_of(view, self.device), self.settings, sh_degree=sh_degree_of(self.params),
-            background=self.background, with_depth=with_depth,
-        )  # fmt: skip
+    def render(self, view: View, *, with_depth: bool = False, with_normals: bool = False) -> Rendering:
+        """The model as a view sees it; its normals are the rendering's features.
+
+        Raises ConfigError, with a remedy, where the memory does not suffice for a picture of that size.
+        """
+        camera = camera_of(view, self.device)
+        with enough_memory(
+            f"a picture of {view.width} x {view.height} pixels of {len(self.params['means']):,} Gaussians"
+        ):
+            return render(
+                self.params, camera, self.settings, sh_degree=sh_degree_of(self.params), background=self.background,
+                with_depth=with_depth, features=facing_normals(self.params, camera) if with_normals else None,
+            )  # fmt: skip
 
     @torch.no_grad()
     def project(self, view: View) -> Splats:

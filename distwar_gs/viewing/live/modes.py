@@ -12,12 +12,16 @@ import distwar_kernels as kernels
 from distwar_gs.rendering.renderer import render
 from distwar_gs.viewing.live.ellipsoids import draw_ellipsoids
 from distwar_gs.viewing.live.subjects import Subject
+from distwar_gs.viewing.shown import (
+    alpha_image,
+    depth_image,
+    depth_range,
+    depth_sample,
+    facing_normals,
+    normals_image,
+    ramp,
+)
 from distwar_kernels import Cameras
-from distwar_kernels.projection.projection_torch import rotation_matrices
-
-# Dark blue, teal, green, yellow: brighter is more, also for those who see no colours.
-_RAMP = ((0.10, 0.04, 0.25), (0.15, 0.30, 0.55), (0.10, 0.60, 0.55), (0.55, 0.80, 0.30), (1.0, 0.93, 0.45))
-_SAMPLE = 50_000  # pixels that the range of depths is taken from
 
 
 @torch.no_grad()
@@ -41,14 +45,6 @@ def depth_at(subject: Subject, camera: Cameras, place: tuple[float, float]) -> f
     return float(seen.depths[0, row, column, 0]) if seen.alphas[0, row, column, 0] > 0.5 else None
 
 
-def ramp(values: Tensor) -> Tensor:
-    """Colours [..., 3] in [0, 1] of values [...] in [0, 1]."""
-    anchors = torch.tensor(_RAMP, device=values.device)
-    place = values.nan_to_num(0.0).clamp(0.0, 1.0) * (len(anchors) - 1)
-    below = place.long().clamp_max(len(anchors) - 2)
-    return torch.lerp(anchors[below], anchors[below + 1], (place - below)[..., None])
-
-
 def contributions(subject: Subject, camera: Cameras) -> Tensor:
     """[N, 1]: each Gaussian's weight (alpha times transmittance), summed over the pixels of the picture.
 
@@ -63,42 +59,22 @@ def contributions(subject: Subject, camera: Cameras) -> Tensor:
         return torch.autograd.grad(seen.features.sum(), probe)[0]
 
 
-def facing_normals(subject: Subject, camera: Cameras) -> Tensor:
-    """[N, 3] in the world: the shortest axis of each Gaussian, turned towards the camera."""
-    params = subject.params
-    shortest = params["scales"].argmin(dim=-1)
-    rotations = rotation_matrices(params["quats"])
-    normals = torch.take_along_dim(rotations, shortest[:, None, None], dim=2)[..., 0]
-    towards = camera.centers[0] - params["means"]
-    return torch.where((normals * towards).sum(dim=-1, keepdim=True) < 0.0, -normals, normals)
-
-
 def _color(subject: Subject, camera: Cameras) -> Tensor:
     return subject.look(camera).colors[0]
 
 
 def _depth(subject: Subject, camera: Cameras) -> Tensor:
-    """Inverse depth between those of 2 % and 98 % of the opaque pixels: near is bright."""
+    """In the range of this picture."""
     seen = subject.look(camera, with_depth=True)
-    assert seen.depths is not None
-    inverse, opaque = 1.0 / seen.depths[0, ..., 0].clamp_min(1e-10), seen.alphas[0, ..., 0] > 0.5
-    values = inverse[opaque]
-    if not len(values):
-        return torch.zeros_like(seen.colors[0])
-    values = values[:: len(values) // _SAMPLE + 1]
-    far, near = torch.quantile(values, torch.tensor([0.02, 0.98], device=values.device))
-    return ramp((inverse - far) / (near - far).clamp_min(1e-12)) * opaque[..., None]
+    return depth_image(seen, depth_range([depth_sample(seen)]))
 
 
 def _normals(subject: Subject, camera: Cameras) -> Tensor:
-    seen = subject.look(camera, features=facing_normals(subject, camera))
-    assert seen.features is not None
-    normals = torch.nn.functional.normalize(seen.features[0], dim=-1)
-    return (0.5 + 0.5 * normals) * seen.alphas[0]
+    return normals_image(subject.look(camera, features=facing_normals(subject.params, camera)))
 
 
 def _alpha(subject: Subject, camera: Cameras) -> Tensor:
-    return subject.look(camera).alphas[0].expand(-1, -1, 3)
+    return alpha_image(subject.look(camera))
 
 
 def _contribution(subject: Subject, camera: Cameras) -> Tensor:
