@@ -102,6 +102,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "model.sh_degree", "--sh_degree", type=int, metavar="N")
     _add_switch(parser, "model.antialiased", True, "--antialiased", help=field_docs()["model.antialiased"])
+    _add_setting(parser, "appearance.model", "--appearance")
     _add_setting(parser, "model.init_ply", "--init_ply", metavar="FILE")
     _add_setting(parser, "densification.strategy", "--strategy")
     _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")

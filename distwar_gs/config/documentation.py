@@ -7,7 +7,6 @@ import textwrap
 
 import yaml
 
-from distwar_gs.config import schema
 from distwar_gs.config.rules import Rule
 from distwar_gs.config.schema import FIELDS, SECTIONS
 from distwar_gs.config.values import config_of
@@ -17,11 +16,9 @@ from distwar_gs.config.yaml_files import plain_values
 @functools.cache
 def field_docs() -> dict[str, str]:
     """The docstring under each field as one line, keyed "section.name" (Python drops them, so read from the source)."""
-    tree = ast.parse(inspect.getsource(schema))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     docs: dict[str, str] = {}
     for section, cls in SECTIONS.items():
-        body = classes[cls.__name__].body
+        body = _class_body(cls)
         for line, following in zip(body, body[1:], strict=False):
             if (
                 isinstance(line, ast.AnnAssign)
@@ -30,6 +27,12 @@ def field_docs() -> dict[str, str]:
             ):
                 docs[f"{section}.{line.target.id}"] = " ".join(ast.literal_eval(following.value).split())
     return docs
+
+
+def _class_body(cls: type) -> list[ast.stmt]:
+    (node,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(node, ast.ClassDef)
+    return node.body
 
 
 def rule_of(key: str) -> Rule | None:
