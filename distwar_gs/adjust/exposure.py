@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distwar_datasets import Scene
 from distwar_gs.adjust.photo_values import PhotoValues
-from distwar_gs.config import Config
+from distwar_gs.config import AppearanceConfig, Config
 from distwar_kernels import Cameras
 
 
@@ -28,14 +28,19 @@ def affine_backward(image: Tensor, matrix: Tensor, v_image: Tensor) -> tuple[Ten
     return (v_pixels @ matrix[:, :3]).reshape(image.shape), v_matrix
 
 
+def exposure_rate(settings: AppearanceConfig, share: float) -> float:
+    """The learning rate when a share of the run is done: falls exponentially."""
+    return settings.exposure_lr * (settings.exposure_lr_final / settings.exposure_lr) ** share
+
+
 class Exposure:
     """An adjustment (distwar_gs.adjust.base)."""
 
     name = "exposure"
 
-    def __init__(self, photos: int, rate: float, final_rate: float, device: torch.device) -> None:
-        """Of so many photos; the learning rate falls from `rate` to `final_rate`."""
-        self._rate, self._final_rate = rate, final_rate
+    def __init__(self, photos: int, settings: AppearanceConfig, device: torch.device) -> None:
+        """Of so many photos."""
+        self._settings = settings
         self.matrices = PhotoValues(torch.eye(3, 4, device=device), photos)
         """[3, 4] of each: the colour matrix, and the offset as the last column."""
 
@@ -59,8 +64,7 @@ class Exposure:
     @torch.no_grad()
     def step(self, share: float) -> None:
         """See Adjustment."""
-        rate = self._rate * (self._final_rate / self._rate) ** share
-        self.matrices.step(self._view, self._v_matrix, rate)
+        self.matrices.step(self._view, self._v_matrix, exposure_rate(self._settings, share))
 
     def state_dict(self) -> dict[str, Any]:
         """See Adjustment."""
@@ -73,7 +77,6 @@ class Exposure:
 
 def make_exposure(config: Config, scene: Scene, device: torch.device) -> Exposure | None:
     """A row of ADJUSTMENTS."""
-    settings = config.appearance
-    if settings.model != "exposure":
+    if config.appearance.model != "exposure":
         return None
-    return Exposure(len(scene.train), settings.exposure_lr, settings.exposure_lr_final, device)
+    return Exposure(len(scene.train), config.appearance, device)

@@ -14,7 +14,7 @@ class AppearanceConfig:
     bilateral: a bilateral grid for each photo, of colour matrices that depend on place and brightness. Both have the
     neutral mean over the photos, so that the model keeps the colours; neither is part of it when it is saved."""
     exposure_lr: float = setting(0.01, above(0))
-    """Learning rate of the matrices at the first step. Only used by exposure."""
+    """Learning rate of the matrix of each photo at the first step. A grid has one beside its cells, added to all."""
     exposure_lr_final: float = setting(0.001, above(0))
     """The same at the end of the run; between the two it falls exponentially."""
     grid_lr: float = setting(2e-3, above(0))
