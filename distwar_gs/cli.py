@@ -189,6 +189,7 @@ def render_parser() -> argparse.ArgumentParser:
     _add_switch(parser, "train", True, "--train", help="render the training views too")
     _add_switch(parser, "depth", True, "--depth", help="write depth maps too")
     _add_switch(parser, "flip", True, "--flip", help=field_docs()["log.flip"])
+    _add_switch(parser, "colour_fit", True, "--colour_fit", help=field_docs()["log.colour_fit"])
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: in the run folder)")
     parser.add_argument("--device", choices=choices_of("train.device"), help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")

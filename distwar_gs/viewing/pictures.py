@@ -19,7 +19,7 @@ from distwar_datasets.pixels.cache import leads_out
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.rendering.renderer import Rendering
-from distwar_gs.rendering.views import measured_images
+from distwar_gs.rendering.views import measured_images, measures_color_fit
 from distwar_gs.system.files import durable_write, remove_leftovers
 from distwar_gs.system.terminal import log_to_terminal
 from distwar_gs.viewing import camera_paths
@@ -71,12 +71,13 @@ class ModelPictures:
         evaluation = evaluate(
             lambda view: self._view(view, folder / "depth" / places[view]).colors[0],
             images, views, protocol, save, images.mask, with_flip=self.model.config.log.flip,
+            with_color_fit=measures_color_fit(self.model.config),
         )  # fmt: skip
         bar.close()
         append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
         others = {name.upper(): evaluation.numbers[name] for name in ("lpips", "flip")}
         more = "".join(f", {name} {value:.4f}" for name, value in others.items() if value is not None)
-        log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, evaluation.psnr, evaluation.ssim, more, len(views))
+        log.info("%s %s%s (%d views)", split, evaluation.words(), more, len(views))
         log.info("pictures: %s", folder / "renders")
 
     @torch.no_grad()
