@@ -46,8 +46,9 @@ def sliced(image: Tensor, grid: Tensor) -> Tensor:
     and brightness. Cells at the border have their middle on the image's border, on black and on white; beyond these,
     pixels get the same as on them."""
     matrices = grid_sample(grid[None], _places(image), align_corners=True, padding_mode="border")[0, :, 0]
-    matrices = matrices.unflatten(0, (3, 4)).permute(2, 3, 0, 1)
-    return (matrices[..., :3] @ image[..., None])[..., 0] + matrices[..., 3]
+    matrices = matrices.unflatten(0, (3, 4))  # [3, 4, H, W]
+    colors = (matrices[:, :3] * image.permute(2, 0, 1)).sum(dim=1) + matrices[:, 3]
+    return colors.permute(1, 2, 0).contiguous()
 
 
 def _places(image: Tensor) -> Tensor:
@@ -119,7 +120,7 @@ class Bilateral:
         self._v_offset = self._v_grid.sum(dim=(1, 2, 3))
         self._v_grid.add_(total_variation_gradient(self._leaves[1].detach()), alpha=self._settings.grid_tv)
         del self._made, self._leaves  # the graph
-        return v_rendered
+        return v_rendered.contiguous()
 
     @torch.no_grad()
     def step(self, share: float) -> None:
@@ -133,7 +134,7 @@ class Bilateral:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See Adjustment."""
-        if set(state) != {"grids", "offsets"}:
+        if not isinstance(state, dict) or set(state) != {"grids", "offsets"}:
             raise ValueError("what is learned of photos lacks a part, or has another one")
         self.grids.load_state_dict(state["grids"])
         self.offsets.load_state_dict(state["offsets"])
