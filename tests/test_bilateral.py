@@ -1,6 +1,7 @@
 """Bilateral grids of photos: slicing and its gradients against float64 autograd of plain code; total variation."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -144,6 +145,15 @@ def test_a_deterministic_run_on_a_gpu_is_refused():
     config = config_of({"appearance.model": "bilateral", "train.deterministic": True})
     with pytest.raises(ConfigError, match="does not go with train.deterministic; use exposure"):
         make_bilateral(config, None, torch.device("cuda"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("width", "is_said"), [(80, True), (160, False)])
+def test_photos_that_are_too_small_for_a_grid_are_told(caplog, width, is_said):
+    views = tuple(SimpleNamespace(width=size, height=60) for size in (300, width))
+    config = config_of({"appearance.model": "bilateral"})
+    made = make_bilateral(config, SimpleNamespace(train=views), torch.device("cpu"))  # type: ignore[arg-type]
+    assert made is not None and made.grids.count == 2
+    assert ("a photo of 80 x 60 has 14,400 values, fewer than the 24,576 numbers" in caplog.text) == is_said
 
 
 def test_the_grids_are_as_published():

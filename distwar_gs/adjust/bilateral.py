@@ -11,6 +11,7 @@ slowly for that, and must, so that they do not learn what Gaussians should: a st
 The grid is sliced by PyTorch's `grid_sample`, and differentiated by autograd: no kernel of its own yet.
 """
 
+import logging
 import math
 from typing import Any
 
@@ -23,6 +24,8 @@ from distwar_gs.adjust.exposure import exposure_rate
 from distwar_gs.adjust.photo_values import PhotoValues
 from distwar_gs.config import AppearanceConfig, Config, ConfigError
 from distwar_kernels import Cameras
+
+log = logging.getLogger(__name__)
 
 WIDTH, HEIGHT, LEVELS = 16, 16, 8
 """Cells of a grid: across the image, down, and in brightness."""
@@ -150,4 +153,16 @@ def make_bilateral(config: Config, scene: Scene, device: torch.device) -> Bilate
             "appearance.model is bilateral: its gradients are summed in another order in each run on a GPU, so it does "
             "not go with train.deterministic; use exposure, or leave --deterministic out"
         )
+    _warn_of_small_photos(scene)
     return Bilateral(len(scene.train), settings, device)
+
+
+def _warn_of_small_photos(scene: Scene) -> None:
+    """Says that a grid has more numbers than photos have values: it then learns what Gaussians should."""
+    smallest = min(scene.train, key=lambda view: view.width * view.height)
+    values, numbers = 3 * smallest.width * smallest.height, neutral_grid().numel()
+    if values < numbers:
+        log.warning(
+            "appearance.model bilateral: a photo of %d x %d has %s values, fewer than the %s numbers of its grid; use "
+            "exposure, or larger photos", smallest.width, smallest.height, f"{values:,}", f"{numbers:,}",
+        )  # fmt: skip
