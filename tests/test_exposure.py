@@ -126,10 +126,10 @@ def test_the_model_keeps_the_colours_of_the_middle(make, demo_scene, tmp_path):
         script.main([str(demo_scene), str(tmp_path / "scene"), "--exposure", "1.5", "--seed", "1"])
     measured = {}
     for appearance in ("none", "exposure"):
-        run = make(appearance, {"appearance.model": appearance, "train.iterations": 60}, tmp_path / "scene")
+        run = make(appearance, {"appearance.model": appearance, "train.iterations": 100}, tmp_path / "scene")
         assert run.run() == 0
-        measured[appearance] = run.results.evaluations[60].psnr
-    assert measured["exposure"] > measured["none"] + 0.5
+        measured[appearance] = run.results.evaluations[100].psnr
+    assert measured["exposure"] > measured["none"] + 0.4
 
 
 @pytest.mark.gpu
