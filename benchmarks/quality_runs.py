@@ -12,7 +12,8 @@ from benchmarks.measuring import peak_memory_mib
 from benchmarks.quality_rows import END
 from distwar_datasets import View
 from distwar_gs.config import Config, ConfigError, as_values, with_values
-from distwar_gs.evaluation.metrics import MEASURES, Evaluation, data_protocol, evaluate
+from distwar_gs.evaluation.color_fit import NAME as FIT_NAME
+from distwar_gs.evaluation.metrics import MEASURES, UNFITTED, Evaluation, data_protocol, evaluate
 from distwar_gs.formats.export import find_ply
 from distwar_gs.rendering.views import measured_images
 from distwar_gs.system.devices import resolve_device
@@ -131,7 +132,8 @@ def _point(
     evaluation: Evaluation, views: Sequence[View], at: str, step: int, seconds: float | None, count: int,
     peak_mib: float | None,
 ) -> Point:  # fmt: skip
-    numbers = {name: value if value is None else round(value, 6) for name, value in evaluation.numbers.items()}
+    means = ((name, evaluation.numbers[name]) for name in UNFITTED)
+    numbers = {name: value if value is None else round(value, 6) for name, value in means}
     return Point(
         at=at, step=step, seconds=seconds, gaussians=count, views=len(views), resolution=_resolution(views),
         peak_mib=peak_mib, protocol=_protocol(evaluation), **dict[str, Any](numbers),
@@ -140,7 +142,7 @@ def _point(
 
 def _protocol(evaluation: Evaluation) -> str:
     """What the data decide. How numbers are made of it is the same for all."""
-    data = {name: text for name, text in evaluation.protocol.items() if name not in MEASURES}
+    data = {name: text for name, text in evaluation.protocol.items() if name not in {*MEASURES, FIT_NAME}}
     return "; ".join(f"{name.replace('_', ' ')}: {text}" for name, text in data.items())
 
 

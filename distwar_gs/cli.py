@@ -106,6 +106,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
 def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     _add_setting(parser, "model.sh_degree", "--sh_degree", type=int, metavar="N")
     _add_switch(parser, "model.antialiased", True, "--antialiased", help=field_docs()["model.antialiased"])
+    _add_setting(parser, "appearance.model", "--appearance")
     _add_setting(parser, "model.init_ply", "--init_ply", metavar="FILE")
     _add_setting(parser, "densification.strategy", "--strategy")
     _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")
@@ -194,6 +195,7 @@ def render_parser() -> argparse.ArgumentParser:
                         f"between: {', '.join(SHOWN)} (default: color)")  # fmt: skip
     _add_switch(parser, "depth", True, "--depth", help="show depth, too, and write it as numbers for test views")
     _add_switch(parser, "flip", True, "--flip", help=field_docs()["log.flip"])
+    _add_switch(parser, "colour_fit", True, "--colour_fit", help=field_docs()["log.colour_fit"])
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default: in the run folder)")
     parser.add_argument("--device", choices=choices_of("train.device"), help="where to render (default: auto)")
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")

@@ -37,7 +37,7 @@ class Gain:
         self._v_gain = (v_image * image).sum()
         return self.gains[view] * v_image
 
-    def step(self) -> None:
+    def step(self, share: float) -> None:
         self.calls.append("step")
         view, _ = self._last
         self.gains[view] -= self.rate * self._v_gain

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from distwar_datasets import Scene
+from distwar_gs.adjust.bilateral import make_bilateral
+from distwar_gs.adjust.exposure import make_exposure
 from distwar_gs.config import Config
 from distwar_kernels import Cameras
 
@@ -30,8 +32,9 @@ class Adjustment(Protocol):
     def backward(self, v_image: Tensor) -> Tensor:
         """From dL/d(what `image` returned last) [H, W, 3] to dL/d(what was rendered); notes its own gradients."""
 
-    def step(self) -> None:
-        """Changes its own parameters by the gradients that it has noted."""
+    def step(self, share: float) -> None:
+        """Changes its own parameters by the gradients that it has noted, with its own learning rate. `share`: of the
+        run that is done when the step is, from 0 to 1."""
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint: plain values."""
@@ -43,8 +46,8 @@ class Adjustment(Protocol):
 Maker = Callable[[Config, Scene, torch.device], Adjustment | None]
 """Of a config and a scene: the adjustment, or None where the config does not ask for it."""
 
-ADJUSTMENTS: tuple[Maker, ...] = ()
-"""In the order in which a step walks through them; backward in the opposite one. None yet."""
+ADJUSTMENTS: tuple[Maker, ...] = (make_exposure, make_bilateral)
+"""In the order in which a step walks through them; backward in the opposite one."""
 
 
 def make_adjustments(config: Config, scene: Scene, device: torch.device) -> list[Adjustment]:

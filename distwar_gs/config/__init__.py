@@ -1,5 +1,6 @@
 """Every setting of a run: sections, rules, files and flags; and how schedules follow the length of a run."""
 
+from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.documentation import choices_of, commented_defaults, field_docs, rule_of
 from distwar_gs.config.rules import (
     A_SHARE,
@@ -54,6 +55,7 @@ __all__ = [
     "SECTIONS",
     "STEPS",
     "STRATEGIES",
+    "AppearanceConfig",
     "Config",
     "ConfigError",
     "DataConfig",

@@ -18,7 +18,7 @@ def field_docs() -> dict[str, str]:
     """The docstring under each field as one line, keyed "section.name" (Python drops them, so read from the source)."""
     docs: dict[str, str] = {}
     for section, cls in SECTIONS.items():
-        body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]  # a class has a body
+        body = _class_body(cls)
         for line, following in zip(body, body[1:], strict=False):
             if (
                 isinstance(line, ast.AnnAssign)
@@ -27,6 +27,12 @@ def field_docs() -> dict[str, str]:
             ):
                 docs[f"{section}.{line.target.id}"] = " ".join(ast.literal_eval(following.value).split())
     return docs
+
+
+def _class_body(cls: type) -> list[ast.stmt]:
+    (node,) = ast.parse(inspect.getsource(cls)).body
+    assert isinstance(node, ast.ClassDef)
+    return node.body
 
 
 def rule_of(key: str) -> Rule | None:

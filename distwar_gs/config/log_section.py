@@ -16,6 +16,9 @@ class LogConfig:
     flip: bool = setting(False)
     """Measure FLIP beside PSNR and SSIM, where the package flip-evaluator is installed (requirements-optional.txt). On
     the CPU, about 1.5 s a megapixel, which does not count as time of training."""
+    colour_fit: bool = setting(False)
+    """Measure PSNR, SSIM and LPIPS also after a fit of each test view's colours to its photo's (docs/appearance.md).
+    Always done where appearance.model is not none."""
     quiet: bool = setting(False)
     """No progress bar; warnings and errors still appear."""
     report: bool = setting(True)

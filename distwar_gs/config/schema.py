@@ -11,6 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.log_section import LogConfig
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
 from distwar_gs.config.schedule import MEANT_FOR
@@ -283,6 +284,7 @@ class Config:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
+    appearance: AppearanceConfig = AppearanceConfig()
     densification: DensificationConfig = DensificationConfig()
     reduction: ReductionConfig = ReductionConfig()
     train: TrainConfig = TrainConfig()

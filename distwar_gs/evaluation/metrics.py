@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from distwar_gs.evaluation.color_fit import NAME as FIT_NAME
+from distwar_gs.evaluation.color_fit import PROTOCOL as FIT_PROTOCOL
+from distwar_gs.evaluation.color_fit import SUFFIX, fitted
 from distwar_gs.evaluation.flip import PROTOCOL as FLIP_PROTOCOL
 from distwar_gs.evaluation.flip import flip_measure
 from distwar_gs.evaluation.losses import WINDOW_SIGMA, WINDOW_SIZE, masked_ssim, ssim, without_ignored
@@ -40,7 +43,11 @@ MEASURES = {
 }
 """How the numbers of this module are made; "lpips" where its parts are missing, "flip" where it is not asked for."""
 
-NUMBERS = ("psnr", "ssim", "lpips", "flip")
+FITTED = ("psnr", "ssim", "lpips")
+"""What is measured a second time, after a fit of colours, where that is asked for."""
+
+UNFITTED = ("psnr", "ssim", "lpips", "flip")
+NUMBERS = (*UNFITTED, *(name + SUFFIX for name in FITTED))
 """What a view may have."""
 
 
@@ -58,13 +65,16 @@ Measure = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class ViewMetrics:
-    """One view: PSNR in dB, SSIM, and LPIPS and FLIP if they were measured."""
+    """One view: PSNR in dB, SSIM, and LPIPS and FLIP if they were measured; the same after a fit of colours."""
 
     name: str
     psnr: float
     ssim: float
     lpips: float | None = None
     flip: float | None = None
+    psnr_colour_fit: float | None = None
+    ssim_colour_fit: float | None = None
+    lpips_colour_fit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +106,18 @@ class Evaluation:
 
     @property
     def numbers(self) -> dict[str, float | None]:
-        """The means of all `NUMBERS`."""
-        return {name: getattr(self, name) for name in NUMBERS}
+        """The means of all `NUMBERS`; of those after a fit of colours, only where they were measured."""
+        means = {name: _mean_of([getattr(view, name) for view in self.views]) for name in NUMBERS}
+        return {name: mean for name, mean in means.items() if mean is not None or name in UNFITTED}
+
+    def words(self) -> str:
+        """The means for the log: PSNR, SSIM, after a fit of colours in brackets where they were measured."""
+        numbers = self.numbers
+        fitted_psnr, fitted_ssim = (numbers.get(name + SUFFIX) for name in ("psnr", "ssim"))
+        text = f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}"
+        return (
+            text if fitted_psnr is None else f"{text} (after a fit of colours {fitted_psnr:.2f} dB, {fitted_ssim:.4f})"
+        )
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:
@@ -147,6 +167,7 @@ def evaluate(
     observe: Callable[["View", Tensor, Tensor], None] | None = None,
     mask_of: Callable[[int], Tensor | None] | None = None,
     with_flip: bool = False,
+    with_color_fit: bool = False,
 ) -> Evaluation:
     """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.evaluation.lpips).
 
@@ -158,6 +179,7 @@ def evaluate(
         observe: called with each view, its 8-bit render and its photo, to save or show them without rendering again.
         mask_of: by index, which pixels count, bool [H, W] (None: all); an ImageStore's `mask`.
         with_flip: measure FLIP too, where its package is installed (distwar_gs.evaluation.flip).
+        with_color_fit: measure `FITTED` a second time, after a fit of colours (distwar_gs.evaluation.color_fit).
 
     Raises:
         ValueError: no views, not as many images as views, or a render of another size than its photo.
@@ -171,7 +193,7 @@ def evaluate(
             raise ValueError(f"{view.name}: rendered as {[*render8.shape]}, the photo is {[*photo.shape]}")
         kept = mask_of(index) if mask_of else None
         kept = kept if kept is None else kept.to(render8.device)
-        measures = _measures(render8, with_flip) if index == 0 else measures
+        measures = _measures(render8, with_flip, with_color_fit) if index == 0 else measures
         image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
         measured.append(torch.stack([measure(image, target, kept) for measure in measures.values()]))
         ignored += 0 if kept is None else int((~kept).sum())
@@ -182,15 +204,16 @@ def evaluate(
     rows = (dict(zip(measures, row, strict=True)) for row in numbers)
     results = (ViewMetrics(view.name, **row) for view, row in zip(views, rows, strict=True))
     how = MEASURES | {name: text for name, text in _OPTIONAL.items() if name in measures}
+    how |= {FIT_NAME: FIT_PROTOCOL} if with_color_fit else {}
     return Evaluation(tuple(results), {**protocol, **how, "masks": _mask_protocol(ignored / pixels)})
 
 
 _OPTIONAL = {"lpips": LPIPS_PROTOCOL, "flip": FLIP_PROTOCOL}
 
 
-def _measures(image8: Tensor, with_flip: bool) -> dict[str, Measure]:
+def _measures(image8: Tensor, with_flip: bool, with_color_fit: bool) -> dict[str, Measure]:
     """What is measured of each view, in the order of `NUMBERS`: LPIPS where its parts are installed and images are
-    large enough for it, FLIP where it is asked for and its package is installed."""
+    large enough for it, FLIP where it is asked for and its package is installed, fits of colours where asked for."""
     lpips = lpips_vgg(image8.device) if min(image8.shape[:2]) >= LPIPS_MIN_SIZE else None
 
     def lpips_of_kept(image: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:
@@ -198,7 +221,14 @@ def _measures(image8: Tensor, with_flip: bool) -> dict[str, Measure]:
         return lpips(*((image, target) if kept is None else without_ignored(image, target, kept)))
 
     measures = {"psnr": psnr, "ssim": _ssim, "lpips": lpips and lpips_of_kept, "flip": with_flip and flip_measure()}
-    return {name: measure for name, measure in measures.items() if measure}
+    found = {name: measure for name, measure in measures.items() if measure}
+    return found | (
+        {name + SUFFIX: _after_fit(found[name]) for name in FITTED if name in found} if with_color_fit else {}
+    )
+
+
+def _after_fit(measure: Measure) -> Measure:
+    return lambda image, target, kept: measure(fitted(image, target, kept), target, kept)
 
 
 def _ssim(image: Tensor, target: Tensor, kept: Tensor | None) -> Tensor:

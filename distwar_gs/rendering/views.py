@@ -53,6 +53,11 @@ def open_scene(config: Config) -> Scene:
     return scene
 
 
+def measures_color_fit(config: Config) -> bool:
+    """Whether test views are measured after a fit of their colours, too."""
+    return config.log.colour_fit or config.appearance.model != "none"
+
+
 def evaluation_background(config: Config) -> tuple[float, float, float]:
     """The colour behind test views, in [0, 1]; black where training draws it at random."""
     return _COLORS[config.data.background]

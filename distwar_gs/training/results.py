@@ -15,7 +15,7 @@ from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_proto
 from distwar_gs.formats.export import as_reloaded, save_ply
 from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.rendering.renderer import render, view_traffic
-from distwar_gs.rendering.views import camera_of
+from distwar_gs.rendering.views import camera_of, measures_color_fit
 from distwar_gs.system.interruption import Interruption
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.run_files import RunFiles
@@ -78,8 +78,8 @@ class Results:
             evaluation = self._measure(shown, state.config.log.flip if with_flip is None else with_flip)
             self._tell(evaluation, shown)
         log.info(
-            "step %d: test PSNR %.2f dB, SSIM %.4f (%d views), %s Gaussians, %.1f s of training",
-            state.step, evaluation.psnr, evaluation.ssim, len(views), f"{len(state.params['means']):,}", state.elapsed,
+            "step %d: test %s (%d views), %s Gaussians, %.1f s of training",
+            state.step, evaluation.words(), len(views), f"{len(state.params['means']):,}", state.elapsed,
         )  # fmt: skip
         return evaluation
 
@@ -123,7 +123,7 @@ class Results:
         protocol = data_protocol(self.scene, self.state.config.data.background)
         return evaluate(
             lambda view: self.render_view(view, saved), self.photos, self.scene.test, protocol, observe,
-            self.photos.mask, with_flip=with_flip,
+            self.photos.mask, with_flip=with_flip, with_color_fit=measures_color_fit(self.state.config),
         )  # fmt: skip
 
     def _tell(self, evaluation: Evaluation, shown: Mapping[str, Tensor]) -> None:

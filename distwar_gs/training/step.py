@@ -44,7 +44,7 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
     gradients, losses = photometric_gradients(
         image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
     )
-    _adjust_backward(state, gradients)
+    _adjust_backward(state, gradients, step)
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
     image = image.detach()
@@ -69,11 +69,11 @@ def _adjusted_image(state: TrainingState, batch: Batch, image: Tensor) -> Tensor
     return image
 
 
-def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor]) -> None:
+def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor], step: int) -> None:
     """Makes gradients in what was compared gradients in what was rendered; the adjustments take their step."""
     for adjustment in reversed(state.adjustments):
         gradients["image"] = adjustment.backward(gradients["image"])
-        adjustment.step()
+        adjustment.step(state.schedule.share(step))
 
 
 def _set_rates(state: TrainingState, step: int) -> dict[str, float]:

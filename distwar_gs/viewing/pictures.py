@@ -18,7 +18,7 @@ from distwar_datasets.pixels.cache import leads_out
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.rendering.renderer import Rendering
-from distwar_gs.rendering.views import measured_images
+from distwar_gs.rendering.views import measured_images, measures_color_fit
 from distwar_gs.system.files import durable_write, remove_leftovers
 from distwar_gs.system.progress import progress
 from distwar_gs.system.terminal import log_to_terminal
@@ -90,12 +90,13 @@ class ModelPictures:
         protocol = data_protocol(self.scene, self.model.config.data.background)
         with bar:
             evaluation = evaluate(
-                seen, images, views, protocol, save, images.mask, with_flip=self.model.config.log.flip
-            )
+                seen, images, views, protocol, save, images.mask, with_flip=self.model.config.log.flip,
+                with_color_fit=measures_color_fit(self.model.config),
+            )  # fmt: skip
         append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
         others = {name.upper(): evaluation.numbers[name] for name in ("lpips", "flip")}
         more = "".join(f", {name} {value:.4f}" for name, value in others.items() if value is not None)
-        log.info("%s PSNR %.2f dB, SSIM %.4f%s (%d views)", split, evaluation.psnr, evaluation.ssim, more, len(views))
+        log.info("%s %s%s (%d views)", split, evaluation.words(), more, len(views))
         log.info("pictures: %s", ", ".join(str(folder / _FOLDERS[kind][0]) for kind in self.args.kinds))
 
     @torch.no_grad()

@@ -53,6 +53,8 @@ class RenderArgs:
     """Show depth, too, and write the depths of test views as numbers."""
     flip: bool | None = None
     """Measure FLIP, too."""
+    colour_fit: bool | None = None
+    """Measure after a fit of colours, too."""
     out: Path | None = None
     """Where images and videos go; None: into the run folder."""
     device: str = "auto"
@@ -87,6 +89,7 @@ def render_config(args: RenderArgs) -> Config:
         "data.test_list": args.test_list,
         "data.background": args.background,
         "log.flip": args.flip,
+        "log.colour_fit": args.colour_fit,
         "train.device": args.device,
     }
     config = load_config(file) if (file := _config_file(args)) else _config_of_file(args.model)
