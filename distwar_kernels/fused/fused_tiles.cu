@@ -4,8 +4,8 @@
 //
 // Thread mapping. key_kernel, one thread per splat: the depth's bits as a sort key. list_kernel, one thread per splat
 // in depth order: a prefix sum over the numbers of tiles (chained_scan.cuh) says where its entries begin. A small
-// footprint is written by its thread, a large one is left to list_large_kernel, one warp per splat, one lane per tile of
-// a row: neighbours in depth are often large together (a background, haze), and one warp after the other would write
+// footprint is written by its thread, a large one is left to list_large_kernel, one warp per splat, one lane per tile
+// of a row: neighbours in depth are often large together (a background, haze), and one warp after the other would write
 // them while the rest of the GPU waits. bound_kernel, one thread per entry: where the tile changes, a list begins.
 //
 // Sorts run over the buffers' capacity, since the host does not know the counts; unused places hold the highest key and
