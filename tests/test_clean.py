@@ -182,8 +182,8 @@ def test_a_page_without_a_scene(tmp_path):
     [
         (["none.ply"], "none.ply: no such file; give a run folder of train.py or a .ply file", 1),
         (
-            ["a.ply", "-o", "b.glb"],
-            "b.glb: no format to write; let the name end in .ply, .compressed.ply, .splat, .spz, .sog or",
+            ["a.ply", "-o", "b.usdz"],
+            "b.usdz: no format to write; let the name end in .ply, .compressed.ply, .splat, .spz, .sog",
             1,
         ),
         (["a.ply", "--page", "b.txt"], "b.txt: --page writes HTML; let the name end in .html", 1),

@@ -48,7 +48,15 @@ def test_a_config_file_from_another_folder(demo_scene, tmp_path):
     config = load_config(tmp_path / "output/scene/config.yaml")
     assert (config.train.iterations, config.train.seed, config.optim.lambda_dssim) == (2, 5, 0.0)
     files = sorted(path.name for path in (tmp_path / "output/scene").iterdir())
-    assert files == ["cameras.json", "checkpoints", "config.yaml", "point_cloud", "report.html", "train.log"]
+    assert files == [
+        "cameras.json",
+        "checkpoints",
+        "config.yaml",
+        "curves.jsonl",
+        "point_cloud",
+        "report.html",
+        "train.log",
+    ]
 
 
 @pytest.mark.parametrize("program", ["train.py", "render.py"])

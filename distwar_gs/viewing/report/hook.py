@@ -37,7 +37,10 @@ class Report:
         return self._run.state.is_over
 
     def after_step(self, step: int, state: TrainingState) -> None:
-        """Makes and writes it; the clock of the training stands still."""
+        """Makes and writes it; the clock of the training stands still. Where the model or the numbers could not be
+        written, which the run says, there is nothing to tell of."""
+        if self._run.files.unwritten:
+            return
         begin = time.perf_counter()
         try:
             with self._run.monitor.paused():
