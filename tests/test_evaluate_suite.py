@@ -166,6 +166,7 @@ def test_a_mean_needs_every_scene(suite):
     assert "c failed: x" in suite.markdown(mixed)
 
 
+@pytest.mark.slow
 def test_scenes_may_train_for_so_many_seconds(demo_scene, tmp_path):
     configs = family(tmp_path / "configs", demo_scene, good={})
     for_train = ("--seconds", 0.5, "--sh_degree", 0)

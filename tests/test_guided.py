@@ -448,7 +448,9 @@ def trained(demo_scene, tmp_path, in_process):
     return trained
 
 
-@pytest.mark.parametrize("children", KINDS)
+@pytest.mark.parametrize(
+    "children", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "jitter")) for kind in KINDS]
+)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, monkeypatch, children):
     """With growth, spatial orders and falling rates before and after the break, and some steps after the last
     refinement."""

@@ -493,6 +493,7 @@ def last_metrics(run: Trainer) -> dict:
     return json.loads((run.folder / "metrics.json").read_text())[-1]
 
 
+@pytest.mark.slow
 def test_a_training_is_as_good_as_by_adc_at_the_same_count(trained):
     """Both from the same start, within 120 steps: MCMC's own, tiny and opaque, takes longer to fill the image."""
     common = {**SCHEDULE, **START_OF_ADC, "train.iterations": 120, "densification.opacity_reset_every": 1000}

@@ -206,7 +206,7 @@ def trained_model(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / "checkpoints/step_40.pt", "cpu").params
 
 
-@pytest.mark.parametrize("ignored", [True, False])
+@pytest.mark.parametrize("ignored", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_training_whose_terminal_is_closed(demo_scene, tmp_path, in_process, ignored):
     """It hears of it by SIGHUP: then it saves and stops, unless that is ignored (nohup, disown): then it goes on to the
     same model."""
