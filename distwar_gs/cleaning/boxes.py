@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from distwar_gs.system.errors import ConfigError
 from distwar_gs.system.files import read_bounded
-from distwar_gs.viewing.live.crop import FILE
+from distwar_gs.viewing.live.crop import FILE, LONGEST, rows_inside
 from distwar_gs.viewing.live.orders import CropBox, OrderError, crop_box
-
-_LONGEST = 10_000  # bytes of a crop box's file
 
 
 def bounds_box(numbers: Sequence[float]) -> CropBox:
@@ -29,7 +28,7 @@ def read_crop(path: Path) -> CropBox:
     """The box in a file of the live viewer, in the frame of the input, which may lie far from its origin. ConfigError
     for a file that holds none."""
     try:
-        content = json.loads(read_bounded(path, _LONGEST))
+        content = json.loads(read_bounded(path, LONGEST))
         center = np.array(content["center"], dtype=np.float64)
         box = crop_box({**content, "center": [0.0, 0.0, 0.0]})
         if center.shape != (3,) or not np.isfinite(center).all():
@@ -44,4 +43,4 @@ def read_crop(path: Path) -> CropBox:
 
 def is_inside(box: CropBox, means: np.ndarray) -> np.ndarray:
     """bool [N]: which centers, float64 [N, 3], in the frame of the box, are in it."""
-    return (np.abs((means - box.center) @ box.axes.T) <= 0.5 * box.size).all(axis=1)
+    return rows_inside(box, torch.from_numpy(means)).numpy()

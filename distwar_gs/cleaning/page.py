@@ -1,7 +1,5 @@
 """What a cleaning came to, as one HTML file with its pictures in it: it loads nothing from anywhere."""
 
-import base64
-import io
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -12,6 +10,7 @@ from torch import Tensor
 
 from distwar_gs.cleaning.result import ChangedView, Comparison
 from distwar_gs.system.files import replacing
+from distwar_gs.viewing.report.pictures import jpeg_url
 
 GAIN = 8
 """By which differences are multiplied, to be seen."""
@@ -111,6 +110,4 @@ def _data_uri(picture: Tensor) -> str:
     """A picture [H, W, 3] uint8 as JPEG, in the address of an image."""
     image = Image.fromarray(np.ascontiguousarray(picture.numpy()))
     image.thumbnail((_WIDEST, _WIDEST))
-    content = io.BytesIO()
-    image.save(content, format="JPEG", quality=_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+    return jpeg_url(image, _QUALITY)

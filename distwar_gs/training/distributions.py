@@ -23,7 +23,8 @@ EVERY = 10
 log = logging.getLogger(__name__)
 
 _BINS = 64
-_REDUCTIONS = ("atomic", "sw_s", "sw_b", "sw_t")
+REDUCTIONS = ("atomic", "sw_s", "sw_b", "sw_t")
+"""Whose atomic additions are compared: those that the kernels make themselves."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,6 @@ def traffic_scalars(state: TrainingState, camera: Cameras) -> dict[str, float]:
     if used.strategy == "gsplat":  # its warps are not ours
         return {}
     traffic: AtomicTraffic = view_traffic(state.params, camera, state.settings)
-    wanted = [used if name == used.strategy else Reduction(name) for name in _REDUCTIONS]
+    wanted = [used if name == used.strategy else Reduction(name) for name in REDUCTIONS]
     counts = {f"reduction/atomics/{one.strategy}": float(traffic.atomics(one)) for one in wanted}
     return counts | {"reduction/mean_lanes": traffic.mean_lanes}

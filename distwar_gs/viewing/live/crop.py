@@ -16,7 +16,8 @@ from distwar_gs.viewing.live.orders import CropBox, OrderError, crop_box
 
 FILE = "viewer_crop.json"
 """In the run folder."""
-_LONGEST = 10_000
+LONGEST = 10_000
+"""Bytes of it, at most."""
 
 
 def rows_inside(box: CropBox, means: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ def save_crop(folder: Path, box: CropBox | None, frame: Normalisation) -> Path:
 def load_crop(folder: Path, frame: Normalisation) -> CropBox | None:
     """The box that was saved, in the training frame; None: there is none, or the file holds no box."""
     try:
-        content = json.loads(read_bounded(folder / FILE, _LONGEST))
+        content = json.loads(read_bounded(folder / FILE, LONGEST))
         box = crop_box(content)
     except (OSError, ValueError, RecursionError, OrderError):
         return None

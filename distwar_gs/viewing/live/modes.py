@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-import distwar_kernels as kernels
-from distwar_gs.rendering.renderer import render
+from distwar_gs.rendering.weights import summed_weights
 from distwar_gs.viewing.live.ellipsoids import draw_ellipsoids
 from distwar_gs.viewing.live.subjects import Subject
 from distwar_gs.viewing.shown import (
@@ -46,17 +44,8 @@ def depth_at(subject: Subject, camera: Cameras, place: tuple[float, float]) -> f
 
 
 def contributions(subject: Subject, camera: Cameras) -> Tensor:
-    """[N, 1]: each Gaussian's weight (alpha times transmittance), summed over the pixels of the picture.
-
-    The gradient of what is blended for a number of each Gaussian, in that number: the blend's backward pass does it.
-    """
-    params = subject.params
-    probe = torch.zeros(len(params["means"]), 1, device=params["means"].device, requires_grad=True)
-    settings = replace(subject.settings, absgrad=False, reduction=kernels.Reduction())  # auto would measure itself
-    with torch.enable_grad():
-        seen = render(params, camera, settings, sh_degree=0, features=probe)
-        assert seen.features is not None
-        return torch.autograd.grad(seen.features.sum(), probe)[0]
+    """[N, 1]: each Gaussian's weights, summed over the pixels of the picture."""
+    return summed_weights(subject.params, camera, subject.settings)[:, None]
 
 
 def _color(subject: Subject, camera: Cameras) -> Tensor:

@@ -20,6 +20,7 @@ from distwar_gs.formats.table import Notes
 from distwar_gs.rendering.renderer import view_traffic
 from distwar_gs.rendering.views import camera_of
 from distwar_gs.system.files import read_bounded
+from distwar_gs.training.distributions import REDUCTIONS
 from distwar_gs.viewing.report.pictures import Picture, chosen, jpeg, picture_of
 from distwar_gs.viewing.tours import tour_of_run
 from distwar_kernels import Reduction, TuningRound
@@ -31,7 +32,6 @@ LARGEST_MODEL = 500_000
 """Gaussians of a model that turns in the page: some 8 MB, and seconds of a processor to pack."""
 MOST_WARNINGS = 50
 
-_REDUCTIONS = ("atomic", "sw_s", "sw_b", "sw_t")
 _TRAFFIC_VIEWS = 2
 _LONGEST_LOG = 2**26  # bytes
 _WARNING = re.compile(r"^\S+ \S+ (?:WARNING|ERROR) (.*)$", flags=re.MULTILINE)
@@ -126,7 +126,7 @@ def _atomics(run: Trainer) -> dict[Reduction, float]:
         return {}
     views = (run.scene.test or run.scene.train)[:_TRAFFIC_VIEWS]
     traffic = [view_traffic(state.params, camera_of(view, state.device), state.settings) for view in views]
-    others = [Reduction(name) for name in _REDUCTIONS if name != used.strategy]
+    others = [Reduction(name) for name in REDUCTIONS if name != used.strategy]
     return {one: fmean(view.atomics(one) for view in traffic) for one in (used, *others)}
 
 

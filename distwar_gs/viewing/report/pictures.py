@@ -77,6 +77,11 @@ def jpeg(image: Tensor) -> str:
     picture = Image.fromarray(to_8bit(image).cpu().numpy())
     if picture.width > WIDTH:
         picture = picture.resize((WIDTH, max(1, round(picture.height * WIDTH / picture.width))), Image.Resampling.BOX)
+    return jpeg_url(picture, quality=88)
+
+
+def jpeg_url(picture: Image.Image, quality: int) -> str:
+    """A picture as JPEG, as a data: URL."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=88)
+    picture.save(file, "JPEG", quality=quality)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
