@@ -19,6 +19,7 @@ from distwar_gs.gaussians.memory import Cap
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.strategies.guided import Guided
 from distwar_gs.strategies.mcmc import Mcmc
+from distwar_gs.strategies.trimming import Look
 
 
 class Strategy(Protocol):
@@ -87,6 +88,8 @@ class StrategySetup:
     """If it depends on memory."""
     shown: float = 1.0
     """The share of the views that show a point of the scene."""
+    look: Look | None = None
+    """At the training views, for what they say of each Gaussian."""
 
 
 def make_strategy(setup: StrategySetup) -> Strategy:
@@ -105,7 +108,9 @@ def _mcmc(setup: StrategySetup) -> Strategy:
 
 def _guided(setup: StrategySetup) -> Strategy:
     density = setup.config.densification
-    return Guided(setup.count, setup.device, setup.extent, density, setup.cap, setup.schedule, shown=setup.shown)
+    return Guided(
+        setup.count, setup.device, setup.extent, density, setup.cap, setup.schedule, shown=setup.shown, look=setup.look
+    )
 
 
 MAKERS: dict[str, Callable[[StrategySetup], Strategy]] = {

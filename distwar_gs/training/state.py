@@ -23,7 +23,9 @@ from distwar_gs.gaussians.optimizer import all_moments, are_states, load_state_d
 from distwar_gs.gaussians.random_start import showing_share
 from distwar_gs.gaussians.start import first_gaussians
 from distwar_gs.rendering.renderer import RenderSettings
+from distwar_gs.rendering.views import cameras_of
 from distwar_gs.strategies.base import Strategy, StrategySetup, make_strategy
+from distwar_gs.strategies.trimming import Look, look_at_views
 from distwar_gs.training.batches import StepResult
 from distwar_gs.training.sampler import ViewSampler, is_order
 
@@ -42,6 +44,8 @@ class TrainingState:
     """Of the scene, in the frame of the means."""
     shown: float = 1.0
     """The share of the views that show a point of the scene (distwar_gs.gaussians.random_start.showing_share)."""
+    look: Look | None = None
+    """At the training views (distwar_gs.strategies.trimming)."""
     cap: Cap
     """How many Gaussians there may be."""
     generators: dict[str, torch.Generator]
@@ -151,7 +155,7 @@ class TrainingState:
         config, count = self.config, len(self.params["means"])
         self.first_degree = degree_in_use(self.params)
         self.optimizers = make_optimizers(self.params, config.optim, self.extent)
-        setup = StrategySetup(config, count, self.device, self.extent, self.schedule, self.cap, self.shown)
+        setup = StrategySetup(config, count, self.device, self.extent, self.schedule, self.cap, self.shown, self.look)
         self.strategy = make_strategy(setup)
         self.engine = make_engine(config, self.params, self.optimizers, self.strategy, self.settings)
 
@@ -176,6 +180,7 @@ def _shared(scene: Scene, config: Config, settings: RenderSettings, device: torc
     return {
         "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds), "settings": settings,
         "device": device, "extent": scene.extent, "shown": showing_share(scene),
+        "look": look_at_views(cameras_of(scene.train, device), settings),
         "cap": cap_of(config, settings.rasterizer, scene.train, device),
         "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"]),
         "adjustments": make_adjustments(config, scene, device),
