@@ -11,6 +11,7 @@ from torch import Tensor
 import distwar_kernels as kernels
 from distwar_gs.config import STRATEGIES, Config, ConfigError
 from distwar_gs.rendering.near_plane import OF_EXTENT
+from distwar_gs.rendering.projected import project_gaussians
 from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
@@ -258,23 +259,9 @@ def _depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
 
 def project(params: Mapping[str, Tensor], cameras: Cameras, settings: RenderSettings) -> Splats:
     """Projects the Gaussians and lists each tile's; arguments as for `render`."""
-    opacities = _opacities(params)
-    projection = kernels.project_gaussians(
-        params["means"], params["quats"], params["scales"].exp(), opacities, cameras,
-        near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
-    )  # fmt: skip
-    opacities = opacities.expand(len(cameras.viewmats), -1)
-    radii, means2d, depths, conics, compensations = projection
-    if compensations is not None:
-        opacities = opacities * compensations
+    means2d, conics, opacities, depths, radii = project_gaussians(params, cameras, settings)
     lists = kernels.intersect_tiles(means2d, radii, depths, cameras.width, cameras.height)
     return Splats(means2d, conics, opacities, depths, radii, *lists)
-
-
-def _opacities(params: Mapping[str, Tensor]) -> Tensor:
-    """Opacities [N]; 0, too little to be drawn, where exp and sigmoid would make numbers of infinities."""
-    finite = params["opacities"].isfinite() & params["scales"].isfinite().all(dim=-1)
-    return torch.where(finite, torch.sigmoid(params["opacities"]), 0.0)
 
 
 def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraffic:

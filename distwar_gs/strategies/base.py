@@ -19,6 +19,7 @@ from distwar_gs.gaussians.memory import Cap
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.strategies.guided import Guided
 from distwar_gs.strategies.mcmc import Mcmc
+from distwar_gs.system.parallel import ALONE, Ranks
 
 
 class Strategy(Protocol):
@@ -87,6 +88,8 @@ class StrategySetup:
     """If it depends on memory."""
     shown: float = 1.0
     """The share of the views that show a point of the scene."""
+    ranks: Ranks = ALONE
+    """Those that hold Gaussians: `count` is of this one."""
 
 
 def make_strategy(setup: StrategySetup) -> Strategy:
@@ -96,16 +99,17 @@ def make_strategy(setup: StrategySetup) -> Strategy:
 
 def _adaptive(setup: StrategySetup) -> Strategy:
     density, white = setup.config.densification, setup.config.data.background == "white"
-    return Densifier(setup.count, setup.device, setup.extent, density, white, setup.cap, setup.schedule)
+    return Densifier(setup.count, setup.device, setup.extent, density, white, setup.cap, setup.schedule, setup.ranks)
 
 
 def _mcmc(setup: StrategySetup) -> Strategy:
-    return Mcmc(setup.extent, setup.config.densification, setup.schedule)
+    return Mcmc(setup.extent, setup.config.densification, setup.schedule, setup.ranks, setup.count)
 
 
 def _guided(setup: StrategySetup) -> Strategy:
     density = setup.config.densification
-    return Guided(setup.count, setup.device, setup.extent, density, setup.cap, setup.schedule, shown=setup.shown)
+    limits = (setup.cap, setup.schedule)
+    return Guided(setup.count, setup.device, setup.extent, density, *limits, shown=setup.shown, ranks=setup.ranks)
 
 
 MAKERS: dict[str, Callable[[StrategySetup], Strategy]] = {

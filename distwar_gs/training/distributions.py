@@ -67,7 +67,7 @@ class Distributions:
 
     def is_due(self, step: int) -> bool:
         """At every so many steps, and at the end."""
-        return step % self._every == 0 or self._state.is_over
+        return self._state.schedule.is_each(step, self._every) or self._state.is_over
 
     def after_step(self, step: int, state: TrainingState) -> None:
         """Waits for the device. Where its memory does not suffice, nothing is told: the run may still fit."""

@@ -191,7 +191,7 @@ class Health:
 
     def _go_back(self, found: Findings, last: Path) -> None:
         log.warning("%s; back to %s", found, last)
-        self.state.go_back(load_checkpoint(last, "cpu", PARTS))
+        self.state.go_back(load_checkpoint(last, "cpu", PARTS, self.state.ranks))
         self._monitor.rewind(self.state.step)
         self.looked = self.state.step
 
