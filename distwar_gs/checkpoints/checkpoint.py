@@ -26,15 +26,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from distwar_gs.checkpoints.checkpoint_archive import check_archive
-from distwar_gs.checkpoints.shards import (
-    PARTS_OF_ROWS,
-    is_ours,
-    joined,
-    rows_for,
-    shard_path,
-    shards_of,
-    write_shard,
-)
+from distwar_gs.checkpoints.shards import PARTS_OF_ROWS, read_shards, rows_for, shards_of, write_shard
 from distwar_gs.config import current_name
 from distwar_gs.gaussians.rows import trimmed
 from distwar_gs.system.files import durable_write, read_bounded
@@ -242,8 +234,7 @@ def _with_rows(path: Path, content: Mapping[str, Any], device: torch.device | st
     try:
         if "shards" not in content:
             return parts | rows_for(parts, shards, ranks, device)
-        ours = [shard_path(path, shard, shards) for shard in range(shards) if is_ours(shard, shards, ranks)]
-        return parts | joined([rows_for(_opened(file, path, "cpu"), shards, ranks, device) for file in ours])
+        return parts | read_shards(path, shards, ranks, device, lambda file: _opened(file, path, "cpu"))
     except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
         if isinstance(error, CheckpointError | torch.OutOfMemoryError):
             raise

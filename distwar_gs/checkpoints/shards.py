@@ -4,7 +4,7 @@ Beside `step_N.pt`, which has all but the Gaussians, lie `step_N.shard_0_of_4.pt
 statistics of one rank each. The first file is written last, when the others are on the disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +38,13 @@ def write_shard(path: Path, ranks: Ranks, parts: Mapping[str, Any]) -> None:
         torch.save(content, file)
 
 
-def is_ours(shard: int, shards: int, ranks: Ranks) -> bool:
-    """Whether a rank needs anything of a shard: where there are as many as ranks, each has its own."""
-    return shards != ranks.count or shard == ranks.rank
+def read_shards(
+    path: Path, shards: int, ranks: Ranks, device: torch.device | str, read: Callable[[Path], Any]
+) -> dict[str, Any]:
+    """This rank's rows of so many shards beside a checkpoint, on `device`: where there are as many as ranks, each has
+    its own. `read` opens a file."""
+    ours = [shard for shard in range(shards) if shards != ranks.count or shard == ranks.rank]
+    return _joined([rows_for(read(shard_path(path, shard, shards)), shards, ranks, device) for shard in ours])
 
 
 def rows_for(parts: Mapping[str, Any], shards: int, ranks: Ranks, device: torch.device | str) -> dict[str, Any]:
@@ -52,13 +56,13 @@ def rows_for(parts: Mapping[str, Any], shards: int, ranks: Ranks, device: torch.
     return tree_map_only(Tensor, lambda values: (values[rows] if values.dim() else values).to(device), taken)
 
 
-def joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
+def _joined(pieces: list[dict[str, Any]]) -> dict[str, Any]:
     """The rows of several pieces, one behind the other; numbers that are no rows are the first one's."""
     flat = [tree_flatten(piece) for piece in pieces]
-    leaves = [_joined(list(values)) for values in zip(*(leaves for leaves, _ in flat), strict=True)]
+    leaves = [_one(list(values)) for values in zip(*(leaves for leaves, _ in flat), strict=True)]
     return tree_unflatten(leaves, flat[0][1])
 
 
-def _joined(values: list[Any]) -> Any:
+def _one(values: list[Any]) -> Any:
     has_rows = isinstance(values[0], Tensor) and values[0].dim() > 0
     return torch.cat(values) if has_rows else values[0]

@@ -231,6 +231,6 @@ def _more_views(saved: tuple[float, float], own: tuple[float, float]) -> float:
 def _convert(moments: dict[str, Tensor], factor: float) -> None:
     """Moments of steps that show `factor` times as many views."""
     if factor != 1.0 and moments:
-        moments["step"] /= factor
+        moments["step"] = moments["step"] / factor  # the checkpoint's own stay as they are
         for key in _moment_keys(moments):
-            moments[key] *= factor
+            moments[key] = moments[key] * factor

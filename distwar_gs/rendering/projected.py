@@ -1,18 +1,14 @@
 """What blending needs of Gaussians as cameras see them, before their tiles are listed: splats, which ranks exchange."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
+from distwar_gs.rendering.settings import RenderSettings
 from distwar_kernels import Cameras
-
-if TYPE_CHECKING:
-    from distwar_gs.rendering.renderer import RenderSettings
 
 
 class Projected(NamedTuple):

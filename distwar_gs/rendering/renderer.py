@@ -12,6 +12,7 @@ import distwar_kernels as kernels
 from distwar_gs.config import STRATEGIES, Config, ConfigError
 from distwar_gs.rendering.near_plane import OF_EXTENT
 from distwar_gs.rendering.projected import project_gaussians
+from distwar_gs.rendering.settings import RenderSettings
 from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
@@ -29,7 +30,7 @@ class Rasterizer(Protocol):
         self,
         params: Mapping[str, Tensor],
         cameras: Cameras,
-        settings: "RenderSettings",
+        settings: RenderSettings,
         *,
         sh_degree: int,
         background: Tensor | None,
@@ -38,38 +39,11 @@ class Rasterizer(Protocol):
     ) -> "Rendering":
         """As the function `render`, which has checked the arguments."""
 
-    def traffic(
-        self, params: Mapping[str, Tensor], camera: Cameras, settings: "RenderSettings"
-    ) -> kernels.AtomicTraffic:
+    def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
         """What the blend's backward pass sends to the atomic units for a view."""
 
     def step_bytes(self, sh_degree: int, adam: str) -> int:
         """Memory per Gaussian that a training step takes beside parameters and moments; adam: `optim.adam`."""
-
-
-@dataclass(frozen=True)
-class RenderSettings:
-    """What stays the same from view to view."""
-
-    near_plane: float
-    """Depth in the frame of the means below which Gaussians are culled."""
-    far_plane: float
-    """Depth above which Gaussians are culled."""
-    antialiased: bool = False
-    """Multiply opacities by the compensation for the screen-space blur."""
-    absgrad: bool = False
-    """Leave the sum of absolute gradients in `means2d.absgrad` after the backward pass."""
-    reduction: kernels.Reduction = kernels.Reduction()
-    """How the blend's backward pass sums gradients."""
-    rasterizer: str = "composed"
-    """A key of RASTERIZERS."""
-
-    def draw_options(self, sh_degree: int, background: Tensor | None, with_depth: bool = False) -> fused.DrawOptions:
-        """As the fused rasteriser takes them."""
-        return fused.DrawOptions(
-            sh_degree, background, near_plane=self.near_plane, far_plane=self.far_plane, antialiased=self.antialiased,
-            with_depth=with_depth,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
