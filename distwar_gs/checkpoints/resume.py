@@ -121,7 +121,8 @@ def resumed(
     _check_sh_degree(path, sh_degree_of(saved.params), config.model.sh_degree)
     config = with_its_schedule(saved, with_its_strategy(saved, config))
     check_config(path, saved, config)
-    log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
+    count = ranks.total(len(saved.params["means"]))
+    log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{count:,}")
     return path, saved, config
 
 

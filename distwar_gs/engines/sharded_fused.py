@@ -118,7 +118,7 @@ class ShardedFusedEngine:
 
     @property
     def skipped(self) -> int:
-        """See distwar_gs.engines.base.Engine: this rank's views, and what it had of others'."""
+        """See distwar_gs.engines.base.Engine: of this rank's views, and of those that its own Gaussians outgrew."""
         return self.sizes.overflows
 
     def settle(self, step: int) -> None:

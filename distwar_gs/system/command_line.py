@@ -90,6 +90,6 @@ def _message(error: BaseException) -> str:
 
 def _complain(message: str, code: int) -> int:
     """Of several ranks that train one model, one says it."""
-    if may_speak():
+    if may_speak(of_signal=code > 128):
         print(f"error: {message}", file=sys.stderr)
     return code

@@ -36,6 +36,11 @@ class Ranks:
     """None: there are none."""
 
     @property
+    def place(self) -> str:
+        """For messages: which one this is, where there are others."""
+        return f" on rank {self.rank} of {self.count}" if self.count > 1 else ""
+
+    @property
     def leads(self) -> bool:
         """Whether this is the one that writes, and that the user hears."""
         return self.rank == 0

@@ -21,6 +21,8 @@ LOST_S = 12.0
 """Without a sign for so long a rank of another host is taken for gone; one of this host is asked for by its number."""
 LEAVE_S = 2.0
 """What a rank is left to end by itself after another one has said that it ends."""
+SPEAK_S = 4.0
+"""Before a rank speaks that is not the first, where they have not met."""
 _ENDED, _SAID = "ended", "said"
 
 
@@ -85,7 +87,7 @@ class Peers:
         if sign != last:
             self._signs[rank] = sign, now
         _, process, here = sign.split(" ", 2)
-        gone = here == _here() and not Path(f"/proc/{process}").exists()
+        gone = here == _here() and not _lives(process)
         # It may have left between our two questions.
         return (gone or (sign == last and now - since > LOST_S)) and not self._store.check([f"left/{rank}"])
 
@@ -99,10 +101,19 @@ class Peers:
         if self.says():
             verb = "is" if len(lost) == 1 else "are"
             print(
-                f"error: rank {who} of {self.count} {verb} gone (killed, or out of the host's memory); {self.where()}",
+                f"error: rank {who} of {self.count} {verb} gone (killed, or out of the host's memory); {self.where()}. "
+                "Start all again with --resume auto",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
         os._exit(1)
+
+
+def _lives(process: str) -> bool:
+    """Whether a process of this host is there, and does not only wait for its parent (proc(5): a zombie)."""
+    try:
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()[0] not in (b"Z", b"X")
+    except OSError:
+        return False
 
 
 def _here() -> str:
@@ -125,6 +136,16 @@ def hear(peers: Peers) -> None:
     _peers[:] = [peers]
 
 
-def may_speak() -> bool:
-    """Whether this process is the one of a training that says why it ends. Before the ranks have met, the first is."""
-    return _peers[0].says() if _peers else os.environ.get("RANK", "0") == "0"
+def may_speak(of_signal: bool = False) -> bool:
+    """Whether this process is the one of a training that says why it ends; `of_signal`: a signal, which all have got.
+
+    Before the ranks have met, that is the first, and another one after a while: if the first has met the same, all have
+    been ended by then.
+    """
+    if _peers:
+        return _peers[0].says()
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
+        return True
+    if not of_signal:
+        time.sleep(SPEAK_S)
+    return not of_signal

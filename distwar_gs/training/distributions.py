@@ -81,8 +81,9 @@ class Distributions:
 
 
 def distributions_of(monitor: Monitor, config: Config, scene: Scene, state: TrainingState) -> list[Distributions]:
-    """The hook of a run, with its first test view; none where nobody would see what it finds."""
-    if not (config.log.tensorboard or config.log.report):
+    """The hook of a run, with its first test view; none where nobody would see what it finds, nor for several ranks, of
+    which it would find one's."""
+    if not (config.log.tensorboard or config.log.report) or state.ranks.count > 1:
         return []
     camera = camera_of((scene.test or scene.train)[0], state.device)
     return [Distributions(monitor, EVERY * config.log.every, state, camera)]

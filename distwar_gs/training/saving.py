@@ -80,7 +80,5 @@ class Checkpoints:
         return f"saved {self.save()}" if self.state.ranks.count == 1 else self.where()
 
     def where(self) -> str:
-        """What a run that ends now goes on from, as a sentence's end."""
-        if self.last is None:
-            return "there is no checkpoint"
-        return f"the last checkpoint is {self.last}: continue with --resume auto"
+        """What a run that ends now goes on from."""
+        return "there is no checkpoint" if self.last is None else f"the last checkpoint is {self.last}"

@@ -98,7 +98,7 @@ class Trainer:
     def make_monitor(self) -> Monitor:
         """What watches the run from its next step on. A benchmark overrides it, to watch more closely."""
         state = self.state
-        return Monitor(self.folder, self.config, state.device, state.step + 1, state.elapsed, state.views)
+        return Monitor(self.folder, self.config, state.device, state.step + 1, state.elapsed, self.ranks)
 
     def make_hooks(self) -> list[Hook]:
         """What follows each step, in this order. A benchmark overrides it, to add rows or to leave some out.
@@ -197,7 +197,8 @@ class Trainer:
         torch.cuda.empty_cache()
         self.batches.give_up()
         saved, state = self.checkpoints.rescue(), self.state
+        where = f"{self.ranks.place} after step {state.step} with {len(state.params['means']):,} Gaussians"
         return TrainingError(
-            f"out of GPU memory after step {state.step} with {len(state.params['means']):,} Gaussians; {saved}. "
+            f"out of GPU memory{where}; {saved}. "
             "Continue with --resume auto and --cap_max, or --set data.image_budget_gib=0"
         )
