@@ -14,6 +14,7 @@ import torch
 
 from distwar_gs.system import parallel
 from distwar_gs.system.parallel import Ranks
+from distwar_kernels import loader
 
 LONGEST_S = 120
 
@@ -35,6 +36,7 @@ class RankProcesses:
     stderr."""
 
     def __init__(self, count: int, folder: Path, work: Callable[..., Any], *arguments: Any) -> None:
+        loader.load("cpu")  # here, where building it takes as long as it takes
         self.folder, self._port = folder, free_port()
         folder.mkdir(parents=True, exist_ok=True)
         make = multiprocessing.get_context("fork").Process

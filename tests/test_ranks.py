@@ -173,6 +173,51 @@ def test_a_step_is_that_of_one_process(kind, count, absgrad, tmp_path, request):
         torch.testing.assert_close(whole[name], value, rtol=2e-3, atol=1e-4 * scale, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def _cut_step(ranks: Ranks, what: str) -> tuple[dict[str, Tensor], int]:
+    """A step in which slabs are too small for all views, or the first view's lists are."""
+    views, training = _views(2), _Training(torch.arange(COUNT)[ranks.rank :: 2], 2, ranks)
+    settings = replace(SETTINGS, rasterizer="fused")
+    engine = ShardedFusedEngine(training.params, training.optimizers, training.strategy, settings, ranks)
+    camera, photo = views[ranks.rank]
+    engine.forward(2, camera, 3, BACKGROUND, *(one for one, _ in views))  # the first one is always whole
+    engine._agree = lambda pixels: None
+    engine._capacity = 4 if what == "slabs" else 25
+    lists = 8 if what == "lists" and ranks.rank == 0 else 4096
+    engine.sizes.capacities = lambda gaussians: (engine._capacity, lists)
+    rendered = engine.forward(4, camera, 3, BACKGROUND, *(one for one, _ in views))
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    engine.update(rendered, gradients, NoTimer())
+    engine.sizes.collect(wait=True)
+    return training.state(), engine.skipped
+
+
+@pytest.mark.parametrize("what", ["slabs", "lists"])
+def test_a_view_that_was_cut_short_adds_nothing(what, tmp_path, request):
+    """Neither where its own lists were too short, nor where some rank could not send all it sees."""
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    request.getfixturevalue("emulated_fused_ops")
+    results = on_ranks(2, tmp_path, _cut_step, what)
+    assert [skipped for _, skipped in results] == ([1, 1] if what == "slabs" else [1, 0])
+    whole = {name: torch.empty(COUNT, *value.shape[1:]) for name, value in results[0][0].items()}
+    for name, value in whole.items():
+        for rank, (state, _) in enumerate(results):
+            value[rank::2] = state[name]
+    if what == "slabs":
+        assert not any(whole[name].any() for name in ("grad2d", "count", "score", 0, 4))  # moments of means and sh0
+        return
+    training = _Training(torch.arange(COUNT), 2)
+    engine = ComposedEngine(training.params, training.optimizers, training.strategy, SETTINGS)
+    camera, photo = _views(2)[1]
+    rendered = engine.forward(4, camera, 3, BACKGROUND)
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    engine.update(rendered, gradients, NoTimer())
+    wanted = training.state()
+    for name in ("grad2d", 0, 4):
+        atol = 1e-4 * float(wanted[name].abs().max())
+        torch.testing.assert_close(whole[name], wanted[name], rtol=2e-3, atol=atol)
+
+
 # ------------------------------------------------------------------------------------------------ a refinement
 
 

@@ -3,7 +3,7 @@
 The host learns no counts: splats travel in slabs of one capacity for all ranks, in the words in which the projection
 writes and the blend reads them (distwar_kernels/records.cuh), so nothing is packed. Places that no splat has are in no
 tile. Behind the splats of a slab is a row that says whether it held all of them; behind the gradients that come back,
-whether the view was whole. One that was not changes nothing, as with one process, and the next slabs are larger.
+whether the view was whole. One that was not has no gradient, as with one process, and the next slabs are larger.
 """
 
 from collections.abc import Mapping, Sequence

@@ -84,7 +84,6 @@ def add_gradients(
     counted = [(statistics or {}).get(name) for name in ("grad2d", "count", "score")]
     counts = torch.cat([visible.total, torch.where(is_cut, _NEVER, 0).int()])
     view = fused.view_arguments(camera, options)
-    made = torch.ops.distwar.fused_gradients(
-        parameters, *view, list(visible), counts, 1, records.contiguous(), absgrad, *counted
+    torch.ops.distwar.fused_add_gradients(
+        parameters, *view, list(visible), counts, 1, records.contiguous(), absgrad, *counted, sums
     )
-    torch._foreach_add_(list(sums), made)
