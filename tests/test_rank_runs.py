@@ -3,25 +3,29 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from demo_runs import demo_config
+from demo_runs import ROOT, demo_config
 from rank_processes import RankProcesses, on_ranks
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import ConfigError
 from distwar_gs.formats.export import load_ply
 from distwar_gs.gaussians.model import PARAMETER_NAMES
+from distwar_gs.rendering import renderer
 from distwar_gs.system import peers
 from distwar_gs.system.command_line import run_cli
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.state import PARTS
 from distwar_gs.training.together import REFUSED, own_config
 from distwar_gs.training.trainer import Trainer
+from distwar_kernels.fused import fused
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
@@ -263,3 +267,43 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.delenv("MASTER_PORT")
     with pytest.raises(ConfigError, match="WORLD_SIZE is set and MASTER_PORT not"):
         parallel.join("cpu")
+
+
+# ------------------------------------------------------------------------------------------------ the fused rasteriser
+
+
+def _train_fused(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """With its kernels on the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "_require_cuda", lambda means: None)
+        patch.setattr(renderer, "_rasterizer", lambda config, device: "fused")
+        return _train(ranks, scene, folder, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["guided", "adc", "mcmc"])
+def test_a_run_by_the_fused_rasteriser(demo_scene, tmp_path, strategy, emulated_fused_ops):
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    changes = {"train.iterations": 24, "densification.strategy": strategy, "train.coarse_until": 0.5}
+    said = on_ranks(2, tmp_path / "said", _train_fused, demo_scene, tmp_path / "run", changes)
+    assert sum(one["count"] for one in said) == len(_model(tmp_path / "run", 24)["means"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["guided", "adc", "mcmc"])
+def test_two_gpus_train_the_model_of_one(demo_scene, tmp_path, strategy):
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"torch.cuda.device_count() is {torch.cuda.device_count()}: this test needs two GPUs")
+    options = [
+        "train.py", "-s", demo_scene, "--iterations", 600, "--strategy", strategy, "--cap_max", 5000, "--no_report"
+    ]  # fmt: skip
+    started = {1: [sys.executable], 2: [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2]}
+    numbers = {}
+    for count, start in started.items():
+        command = [*map(str, (*start, *options, "-m", tmp_path / str(count)))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        numbers[count] = json.loads((tmp_path / str(count) / "metrics.json").read_text())
+    psnr, counts = ([_find(numbers[count], key) for count in (1, 2)] for key in ("psnr", "gaussians"))
+    assert psnr[1] == pytest.approx(psnr[0], abs=0.7) and counts[1] == pytest.approx(counts[0], rel=0.1)

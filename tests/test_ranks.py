@@ -292,6 +292,7 @@ def test_blocks_are_dealt_round():
     assert torch.equal(torch.cat(dealt).sort().values, torch.arange(1000))
     assert dealt[1][0] == BLOCK and dealt[1][BLOCK] == 4 * BLOCK
     assert torch.equal(rows_of(1000, 0, 1), torch.arange(1000))
+    assert [len(rows_of(7, rank, 3)) for rank in range(3)] == [3, 2, 2]  # nobody is left without any
 
 
 @pytest.mark.parametrize("counts", [[10, 0, 2], [5], [7, 8, 9, 40], [0, 0, 1]])

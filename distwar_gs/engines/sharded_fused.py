@@ -133,7 +133,7 @@ class ShardedFusedEngine:
                 self.sizes.expect_larger(pixels / self._largest)
             self._largest, self._until_agreed = pixels, 0
         if self._until_agreed == 0:
-            self._until_agreed = AGREE_EVERY
+            self._until_agreed = AGREE_EVERY if self._capacity else 1  # after the first step more is known
             self._capacity = max(self.ranks.numbers(self.sizes.capacities(len(self.params["means"]))[0]))
         self._until_agreed -= 1
 
@@ -145,7 +145,9 @@ class ShardedFusedEngine:
         parameters = [self.params[name].detach() for name in fused.PARAMETERS]
         visible = [joint.project(parameters, camera, with_depth, capacity) for camera in together]
         totals = torch.cat([one.total for one in visible])
-        slabs = self.ranks.swap(_slabs(visible, totals, capacity))
+        packed = _slabs(visible, totals, capacity)
+        visible = [one._replace(splats=slab[:-1]) for one, slab in zip(visible, packed, strict=True)]  # once is enough
+        slabs = self.ranks.swap(packed)
         is_cut, splats = slabs[:, -1, 0].any().view(1), slabs.view(-1, SPLAT_FLOATS)
         slabs[:, -1] = 0.0
         depths = splats[:, _DEPTH].clone()

@@ -22,9 +22,9 @@ UNEVEN = 1.05
 
 
 def rows_of(count: int, rank: int, ranks: int) -> Tensor:
-    """Those of `count` rows, in spatial order, that a rank is dealt: every so-many-th block."""
-    rows = torch.arange(count)
-    return rows[rows // BLOCK % ranks == rank]
+    """Those of `count` rows, in spatial order, that a rank is dealt, block by block; of few rows in smaller blocks."""
+    rows, block = torch.arange(count), max(1, min(BLOCK, count // ranks))
+    return rows[rows // block % ranks == rank]
 
 
 def dealt(params: dict[str, Parameter], ranks: Ranks, device: torch.device | str) -> dict[str, Parameter]:

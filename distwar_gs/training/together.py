@@ -66,7 +66,7 @@ class NotOurs(RunFolder):
 
     def __init__(self, path: Path) -> None:
         """Touches nothing."""
-        self.path = path
+        self.path, self._handle = path, None
 
     def __enter__(self) -> "NotOurs":
         """Nothing."""
