@@ -155,15 +155,16 @@ def _text(value: object) -> str:
 # ------------------------------------------------------------------------------------------------------ the scene
 
 
-def make_params(count: int, device: torch.device) -> dict[str, Tensor]:
-    """Values for `as_parameters`: the same for the same count, on the same kind of device."""
-    g = torch.Generator(device).manual_seed(0)
+def make_params(count: int, device: torch.device, *, seed: int = 0, of: int | None = None) -> dict[str, Tensor]:
+    """Values for `as_parameters`: the same for the same count and seed, on the same kind of device. `of`: so many are
+    in the ball, where these are not all."""
+    g = torch.Generator(device).manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(count, *shape, generator=g, device=device)
 
     means = F.normalize(normal(3), dim=1) * torch.rand(count, 1, generator=g, device=device) ** (1 / 3)
-    gap = (4 / 3 * math.pi / count) ** (1 / 3)
+    gap = (4 / 3 * math.pi / (of or count)) ** (1 / 3)
     return {
         "means": means[morton_order(means)],
         "quats": normal(4),

@@ -21,7 +21,7 @@ from distwar_gs.system.interruption import SAVING, STOPPING
 LONGEST = (
     "test_environment", "test_fused", "test_fuzz_readers", "test_trainer", "test_photos_to_scene", "test_mcmc",
     "test_kill_runs", "test_interruption", "test_evaluate_suite", "test_blend", "test_inputs",
-    "test_live_page", "test_live_hook",
+    "test_live_page", "test_live_hook", "test_rank_runs",
 )  # fmt: skip
 """Files that take long are begun first, so that the processes of `make test` end at about the same time."""
 _FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import Parameter
 
 from distwar_gs.checkpoints import checkpoint as cp
-from distwar_gs.checkpoints import fingerprint
+from distwar_gs.checkpoints import fingerprint, randomness
 from distwar_gs.config import Config, OptimConfig, as_values
 from distwar_gs.gaussians.model import initialize
 from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, state_dicts, step_all
@@ -57,7 +57,7 @@ def checkpoint(step: int = 7, generator: torch.Generator | None = None) -> cp.Ch
         "params": params,
         "optimizers": state_dicts(optimizers),
         "densification": new_state(6, "cpu"),
-        "rng": cp.capture_rng({"train": generator or torch.Generator()}),
+        "rng": randomness.capture_rng({"train": generator or torch.Generator()}),
         "sampler": {"order": [2, 0, 1], "position": 1},
         "clock": {"elapsed_seconds": 12.5},
     }
@@ -100,16 +100,16 @@ def test_random_numbers_continue(tmp_path):
     path = cp.save_checkpoint(tmp_path, checkpoint(generator=generator))
     expected = torch.rand(4, generator=generator), torch.rand(4)
     other = torch.Generator().manual_seed(99)
-    cp.restore_rng(cp.load_checkpoint(path, "cpu").parts["rng"], {"train": other})
+    randomness.restore_rng(cp.load_checkpoint(path, "cpu").parts["rng"], {"train": other})
     assert torch.equal(torch.rand(4, generator=other), expected[0]) and torch.equal(torch.rand(4), expected[1])
 
 
 def test_random_numbers_of_another_device_start_anew(caplog):
     generator = torch.Generator().manual_seed(3)
-    rng = cp.capture_rng({"train": generator})
+    rng = randomness.capture_rng({"train": generator})
     rng["generators"]["train"] = {"device": "cuda", "state": torch.zeros(16, dtype=torch.uint8)}
     before = generator.get_state()
-    cp.restore_rng(rng, {"train": generator, "other": torch.Generator()})
+    randomness.restore_rng(rng, {"train": generator, "other": torch.Generator()})
     assert torch.equal(generator.get_state(), before)
     assert "'train'" in caplog.text and "'other'" in caplog.text
 

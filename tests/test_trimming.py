@@ -5,14 +5,17 @@ import json
 import pytest
 import torch
 from demo_runs import demo_config
+from rank_processes import on_ranks
 from test_live_modes import CAMERA, SETTINGS, one
+from test_live_modes import params as many_of
 
 from distwar_gs.config import config_of
 from distwar_gs.config.schedule import Moment, Schedule
 from distwar_gs.rendering.renderer import render
-from distwar_gs.strategies import guided, trimming
+from distwar_gs.strategies import trimming
 from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.strategies.trimming import VIEWS, WITNESSES, Use, dispensable, is_trimmed, look_at_views, spread
+from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.trainer import Trainer
 
 
@@ -77,6 +80,20 @@ def test_a_wall_hides_what_is_behind_it():
     left = {name: values[~gone] for name, values in params.items()}
     pictures = [render(values, CAMERA, SETTINGS, sh_degree=0).colors for values in (params, left)]
     torch.testing.assert_close(*pictures, rtol=0, atol=2e-3)
+
+
+def _looked(ranks: Ranks, params: dict[str, torch.Tensor]) -> Use:
+    mine = {name: values[ranks.rank :: ranks.count] for name, values in params.items()}
+    return look_at_views([CAMERA._replace(width=CAMERA.width + more) for more in range(5)], SETTINGS, ranks)(mine, 0)
+
+
+def test_ranks_share_the_views_out_and_see_what_others_hide(tmp_path):
+    """Three ranks with uneven numbers of Gaussians say together what one process says."""
+    params = {name: values.detach() for name, values in many_of(n=50).items()}
+    alone = _looked(ALONE, {name: torch.cat([values[rank::3] for rank in range(3)]) for name, values in params.items()})
+    for told in on_ranks(3, tmp_path, _looked, params):
+        for found, expected in zip(told, alone, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("count", "asked"), [(3, 3), (VIEWS, VIEWS), (VIEWS + 1, VIEWS), (500, VIEWS)])
@@ -152,7 +169,7 @@ def psnr_of(run: Trainer) -> float:
 
 def test_a_training_keeps_its_picture_with_fewer(demo_scene, tmp_path, in_process, often, monkeypatch):
     asked = []
-    monkeypatch.setattr(guided, "dispensable", lambda *arguments: asked.append(arguments) or dispensable(*arguments))
+    monkeypatch.setattr(trimming, "dispensable", lambda *arguments: asked.append(arguments) or dispensable(*arguments))
     less, all_of_them = (trained(demo_scene, tmp_path / str(share), densification__trim=share) for share in (0.01, 0.0))
     counts = [len(run.state.params["means"]) for run in (less, all_of_them)]
     assert counts[0] < 0.97 * counts[1]

@@ -2,7 +2,8 @@
 
 Format 2 is `{"format", "format_version", "step", "config", "scene", "parts": {name: state}}`. This module knows what
 all parts have in common; what a part holds, and whether it is sound, its owner knows (`Part`; the rows are
-distwar_gs.training.state.PARTS). Format 1 has a fixed set of parts beside the rest; it is read as format 2.
+distwar_gs.training.state.PARTS). Format 1 has a fixed set of parts beside the rest; it is read as format 2. Format 3
+has the Gaussians in other files (distwar_gs.checkpoints.shards): several ranks have written it.
 
 A checkpoint is one plain dict of tensors, numbers and strings in `checkpoints/step_N.pt` of the run folder, so that
 `torch.load(weights_only=True)` reads it: opening a stranger's checkpoint runs none of their code. Files appear under
@@ -25,14 +26,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from distwar_gs.checkpoints.checkpoint_archive import check_archive
+from distwar_gs.checkpoints.shards import PARTS_OF_ROWS, read_shards, rows_for, shards_of, write_shard
 from distwar_gs.config import current_name
 from distwar_gs.gaussians.rows import trimmed
 from distwar_gs.system.files import durable_write, read_bounded
+from distwar_gs.system.parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
 FORMAT = "distwar-gs checkpoint"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+WHOLE_VERSION = 2
+"""Of a checkpoint in one file: earlier programs read it."""
 OLD_PARTS = ("params", "optimizers", "densification", "rng", "sampler")
 """Of format 1, which has the seconds of training as `elapsed_seconds`."""
 CLOCK = "clock"
@@ -93,26 +98,48 @@ class Part:
 # ------------------------------------------------------------------------------------------------ writing
 
 
-def save_checkpoint(run_folder: Path, checkpoint: Checkpoint) -> Path:
+def save_checkpoint(run_folder: Path, checkpoint: Checkpoint, ranks: Ranks = ALONE) -> Path:
     """Write `checkpoints/step_N.pt` of the run folder, then point `checkpoints/latest` at it; returns the file.
 
+    Of several ranks each has the checkpoint with its own Gaussians, and writes these, all at once; the first writes the
+    rest when they have.
+
     Raises:
-        CheckpointError: it could not be written (disk full, no permission); older checkpoints are untouched.
+        CheckpointError: it could not be written (disk full, no permission), on whatever rank; older checkpoints are
+            untouched.
     """
     path = run_folder / FOLDER / f"step_{checkpoint.step}.pt"
+    if ranks.count > 1:
+        _together(path, ranks, lambda: write_shard(path, ranks, checkpoint.parts))
+        parts = {name: state for name, state in checkpoint.parts.items() if name not in PARTS_OF_ROWS}
+        rest, number = dataclasses.replace(checkpoint, parts=parts), FORMAT_VERSION
+        _together(path, ranks, lambda: _write(path, rest, number, shards=ranks.count) if ranks.leads else None)
+    else:
+        _together(path, ranks, lambda: _write(path, checkpoint, WHOLE_VERSION))
+    return path
+
+
+def _write(path: Path, checkpoint: Checkpoint, version: int, **more: int) -> None:
     content = {name: getattr(checkpoint, name) for name in FIELDS}
     content["parts"] = tree_map_only(Tensor, trimmed, checkpoint.parts)
+    with durable_write(path) as file:
+        torch.save({"format": FORMAT, "format_version": version, **content, **more}, file)
+    with durable_write(path.parent / LATEST) as file:
+        file.write(f"{path.name}\n".encode())
+
+
+def _together(path: Path, ranks: Ranks, write: Callable[[], object]) -> None:
+    """Writes on all ranks. Raises CheckpointError on all, where one could not."""
+    failure: BaseException | None = None
     try:
-        with durable_write(path) as file:
-            torch.save({"format": FORMAT, "format_version": FORMAT_VERSION, **content}, file)
-        with durable_write(path.parent / LATEST) as file:
-            file.write(f"{path.name}\n".encode())
+        write()
     except (OSError, RuntimeError) as error:
-        reason = _reason(error)
+        failure = error
+    reasons = [reason for reason in ranks.gathered(_reason(failure) if failure else "") if reason]
+    if reasons:
         raise CheckpointError(
-            f"{path}: could not be written ({reason}); check free space and permissions. Older ones are untouched"
-        ) from error
-    return path
+            f"{path}: could not be written ({reasons[0]}); check free space and permissions. Older ones are untouched"
+        ) from failure
 
 
 def _reason(error: BaseException) -> str:
@@ -140,7 +167,8 @@ def remove_old(run_folder: Path, step: int, keep: int, named: Collection[int]) -
     old = [path for path in _all(run_folder / FOLDER) if _step_of(path) <= step and _step_of(path) not in named]
     for path in old[:-keep] if keep else []:
         try:
-            path.unlink(missing_ok=True)
+            for file in (path, *shards_of(path)):
+                file.unlink(missing_ok=True)
         except OSError as error:
             log.warning("%s: cannot be deleted (%s)", path, error.strerror)
 
@@ -148,7 +176,9 @@ def remove_old(run_folder: Path, step: int, keep: int, named: Collection[int]) -
 # ------------------------------------------------------------------------------------------------ reading
 
 
-def load_checkpoint(path: Path, device: torch.device | str, parts: Sequence[Part] = ()) -> Checkpoint:
+def load_checkpoint(
+    path: Path, device: torch.device | str, parts: Sequence[Part] = (), ranks: Ranks = ALONE
+) -> Checkpoint:
     """Read a checkpoint of this format or an older one, with its tensors on `device`.
 
     Args:
@@ -156,6 +186,7 @@ def load_checkpoint(path: Path, device: torch.device | str, parts: Sequence[Part
         device: for the tensors.
         parts: those that it must have. Others may be there, and are handed on as they are: whether they fit is seen by
             whoever knows them.
+        ranks: who goes on from it: each gets its own of the Gaussians, whatever the number of those that wrote it.
 
     Raises:
         DamagedCheckpointError: the file is cut off, changed, or not one of ours.
@@ -163,18 +194,12 @@ def load_checkpoint(path: Path, device: torch.device | str, parts: Sequence[Part
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; {remedy(path)}")
-    try:
-        check_archive(path)
-        content = torch.load(path, map_location=device, weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # what torch raises for a broken file changes between versions
-        reason = f"{type(error).__name__} {error}".partition("\n")[0].partition(". ")[0]
-        raise DamagedCheckpointError(path, f"cut off, or no checkpoint at all ({reason})") from error
+    content = _opened(path, path, device if ranks.count == 1 else "cpu")
     _check_format(path, content)
     if content["format_version"] == 1:
         content = _from_format_1(content)
     _refuse_lacking(path, FIELDS, content)
+    content["parts"] = _with_rows(path, content, device, ranks)
     checkpoint = Checkpoint(**{name: content[name] for name in FIELDS})
     damaged = _damaged_field(checkpoint)
     if not damaged:
@@ -184,6 +209,36 @@ def load_checkpoint(path: Path, device: torch.device | str, parts: Sequence[Part
         raise DamagedCheckpointError(path, f"{damaged} is damaged, or does not fit the rest of the file")
     config = {key: current_name(key, value) for key, value in checkpoint.config.items()}
     return dataclasses.replace(checkpoint, config=config)
+
+
+def _opened(path: Path, of: Path, device: torch.device | str) -> Any:
+    """What a file holds; `of`: the checkpoint that it belongs to."""
+    try:
+        check_archive(path)
+        return torch.load(path, map_location=device, weights_only=True)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what torch raises for a broken file changes between versions
+        reason = f"{type(error).__name__} {error}".partition("\n")[0].partition(". ")[0]
+        file = "" if path == of else f"{path.name} is "
+        raise DamagedCheckpointError(of, f"{file}cut off, or no checkpoint at all ({reason})") from error
+
+
+def _with_rows(path: Path, content: Mapping[str, Any], device: torch.device | str, ranks: Ranks) -> Any:
+    """The parts, with the Gaussians that are this rank's."""
+    parts, shards = content["parts"], content.get("shards", 1)
+    if "shards" not in content and ranks.count == 1:
+        return parts
+    if type(shards) is not int or not 1 <= shards < 2**16 or not isinstance(parts, dict):
+        raise DamagedCheckpointError(path, "shards is damaged, or does not fit the rest of the file")
+    try:
+        if "shards" not in content:
+            return parts | rows_for(parts, shards, ranks, device)
+        return parts | read_shards(path, shards, ranks, device, lambda file: _opened(file, path, "cpu"))
+    except (TypeError, AttributeError, LookupError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError | torch.OutOfMemoryError):
+            raise
+        raise DamagedCheckpointError(path, f"its shards do not fit each other ({error})") from error
 
 
 def candidates(folder: Path) -> list[Path]:
@@ -286,47 +341,3 @@ def _is_plain(value: object) -> bool:
 def _equal(value: object, expected: str | int) -> bool:
     """Equality that a tensor in the wrong place does not turn into a tensor."""
     return type(value) is type(expected) and value == expected
-
-
-# ------------------------------------------------------------------------------------------------ randomness
-
-
-def capture_rng(generators: Mapping[str, torch.Generator]) -> dict[str, Any]:
-    """The state of PyTorch's own random numbers, on the CPU and on every GPU, and of the run's generators.
-
-    NumPy's and Python's are not in it, because no part of a run draws from them.
-    """
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None,
-        "generators": {
-            name: {"device": generator.device.type, "state": generator.get_state()}
-            for name, generator in generators.items()
-        },
-    }
-
-
-def is_rng(rng: Mapping[str, Any]) -> bool:
-    """Whether this is from `capture_rng`. RuntimeError and the like for states that are none."""
-    torch.Generator().set_state(rng["torch"].cpu())
-    for saved in rng["generators"].values():
-        if saved["device"] == "cpu":
-            torch.Generator().set_state(saved["state"].cpu())
-    states = [*(rng["cuda"] or ()), *(saved["state"] for saved in rng["generators"].values())]
-    return all(state.dtype == torch.uint8 for state in states)
-
-
-def restore_rng(rng: Mapping[str, Any], generators: Mapping[str, torch.Generator]) -> None:
-    """Continue the random numbers of a checkpoint.
-
-    Another kind of device has another kind of generator: those keep the state they have, with a warning.
-    """
-    torch.set_rng_state(rng["torch"].cpu())
-    if rng["cuda"] is not None and len(rng["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([state.cpu() for state in rng["cuda"]])
-    for name, generator in generators.items():
-        saved = rng["generators"].get(name)
-        if saved is None or saved["device"] != generator.device.type:
-            log.warning("the random numbers of %r start anew: the checkpoint has none for this device", name)
-        else:
-            generator.set_state(saved["state"].cpu())

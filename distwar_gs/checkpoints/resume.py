@@ -33,6 +33,7 @@ from distwar_gs.config import (
 from distwar_gs.config.schedule import FOLLOWERS
 from distwar_gs.formats.table import is_model_file
 from distwar_gs.gaussians.model import sh_degree_of
+from distwar_gs.system.parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ def resumed(
     fingerprint: Mapping[str, Any],
     source: Path,
     device: torch.device,
+    ranks: Ranks = ALONE,
 ) -> tuple[Path | None, Checkpoint | None, Config]:
     """The checkpoint that a run goes on from, its file, and the config with which it does.
 
@@ -100,6 +102,7 @@ def resumed(
         fingerprint: of the scene as it is now (`scene_fingerprint`).
         source: the scene's folder, for messages.
         device: where the tensors go.
+        ranks: who goes on; the first one finds the file.
 
     Returns:
         None, None and the config where the run begins.
@@ -110,7 +113,7 @@ def resumed(
     resume = config.train.resume
     if not resume and find_checkpoint(run_folder, "auto"):
         log.warning("%s holds an earlier run: --resume auto continues it, another -m keeps it", run_folder)
-    found = open_checkpoint(run_folder, resume, device, parts) if resume else None
+    found = _open_together(run_folder, resume, device, parts, ranks) if resume else None
     if found is None:
         return None, None, config
     path, saved = found
@@ -118,8 +121,20 @@ def resumed(
     _check_sh_degree(path, sh_degree_of(saved.params), config.model.sh_degree)
     config = with_its_schedule(saved, with_its_strategy(saved, config))
     check_config(path, saved, config)
-    log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{len(saved.params['means']):,}")
+    count = ranks.total(len(saved.params["means"]))
+    log.info("resuming from %s: step %d, %s Gaussians", path, saved.step, f"{count:,}")
     return path, saved, config
+
+
+def _open_together(
+    run_folder: Path, resume: str, device: torch.device, parts: Sequence[Part], ranks: Ranks
+) -> tuple[Path, Checkpoint] | None:
+    """As `open_checkpoint`; the other ranks open what the first has opened."""
+    found = open_checkpoint(run_folder, resume, device, parts, ranks) if ranks.leads else None
+    path = ranks.told(found[0] if found else None)
+    if ranks.leads or path is None:
+        return found
+    return path, load_checkpoint(path, device, parts, ranks)
 
 
 def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
@@ -130,7 +145,7 @@ def _check_sh_degree(path: Path, saved: int, wanted: int) -> None:
 
 
 def open_checkpoint(
-    run_folder: Path, resume: str, device: torch.device, parts: Sequence[Part] = ()
+    run_folder: Path, resume: str, device: torch.device, parts: Sequence[Part] = (), ranks: Ranks = ALONE
 ) -> tuple[Path, Checkpoint] | None:
     """Find and load the checkpoint that `--resume` means; None as in `find_checkpoint`. `parts` that it must have.
 
@@ -141,18 +156,18 @@ def open_checkpoint(
         CheckpointError: it cannot be used; or, under "auto", there are checkpoints and all are damaged.
     """
     if resume == "auto":
-        return _open_newest_whole(candidates(run_folder / FOLDER), device, parts)
+        return _open_newest_whole(candidates(run_folder / FOLDER), device, parts, ranks)
     path = find_checkpoint(run_folder, resume)
-    return (path, load_checkpoint(path, device, parts)) if path else None
+    return (path, load_checkpoint(path, device, parts, ranks)) if path else None
 
 
 def _open_newest_whole(
-    paths: list[Path], device: torch.device, parts: Sequence[Part]
+    paths: list[Path], device: torch.device, parts: Sequence[Part], ranks: Ranks
 ) -> tuple[Path, Checkpoint] | None:
     damaged: list[Path] = []
     for path in paths:
         try:
-            found = path, load_checkpoint(path, device, parts)
+            found = path, load_checkpoint(path, device, parts, ranks)
         except DamagedCheckpointError as error:
             log.warning("%s: %s; going back to the one before", path, error.reason)
             damaged.append(path)

@@ -92,11 +92,13 @@ class Moment:
     train.iterations steps that is as far."""
     before: float
     """The position of the step before."""
+    views: int = 1
+    """How many are shown at a step, which counts as so many."""
 
     @classmethod
-    def of_step(cls, step: int) -> "Moment":
+    def of_step(cls, step: int, views: int = 1) -> "Moment":
         """In a run whose length is given in steps."""
-        return cls(step, step, step - 1)
+        return cls(step, step, step - views, views)
 
     @property
     def pace(self) -> float:
@@ -107,6 +109,10 @@ class Moment:
         """Whether this is the first step at or beyond a position."""
         return self.before < mark <= self.position
 
+    def is_each(self, every: int) -> bool:
+        """Whether this is the first step at or beyond a multiple of `every`."""
+        return self.step % every < self.views
+
     def completes(self, interval: int) -> bool:
         """Whether a multiple of `interval`, from `interval` on, lies at this step, or between the last one and it."""
         return self.position // interval > max(self.before, 0) // interval
@@ -115,9 +121,10 @@ class Moment:
 class Schedule:
     """Says for each step how far the run is, and when it is over."""
 
-    def __init__(self, iterations: int, seconds: float | None = None) -> None:
-        """For a run of `iterations` steps; or of `seconds`, of which each step is told the time (`begin`)."""
-        self.iterations, self.seconds = iterations, seconds
+    def __init__(self, iterations: int, seconds: float | None = None, views: int = 1) -> None:
+        """For a run of `iterations` steps; or of `seconds`, of which each step is told the time (`begin`). Where a step
+        shows several `views`, it counts as so many: steps are numbered by the views that have been shown."""
+        self.iterations, self.seconds, self.views = iterations, seconds, views
         self._positions: dict[int, float] = {}  # of the last two steps
 
     @property
@@ -142,9 +149,17 @@ class Schedule:
     def at(self, step: int) -> Moment:
         """How far the run is at a step; in a run of so many seconds one of the last two that have begun."""
         if self.seconds is None:
-            return Moment.of_step(step)
+            return Moment.of_step(step, self.views)
         position = self._positions.get(step, 0.0)
         return Moment(step, position, self._positions.get(step - 1, position))
+
+    def is_each(self, step: int, every: int) -> bool:
+        """Whether a step is the first at or beyond a multiple of `every`."""
+        return step % every < self.views
+
+    def is_one(self, step: int, marks: Collection[int]) -> bool:
+        """Whether a step is the first at or beyond one of these."""
+        return any(view in marks for view in range(step, step - self.views, -1))
 
     def share(self, step: int) -> float:
         """The part of the run that lies before the end of a step, from 0 to 1."""

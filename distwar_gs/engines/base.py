@@ -15,7 +15,6 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
-from distwar_gs.config import Config
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import moments_of, set_steps, step_all
 from distwar_gs.rendering.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
@@ -43,8 +42,9 @@ class Rendered(Protocol):
 class Engine(Protocol):
     """Renders a training view, then makes of the gradients of what was rendered a step."""
 
-    def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> Rendered:
-        """What one camera sees (C = 1), for a step (from 1) whose learning rates are set."""
+    def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras) -> Rendered:
+        """What one camera sees (C = 1), for a step (from 1) whose learning rates are set. Where several ranks make the
+        step, all their cameras follow, in their order."""
 
     def update(self, rendered: Any, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates.
@@ -75,13 +75,13 @@ class Engine(Protocol):
         """Brings parameters and optimisers up to this step: before they are measured, saved, or their rows change."""
 
 
-def _image_gradient(gradients: Mapping[str, Tensor]) -> Tensor:
+def image_gradient(gradients: Mapping[str, Tensor]) -> Tensor:
     if set(gradients) - {"errors"} != {"image"}:
         raise ValueError(f"this engine differentiates the image only, not {', '.join(sorted(gradients))}")
     return gradients["image"]
 
 
-def _errors(gradients: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None, step: int) -> Tensor | None:
+def errors_of(gradients: Mapping[str, Tensor], statistics: Mapping[str, Tensor] | None, step: int) -> Tensor | None:
     """The errors [H, W] that this step's score is made of; None where the strategy's statistics have no score."""
     if statistics is None or "score" not in statistics:
         return None
@@ -136,7 +136,9 @@ class ComposedEngine:
         """Work on these; they stay the trainer's."""
         self.params, self.optimizers, self.strategy, self.settings = params, optimizers, strategy, settings
 
-    def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> ComposedRendered:
+    def forward(
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras
+    ) -> ComposedRendered:
         """See Engine."""
         means, probe = self.params["means"], None
         if wants_score(self.strategy, step):
@@ -145,9 +147,9 @@ class ComposedEngine:
 
     def update(self, rendered: ComposedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine."""
-        v_image, rendering = _image_gradient(gradients), rendered.rendering
+        v_image, rendering = image_gradient(gradients), rendered.rendering
         statistics = self.strategy.statistics(rendered.step)
-        errors = _errors(gradients, statistics, rendered.step)
+        errors = errors_of(gradients, statistics, rendered.step)
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
         sums = rendered.differentiate(v_image, errors)
         if statistics is not None and sums is not None:
@@ -235,7 +237,9 @@ class FusedEngine:
         self._largest = 0  # pixels of an image so far
         self._last_steps: Tensor | None = None  # of lazy Adam; None: all Gaussians are up to the last step
 
-    def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> FusedRendered:
+    def forward(
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras
+    ) -> FusedRendered:
         """See Engine. Synchronises once to size its buffers, and at every step in deterministic mode, where overflow
         must be detected at a fixed step."""
         options, adam = self.settings.draw_options(sh_degree, background), None
@@ -252,8 +256,8 @@ class FusedEngine:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
         absgrad = self.settings.absgrad
         statistics = self.strategy.statistics(rendered.step)
-        errors = _errors(gradients, statistics, rendered.step)
-        records = self._blend_backward(rendered.view, _image_gradient(gradients), errors)
+        errors = errors_of(gradients, statistics, rendered.step)
+        records = self._blend_backward(rendered.view, image_gradient(gradients), errors)
         timer.mark("blend_backward")
         if rendered.adam is None:
             dense = fused.gradients(rendered.view, records, absgrad, statistics)
@@ -328,17 +332,3 @@ class FusedEngine:
         prices = self.strategy.prices(len(self.params["means"])) if self._adam == "lazy" else (0.0, 0.0)
         rates = fused.adam_rates([group["lr"] for group in groups], groups[0]["betas"], groups[0]["eps"], step, prices)
         return fused.AdamStep(moments_of(self.optimizers, fused.PARAMETERS), rates, last_steps, step)
-
-
-def make_engine(
-    config: Config,
-    params: dict[str, Parameter],
-    optimizers: Mapping[str, Adam],
-    strategy: Strategy,
-    settings: RenderSettings,
-) -> Engine:
-    """The engine of these settings' rasteriser."""
-    run = (params, optimizers, strategy, settings)
-    if settings.rasterizer == FUSED.name:
-        return FusedEngine(*run, adam=config.optim.adam, deterministic=config.train.deterministic)
-    return ComposedEngine(*run)

@@ -11,6 +11,7 @@ from torch.optim import Adam
 from distwar_gs.formats.morton import morton_order
 from distwar_gs.gaussians.optimizer import edit, reserve_rows
 from distwar_gs.gaussians.rows import RowPlan, broken_rows, gather_rows, plan_rows, rearrange, scratch_for
+from distwar_gs.system.parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -98,9 +99,9 @@ def find_dead(params: Mapping[str, Tensor], faintest: float) -> Tensor:
     return (torch.sigmoid(params["opacities"]) <= faintest) | not_finite(params)
 
 
-def is_all_dead(dead: Tensor, step: int, faintest: float) -> bool:
-    """Whether none of [N] bool, from `find_dead`, is alive, which is said: nothing can be copied then."""
-    if not dead.all():
+def is_all_dead(dead: Tensor, step: int, faintest: float, ranks: Ranks = ALONE) -> bool:
+    """Whether none of [N] bool, from `find_dead`, is alive on any rank, which is said: nothing can be copied then."""
+    if not ranks.all(bool(dead.all())):
         return False
     log.warning("step %d: none of %d Gaussians is above opacity %g; nothing is changed", step, len(dead), faintest)
     return True

@@ -14,6 +14,7 @@ from distwar_gs.config import STRATEGIES, Config
 from distwar_gs.formats.parameters import harmonics_of, numbers_of
 from distwar_gs.gaussians.rows import SLACK
 from distwar_gs.rendering.renderer import RASTERIZERS
+from distwar_gs.system.parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +67,16 @@ class Budget:
     """Bytes for a Gaussian, from `bytes_per_gaussian`."""
     pixels: int
     """Of the largest training view."""
+    ranks: Ranks = ALONE
+    """Those that hold the Gaussians together, each on a GPU of its own, or in the memory of one host."""
 
     def gaussians(self, held: int) -> int:
-        """How many fit, if `held` bytes of the kept ones are taken already."""
-        kind = self.device.type
-        free = max(0, free_memory(self.device) - PIXEL_BYTES[kind] * self.pixels)
-        return max(1, int((SHARES[kind] * free + held) / (self.kept + self.working)))
+        """How many fit, if `held` bytes of the kept ones are taken already; on all ranks together, all as full as the
+        fullest."""
+        kind, count = self.device.type, self.ranks.count
+        sharing = count if kind == "cpu" else 1
+        free = max(0, free_memory(self.device) - PIXEL_BYTES[kind] * self.pixels * sharing) // sharing
+        return count * min(self.ranks.numbers(max(1, int((SHARES[kind] * free + held) / (self.kept + self.working)))))
 
 
 class Cap:
@@ -127,9 +132,9 @@ def _size(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 
-def cap_of(config: Config, rasterizer: str, views: Sequence[View], device: torch.device) -> Cap:
+def cap_of(config: Config, rasterizer: str, views: Sequence[View], device: torch.device, ranks: Ranks = ALONE) -> Cap:
     """The cap of a run on these training views."""
     kept, working = bytes_per_gaussian(config.model.sh_degree, rasterizer, config.optim.adam)
     kept += 4 * max(0, len(STRATEGIES[config.densification.strategy].statistics) - COUNTED)
     pixels = max(view.width * view.height for view in views)
-    return Cap(config.densification.cap_max, Budget(device, kept, working, pixels))
+    return Cap(config.densification.cap_max, Budget(device, kept, working, pixels, ranks))

@@ -11,6 +11,8 @@ from torch import Tensor
 import distwar_kernels as kernels
 from distwar_gs.config import STRATEGIES, Config, ConfigError
 from distwar_gs.rendering.near_plane import OF_EXTENT
+from distwar_gs.rendering.projected import project_gaussians
+from distwar_gs.rendering.settings import RenderSettings
 from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
 from distwar_kernels.fused import fused
@@ -28,7 +30,7 @@ class Rasterizer(Protocol):
         self,
         params: Mapping[str, Tensor],
         cameras: Cameras,
-        settings: "RenderSettings",
+        settings: RenderSettings,
         *,
         sh_degree: int,
         background: Tensor | None,
@@ -37,38 +39,11 @@ class Rasterizer(Protocol):
     ) -> "Rendering":
         """As the function `render`, which has checked the arguments."""
 
-    def traffic(
-        self, params: Mapping[str, Tensor], camera: Cameras, settings: "RenderSettings"
-    ) -> kernels.AtomicTraffic:
+    def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
         """What the blend's backward pass sends to the atomic units for a view."""
 
     def step_bytes(self, sh_degree: int, adam: str) -> int:
         """Memory per Gaussian that a training step takes beside parameters and moments; adam: `optim.adam`."""
-
-
-@dataclass(frozen=True)
-class RenderSettings:
-    """What stays the same from view to view."""
-
-    near_plane: float
-    """Depth in the frame of the means below which Gaussians are culled."""
-    far_plane: float
-    """Depth above which Gaussians are culled."""
-    antialiased: bool = False
-    """Multiply opacities by the compensation for the screen-space blur."""
-    absgrad: bool = False
-    """Leave the sum of absolute gradients in `means2d.absgrad` after the backward pass."""
-    reduction: kernels.Reduction = kernels.Reduction()
-    """How the blend's backward pass sums gradients."""
-    rasterizer: str = "composed"
-    """A key of RASTERIZERS."""
-
-    def draw_options(self, sh_degree: int, background: Tensor | None, with_depth: bool = False) -> fused.DrawOptions:
-        """As the fused rasteriser takes them."""
-        return fused.DrawOptions(
-            sh_degree, background, near_plane=self.near_plane, far_plane=self.far_plane, antialiased=self.antialiased,
-            with_depth=with_depth,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -258,23 +233,9 @@ def _depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
 
 def project(params: Mapping[str, Tensor], cameras: Cameras, settings: RenderSettings) -> Splats:
     """Projects the Gaussians and lists each tile's; arguments as for `render`."""
-    opacities = _opacities(params)
-    projection = kernels.project_gaussians(
-        params["means"], params["quats"], params["scales"].exp(), opacities, cameras,
-        near_plane=settings.near_plane, far_plane=settings.far_plane, antialiased=settings.antialiased,
-    )  # fmt: skip
-    opacities = opacities.expand(len(cameras.viewmats), -1)
-    radii, means2d, depths, conics, compensations = projection
-    if compensations is not None:
-        opacities = opacities * compensations
+    means2d, conics, opacities, depths, radii = project_gaussians(params, cameras, settings)
     lists = kernels.intersect_tiles(means2d, radii, depths, cameras.width, cameras.height)
     return Splats(means2d, conics, opacities, depths, radii, *lists)
-
-
-def _opacities(params: Mapping[str, Tensor]) -> Tensor:
-    """Opacities [N]; 0, too little to be drawn, where exp and sigmoid would make numbers of infinities."""
-    finite = params["opacities"].isfinite() & params["scales"].isfinite().all(dim=-1)
-    return torch.where(finite, torch.sigmoid(params["opacities"]), 0.0)
 
 
 def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraffic:

@@ -27,6 +27,7 @@ from distwar_gs.gaussians.edits import SpatialOrder, move_rows, not_finite
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import all_moments, edit
 from distwar_gs.gaussians.rows import plan_rows
+from distwar_gs.system.parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +59,14 @@ def is_accumulated(now: Moment, config: DensificationConfig) -> bool:
 def is_refined(now: Moment, config: DensificationConfig) -> bool:
     """Whether Gaussians are added and removed after the backward pass of a step: multiples of `every`, both ends
     excluded."""
-    return config.start < now.position < config.stop and now.step % config.every == 0
+    return config.start < now.position < config.stop and now.is_each(config.every)
 
 
 def is_ordered(now: Moment, config: DensificationConfig) -> bool:
     """Whether the Gaussians are put into spatial order after a step: every `order_every`, and when their number has
     become final."""
     every, ended = config.order_every, now.reaches(config.stop)
-    return every > 0 and now.step > 0 and (ended or (now.position < config.stop and now.step % every == 0))
+    return every > 0 and now.step > 0 and (ended or (now.position < config.stop and now.is_each(every)))
 
 
 def is_reset(now: Moment, config: DensificationConfig, white_background: bool) -> bool:
@@ -113,6 +114,7 @@ def refine(
     extent: float,
     config: DensificationConfig,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> RefineReport:
     """Clone, split and prune once; afterwards the statistics start anew.
 
@@ -126,33 +128,35 @@ def refine(
             pruned.
         extent: of the scene, in the frame of the means.
         config: the section `densification`.
-        generator: all randomness, on the device of the parameters.
+        generator: all randomness, on the device of the parameters; on all ranks the same.
+        ranks: those that hold Gaussians. The report is of all.
 
     Raises:
         torch.OutOfMemoryError: nothing is changed then, but random numbers are drawn.
     """
-    count = len(params["means"])
+    count = ranks.total(len(params["means"]))
     unfit = _unfit(params, config.prune_opacity)
     large = _largest_scale(params["scales"]) > config.clone_scale * extent
-    grown = _wants_growth(state, unfit, config)
+    grown = _wants_growth(state, unfit, config, ranks)
     clone, split = grown & ~large, grown & large
 
     gone = unfit | split | _oversized(params["scales"], step, extent, config)
     sources, cloned = _sources(clone, split)
     scales = _shrunk(params["scales"].detach()[sources], cloned)
     alive = ~_oversized(scales, step, extent, config)
-    if gone.all() and not alive.any():
+    if ranks.all(bool(gone.all() and not alive.any())):
         log.warning("step %d: all %d Gaussians would be pruned; nothing is changed", step, count)
         state.update(new_state(count, unfit.device))
         return RefineReport(0, 0, 0, count)
 
-    means = _scattered(params, sources, cloned, generator)
+    means = _scattered(params, sources, cloned, generator, ranks)
     plan = plan_rows(gone, sources[alive])
     statistics = new_state(plan.count, unfit.device)
     move_rows(params, optimizers, plan, {"means": means[alive], "scales": scales[alive]})
     state.update(statistics)
-    halves = (len(sources) - cloned) // SPLIT_SAMPLES
-    return RefineReport(cloned, halves, count + cloned + halves - plan.count, plan.count)
+    halves, total = ranks.total((len(sources) - cloned) // SPLIT_SAMPLES), ranks.total(plan.count)
+    cloned = ranks.total(cloned)
+    return RefineReport(cloned, halves, count + cloned + halves - total, total)
 
 
 @torch.no_grad()
@@ -174,16 +178,17 @@ def _largest_scale(scales: Tensor) -> Tensor:
     return scales.amax(dim=1).exp()
 
 
-def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: DensificationConfig) -> Tensor:
+def _wants_growth(state: dict[str, Tensor], unfit: Tensor, config: DensificationConfig, ranks: Ranks = ALONE) -> Tensor:
     """[N] bool: mean gradient at or above the threshold; under a cap, the largest of those that there is room for."""
     gradient = mean_gradient(state)
     grown = (gradient >= config.grad_threshold) & ~unfit
     if not config.cap_max:
         return grown
-    room = max(config.cap_max - int((~unfit).sum()), 0)  # a clone and a split both add one
-    if int(grown.sum()) <= room:
+    room = max(config.cap_max - ranks.total(int((~unfit).sum())), 0)  # a clone and a split both add one
+    if ranks.total(int(grown.sum())) <= room:
         return grown
-    ranked = torch.where(grown, gradient, -1.0).argsort(descending=True, stable=True)
+    wishes, ranked = torch.where(grown, gradient, -1.0).sort(descending=True, stable=True)
+    room = ranks.first(-wishes, room)
     return torch.zeros_like(grown).index_fill_(0, ranked[:room], True) & grown
 
 
@@ -204,10 +209,13 @@ def _shrunk(scales: Tensor, first: int) -> Tensor:
     return scales
 
 
-def _scattered(params: dict[str, Parameter], rows: Tensor, first: int, generator: torch.Generator) -> Tensor:
+def _scattered(
+    params: dict[str, Parameter], rows: Tensor, first: int, generator: torch.Generator, ranks: Ranks
+) -> Tensor:
     """Means [M, 3] of the rows, those from `first` on drawn from the Gaussian they split: N(mean, R S S^T R^T)."""
     means, sources = params["means"].detach()[rows], rows[first:]
-    normal = torch.randn(len(sources), 3, generator=generator, device=means.device)
+    total, ours = ranks.span(len(sources))
+    normal = torch.randn(total, 3, generator=generator, device=means.device)[ours]
     means[first:] += rotated(params["quats"][sources], normal * params["scales"][sources].exp())
     return means
 
@@ -245,10 +253,11 @@ class Densifier:
         white_background: bool,
         cap: Cap | None = None,
         schedule: Schedule | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Start with empty statistics for `count` Gaussians; `extent` in the frame of the means; `cap` if it depends on
-        memory, `schedule` if the length of the run is given in seconds."""
-        self.config, self.schedule = config, schedule or Schedule(MEANT_FOR)
+        memory, `schedule` if the length of the run is given in seconds, `ranks` that hold Gaussians."""
+        self.config, self.schedule, self.ranks = config, schedule or Schedule(MEANT_FOR), ranks
         self.cap = cap or Cap(config.cap_max)
         self._order = SpatialOrder()
         self.extent = extent
@@ -310,8 +319,8 @@ class Densifier:
         cap = self.cap.now([*params.values(), *all_moments(optimizers)])
         config = replace(self.config, cap_max=cap)
         try:
-            report = refine(params, optimizers, self.state, now.position, self.extent, config, generator)
-        except torch.OutOfMemoryError:
+            report = refine(params, optimizers, self.state, now.position, self.extent, config, generator, self.ranks)
+        except self.ranks.survivable:
             report = RefineReport(0, 0, 0, len(params["means"]), out_of_memory=True)
         if report.out_of_memory:
             self.cap.ran_out(now.step, report.total)

@@ -20,6 +20,7 @@ from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.strategies.guided import Guided
 from distwar_gs.strategies.mcmc import Mcmc
 from distwar_gs.strategies.trimming import Look
+from distwar_gs.system.parallel import ALONE, Ranks
 
 
 class Strategy(Protocol):
@@ -90,6 +91,8 @@ class StrategySetup:
     """The share of the views that show a point of the scene."""
     look: Look | None = None
     """At the training views, for what they say of each Gaussian."""
+    ranks: Ranks = ALONE
+    """Those that hold Gaussians: `count` is of this one."""
 
 
 def make_strategy(setup: StrategySetup) -> Strategy:
@@ -99,17 +102,18 @@ def make_strategy(setup: StrategySetup) -> Strategy:
 
 def _adaptive(setup: StrategySetup) -> Strategy:
     density, white = setup.config.densification, setup.config.data.background == "white"
-    return Densifier(setup.count, setup.device, setup.extent, density, white, setup.cap, setup.schedule)
+    return Densifier(setup.count, setup.device, setup.extent, density, white, setup.cap, setup.schedule, setup.ranks)
 
 
 def _mcmc(setup: StrategySetup) -> Strategy:
-    return Mcmc(setup.extent, setup.config.densification, setup.schedule)
+    return Mcmc(setup.extent, setup.config.densification, setup.schedule, setup.ranks, setup.count)
 
 
 def _guided(setup: StrategySetup) -> Strategy:
     density = setup.config.densification
+    limits = (setup.cap, setup.schedule)
     return Guided(
-        setup.count, setup.device, setup.extent, density, setup.cap, setup.schedule, shown=setup.shown, look=setup.look
+        setup.count, setup.device, setup.extent, density, *limits, shown=setup.shown, look=setup.look, ranks=setup.ranks
     )
 
 

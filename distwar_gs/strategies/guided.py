@@ -33,12 +33,13 @@ from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
 from distwar_gs.config.schedule import Moment, Schedule
-from distwar_gs.gaussians.edits import drop_rows, find_dead, is_all_dead
+from distwar_gs.gaussians.edits import find_dead, is_all_dead
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import all_moments
 from distwar_gs.strategies.adaptive import accumulate, is_accumulated, mean_gradient, new_state, rotated
 from distwar_gs.strategies.mcmc import GROWTH, Mcmc, MoveReport, Plan, carry_out, draw, unchanged, within
-from distwar_gs.strategies.trimming import Look, dispensable, is_trimmed, trims_before
+from distwar_gs.strategies.trimming import Look, is_trimmed, trim
+from distwar_gs.system.parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
 
@@ -61,35 +62,40 @@ Made = tuple[Tensor, Mapping[str, Tensor]]
 # ------------------------------------------------------------------------------------------------- who gets children
 
 
-def chances(params: Mapping[str, Tensor], state: Mapping[str, Tensor], dead: Tensor, by: str) -> Tensor:
+def chances(
+    params: Mapping[str, Tensor], state: Mapping[str, Tensor], dead: Tensor, by: str, ranks: Ranks = ALONE
+) -> Tensor:
     """[N], 0 to 1: what Gaussians are drawn in proportion to, by "error" or by "opacity". The dead have none.
 
-    Where no error has been counted yet they are drawn by opacity. One must be alive.
+    Where no error has been counted yet they are drawn by opacity. One must be alive, on some rank.
 
     Args:
         params: the Gaussians.
         state: statistics; of them `score` [N].
         dead: [N] bool.
         by: the setting `densification.draw`.
+        ranks: those that hold Gaussians.
     """
     opacities = torch.sigmoid(params["opacities"].detach()).masked_fill(dead, 0.0)
     if by == "opacity":
         return opacities
     scores = state["score"].double().square().nan_to_num(nan=0.0, posinf=0.0).masked_fill(dead, 0.0)
-    largest = scores.max()
+    largest = ranks.most(scores.amax() if len(scores) else scores.sum())
     return (scores / largest).float() if largest > 0 else opacities
 
 
-def draw_distinct(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def draw_distinct(weights: Tensor, count: int, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
     """[count] int64: different places in `weights` [N], one after another in proportion to the weights that are left.
+    Of several ranks each gets its own of the `count` that are drawn from the weights of all.
 
     The places where exponential deviates, divided by the weights, are smallest (Efraimidis and Spirakis 2006). Of
     places with a weight of 0 none is drawn: there are at most as many as there are others.
     """
-    count = min(count, int((weights > 0).sum()))
-    uniform = torch.rand(len(weights), generator=generator, device=weights.device, dtype=torch.float64)
-    arrivals = -uniform.clamp_min_(1e-300).log_() / weights.double()
-    return arrivals.argsort(stable=True)[:count]
+    count = min(count, ranks.total(int((weights > 0).sum())))
+    total, ours = ranks.span(len(weights))
+    uniform = torch.rand(total, generator=generator, device=weights.device, dtype=torch.float64)[ours]
+    arrivals, order = (-uniform.clamp_min_(1e-300).log_() / weights.double()).sort(stable=True)
+    return order[: ranks.first(arrivals, count)]
 
 
 # ----------------------------------------------------------------------------------------------- what children are
@@ -103,13 +109,14 @@ def _sharing(plan: Plan, places: Tensor, drawn: Tensor, faintest: float) -> Plan
 
 
 def _moved_apart(
-    params: Mapping[str, Tensor], parents: Tensor, config: DensificationConfig, generator: torch.Generator
+    params: Mapping[str, Tensor], parents: Tensor, config: DensificationConfig, generator: torch.Generator, ranks: Ranks
 ) -> dict[str, Tensor]:
     """Means, and for halves log scales and logits, of Gaussians [K] and then of their children [K]: one is moved by an
     offset, the other by its opposite."""
     means, quats, scales = (params[name].detach()[parents] for name in ("means", "quats", "scales"))
     if config.children == "jitter":
-        local = torch.randn(scales.shape, generator=generator, device=scales.device)
+        total, ours = ranks.span(len(scales))
+        local = torch.randn(total, 3, generator=generator, device=scales.device)[ours]
         made = {}
     else:
         local = torch.zeros_like(scales).scatter_(1, scales.argmax(dim=1, keepdim=True), 1.0)
@@ -135,6 +142,7 @@ def with_children(
     params: Mapping[str, Tensor],
     config: DensificationConfig,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> tuple[Plan, Made | None]:
     """The plan with children: in place of the dead, and as many more as there is room for.
 
@@ -144,21 +152,33 @@ def with_children(
     Args:
         plan: [M] rows, as they are.
         dead: [M] bool.
-        room: how many may be added.
+        room: how many may be added, by all ranks.
         weights: [M], 0 to 1, one above 0: from `chances`.
         params: the Gaussians [N] that the plan's rows are of.
         config: the section `densification`.
         generator: all randomness.
+        ranks: those that hold Gaussians. A child is where its parent is: where a rank has more dead than children, and
+            the others make up for it, the rest of its dead go.
     """
     places = dead.nonzero().squeeze(1)
+    faded = ranks.total(len(places))
     if config.children == "share":
-        drawn = draw(weights, len(places) + room, generator)
-        return _sharing(plan, places, drawn, config.prune_opacity), None
-    parents = draw_distinct(weights, len(places) + room, generator)
-    added = torch.arange(len(dead), len(dead) + max(len(parents) - len(places), 0), device=dead.device)
-    rows = torch.cat((parents, places[: len(parents)], added))
-    made = _moved_apart(params, plan.rows[parents], config, generator)
-    return _sharing(plan, places, parents, config.prune_opacity), (rows, made)
+        drawn, rows, made = draw(weights, faded + room, generator, ranks), places[:0], {}
+    else:
+        drawn = draw_distinct(weights, faded + room, generator, ranks)
+        added = torch.arange(len(dead), len(dead) + max(len(drawn) - len(places), 0), device=dead.device)
+        rows = torch.cat((drawn, places[: len(drawn)], added))
+        made = _moved_apart(params, plan.rows[drawn], config, generator, ranks)
+    plan = _sharing(plan, places, drawn, config.prune_opacity)
+    gone = places[len(drawn) :] if ranks.total(len(drawn)) >= faded else places[:0]
+    plan, rows = _without(plan, rows, gone)
+    return plan, (rows, made) if made else None
+
+
+def _without(plan: Plan, rows: Tensor, gone: Tensor) -> tuple[Plan, Tensor]:
+    """The plan without the rows `gone` [G]; and where `rows` [K] are then, which stay."""
+    stay = torch.ones_like(plan.rows).index_fill_(0, gone, 0)
+    return plan.only(stay.nonzero().squeeze(1)), (stay.cumsum(0) - 1)[rows]
 
 
 def inherited(state: Mapping[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
@@ -183,6 +203,7 @@ def refine(
     wanted: int,
     config: DensificationConfig,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> MoveReport:
     """Relocate the dead and grow once. The change is planned first, then made in one pass over each tensor.
 
@@ -192,26 +213,28 @@ def refine(
     Args:
         params, optimizers, state: changed in place.
         step: counted from 1, for the log.
-        wanted: how many Gaussians there are to be.
+        wanted: how many Gaussians there are to be, on all ranks.
         config: the section `densification`.
-        generator: all randomness, on the device of the parameters.
+        generator: all randomness, on the device of the parameters; on all ranks the same.
+        ranks: those that hold Gaussians. The report is of all.
 
     Raises:
         torch.OutOfMemoryError: nothing is changed then, but random numbers are drawn.
     """
-    before = len(params["means"])
+    before = ranks.total(len(params["means"]))
     dead = find_dead(params, config.prune_opacity)
-    if is_all_dead(dead, step, config.prune_opacity):
+    if is_all_dead(dead, step, config.prune_opacity, ranks):
         return MoveReport(0, 0, 0, before)
-    weights = chances(params, state, dead, config.draw)
-    plan, dead = within(unchanged(params["opacities"]), dead, config.cap_max or before)
-    kept, faded = len(plan.rows), int(dead.sum())
-    plan, made = with_children(plan, dead, max(wanted - kept, 0), weights[plan.rows], params, config, generator)
+    weights = chances(params, state, dead, config.draw, ranks)
+    plan, dead = within(unchanged(params["opacities"]), dead, config.cap_max or before, ranks)
+    kept, faded = ranks.total(len(plan.rows)), ranks.total(int(dead.sum()))
+    room, weights = max(wanted - kept, 0), weights[plan.rows]
+    plan, made = with_children(plan, dead, room, weights, params, config, generator, ranks)
     statistics = inherited(state, plan.rows)
     carry_out(plan, params, optimizers, made)
     state.update(statistics)
-    children = len(plan.rows) if made is None else len(made[0]) // 2
-    return MoveReport(min(faded, children), len(plan.rows) - kept, before - kept, len(plan.rows))
+    total, children = ranks.total(len(plan.rows)), ranks.total(len(plan.rows) if made is None else len(made[0]) // 2)
+    return MoveReport(min(faded, children), total - kept, before - kept, total)
 
 
 # ------------------------------------------------------------------------------------------------------ the whole
@@ -230,12 +253,13 @@ class Guided(Mcmc):
         schedule: Schedule | None = None,
         shown: float = 1.0,
         look: Look | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Start with empty statistics for `count` Gaussians; `shown` is the share of the views that show a point of the
         scene; the others as for `Densifier`."""
         if shown < SHOWN:
             config = replace(config, opacity_reg=0.0, scale_reg=0.0)
-        super().__init__(extent, config, schedule)
+        super().__init__(extent, config, schedule, ranks, count)
         self.cap = cap or Cap(config.cap_max)
         self.state = new_state(count, device)
         if config.draw == "error":
@@ -254,7 +278,7 @@ class Guided(Mcmc):
 
     def wanted(self, now: Moment, params: Mapping[str, Tensor], cap: int) -> int:
         """How many Gaussians there are to be after a refinement; `cap` as from `Cap.now`."""
-        count, end = len(params["means"]), self._growth_end()
+        count, end = self.ranks.total(len(params["means"])), self._growth_end()
         least = min(count, self.config.cap_max or count)
         if self.config.cap_max:  # by now as large a part of what is missing as this round is of those that are left
             every = self.config.every * now.pace
@@ -281,7 +305,7 @@ class Guided(Mcmc):
     def _wishes(self, params: Mapping[str, Tensor]) -> int:
         """How many Gaussians adaptive density control would clone or split."""
         alive = ~find_dead(params, self.config.prune_opacity)
-        return int(((mean_gradient(self.state) >= self.config.grad_threshold) & alive).sum())
+        return self.ranks.total(int(((mean_gradient(self.state) >= self.config.grad_threshold) & alive).sum()))
 
     def _refine(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
@@ -289,23 +313,15 @@ class Guided(Mcmc):
         """Refines; where there is no memory for that, there are no more Gaussians from then on."""
         now, cap = self.schedule.at(step), self.cap.now([*params.values(), *all_moments(optimizers)])
         try:
-            self._trim(now, params, optimizers)
+            if self._look and is_trimmed(now, self.config):
+                trim(self._look, now, params, optimizers, self.state, self.config, self.ranks)
             wanted = self.wanted(now, params, cap)
-            report = refine(params, optimizers, self.state, step, wanted, self.config, generator)
-        except torch.OutOfMemoryError:
+            report = refine(params, optimizers, self.state, step, wanted, self.config, generator, self.ranks)
+        except self.ranks.survivable:
             report, self._warned = MoveReport(0, 0, 0, len(params["means"])), True
             self.cap.ran_out(step, report.total)
         self._tell(now, report.total, cap)
         return report
-
-    def _trim(self, now: Moment, params: dict[str, Parameter], optimizers: dict[str, Adam]) -> None:
-        """Removes what the training views could do without, where that is due."""
-        if self._look is None or not is_trimmed(now, self.config):
-            return
-        use = self._look(params, trims_before(now.position, now.pace, self.config))
-        gone = dispensable(use, self.config.trim)
-        drop_rows(params, optimizers, self.state, gone)
-        log.debug("step %d: %d Gaussians that the views could do without are removed", now.step, int(gone.sum()))
 
     def _tell(self, now: Moment, count: int, cap: int) -> None:
         """Says, once, that the number of Gaussians has become final."""

@@ -20,14 +20,12 @@ The steps are the paper's code's (ubc-vision/3dgs-mcmc, train.py and scene/gauss
 The schedule is that of adaptive.py, with stop = 25000: first at step 600, last at 24900. Opacities are not reset.
 """
 
-import functools
 import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam
@@ -39,14 +37,16 @@ from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import edit, reserve_rows
 from distwar_gs.gaussians.rows import gather_rows, scratch_for
 from distwar_gs.strategies.adaptive import is_ordered, is_refined
+from distwar_gs.strategies.sharing import share
+from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_kernels import add_noise
 
 log = logging.getLogger(__name__)
 
 GROWTH = 20
 """Every 20th Gaussian is one more: 5 %."""
-MAX_COPIES = 51
-"""Largest number of Gaussians that share one's opacity exactly; more share as if they were as many."""
+OTHER_NOISE = 0x9E3779B97F4A7C15
+"""Between the seeds of two ranks' noise."""
 SAMPLING_UNIT = 2.0**32
 """Opacities are drawn by as integers of this resolution: their sums are exact in any order, so draws repeat."""
 
@@ -85,25 +85,30 @@ class Plan:
             self.growth.index_add(0, shared, factors.log()),
             self.fresh | (copies > 1),
         )
-        return Plan(whole.rows[sources], whole.logits[sources], whole.growth[sources], whole.fresh[sources])
+        return whole.only(sources)
+
+    def only(self, rows: Tensor) -> "Plan":
+        """The plan with these of its rows [M'], in this order."""
+        return Plan(self.rows[rows], self.logits[rows], self.growth[rows], self.fresh[rows])
 
 
 # ------------------------------------------------------------------------------------------------------ every step
 
 
 @torch.no_grad()
-def add_regularization(params: dict[str, Parameter], opacity_reg: float, scale_reg: float) -> None:
+def add_regularization(params: dict[str, Parameter], opacity_reg: float, scale_reg: float, everywhere: int = 0) -> None:
     """Add to the gradients those of opacity_reg * mean(opacities) + scale_reg * mean(scales); 5 launches, no wait.
 
     Args:
         params: the Gaussians, with gradients; opacities and scales behind their sigmoid and exp.
         opacity_reg, scale_reg: weights, the latter per unit of the means.
+        everywhere: how many Gaussians the means are over, where there are more than these.
     """
     logits, scales = params["opacities"], params["scales"]
     assert logits.grad is not None and scales.grad is not None
-    opacities = torch.sigmoid(logits)
-    logits.grad.addcmul_(opacities, 1.0 - opacities, value=opacity_reg / max(logits.numel(), 1))
-    scales.grad.add_(scales.exp(), alpha=scale_reg / max(scales.numel(), 1))
+    opacities, count = torch.sigmoid(logits), max(logits.numel(), everywhere, 1)
+    logits.grad.addcmul_(opacities, 1.0 - opacities, value=opacity_reg / count)
+    scales.grad.add_(scales.exp(), alpha=scale_reg / (3 * count))
 
 
 # ------------------------------------------------------------------------------------------------------ refinement
@@ -116,6 +121,7 @@ def refine(
     step: int,
     config: DensificationConfig,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> MoveReport:
     """Relocate the dead and grow once. The change is planned first, then made in one pass over each tensor.
 
@@ -126,21 +132,23 @@ def refine(
         params, optimizers: changed in place.
         step: counted from 1, for the log.
         config: the section `densification`.
-        generator: all randomness, on the device of the parameters.
+        generator: all randomness, on the device of the parameters; on all ranks the same.
+        ranks: those that hold Gaussians. A copy is where its original is; the report is of all.
 
     Raises:
         torch.OutOfMemoryError: nothing is changed then, but random numbers are drawn.
     """
-    before = len(params["means"])
+    before = ranks.total(len(params["means"]))
     dead = find_dead(params, config.prune_opacity)
-    if is_all_dead(dead, step, config.prune_opacity):
+    if is_all_dead(dead, step, config.prune_opacity, ranks):
         return MoveReport(0, 0, 0, before)
-    plan, dead = within(unchanged(params["opacities"]), dead, cap_of(config))
-    kept, relocated = len(plan.rows), int(dead.sum())
-    plan = relocate(plan, dead, config.prune_opacity, generator)
-    plan = grow(plan, cap_of(config), config.prune_opacity, generator)
+    plan, dead = within(unchanged(params["opacities"]), dead, cap_of(config), ranks)
+    kept, relocated = ranks.total(len(plan.rows)), ranks.total(int(dead.sum()))
+    plan = relocate(plan, dead, config.prune_opacity, generator, ranks)
+    plan = grow(plan, cap_of(config), config.prune_opacity, generator, ranks)
     carry_out(plan, params, optimizers)
-    return MoveReport(relocated, len(plan.rows) - kept, before - kept, len(plan.rows))
+    total = ranks.total(len(plan.rows))
+    return MoveReport(relocated, total - kept, before - kept, total)
 
 
 def cap_of(config: DensificationConfig) -> int:
@@ -156,80 +164,44 @@ def unchanged(logits: Tensor) -> Plan:
     return Plan(rows, logits, torch.zeros_like(logits), torch.zeros_like(rows, dtype=torch.bool))
 
 
-def within(plan: Plan, dead: Tensor, cap: int) -> tuple[Plan, Tensor]:
-    """The plan and its dead [N] without what is over the cap: the dead go first, then the faintest."""
-    if len(plan.rows) <= cap:
+def within(plan: Plan, dead: Tensor, cap: int, ranks: Ranks = ALONE) -> tuple[Plan, Tensor]:
+    """The plan and its dead [N] without what is over the cap, of all ranks: the dead go first, then the faintest."""
+    if ranks.total(len(plan.rows)) <= cap:
         return plan, dead
-    faint = torch.where(dead, -math.inf, plan.logits)
-    stay = faint.argsort(descending=True, stable=True)[:cap].sort().values
-    return Plan(plan.rows[stay], plan.logits[stay], plan.growth[stay], plan.fresh[stay]), dead[stay]
+    strongest, order = torch.where(dead, -math.inf, plan.logits).sort(descending=True, stable=True)
+    stay = order[: ranks.first(-strongest, cap)].sort().values
+    return plan.only(stay), dead[stay]
 
 
-def relocate(plan: Plan, dead: Tensor, faintest: float, generator: torch.Generator) -> Plan:
-    """Dead rows [N] become copies of rows that are alive, drawn in proportion to opacity; there must be one."""
-    sources = torch.arange(len(dead), device=dead.device)
+def relocate(plan: Plan, dead: Tensor, faintest: float, generator: torch.Generator, ranks: Ranks = ALONE) -> Plan:
+    """Dead rows [N] become copies of rows that are alive, drawn in proportion to opacity; there must be one, on some
+    rank. Copies are where their originals are: a rank may get more or fewer rows than it has dead ones."""
     places = dead.nonzero().squeeze(1)
     weights = torch.sigmoid(plan.logits).masked_fill(dead, 0.0)
-    sources[places] = draw(weights, len(places), generator)
-    return plan.copied(sources, faintest)
+    drawn = draw(weights, ranks.total(len(places)), generator, ranks)
+    sources = torch.arange(len(dead), device=dead.device)
+    sources[places[: len(drawn)]] = drawn[: len(places)]
+    stay = torch.ones_like(dead).index_fill_(0, places[len(drawn) :], False)
+    return plan.copied(torch.cat((sources[stay], drawn[len(places) :])), faintest)
 
 
-def grow(plan: Plan, cap: int, faintest: float, generator: torch.Generator) -> Plan:
-    """One copy for every 20 rows (at least one) is appended, as far as the cap allows, drawn as for `relocate`."""
-    count = len(plan.rows)
+def grow(plan: Plan, cap: int, faintest: float, generator: torch.Generator, ranks: Ranks = ALONE) -> Plan:
+    """One copy for every 20 rows of all ranks (at least one) is appended, as far as the cap allows, drawn as for
+    `relocate`."""
+    count = ranks.total(len(plan.rows))
     wanted = max(min(count + max(count // GROWTH, 1), cap) - count, 0)
-    drawn = draw(torch.sigmoid(plan.logits), wanted, generator)
-    return plan.copied(torch.cat((torch.arange(count, device=drawn.device), drawn)), faintest)
+    drawn = draw(torch.sigmoid(plan.logits), wanted, generator, ranks)
+    return plan.copied(torch.cat((torch.arange(len(plan.rows), device=drawn.device), drawn)), faintest)
 
 
-def draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """[count] int64: places in `weights` [N] (0 to 1, one of them above 0), each drawn in proportion to its weight."""
+def draw(weights: Tensor, count: int, generator: torch.Generator, ranks: Ranks = ALONE) -> Tensor:
+    """[count] int64: places in `weights` [N] (0 to 1, one of them above 0), each drawn in proportion to its weight. Of
+    several ranks each gets its own of the `count` that are drawn from the weights of all."""
     ends = (weights.double() * SAMPLING_UNIT).long().cumsum(0)
-    marks = torch.randint(int(ends[-1]), (count,), generator=generator, device=weights.device)
+    total, ours = ranks.span(int(ends[-1:].sum()))
+    marks = torch.randint(total, (count,), generator=generator, device=weights.device)
+    marks = marks[(marks >= ours.start) & (marks < ours.stop)] - ours.start
     return torch.searchsorted(ends, marks, right=True)
-
-
-def share(logits: Tensor, copies: Tensor, faintest: float) -> tuple[Tensor, Tensor]:
-    """What N Gaussians in one place must be to look together as one (paper, eq. 9).
-
-    The opacity o' leaves as much light through N times as o did once: (1 - o')^N = 1 - o. The scales are multiplied by
-    o / (sum over i = 1..N, k = 0..i-1 of C(i-1, k) (-1)^k o'^(k+1) / sqrt(k+1)). Summed over i first, the binomials
-    telescope: C(N, k) (-1)^(k-1) o'^k / sqrt(k), k = 1..N, is left. Its terms are up to 5e3 times the sum: in float64
-    that costs nothing, and the signs are made by parity (pow(-1, k) is NaN under fast math, gsplat PR 953).
-
-    Args:
-        logits: [M] float64, of the opacity o of the one.
-        copies: [M] int64, N; above `MAX_COPIES` taken for that many.
-        faintest: o' is at least this.
-
-    Returns:
-        Logits [M] of o', and the factors [M] of the scales.
-    """
-    copies = copies.clamp(max=MAX_COPIES)
-    transmitted = F.logsigmoid(-logits) / copies  # log(1 - o'): no opacity is too near 1 for it
-    faintest_logit = float(torch.logit(torch.tensor(faintest, dtype=torch.float64)))
-    shared = (torch.log(-torch.expm1(transmitted)) - transmitted).clamp_min(faintest_logit)
-    return shared, torch.sigmoid(logits) / _integral(torch.sigmoid(shared), copies)
-
-
-def _integral(opacities: Tensor, copies: Tensor) -> Tensor:
-    """[M]: how much `copies` Gaussians of these opacities [M] in one place take of the light on a line across them, in
-    multiples of what one of opacity 1 would without the others."""
-    weights, total = _integral_weights().to(opacities.device), torch.zeros_like(opacities)
-    for power in range(int(copies.max()) if len(copies) else 0, 0, -1):
-        total = (total + weights[copies, power]) * opacities
-    return total
-
-
-@functools.cache
-def _integral_weights() -> Tensor:
-    """[52, 52] float64: C(n, k) (-1)^(k-1) / sqrt(k) for n copies and power k from 1 to n, else 0. No binomial is
-    rounded: C(51, 25) is 2.5e14."""
-    weights = torch.zeros(MAX_COPIES + 1, MAX_COPIES + 1, dtype=torch.float64)
-    for n in range(1, MAX_COPIES + 1):
-        for k in range(1, n + 1):
-            weights[n, k] = (1 if k % 2 else -1) * math.comb(n, k) / math.sqrt(k)
-    return weights
 
 
 def carry_out(
@@ -274,9 +246,18 @@ def carry_out(
 class Mcmc:
     """MCMC's part in a training loop: a `distwar_gs.strategies.base.Strategy`. It keeps no statistics."""
 
-    def __init__(self, extent: float, config: DensificationConfig, schedule: Schedule | None = None) -> None:
-        """For a scene of this extent, in the frame of the means; `schedule` where seconds are the run's length."""
-        self.extent, self.config = extent, config
+    def __init__(
+        self,
+        extent: float,
+        config: DensificationConfig,
+        schedule: Schedule | None = None,
+        ranks: Ranks = ALONE,
+        count: int = 0,
+    ) -> None:
+        """For a scene of this extent, in the frame of the means; `schedule` where seconds are the run's length; `ranks`
+        that hold Gaussians, this one `count`."""
+        self.extent, self.config, self.ranks = extent, config, ranks
+        self._note_count(count)
         self.schedule = schedule or Schedule(MEANT_FOR)
         self.cap = Cap(cap_of(config))
         self.state: dict[str, Tensor] = {}
@@ -290,11 +271,13 @@ class Mcmc:
         return None
 
     def regularize(self, params: dict[str, Parameter]) -> None:
-        """See `add_regularization`."""
-        add_regularization(params, self.config.opacity_reg, self.config.scale_reg / self.extent)
+        """See `add_regularization`: for each view of the step."""
+        opacity_reg, scale_reg = self.config.opacity_reg, self.config.scale_reg / self.extent
+        views = self.ranks.count
+        add_regularization(params, views * opacity_reg, views * scale_reg, self._everywhere)
 
     def prices(self, count: int) -> tuple[float, float]:
-        """What `regularize` asks for, by Gaussian."""
+        """What `regularize` asks for, by Gaussian; where one process has them all."""
         return self.config.opacity_reg / max(count, 1), self.config.scale_reg / self.extent / max(3 * count, 1)
 
     def perturb(self, step: int, params: dict[str, Parameter], means_lr: float, generator: torch.Generator) -> None:
@@ -305,8 +288,8 @@ class Mcmc:
         """
         add_noise(
             params["means"].detach(), params["quats"].detach(), params["scales"].detach(), params["opacities"].detach(),
-            self.config.noise_lr * means_lr / self.extent**2, largest=self.extent, seed=generator.initial_seed(),
-            step=step,
+            self.config.noise_lr * means_lr / self.extent**2, largest=self.extent,
+            seed=generator.initial_seed() + OTHER_NOISE * self.ranks.rank, step=step,
         )  # fmt: skip
 
     def is_due(self, step: int) -> bool:
@@ -323,15 +306,22 @@ class Mcmc:
             report = self._refine(step, params, optimizers, generator)
         if is_ordered(now, self.config):
             self._order.apply(step, params, optimizers, self.state)
+        if self.is_due(step):
+            self._note_count(len(params["means"]))
         return report
+
+    def _note_count(self, count: int) -> None:
+        """So many are ours: how many all ranks have is asked only now, since the answer takes time."""
+        self._everywhere = self.ranks.total(count) if self.ranks.count > 1 else 0  # 0: ours are all there are
 
     def _refine(
         self, step: int, params: dict[str, Parameter], optimizers: dict[str, Adam], generator: torch.Generator
     ) -> MoveReport:
         """Refines; where there is no memory for that, there are no more Gaussians from then on."""
         try:
-            return refine(params, optimizers, step, replace(self.config, cap_max=self.cap.now([])), generator)
-        except torch.OutOfMemoryError:
+            config = replace(self.config, cap_max=self.cap.now([]))
+            return refine(params, optimizers, step, config, generator, self.ranks)
+        except self.ranks.survivable:
             self.cap.ran_out(step, len(params["means"]))
             return MoveReport(0, 0, 0, len(params["means"]))
 

@@ -9,17 +9,24 @@ whatever the scene, its resolution and its exposure.
 Fan et al. 2024, by weight and volume. Both set how many go, not how much of the picture.)
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Adam
 
 from distwar_gs.config import DensificationConfig
 from distwar_gs.config.schedule import FEWEST_TO_RECOVER, Moment
+from distwar_gs.gaussians.edits import drop_rows
 from distwar_gs.rendering.renderer import RenderSettings
 from distwar_gs.rendering.weights import uses
+from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_kernels import Cameras
+
+log = logging.getLogger(__name__)
 
 VIEWS = 48
 """Training views that are asked each time, at most; the next time others are. Of bonsai's 255 all would take a fifth of
@@ -30,7 +37,7 @@ see."""
 
 
 class Use(NamedTuple):
-    """What some training views say of N Gaussians."""
+    """What some training views say of N Gaussians, those of all ranks."""
 
     weights: Tensor
     """[N] their weights (alpha times transmittance), summed over pixels and views."""
@@ -41,19 +48,22 @@ class Use(NamedTuple):
 
 
 Look = Callable[[Mapping[str, Tensor], int], Use]
-"""Of Gaussians and the number of looks before."""
+"""Of this rank's Gaussians and the number of looks before."""
 
 
-def look_at_views(cameras: Sequence[Cameras], settings: RenderSettings) -> Look:
-    """A `Look` at these training views."""
+def look_at_views(cameras: Sequence[Cameras], settings: RenderSettings, ranks: Ranks = ALONE) -> Look:
+    """A `Look` at these training views. Ranks share them out, and have the Gaussians of all for as long as that takes:
+    what hides one may be another rank's."""
 
     @torch.no_grad()
     def look(params: Mapping[str, Tensor], before: int) -> Use:
-        found = params["means"].new_zeros(3, len(params["means"]))
-        for camera in spread(cameras, before):
-            weights, areas = uses(params, camera, settings)
+        drawn = {name: ranks.everywhere(values.detach()) for name, values in params.items() if name != "shN"}
+        drawn["shN"] = drawn["sh0"][:, :0]
+        found = drawn["means"].new_zeros(3, len(drawn["means"]))
+        for camera in spread(cameras, before)[ranks.rank :: ranks.count]:
+            weights, areas = uses(drawn, camera, settings)
             found += torch.stack((weights, areas, (areas > 0).to(weights)))
-        return Use(*found)
+        return Use(*(ranks.mean(found) * ranks.count))
 
     return look
 
@@ -90,3 +100,23 @@ def dispensable(use: Use, share: float) -> Tensor:
     gone = torch.zeros_like(judged)
     gone[order] = judged[order] & (so_far <= share * use.weights.double().sum())
     return gone
+
+
+def trim(
+    look: Look,
+    now: Moment,
+    params: dict[str, Parameter],
+    optimizers: dict[str, Adam],
+    state: dict[str, Tensor],
+    config: DensificationConfig,
+    ranks: Ranks = ALONE,
+) -> None:
+    """Takes what the training views could do without out of the Gaussians, their moments and statistics.
+
+    Raises:
+        torch.OutOfMemoryError: nothing is changed then.
+    """
+    _, ours = ranks.span(len(params["means"]))
+    gone = dispensable(look(params, trims_before(now.position, now.pace, config)), config.trim)
+    drop_rows(params, optimizers, state, gone[ours])
+    log.debug("step %d: %d Gaussians that the views could do without are removed", now.step, int(gone.sum()))

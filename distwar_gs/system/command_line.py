@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from distwar_gs.system.cores import share_cores
 from distwar_gs.system.interruption import exit_code_of, terminable, words_of
+from distwar_gs.system.peers import may_speak
 from distwar_gs.system.terminal import lossy_output, one_line, reason_of
 
 # The errors a user can cause, as module and class. They are looked up among the modules already imported (an error
@@ -54,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(prog=prog, description=description, argument_default=SUPPRESS, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists the arguments)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the arguments)\n" if may_speak() else None)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str]) -> dict[str, Any]:
@@ -88,5 +89,7 @@ def _message(error: BaseException) -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    """Of several ranks that train one model, one says it."""
+    if may_speak(of_signal=code > 128):
+        print(f"error: {message}", file=sys.stderr)
     return code

@@ -134,6 +134,10 @@ class Interruption:
         if self.requested:
             raise StoppedError
 
+    def agree(self) -> None:
+        """`check` between two steps: with several ranks, what a signal has asked of one becomes known to all."""
+        self.check()
+
     @property
     def wants_save(self) -> bool:
         """Whether someone has asked for a checkpoint, and has not got it."""

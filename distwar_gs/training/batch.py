@@ -1,4 +1,4 @@
-"""What a training step is made of: one view."""
+"""What a training step is made of: one view, or one of each rank."""
 
 from typing import NamedTuple
 
@@ -20,3 +20,5 @@ class Batch(NamedTuple):
     """[H, W], what is compared; None: all of it."""
     background: Tensor
     """[3], to render on, and to lay a photo with alpha on."""
+    together: tuple[Cameras, ...] = ()
+    """Of the views of all ranks, in their order, where there are several."""

@@ -10,6 +10,7 @@ from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.config import Config
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.rendering.views import evaluation_background
+from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.batch import Batch
 from distwar_gs.training.coarse import CoarsePhotos
 from distwar_gs.training.sampler import ViewSampler
@@ -41,11 +42,13 @@ class Batches:
         background: Tensor,
         generator: torch.Generator | None = None,
         coarse: CoarsePhotos | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """`background` [3] under every view; or, with a generator on the host, a random colour under each. `coarse`:
-        which views are smaller."""
+        which views are smaller. `ranks`: those that show a view each."""
         self.cameras, self.images, self.background = cameras, images, background
         self._sampler, self._generator, self._coarse = sampler, generator, coarse
+        self._ranks = ranks
         self._unmade: int | None = None  # the view of the step that is being made
 
     def next(self, share: float = 1.0) -> Batch:
@@ -54,7 +57,8 @@ class Batches:
         index = self._unmade = self._sampler.next()
         photo, background = self.images[index], self._background()
         self.images.prefetch(self._sampler.upcoming())
-        batch = Batch(index, self.cameras[index], photo, self.images.mask(index), background)
+        together = tuple(self.cameras[view] for view in self._sampler.shown) if self._ranks.count > 1 else ()
+        batch = Batch(index, self.cameras[index], photo, self.images.mask(index), background, together)
         return self._coarse.at(batch, share) if self._coarse else batch
 
     def one(self, index: int) -> Batch:
@@ -75,7 +79,8 @@ class Batches:
     def _background(self) -> Tensor:
         if self._generator is None:
             return self.background
-        return torch.rand(3, generator=self._generator).to(self.background.device, non_blocking=True)
+        colors = torch.rand(self._ranks.count, 3, generator=self._generator)
+        return colors[self._ranks.rank].to(self.background.device, non_blocking=True)
 
 
 def batches_of(
@@ -84,9 +89,11 @@ def batches_of(
     images: ImageStore,
     sampler: ViewSampler,
     generator: torch.Generator,
+    ranks: Ranks = ALONE,
 ) -> Batches:
-    """The training views as a config asks for them; `generator`: on the host, of random backgrounds."""
+    """The training views as a config asks for them; `generator`: on the host, of random backgrounds; `ranks`: those
+    that show a view each."""
     background = torch.tensor(evaluation_background(config), device=images.device)
     colors = generator if config.data.background == "random" else None
     coarse = CoarsePhotos(config.train.coarse_until, keeps=images.where == images.device.type)
-    return Batches(cameras, images, sampler, background, colors, coarse)
+    return Batches(cameras, images, sampler, background, colors, coarse, ranks)

@@ -30,7 +30,11 @@ class CoarsePhotos:
 
     def at(self, batch: Batch, share: float) -> Batch:
         """The view, of full size, as it is trained on where the share `share` of the run is over."""
-        factor = fitting(self._wanted(share), batch.camera)
+        wanted = self._wanted(share)
+        if wanted == 1:
+            return batch
+        batch = batch._replace(together=tuple(_shrunk_camera(camera, wanted) for camera in batch.together))
+        factor = fitting(wanted, batch.camera)
         if factor == 1:
             return batch
         if factor != self._factor:
@@ -39,11 +43,16 @@ class CoarsePhotos:
         small = self._kept.get(batch.view) or shrunk(batch, factor)
         if self._keeps:
             self._kept[batch.view] = small
-        return small._replace(background=batch.background)
+        return small._replace(background=batch.background, together=batch.together)
 
     def _wanted(self, share: float) -> int:
         levels = (factor for end, factor in LEVELS if share < end * self._until)
         return next(levels, 1)
+
+
+def _shrunk_camera(camera: Cameras, wanted: int) -> Cameras:
+    factor = fitting(wanted, camera)
+    return camera if factor == 1 else camera.shrunk(factor)
 
 
 def fitting(factor: int, camera: Cameras) -> int:

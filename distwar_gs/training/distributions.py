@@ -67,7 +67,7 @@ class Distributions:
 
     def is_due(self, step: int) -> bool:
         """At every so many steps, and at the end."""
-        return step % self._every == 0 or self._state.is_over
+        return self._state.schedule.is_each(step, self._every) or self._state.is_over
 
     def after_step(self, step: int, state: TrainingState) -> None:
         """Waits for the device. Where its memory does not suffice, nothing is told: the run may still fit."""
@@ -81,8 +81,9 @@ class Distributions:
 
 
 def distributions_of(monitor: Monitor, config: Config, scene: Scene, state: TrainingState) -> list[Distributions]:
-    """The hook of a run, with its first test view; none where nobody would see what it finds."""
-    if not (config.log.tensorboard or config.log.report):
+    """The hook of a run, with its first test view; none where nobody would see what it finds, nor for several ranks, of
+    which it would find one's."""
+    if not (config.log.tensorboard or config.log.report) or state.ranks.count > 1:
         return []
     camera = camera_of((scene.test or scene.train)[0], state.device)
     return [Distributions(monitor, EVERY * config.log.every, state, camera)]

@@ -18,6 +18,7 @@ from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.gaussians.edits import drop_rows
 from distwar_gs.gaussians.rows import broken_rows
 from distwar_gs.system.errors import TrainingError
+from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.batches import Batches
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.saving import Checkpoints
@@ -43,21 +44,23 @@ class Findings:
     tensors: tuple[str, ...]
     """Where: names of parameters, or "gradients of scales" where only Adam's moments show it."""
     broken: Tensor
-    """[N] bool, the Gaussians with such a value."""
+    """[N] bool, the Gaussians with such a value; of several ranks, this one's."""
     count: int
-    """How many these are."""
+    """How many these are, on all ranks."""
+    of: int
+    """How many there are."""
     losses: tuple[tuple[int, int, float], ...]
     """Step, index of the training view, and loss, where that is not finite."""
 
     @property
     def are_few(self) -> bool:
         """Whether dropping the broken Gaussians costs little."""
-        return self.count <= FEW * len(self.broken)
+        return self.count <= FEW * self.of
 
     @property
     def are_all(self) -> bool:
         """Whether dropping the broken Gaussians leaves none."""
-        return self.count == len(self.broken)
+        return self.count == self.of
 
     def __str__(self) -> str:
         """Step, tensors and numbers, for messages."""
@@ -75,8 +78,10 @@ def find(
     params: Mapping[str, Tensor],
     optimizers: Mapping[str, Adam],
     recorded: list[tuple[int, int, Tensor]],
+    ranks: Ranks = ALONE,
 ) -> Findings | None:
-    """What is not finite among parameters, moments and losses (step, view, scalar on the device); None: nothing is.
+    """What is not finite among parameters, moments and losses (step, view, scalar on the device); None: nothing is, on
+    any rank.
 
     If all is well that is one pass over the tensors and one wait for the device.
     """
@@ -87,12 +92,14 @@ def find(
     losses = [(at, view, loss) for (at, view, _), loss in zip(recorded, values[len(norms) :], strict=True)]
     losses = [loss for loss in losses if not math.isfinite(loss[-1])]
     broken = {name: rows for name in suspects if (rows := broken_rows(tensors[name])).any()}
-    if not broken and not losses:
+    if not ranks.any(bool(broken or losses)):
         return None
     rows = torch.zeros(len(params["means"]), dtype=torch.bool, device=params["means"].device)
     for more in broken.values():
         rows |= more
-    return Findings(since, step, _shown(broken), rows, int(rows.sum()), tuple(losses))
+    names, losses = sum(ranks.gathered(list(broken)), []), sum(ranks.gathered(losses), [])
+    counts = ranks.total(int(rows.sum())), ranks.total(len(rows))
+    return Findings(since, step, _shown(dict.fromkeys(names)), rows, *counts, tuple(losses))
 
 
 def _named_tensors(params: Mapping[str, Tensor], optimizers: Mapping[str, Adam]) -> dict[str, Tensor]:
@@ -169,7 +176,7 @@ class Health:
                 raise TrainingError(f"{found}: that is all of them, so nothing is saved. {self._way_on()}")
             if found is not None:
                 self._drop(found)
-        except torch.OutOfMemoryError:  # saved unseen is better than lost
+        except self.state.ranks.survivable:  # saved unseen is better than lost
             log.warning("step %d: no memory to look for what is not finite before saving", self.state.step)
 
     def _repair(self) -> None:
@@ -191,14 +198,14 @@ class Health:
 
     def _go_back(self, found: Findings, last: Path) -> None:
         log.warning("%s; back to %s", found, last)
-        self.state.go_back(load_checkpoint(last, "cpu", PARTS))
+        self.state.go_back(load_checkpoint(last, "cpu", PARTS, self.state.ranks))
         self._monitor.rewind(self.state.step)
         self.looked = self.state.step
 
     def _look(self) -> Findings | None:
         state, losses = self.state, self._losses
         since, self.looked, self._losses = min(self.looked + 1, state.step), state.step, []
-        return find(since, state.step, state.params, state.optimizers, losses)
+        return find(since, state.step, state.params, state.optimizers, losses, state.ranks)
 
     def _check_photos(self, found: Findings) -> None:
         """Broken Gaussians are not drawn: a view that still has no finite loss must itself be to blame."""
@@ -215,7 +222,7 @@ class Health:
         state.engine.settle(state.step)
         if found.count:
             drop_rows(state.params, state.optimizers, state.strategy.state, found.broken)
-        log.warning("%s; dropped, %s are left", found, f"{len(state.params['means']):,}")
+        log.warning("%s; dropped, %s are left", found, f"{state.count:,}")
 
     def _incurable(self, found: Findings) -> TrainingError:
         """The error to end with; a model that is good but for a few Gaussians is saved."""

@@ -52,7 +52,7 @@ class Curves:
         batch, image, _, rates, timer = state.result
         scalars = {
             "train/psnr": float(psnr(image, as_floats(batch.photo, batch.background), batch.mask)),
-            "gaussians/count": float(len(state.params["means"])),
+            "gaussians/count": float(state.count),
             "train/skipped_steps": float(state.engine.skipped),
             "reduction/threshold": float(state.reduction.balance_threshold or 0),
             **{f"lr/{name}": rate for name, rate in rates.items()},

@@ -27,6 +27,7 @@ from distwar_gs.config import Config, as_values
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.system.files import check_regular
+from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, printable, reason_of
 from distwar_gs.training.curve_file import CurveFile
 from distwar_gs.training.hparams import session
@@ -156,9 +157,11 @@ class Monitor:
     the one moment the host waits for the GPU.
     """
 
-    def __init__(self, folder: Path, config: Config, device: torch.device, first_step: int, elapsed: float) -> None:
-        """Begin at `first_step` - 1 steps done in `elapsed` seconds."""
-        self._every, self._device = config.log.every, device
+    def __init__(
+        self, folder: Path, config: Config, device: torch.device, first_step: int, elapsed: float, ranks: Ranks = ALONE
+    ) -> None:
+        """Begin at `first_step` - 1 steps done in `elapsed` seconds; a step counts for each of the ranks."""
+        self._every, self._device, self._ranks = config.log.every, device, ranks
         self._writer: SummaryWriter | None = None
         self._open_writer(folder, config, first_step)
         self._curves = CurveFile(folder, first_step) if config.log.report else None
@@ -186,7 +189,7 @@ class Monitor:
 
     def is_published(self, step: int) -> bool:
         """Whether scalars are written at this step."""
-        return step % self._every == 0
+        return step % self._every < self._ranks.count
 
     def record(self, scalars: Mapping[str, Tensor]) -> None:
         """Adds one step's scalars, still on the device, to the running means."""
@@ -195,7 +198,7 @@ class Monitor:
         else:
             self._sums = {name: value.clone() for name, value in scalars.items()}
         self._steps += 1
-        self._bar.update()
+        self._bar.update(self._ranks.count)
 
     def rewind(self, step: int) -> None:
         """The run is back at an earlier step: what was recorded since is forgotten."""
@@ -209,8 +212,9 @@ class Monitor:
 
     def publish(self, step: int, timer: StepTimer, scalars: Mapping[str, float]) -> None:
         """Writes the means since the last time, the parts of this step's time, and the given scalars."""
-        means = dict(zip(self._sums, (torch.stack(list(self._sums.values())) / self._steps).tolist(), strict=True))
-        seconds = (self.elapsed() - self._published) / self._steps
+        averages = self._ranks.mean(torch.stack(list(self._sums.values())) / self._steps)
+        means = dict(zip(self._sums, averages.tolist(), strict=True))
+        seconds = (self.elapsed() - self._published) / (self._steps * self._ranks.count)
         times = {"time/iteration_ms": seconds * 1e3, "time/steps_per_second": 1.0 / seconds}
         times |= {f"time/{part}_ms": ms for part, ms in timer.milliseconds().items()}
         self._sums, self._steps, self._published = {}, 0, self.elapsed()

@@ -44,6 +44,7 @@ class Results:
         """`photos` of the test views, measured on `background` [3]; PLY files relative to `origin`."""
         self.state, self.scene, self.photos, self.background, self.origin = state, scene, photos, background, origin
         self.files, self._monitor, self._interruption = files, monitor, interruption
+        self._gathered: Mapping[str, Tensor] | None = None
         self.evaluations: dict[int, Evaluation] = {}
         """What this session has measured, by step."""
 
@@ -61,8 +62,14 @@ class Results:
         measured = self._is_measured(step) and not is_measured(self.files.metrics, step, "test")
         self._make(step, measured=measured, exported=self._is_exported(step) and not self.files.ply(step).is_file())
 
+    @property
+    def model(self) -> Mapping[str, Tensor]:
+        """The Gaussians as they are; those of all ranks on the first one, as they were last measured or exported."""
+        return self._gathered or self.state.params
+
     def evaluate(self, with_flip: bool | None = None) -> Evaluation | None:
-        """Measures the held-out views; metrics.json and TensorBoard get the numbers. None if no view is held out.
+        """Measures the held-out views; metrics.json and TensorBoard get the numbers. None if no view is held out, and
+        on all ranks but the first, which measures.
 
         What is measured is what a PLY of this step holds, so that render.py finds the same numbers to the last bit.
 
@@ -71,21 +78,22 @@ class Results:
         state, views = self.state, self.scene.test
         if not views:
             return None
-        state.engine.settle(state.step)
         with self._monitor.paused():
+            if not self._gather():
+                return None
             state.elapsed = self._monitor.elapsed()
             shown: dict[str, Tensor] = {}
             evaluation = self._measure(shown, state.config.log.flip if with_flip is None else with_flip)
             self._tell(evaluation, shown)
         log.info(
             "step %d: test %s (%d views), %s Gaussians, %.1f s of training",
-            state.step, evaluation.words(), len(views), f"{len(state.params['means']):,}", state.elapsed,
+            state.step, evaluation.words(), len(views), f"{len(self.model['means']):,}", state.elapsed,
         )  # fmt: skip
         return evaluation
 
     def render_view(self, view: View, params: Mapping[str, Tensor] | None = None) -> Tensor:
         """The model as a view sees it, with all its harmonics: [H, W, 3]. `params`: others than those in training."""
-        params, camera = params or self.state.params, camera_of(view, self.state.device)
+        params, camera = params or self.model, camera_of(view, self.state.device)
         degree, background = sh_degree_of(params), self.background
         return render(params, camera, self.state.settings, sh_degree=degree, background=background).colors[0]
 
@@ -93,23 +101,33 @@ class Results:
         """Writes the Gaussians as PLY in the frame of the input, or relative to the origin that the file tells."""
         state = self.state
         path = self.files.ply(state.step)
-        state.engine.settle(state.step)
         with self._monitor.paused():
+            if not self._gather():
+                return
             antialiased, frame = state.settings.antialiased, self.scene.normalisation
-            save_ply(path, state.params, frame, antialiased=antialiased, origin=self.origin)
+            save_ply(path, self.model, frame, antialiased=antialiased, origin=self.origin)
         log.info("saved %s", path)
 
     def _is_measured(self, step: int) -> bool:
-        return self.state.is_over or step in self.state.config.train.test_iterations
+        return self.state.is_over or self.state.schedule.is_one(step, self.state.config.train.test_iterations)
 
     def _is_exported(self, step: int) -> bool:
-        return self.state.is_over or step in self.state.config.train.save_iterations
+        return self.state.is_over or self.state.schedule.is_one(step, self.state.config.train.save_iterations)
 
     def _make(self, step: int, *, measured: bool, exported: bool) -> None:
         for due, make in ((measured, self.evaluate), (exported, self.save_model)):
             if due:
                 self._interruption.check()
                 self.files.write(make)
+        if not self.state.is_over:  # then a report may follow
+            self._gathered = None
+
+    def _gather(self) -> bool:
+        """Brings the Gaussians of all ranks to the first; whether this is it."""
+        self.state.engine.settle(self.state.step)
+        if self.state.ranks.count > 1:
+            self._gathered = self.state.whole()
+        return self.state.ranks.leads
 
     def _measure(self, shown: dict[str, Tensor], with_flip: bool) -> Evaluation:
         """`shown` gets the pictures for TensorBoard."""
@@ -119,7 +137,7 @@ class Results:
             if len(shown) < self.state.config.log.images:
                 shown[f"test/{printable(view.name)}"] = _side_by_side(render8, photo)
 
-        saved = as_reloaded(self.state.params, self.scene.normalisation, self.origin)
+        saved = as_reloaded(self.model, self.scene.normalisation, self.origin)
         protocol = data_protocol(self.scene, self.state.config.data.background)
         return evaluate(
             lambda view: self.render_view(view, saved), self.photos, self.scene.test, protocol, observe,
@@ -130,7 +148,7 @@ class Results:
         state = self.state
         self.evaluations[state.step] = evaluation
         extra = {
-            "gaussians": len(state.params["means"]),
+            "gaussians": len(self.model["means"]),
             "train_seconds": round(state.elapsed, 2),
             "reduction": vars(state.reduction),
         }
@@ -146,7 +164,7 @@ class Results:
         views, reduction = self.scene.test[: state.config.log.images], state.reduction
         if not views or reduction.strategy == "gsplat":  # its warps are not ours
             return {}
-        traffic = (view_traffic(state.params, camera_of(view, state.device), state.settings) for view in views)
+        traffic = (view_traffic(self.model, camera_of(view, state.device), state.settings) for view in views)
         return {"reduction/atomics_per_view": fmean(one.atomics(reduction) for one in traffic)}
 
 

@@ -2,29 +2,41 @@
 
 import torch
 
+from distwar_gs.system.parallel import ALONE, Ranks
+
 
 class ViewSampler:
-    """Views in random order, each once before any comes again (as the 3DGS reference's viewpoint stack)."""
+    """Views in random order, each once before any comes again (as the 3DGS reference's viewpoint stack).
 
-    def __init__(self, count: int, generator: torch.Generator) -> None:
-        """`count` views; `generator` (on the CPU) makes the order."""
-        self._generator = generator
+    Several ranks have one order and share it out: what a process alone shows at so many steps, they show at one.
+    """
+
+    def __init__(self, count: int, generator: torch.Generator, ranks: Ranks = ALONE) -> None:
+        """`count` views; `generator` (on the CPU) makes the order, on all ranks the same."""
+        self._generator, self._ranks = generator, ranks
         self._count = count
         self._order: list[int] = []
+        self.shown: list[int] = []
+        """The views of the last step, by rank."""
 
     def next(self) -> int:
-        """The index of the next view."""
+        """The index of this rank's next view."""
+        self.shown = [self._pop() for _ in range(self._ranks.count)]
+        return self.shown[self._ranks.rank]
+
+    def put_back(self, index: int) -> None:
+        """`next` will return this index again, which it returned last, and the other ranks' theirs: the step that these
+        were for did not happen."""
+        self._order += self.shown[::-1]
+
+    def upcoming(self) -> list[int]:
+        """This rank's of what `next` will return, as far as it is decided: to the end of this round."""
+        return self._order[::-1][self._ranks.rank :: self._ranks.count]
+
+    def _pop(self) -> int:
         if not self._order:
             self._order = torch.randperm(self._count, generator=self._generator).tolist()
         return self._order.pop()
-
-    def put_back(self, index: int) -> None:
-        """`next` will return this index again, which it returned last: the step it was for did not happen."""
-        self._order.append(index)
-
-    def upcoming(self) -> list[int]:
-        """What `next` will return, as far as it is decided: to the end of this round."""
-        return self._order[::-1]
 
     def state_dict(self) -> dict[str, list[int]]:
         """What is left of this round, for a checkpoint (the generator is saved by its owner)."""

@@ -33,13 +33,15 @@ class Checkpoints:
         """`last` is the one it wrote, or began from, last."""
         self.before_saving: Callable[[], None] = lambda: None
         self._fingerprint, self._files, self._monitor, self._interruption = fingerprint, files, monitor, interruption
+        state.ranks.end_with(self.where)
         self._saved_step: int | None = None  # of this session's newest one
 
     def is_due(self, step: int) -> bool:
         """Whether a checkpoint is due after this step, which has been made."""
-        train = self.state.config.train
-        periodic = train.checkpoint_every > 0 and step % train.checkpoint_every == 0
-        return periodic or step in train.checkpoint_iterations or self.state.is_over or self._interruption.wants_save
+        train, schedule = self.state.config.train, self.state.schedule
+        periodic = train.checkpoint_every > 0 and schedule.is_each(step, train.checkpoint_every)
+        named = schedule.is_one(step, train.checkpoint_iterations)
+        return periodic or named or self.state.is_over or self._interruption.wants_save
 
     def after_step(self, step: int, state: TrainingState) -> None:
         """Writes it; a failure is said, and costs the file only."""
@@ -63,9 +65,20 @@ class Checkpoints:
         self.before_saving()
         with self._monitor.paused():
             state.elapsed = self._monitor.elapsed()
-            path = checkpoints.save_checkpoint(self._files.folder, state.checkpoint(self._fingerprint))
+            checkpoint = state.checkpoint(self._fingerprint)
+            path = checkpoints.save_checkpoint(self._files.folder, checkpoint, state.ranks)
         self._saved_step = state.step
         log.info("saved %s", path)
         self.last = path
-        checkpoints.remove_old(self._files.folder, state.step, train.keep_checkpoints, train.checkpoint_iterations)
+        if state.ranks.leads:
+            checkpoints.remove_old(self._files.folder, state.step, train.keep_checkpoints, train.checkpoint_iterations)
         return path
+
+    def rescue(self) -> str:
+        """Saves what there is after a failure; what to say of it. Of several ranks the others do not know of it, and
+        nobody can save for all."""
+        return f"saved {self.save()}" if self.state.ranks.count == 1 else self.where()
+
+    def where(self) -> str:
+        """What a run that ends now goes on from."""
+        return "there is no checkpoint" if self.last is None else f"the last checkpoint is {self.last}"

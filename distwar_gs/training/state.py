@@ -7,25 +7,30 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
 from distwar_datasets import Scene
 from distwar_gs.adjust.base import Adjustment, make_adjustments
-from distwar_gs.checkpoints.checkpoint import CLOCK, Checkpoint, CheckpointError, Part, capture_rng, is_rng, restore_rng
+from distwar_gs.checkpoints.checkpoint import CLOCK, Checkpoint, CheckpointError, Part
+from distwar_gs.checkpoints.randomness import capture_rng, is_rng, restore_rng
 from distwar_gs.config import Config, ConfigError, as_values, config_of
 from distwar_gs.config.schedule import Schedule
-from distwar_gs.engines.base import Engine, make_engine
+from distwar_gs.engines.base import Engine
+from distwar_gs.engines.choice import make_engine
 from distwar_gs.gaussians.memory import Cap, cap_of
 from distwar_gs.gaussians.model import active_sh_degree, are_parameters, as_parameters, degree_in_use
 from distwar_gs.gaussians.optimizer import all_moments, are_states, load_state_dicts, make_optimizers, state_dicts
 from distwar_gs.gaussians.random_start import showing_share
+from distwar_gs.gaussians.shards import dealt
 from distwar_gs.gaussians.start import first_gaussians
 from distwar_gs.rendering.renderer import RenderSettings
 from distwar_gs.rendering.views import cameras_of
 from distwar_gs.strategies.base import Strategy, StrategySetup, make_strategy
 from distwar_gs.strategies.trimming import Look, look_at_views
+from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.batches import StepResult
 from distwar_gs.training.sampler import ViewSampler, is_order
 
@@ -52,11 +57,13 @@ class TrainingState:
     """All of a run's randomness: view order and backgrounds on the "host", that of the strategy on the "device"."""
     sampler: ViewSampler
     params: dict[str, Parameter]
-    """The Gaussians (distwar_gs.gaussians.model)."""
+    """The Gaussians (distwar_gs.gaussians.model); of several ranks, those of this one."""
+    ranks: Ranks = ALONE
+    """The processes that train this model: at a step each shows a view."""
     adjustments: list[Adjustment] = field(default_factory=list)
     """What is learned beside them."""
     step: int = 0
-    """Steps made."""
+    """Steps made; where several ranks make one, it counts for each."""
     elapsed: float = 0.0
     """Seconds of training after these steps, over all sessions; evaluating and saving are not in them."""
     is_over: bool = False
@@ -74,15 +81,18 @@ class TrainingState:
         self._equip()
 
     @classmethod
-    def from_points(cls, scene: Scene, config: Config, settings: RenderSettings, device: torch.device) -> Self:
+    def from_points(
+        cls, scene: Scene, config: Config, settings: RenderSettings, device: torch.device, ranks: Ranks = ALONE
+    ) -> Self:
         """A training that begins: with the first points, or the file that the config starts from.
 
         Raises:
             ModelError, DataError: there is nothing to begin with.
         """
-        shared = _shared(scene, config, settings, device)
-        params = first_gaussians(scene, config, shared["generators"]["host"], device, shared["cap"])
-        return cls(**shared, params=params)
+        shared = _shared(scene, config, settings, device, ranks)
+        place = device if ranks.count == 1 else torch.device("cpu")  # where all of them are, for a while
+        params = first_gaussians(scene, config, shared["generators"]["host"], place, shared["cap"])
+        return cls(**shared, params=dealt(params, ranks, device))
 
     @classmethod
     def from_checkpoint(
@@ -92,14 +102,15 @@ class TrainingState:
         config: Config,
         settings: RenderSettings,
         device: torch.device,
+        ranks: Ranks = ALONE,
     ) -> Self:
-        """A training that goes on as if it had not been interrupted.
+        """A training that goes on as if it had not been interrupted; of several ranks' the checkpoint is this one's.
 
         Raises:
             CheckpointError: its parts do not fit each other.
         """
         params = as_parameters(saved.params, device)
-        state = cls(**_shared(scene, config, settings, device), params=params)
+        state = cls(**_shared(scene, config, settings, device, ranks), params=params)
         try:
             state._take(saved, PARTS)
         except (ValueError, KeyError) as error:
@@ -128,13 +139,28 @@ class TrainingState:
 
     def begin(self) -> None:
         """Before the first step of a session: fixes a cap that depends on memory, and starts the schedule."""
-        self.cap.begin(len(self.params["means"]), [*self.params.values(), *all_moments(self.optimizers)])
+        self.cap.begin(self.count, [*self.params.values(), *all_moments(self.optimizers)])
         self.schedule.begin(self.step, self.elapsed)
         self.note_time(self.elapsed)
 
     def note_time(self, elapsed: float) -> None:
         """These steps have taken so many seconds of training: whether the last one has been made."""
         self.elapsed, self.is_over = elapsed, self.schedule.is_over(self.step, elapsed)
+
+    @property
+    def views(self) -> int:
+        """How many a step shows."""
+        return self.schedule.views
+
+    @property
+    def count(self) -> int:
+        """Gaussians of all ranks, which are asked: nothing for every step."""
+        return self.ranks.total(len(self.params["means"]))
+
+    def whole(self) -> Mapping[str, Tensor] | None:
+        """The Gaussians of all ranks, on the first; None on the others. The engine must be settled."""
+        rows = {name: self.ranks.collected(param) for name, param in self.params.items()}
+        return {name: values for name, values in rows.items() if values is not None} or None
 
     def sh_degree(self, step: int) -> int:
         """The degree of spherical harmonics that a step is rendered with."""
@@ -153,11 +179,13 @@ class TrainingState:
 
     def _equip(self) -> None:
         config, count = self.config, len(self.params["means"])
-        self.first_degree = degree_in_use(self.params)
-        self.optimizers = make_optimizers(self.params, config.optim, self.extent)
-        setup = StrategySetup(config, count, self.device, self.extent, self.schedule, self.cap, self.shown, self.look)
+        self.first_degree = max(self.ranks.numbers(degree_in_use(self.params)))
+        self.optimizers = make_optimizers(self.params, config.optim, self.extent, self.views)
+        setup = StrategySetup(
+            config, count, self.device, self.extent, self.schedule, self.cap, self.shown, self.look, self.ranks
+        )
         self.strategy = make_strategy(setup)
-        self.engine = make_engine(config, self.params, self.optimizers, self.strategy, self.settings)
+        self.engine = make_engine(config, self.params, self.optimizers, self.strategy, self.settings, self.ranks)
 
     def _take(self, saved: Checkpoint, parts: Iterable["StatePart"]) -> None:
         for part in parts:
@@ -174,15 +202,17 @@ def _part_of(adjustment: Adjustment) -> str:
     return f"adjust.{adjustment.name}"
 
 
-def _shared(scene: Scene, config: Config, settings: RenderSettings, device: torch.device) -> dict[str, Any]:
+def _shared(
+    scene: Scene, config: Config, settings: RenderSettings, device: torch.device, ranks: Ranks
+) -> dict[str, Any]:
     """The fields that both beginnings have in common."""
     generators = make_generators(config.train.seed, device)
     return {
-        "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds), "settings": settings,
-        "device": device, "extent": scene.extent, "shown": showing_share(scene),
-        "look": look_at_views(cameras_of(scene.train, device), settings),
-        "cap": cap_of(config, settings.rasterizer, scene.train, device),
-        "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"]),
+        "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds, ranks.count),
+        "settings": settings, "device": device, "ranks": ranks, "extent": scene.extent, "shown": showing_share(scene),
+        "look": look_at_views(cameras_of(scene.train, device), settings, ranks),
+        "cap": cap_of(config, settings.rasterizer, scene.train, device, ranks),
+        "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"], ranks),
         "adjustments": make_adjustments(config, scene, device),
     }  # fmt: skip
 

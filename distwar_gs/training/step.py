@@ -9,7 +9,7 @@ from distwar_gs.engines.timing import StepTimer
 from distwar_gs.evaluation.losses import photometric_gradients
 from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.gaussians.optimizer import set_learning_rates
-from distwar_gs.rendering.renderer import render
+from distwar_gs.gaussians.shards import rebalance
 from distwar_gs.strategies.base import wants_score
 from distwar_gs.training.batch import Batch
 from distwar_gs.training.batches import StepResult
@@ -30,14 +30,15 @@ def refine(state: TrainingState) -> None:
         state.engine.settle(step)
     report = strategy.step(step, state.params, state.optimizers, state.generators["device"])
     if report:
+        rebalance(state.ranks, state.params, state.optimizers, strategy.state)
         log.debug("after step %d: %s", step, report)
 
 
 def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResult:
-    """One image: render, compare, differentiate, update."""
-    step, weight = state.step + 1, state.config.optim.lambda_dssim
-    rates = _set_rates(state, step)
-    rendered = state.engine.forward(step, _adjusted_camera(state, batch), state.sh_degree(step), batch.background)
+    """One image, on each rank: render, compare, differentiate, update."""
+    step, weight = state.step + state.views, state.config.optim.lambda_dssim
+    rates, camera = _set_rates(state, step), _adjusted_camera(state, batch)
+    rendered = state.engine.forward(step, camera, state.sh_degree(step), batch.background, *batch.together)
     image = _adjusted_image(state, batch, rendered.image)
     timer.mark("forward")
     scored = wants_score(state.strategy, step)
@@ -79,14 +80,14 @@ def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor], step: i
 def _set_rates(state: TrainingState, step: int) -> dict[str, float]:
     schedule, config = state.schedule, state.config
     position, share = schedule.at(step).position, schedule.share(step)
-    return set_learning_rates(state.optimizers, position, config.optim, state.extent, share)
+    return set_learning_rates(state.optimizers, position, config.optim, state.extent, share, state.views)
 
 
 @torch.no_grad()
 def loss_of(state: TrainingState, batch: Batch) -> float:
-    """The loss of a training view as the model is now, with all its harmonics; waits for the device."""
-    params, background = state.params, batch.background
-    rendering = render(params, batch.camera, state.settings, sh_degree=sh_degree_of(params), background=background)
+    """The loss of a training view as the model is now, with all its harmonics; waits for the device. All ranks ask."""
+    background, degree = batch.background, sh_degree_of(state.params)
+    rendering = state.engine.look(state.step, batch.camera, degree, background)
     weight = state.config.optim.lambda_dssim
     _, losses = photometric_gradients(
         rendering.colors[0], batch.photo, weight, background, batch.mask, with_errors=False

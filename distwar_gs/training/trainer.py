@@ -19,18 +19,18 @@ from distwar_gs.rendering.renderer import load_kernels, render_settings
 from distwar_gs.rendering.views import cameras_of, measured_images, open_scene, training_images
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
-from distwar_gs.system.interruption import Interruption, StoppedError
+from distwar_gs.system.interruption import StoppedError
+from distwar_gs.system.parallel import join
 from distwar_gs.training.batches import batches_of
 from distwar_gs.training.distributions import distributions_of
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
-from distwar_gs.training.monitor import Monitor, setup_logging
+from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.results import Results, say_what_was_lost
-from distwar_gs.training.run_files import RunFiles
-from distwar_gs.training.run_folder import RunFolder
 from distwar_gs.training.saving import Checkpoints
 from distwar_gs.training.state import PARTS, TrainingState, check_reduction
 from distwar_gs.training.step import refine, say_coverage, train_step
+from distwar_gs.training.together import files_of, interruption_of, open_folder, own_config
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +41,16 @@ class Trainer:
     def __init__(self, config: Config, hooks: Sequence[Hook] = ()) -> None:
         """Loads the scene and its images, makes or resumes the model; `hooks` follow each step, behind those that every
         run has (`make_hooks`). Errors of the data and the config come here."""
+        self.ranks = ranks = join(config.train.device)
+        config = own_config(config, ranks)
         device = resolve_device(config.train.device)
-        self.run_folder = RunFolder(Path(config.train.result_dir or "output"))
-        setup_logging(self.folder, config.log.quiet)
+        self.run_folder = open_folder(config, ranks)
         check_reduction(config, device)
         self.scene = scene = open_scene(config)
         self.origin = export_origin(scene, config.train.export_origin)
         self.fingerprint = scene_fingerprint(scene)  # while the files of the scene are there
-        self._resumed_from, saved, config = resumed(self.folder, config, PARTS, self.fingerprint, scene.source, device)
+        run = (self.fingerprint, scene.source, device, ranks)
+        self._resumed_from, saved, config = resumed(self.folder, config, PARTS, *run)
         self.config = config = with_near_plane(config, scene, saved.config if saved else {})
         if not saved and config.model.init_ply:
             find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
@@ -58,11 +60,11 @@ class Trainer:
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
         cameras, images = cameras_of(scene.train, device), training_images(scene, config, device)
         self.test_images = measured_images(scene.test, config, len(scene.test) / (len(scene.train) + len(scene.test)))
-        run = (scene, config, settings, device)
-        self.state = TrainingState.from_checkpoint(saved, *run) if saved else TrainingState.from_points(*run)
-        self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"])
-        self.interruption = Interruption()
-        self._first_step = self.state.step + 1
+        parts = (scene, config, settings, device, ranks)
+        self.state = TrainingState.from_checkpoint(saved, *parts) if saved else TrainingState.from_points(*parts)
+        self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], ranks)
+        self.interruption = interruption_of(ranks, device.type)
+        self._first_step = self.state.step + self.state.views
         self.extra_hooks = list(hooks)  # to which more may be added before `run`
 
     @property
@@ -81,20 +83,22 @@ class Trainer:
             with self.interruption:
                 code = self._train_or_stop()
             say_what_was_lost(self.state, self.tuner.rounds, self.monitor.elapsed())
+        self.ranks.leave()
         if self.files.unwritten and code == 0:
             raise TrainingError(f"{self.files.unwritten}. All steps are done: --resume auto makes what is missing")
         return code
 
     def open(self) -> None:
         """What a session begins with: the files of the run folder, the monitor, what follows each step."""
-        self.files = RunFiles(self.run_folder, self.config, self.scene, self.origin)
+        self.files = files_of(self.ranks, self.run_folder, self.config, self.scene, self.origin)
         self.monitor = self.make_monitor()
         self.hooks = self.make_hooks()
         self.state.begin()
 
     def make_monitor(self) -> Monitor:
         """What watches the run from its next step on. A benchmark overrides it, to watch more closely."""
-        return Monitor(self.folder, self.config, self.state.device, self.state.step + 1, self.state.elapsed)
+        state = self.state
+        return Monitor(self.folder, self.config, state.device, state.step + 1, state.elapsed, self.ranks)
 
     def make_hooks(self) -> list[Hook]:
         """What follows each step, in this order. A benchmark overrides it, to add rows or to leave some out.
@@ -126,8 +130,8 @@ class Trainer:
             raise self._out_of_memory(error) from error
         except DataError:  # an image that is decoded only now
             self.batches.give_up()
-            self.files.write(self.checkpoints.save)
-            if self.state.is_over:
+            self.files.write(self.checkpoints.rescue)
+            if self.state.is_over and self.ranks.count == 1:
                 self.files.write(self.results.save_model)
             raise
         finally:
@@ -142,10 +146,10 @@ class Trainer:
         if state.step:
             self.results.make_missing()
         while not state.is_over:
-            self.train_step(state.step + 1)
+            self.train_step(state.step + state.views)
             self._follow(state.step)
             if not state.is_over:
-                self.interruption.check()
+                self.interruption.agree()
         if self.files.come_back(self.monitor, state.step + 1):  # it was lost while the last results were made
             self.files.write(self.checkpoints.save)
             self.results.make_missing()
@@ -192,8 +196,9 @@ class Trainer:
         traceback.clear_frames(error.__traceback__)  # else what the failed step had made stays until the run has ended
         torch.cuda.empty_cache()
         self.batches.give_up()
-        path, state = self.checkpoints.save(), self.state
+        saved, state = self.checkpoints.rescue(), self.state
+        where = f"{self.ranks.place} after step {state.step} with {len(state.params['means']):,} Gaussians"
         return TrainingError(
-            f"out of GPU memory after step {state.step} with {len(state.params['means']):,} Gaussians; saved {path}. "
+            f"out of GPU memory{where}; {saved}. "
             "Continue with --resume auto and --cap_max, or --set data.image_budget_gib=0"
         )

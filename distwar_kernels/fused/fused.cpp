@@ -168,6 +168,26 @@ std::vector<Tensor> gradients(Inputs inputs, TensorList saved_visible, const Opt
     return arrays;
 }
 
+// sums: of the parameters' sizes, changed.
+void add_gradients(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts, int64_t list_capacity,
+                   const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
+                   const OptionalTensor& score, TensorList sums) {
+    const VisibleTensors visible(saved_visible);
+    check(records, "records", at::kFloat, kSplatFloats, visible.splats);
+    TORCH_CHECK(records.size(0) == visible.splats.size(0), "there is not a record for each place of a splat");
+    TORCH_CHECK(sums.size() == Adam::kParameters, "six sums are needed");
+    for (int i = 0; i < Adam::kParameters; ++i) {
+        check(sums[i], "a sum", at::kFloat, -1, inputs.parameters[i]);
+        TORCH_CHECK(sums[i].numel() == inputs.parameters[i].numel(), "a sum is not of its parameter's size");
+    }
+    const auto data = [&](Parameter p) { return sums[p].mutable_data_ptr<float>(); };
+    add_project_backward(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
+                         records.const_data_ptr<float>(), statistics_of(grad2d, count, score, absgrad, inputs),
+                         {data(kMeans), data(kQuats), data(kScales), data(kOpacities), data(kSh0), data(kShN)},
+                         current_stream());
+    check_launch("fused_add_gradients");
+}
+
 void step(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts, int64_t list_capacity,
           const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
           const OptionalTensor& score, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
@@ -197,6 +217,7 @@ TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
     m.impl("fused_features_backward", differentiate_features);
     m.impl("fused_traffic", traffic);
     m.impl("fused_gradients", WithInputs<gradients>::op);
+    m.impl("fused_add_gradients", WithInputs<add_gradients>::op);
     m.impl("fused_step", WithInputs<step>::op);
     m.impl("fused_catch_up", catch_up_all);
 }

@@ -131,6 +131,10 @@ struct Gradients {
 void project_backward(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
                       const float* records, const Statistics& statistics, const Gradients& gradients, void* stream);
 
+// The same, added to what is there: one view after the other.
+void add_project_backward(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
+                          const float* records, const Statistics& statistics, const Gradients& sums, void* stream);
+
 // The same, and Gaussians::adam right away.
 void project_backward_and_step(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
                                const float* records, const Statistics& statistics, void* stream);

@@ -144,7 +144,7 @@ def _require_cuda(means: Tensor) -> None:
     loader.load("cuda")
 
 
-def _view_arguments(camera: Cameras, options: DrawOptions) -> tuple:
+def view_arguments(camera: Cameras, options: DrawOptions) -> tuple:
     """As the ops take them: the arguments after `parameters`."""
     planes = (options.near_plane, options.far_plane)
     return *camera.arguments(), planes, options.antialiased, options.with_depth, options.sh_degree
@@ -164,7 +164,7 @@ def _draw(
     capacity, list_capacity = capacities
     visible = VisibleSplats(
         *torch.ops.distwar.fused_project(
-            parameters, *_view_arguments(camera, options), with_slopes, capacity, *lazy.arguments()
+            parameters, *view_arguments(camera, options), with_slopes, capacity, *lazy.arguments()
         )
     )
     image, blend = torch.ops.distwar.fused_blend(
@@ -318,7 +318,7 @@ def step(
 def _backward_arguments(
     rendered: Rendered, records: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None
 ) -> tuple:
-    view, blend = _view_arguments(rendered.camera, rendered.options), rendered.state.blend
+    view, blend = view_arguments(rendered.camera, rendered.options), rendered.state.blend
     counted = [(statistics or {}).get(name) for name in ("grad2d", "count", "score")]
     size = (blend.counts, len(blend.flatten_ids))
     return rendered.parameters, *view, rendered.state.visible, *size, records, absgrad, *counted

@@ -23,6 +23,7 @@ namespace {
 constexpr int kBackwardThreads = 128;
 // Sinks take several numbers of one parameter at once, at indices that may be negative for none: all are fetched before
 // any is stored, or each would wait for the one before.
+template <bool kAdds>
 struct StoreGradients {
     float* arrays[Adam::kParameters];
     explicit StoreGradients(const Gradients& g) : arrays{g.means, g.quats, g.scales, g.opacities, g.sh0, g.shN} {}
@@ -33,9 +34,14 @@ struct StoreGradients {
     template <int N>
     __device__ void take(Parameter parameter, const long long (&indices)[N], const float (&gradients)[N],
                          const SkippedSteps (&)[N], int = 0) const {
+        float* const sums = arrays[parameter];
+        float before[N] = {};
 #pragma unroll
         for (int i = 0; i < N; ++i)
-            if (indices[i] >= 0) arrays[parameter][indices[i]] = gradients[i];
+            if (kAdds && indices[i] >= 0) before[i] = sums[indices[i]];
+#pragma unroll
+        for (int i = 0; i < N; ++i)
+            if (indices[i] >= 0) sums[indices[i]] = before[i] + gradients[i];
     }
 };
 
@@ -224,7 +230,12 @@ __global__ void mark_kernel(int* last_steps, int count, int step) {
 
 void project_backward(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,
                       const float* records, const Statistics& statistics, const Gradients& gradients, void* stream) {
-    launch_backward(g, view, visible, fit, records, statistics, StoreGradients(gradients), stream);
+    launch_backward(g, view, visible, fit, records, statistics, StoreGradients<false>(gradients), stream);
+}
+
+void add_project_backward(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,
+                          const float* records, const Statistics& statistics, const Gradients& sums, void* stream) {
+    launch_backward(g, view, visible, fit, records, statistics, StoreGradients<true>(sums), stream);
 }
 
 void project_backward_and_step(const Gaussians& g, const View& view, const Visible& visible, const Fit& fit,

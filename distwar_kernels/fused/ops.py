@@ -43,6 +43,10 @@ LIBRARY.define(
     " Tensor records, bool absgrad, Tensor(a!)? grad2d, Tensor(b!)? count, Tensor(c!)? score) -> Tensor[]"
 )
 LIBRARY.define(
+    f"fused_add_gradients(Tensor[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity,"
+    " Tensor records, bool absgrad, Tensor(a!)? grad2d, Tensor(b!)? count, Tensor(c!)? score, Tensor(d!)[] sums) -> ()"
+)
+LIBRARY.define(
     f"fused_step(Tensor(a!)[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity, Tensor records,"
     " bool absgrad, Tensor(b!)? grad2d, Tensor(c!)? count, Tensor(d!)? score, Tensor(e!)[] moments, float[] rates,"
     " Tensor(f!)? last_steps, int t) -> ()"

@@ -30,6 +30,7 @@ from distwar_datasets.pixels.imagefile import decode_image, is_turned, read_size
 from distwar_datasets.pixels.masks import decode_mask
 from distwar_datasets.scene import Mask
 from distwar_gs.checkpoints import checkpoint as checkpoints
+from distwar_gs.checkpoints import randomness
 from distwar_gs.config import Config, ConfigError, as_values, commented_defaults, load_config, override
 from distwar_gs.evaluation.metrics import Evaluation, ViewMetrics, append_metrics
 from distwar_gs.formats.export import ModelFileError, load_model, load_ply, read_render_mode, save_model, save_ply
@@ -454,7 +455,7 @@ def _checkpoint(folder: Path) -> list[Path]:
     sampler.next()
     parts = {
         "params": params, "optimizers": state_dicts(optimizers), "densification": _densifier(4).state_dict(),
-        "rng": checkpoints.capture_rng({"host": torch.Generator()}), "sampler": sampler.state_dict(),
+        "rng": randomness.capture_rng({"host": torch.Generator()}), "sampler": sampler.state_dict(),
         "clock": {"elapsed_seconds": 1.0},
     }  # fmt: skip
     state = checkpoints.Checkpoint(1, as_values(Config()), {"kind": "colmap", "training views": 3}, parts)
@@ -475,7 +476,7 @@ def _continue(folder: Path, path: Path) -> None:
     optimizers = make_optimizers(params, Config().optim, 1.0)
     load_state_dicts(optimizers, saved.parts["optimizers"])
     _densifier(len(params["means"])).load_state_dict(saved.parts["densification"])
-    checkpoints.restore_rng(saved.parts["rng"], {"host": torch.Generator()})
+    randomness.restore_rng(saved.parts["rng"], {"host": torch.Generator()})
     ViewSampler(10**6, torch.Generator()).load_state_dict(saved.parts["sampler"])
     _ = saved.step + 1, saved.elapsed_seconds + 1.0, saved.scene.get("kind")
 

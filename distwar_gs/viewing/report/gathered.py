@@ -84,7 +84,7 @@ def gather(run: Trainer) -> Gathered:
         made=time.strftime("%Y-%m-%d %H:%M"),
         device=device_name(state.device),
         step=state.step,
-        gaussians=len(state.params["means"]),
+        gaussians=len(results.model["means"]),
         seconds=run.monitor.elapsed(),
         evaluation=evaluation,
         curves=tuple(run.monitor.rows),
@@ -125,14 +125,14 @@ def _atomics(run: Trainer) -> dict[Reduction, float]:
     if used.strategy == "gsplat":  # its warps are not ours
         return {}
     views = (run.scene.test or run.scene.train)[:_TRAFFIC_VIEWS]
-    traffic = [view_traffic(state.params, camera_of(view, state.device), state.settings) for view in views]
+    traffic = [view_traffic(run.results.model, camera_of(view, state.device), state.settings) for view in views]
     others = [Reduction(name) for name in REDUCTIONS if name != used.strategy]
     return {one: fmean(view.atomics(one) for view in traffic) for one in (used, *others)}
 
 
 def _model(run: Trainer) -> str:
     """Of the PLY that the run has saved."""
-    if len(run.state.params["means"]) > LARGEST_MODEL:
+    if len(run.results.model["means"]) > LARGEST_MODEL:
         return ""
     params, origin = load_exactly(find_ply(run.folder, run.state.step))
     tour = tour_of_run(run.folder)

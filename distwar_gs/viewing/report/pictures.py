@@ -58,7 +58,8 @@ def picture_of(run: Trainer, index: int) -> Picture:
     if run.scene.test:
         view, photo, kept = run.scene.test[index], run.results.photos[index], run.results.photos.mask(index)
     else:
-        view, (_, _, photo, kept, _) = run.scene.train[index], run.batches.one(index)
+        view, batch = run.scene.train[index], run.batches.one(index)
+        photo, kept = batch.photo, batch.mask
     target = as_floats(photo.to(background.device), background)
     image = to_8bit(run.results.render_view(view)).float() / 255.0
     kept = None if kept is None else kept.to(image.device)

@@ -1,0 +1,31 @@
+"""Which engine makes the steps of a run."""
+
+from collections.abc import Mapping
+
+from torch.nn import Parameter
+from torch.optim import Adam
+
+from distwar_gs.config import Config
+from distwar_gs.engines.base import ComposedEngine, Engine, FusedEngine
+from distwar_gs.engines.sharded import ShardedComposedEngine
+from distwar_gs.engines.sharded_fused import ShardedFusedEngine
+from distwar_gs.rendering.renderer import FUSED, RenderSettings
+from distwar_gs.strategies.base import Strategy
+from distwar_gs.system.parallel import Ranks
+
+
+def make_engine(
+    config: Config,
+    params: dict[str, Parameter],
+    optimizers: Mapping[str, Adam],
+    strategy: Strategy,
+    settings: RenderSettings,
+    ranks: Ranks,
+) -> Engine:
+    """The engine of these settings' rasteriser, for as many ranks as there are."""
+    run, is_fused = (params, optimizers, strategy, settings), settings.rasterizer == FUSED.name
+    if ranks.count > 1:
+        return (ShardedFusedEngine if is_fused else ShardedComposedEngine)(*run, ranks)
+    if is_fused:
+        return FusedEngine(*run, adam=config.optim.adam, deterministic=config.train.deterministic)
+    return ComposedEngine(*run)

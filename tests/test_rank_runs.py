@@ -1,0 +1,309 @@
+"""Trainings by several ranks: the files of a run, going on with another number, and ranks that die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from demo_runs import ROOT, demo_config
+from rank_processes import RankProcesses, on_ranks
+
+from distwar_gs.checkpoints.checkpoint import load_checkpoint
+from distwar_gs.config import ConfigError
+from distwar_gs.formats.export import load_ply
+from distwar_gs.gaussians.model import PARAMETER_NAMES
+from distwar_gs.rendering import renderer
+from distwar_gs.system import peers
+from distwar_gs.system.command_line import run_cli
+from distwar_gs.system.parallel import ALONE, Ranks
+from distwar_gs.training.state import PARTS
+from distwar_gs.training.together import REFUSED, own_config
+from distwar_gs.training.trainer import Trainer
+from distwar_kernels.fused import fused
+
+pytestmark = pytest.mark.usefixtures("in_process")
+
+STEPS, HALF, CAP = 48, 24, 3000
+CHANGES = {
+    "train.iterations": STEPS, "train.checkpoint_iterations": (HALF,), "densification.cap_max": CAP,
+    "densification.start": 12, "densification.every": 12, "densification.stop": 42, "model.sh_degree_interval": 12,
+    "densification.order_every": 24, "model.sh_degree": 2, "log.every": 10,
+}  # fmt: skip
+"""Refinements, spatial order and all degrees of harmonics within a few seconds."""
+
+
+def _train(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    run = Trainer(demo_config(scene, folder, CHANGES | changes))
+    code = run.run()
+    return {"code": code, "count": len(run.state.params["means"]), "step": run.state.step, "last": run.monitor.last}
+
+
+def _model(folder: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_ply(folder / "point_cloud" / f"iteration_{step}" / "point_cloud.ply")
+
+
+def _same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in PARAMETER_NAMES)
+
+
+@pytest.fixture(scope="module")
+def runs(demo_scene, tmp_path_factory) -> dict[int, tuple[Path, list[dict[str, Any]]]]:
+    """The run by one process, by two and by three ranks: its folder, and what each rank says."""
+    folder, made = tmp_path_factory.mktemp("ranks"), {}
+    for count in (1, 2, 3):
+        where, changes = folder / str(count), {"log.tensorboard": True, "densification.cap_max": CAP}
+        said = (
+            on_ranks(count, folder / f"said{count}", _train, demo_scene, where, changes)
+            if count > 1
+            else [_train(ALONE, demo_scene, where, changes)]
+        )
+        made[count] = where, said
+    return made
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_run_is_that_of_one_process(runs, count):
+    (alone, _), (folder, said) = runs[1], runs[count]
+    assert sum(one["count"] for one in said) == CAP and max(one["count"] for one in said) < 1.06 * CAP / count
+    assert len(_model(folder, STEPS)["means"]) == CAP == len(_model(alone, STEPS)["means"])
+    metrics = [json.loads((one / "metrics.json").read_text()) for one in (alone, folder)]
+    numbers = [one["evaluations"][-1] if "evaluations" in one else one for one in metrics]
+    psnr = [_find(one, "psnr") for one in numbers]
+    assert psnr[1] == pytest.approx(psnr[0], abs=1.0) and _find(numbers[1], "gaussians") == CAP
+    assert len({one["last"]["train/loss"] for one in said}) == 1  # the mean over the ranks
+    assert len(list((folder / "tensorboard").iterdir())) == 1
+    lines = [line for line in (folder / "train.log").read_text().splitlines() if " ranks " in line]
+    assert len(lines) == 1 and f"{count} ranks" in lines[0]
+
+
+def _find(value: Any, key: str) -> Any:
+    """The last value of a key, however deep."""
+    found = None
+    if isinstance(value, dict):
+        found = value.get(key)
+        children = value.values()
+    else:
+        children = value if isinstance(value, list) else ()
+    for child in children if not isinstance(found, int | float) else ():
+        below = _find(child, key)
+        found = below if below is not None else found
+    return found
+
+
+def test_it_goes_on_to_the_same_bits(runs, demo_scene, tmp_path):
+    """With as many ranks."""
+    folder, _ = runs[2]
+    saved = str(folder / "checkpoints" / f"step_{HALF}.pt")
+    on_ranks(2, tmp_path / "said", _train, demo_scene, tmp_path / "run", {"train.resume": saved})
+    assert _same(_model(tmp_path / "run", STEPS), _model(folder, STEPS))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1), (1, 2)])
+def test_it_goes_on_with_another_number_of_ranks(runs, demo_scene, tmp_path, before, after):
+    folder, _ = runs[before]
+    saved, work = folder / "checkpoints" / f"step_{HALF}.pt", {"train.resume": "set below"}
+    work["train.resume"] = str(saved)
+    if after == 1:
+        _train(ALONE, demo_scene, tmp_path / "run", work)
+    else:
+        on_ranks(after, tmp_path / "said", _train, demo_scene, tmp_path / "run", work)
+    models = [_model(one, STEPS) for one in (tmp_path / "run", folder)]
+    assert len(models[0]["means"]) == len(models[1]["means"]) == CAP
+    scores = [_find(json.loads((one / "metrics.json").read_text()), "psnr") for one in (tmp_path / "run", folder)]
+    assert scores[0] == pytest.approx(scores[1], abs=1.0)
+
+
+def test_every_number_of_ranks_reads_all_gaussians(runs):
+    path = runs[3][0] / "checkpoints" / f"step_{HALF}.pt"
+    whole = load_checkpoint(path, "cpu", PARTS)
+    for count in (2, 3, 5):
+        read = [load_checkpoint(path, "cpu", PARTS, _rank(rank, count)) for rank in range(count)]
+        for name in ("means", "shN"):
+            rows = torch.cat([one.params[name] for one in read]).flatten(1)
+            assert torch.equal(rows.sort(dim=0).values, whole.params[name].flatten(1).sort(dim=0).values)
+        scores = torch.cat([one.parts["densification"]["score"] for one in read])
+        assert torch.equal(scores.sort().values, whole.parts["densification"]["score"].sort().values)
+
+
+def _rank(rank: int, count: int) -> Ranks:
+    ranks = Ranks()
+    ranks.rank, ranks.count = rank, count
+    return ranks
+
+
+def test_a_damaged_shard_is_told_apart(runs, tmp_path):
+    from distwar_gs.checkpoints.checkpoint import DamagedCheckpointError
+
+    for file in (runs[3][0] / "checkpoints").glob(f"step_{HALF}*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    shard = tmp_path / f"step_{HALF}.shard_1_of_3.pt"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(DamagedCheckpointError, match=r"shard_1_of_3.pt is cut off"):
+        load_checkpoint(tmp_path / f"step_{HALF}.pt", "cpu", PARTS)
+    shard.unlink()
+    with pytest.raises(DamagedCheckpointError, match="shard_1_of_3"):
+        load_checkpoint(tmp_path / f"step_{HALF}.pt", "cpu", PARTS)
+
+
+# ------------------------------------------------------------------------------------------------ ends
+
+
+def _as_program(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """As train.py does it: with its exit code."""
+    run_cli(lambda _: Trainer(demo_config(scene, folder, CHANGES | {"train.iterations": 10**6} | changes)).run(), [])
+
+
+def _started(count: int, scene: Path, folder: Path, changes: dict[str, Any] | None = None) -> RankProcesses:
+    """A long training that has written its first checkpoint."""
+    work = {"train.checkpoint_iterations": (6,), "densification.start": 10**5, "densification.stop": 10**5}
+    started = RankProcesses(count, folder / "said", _as_program, scene, folder / "run", work | (changes or {}))
+    deadline = time.monotonic() + 100
+    while not (folder / "run" / "checkpoints" / "latest").exists():
+        assert time.monotonic() < deadline, started.said()
+        time.sleep(0.05)
+    time.sleep(0.5)  # all know of it
+    return started
+
+
+@pytest.mark.parametrize("dies", [0, 2])
+def test_where_a_rank_is_killed_the_others_end_and_one_says_so(demo_scene, tmp_path, dies):
+    run = _started(3, demo_scene, tmp_path)
+    os.kill(run.processes[dies].pid, signal.SIGKILL)
+    begin = time.monotonic()
+    codes = run.ended(timeout=20)
+    assert time.monotonic() - begin < 20 and codes == [-9 if rank == dies else 1 for rank in range(3)]
+    said = [line for text in run.said() for line in text.splitlines() if "error:" in line]
+    last = tmp_path / "run" / "checkpoints" / "step_6.pt"
+    if dies:  # the first keeps the store: without it the others cannot ask who speaks
+        assert said == [
+            f"error: rank {dies} of 3 is gone (killed, or out of the host's memory); the last checkpoint is {last}. "
+            "Start all again with --resume auto"
+        ]
+    assert load_checkpoint(last, "cpu", PARTS).step == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_rank_ends_all_after_the_same_step(demo_scene, tmp_path, number):
+    run = _started(2, demo_scene, tmp_path)
+    os.kill(run.processes[1].pid, number)
+    assert run.ended(timeout=20) == [128 + number] * 2
+    newest = (tmp_path / "run" / "checkpoints" / "latest").read_text().strip()
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints" / newest, "cpu", PARTS)
+    assert saved.step > 6 and len(saved.params["means"]) == sum(
+        len(load_checkpoint(tmp_path / "run" / "checkpoints" / newest, "cpu", PARTS, _rank(rank, 2)).params["means"])
+        for rank in range(2)
+    )
+
+
+def _without_memory(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any]) -> None:
+    """One of them has none left at a step."""
+
+    def train(_: list[str]) -> int:
+        run = Trainer(demo_config(scene, folder, CHANGES | changes))
+        forward = run.state.engine.forward
+
+        def fails(step: int, *arguments: Any) -> Any:
+            if step > 12 and ranks.rank == 1:
+                raise torch.OutOfMemoryError("no more")
+            return forward(step, *arguments)
+
+        run.state.engine.forward = fails
+        return run.run()
+
+    run_cli(train, [])
+
+
+def test_out_of_memory_on_one_rank_ends_all(demo_scene, tmp_path):
+    changes = {"train.checkpoint_iterations": (6,)}
+    run = RankProcesses(2, tmp_path / "said", _without_memory, demo_scene, tmp_path / "run", changes)
+    assert run.ended(timeout=60) == [1, 1]
+    said = [line for text in run.said() for line in text.splitlines() if "error:" in line]
+    assert len(said) == 1 and said[0].startswith("error: out of GPU memory on rank 1 of 2 after step 12 ")
+    assert f"; the last checkpoint is {tmp_path / 'run' / 'checkpoints' / 'step_6.pt'}. Continue with" in said[0]
+
+
+def test_a_signal_before_the_ranks_have_met_is_said_by_the_first(monkeypatch):
+    monkeypatch.setattr(peers, "SPEAK_S", 0.0)
+    monkeypatch.setattr(peers, "_peers", [])
+    assert peers.may_speak() and peers.may_speak(of_signal=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert not peers.may_speak(of_signal=True) and peers.may_speak()
+    monkeypatch.setenv("RANK", "0")
+    assert peers.may_speak() and peers.may_speak(of_signal=True)
+
+
+# ------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("train.seconds", 3.0), ("train.deterministic", True), ("optim.adam", "visible"), ("reduction.strategy", "auto"),
+     ("appearance.model", "exposure"), ("log.viewer", 7000), ("log.timelapse", 10)],
+)  # fmt: skip
+def test_what_ranks_do_not_have_is_refused_by_name(key, value, tmp_path):
+    config = demo_config(tmp_path, tmp_path, {"densification.strategy": "adc", key: value})
+    with pytest.raises(ConfigError, match=rf"^{key} is {value}, which 2 ranks do not have; "):
+        own_config(config, _rank(0, 2))
+    assert own_config(config, ALONE) is config
+    assert key in REFUSED
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch):
+    from distwar_gs.system import parallel
+
+    monkeypatch.setattr(parallel, "_joined", [])
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="3 ranks on a host with 2 GPUs: start torchrun with --nproc_per_node 2"):
+        parallel.join("cuda")
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(ConfigError, match="WORLD_SIZE is set and MASTER_PORT not"):
+        parallel.join("cpu")
+
+
+# ------------------------------------------------------------------------------------------------ the fused rasteriser
+
+
+def _train_fused(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
+    """With its kernels on the CPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fused, "_require_cuda", lambda means: None)
+        patch.setattr(renderer, "_rasterizer", lambda config, device: "fused")
+        return _train(ranks, scene, folder, changes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["guided", "adc", "mcmc"])
+def test_a_run_by_the_fused_rasteriser(demo_scene, tmp_path, strategy, emulated_fused_ops):
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    changes = {"train.iterations": 24, "densification.strategy": strategy, "train.coarse_until": 0.5}
+    said = on_ranks(2, tmp_path / "said", _train_fused, demo_scene, tmp_path / "run", changes)
+    assert sum(one["count"] for one in said) == len(_model(tmp_path / "run", 24)["means"])
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("strategy", ["guided", "adc", "mcmc"])
+def test_two_gpus_train_the_model_of_one(demo_scene, tmp_path, strategy):
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"torch.cuda.device_count() is {torch.cuda.device_count()}: this test needs two GPUs")
+    options = [
+        "train.py", "-s", demo_scene, "--iterations", 600, "--strategy", strategy, "--cap_max", 5000, "--no_report"
+    ]  # fmt: skip
+    started = {1: [sys.executable], 2: [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2]}
+    numbers = {}
+    for count, start in started.items():
+        command = [*map(str, (*start, *options, "-m", tmp_path / str(count)))]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        numbers[count] = json.loads((tmp_path / str(count) / "metrics.json").read_text())
+    psnr, counts = ([_find(numbers[count], key) for count in (1, 2)] for key in ("psnr", "gaussians"))
+    assert psnr[1] == pytest.approx(psnr[0], abs=0.7) and counts[1] == pytest.approx(counts[0], rel=0.1)

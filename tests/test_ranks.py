@@ -1,0 +1,357 @@
+"""Several ranks: what they tell each other, and that a step and a refinement of theirs is one process's."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from fused_scenes import random_params, random_view
+from rank_processes import on_ranks
+from torch import Tensor
+
+from distwar_gs.config import config_of
+from distwar_gs.config.schedule import Schedule
+from distwar_gs.engines.base import ComposedEngine
+from distwar_gs.engines.sharded import ShardedComposedEngine
+from distwar_gs.engines.sharded_fused import ShardedFusedEngine
+from distwar_gs.engines.timing import NoTimer
+from distwar_gs.evaluation.losses import photometric_gradients
+from distwar_gs.gaussians.model import as_parameters
+from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, moments_of, state_dicts, step_all
+from distwar_gs.gaussians.shards import BLOCK, planned, rebalance, rows_of
+from distwar_gs.rendering.renderer import RenderSettings
+from distwar_gs.strategies import guided, mcmc
+from distwar_gs.strategies.base import StrategySetup, make_strategy
+from distwar_gs.system.parallel import ALONE, Ranks
+from distwar_gs.training.sampler import ViewSampler
+
+COUNT = 50
+SIZES = ((40, 33), (24, 50), (33, 17))
+CONFIG = config_of({"densification.strategy": "guided"})
+SETTINGS = RenderSettings(near_plane=0.1, far_plane=1e10)
+
+
+# ------------------------------------------------------------------------------------------------ what ranks say
+
+
+def _say(ranks: Ranks, values: list[Tensor]) -> dict[str, object]:
+    own, rank = values[ranks.rank], ranks.rank
+    rows = torch.arange(10.0)[:, None] + 100 * rank
+    sent = [(rank + other) % 3 for other in range(ranks.count)]
+    return {
+        "numbers": ranks.numbers(rank * 10), "span": ranks.span(rank + 1), "any": ranks.any(rank == 1),
+        "all": ranks.all(rank == 1), "told": ranks.told({"rank": rank}), "gathered": ranks.gathered("x" * rank),
+        "first": [ranks.first(own, count) for count in (0, 1, 4, 7, 100)], "most": ranks.most(own.max()),
+        "mean": ranks.mean(torch.tensor([rank, 1.0])), "swapped": ranks.swap(rows[: ranks.count]),
+        "collected": ranks.collected(rows[: rank + 1]), "everywhere": ranks.everywhere(rows[: rank + 1]),
+        "exchanged": ranks.exchange(rows[: sum(sent)], sent, [(rank + other) % 3 for other in range(ranks.count)]),
+    }  # fmt: skip
+
+
+def test_what_ranks_tell_each_other(tmp_path):
+    values = [torch.tensor(one) for one in ([-2.0, 0.0, 5.0], [0.0, 0.0, 0.0, 9.0], [-1e300, -0.0, float("inf")])]
+    said = on_ranks(3, tmp_path, _say, [one.double() for one in values])
+    for rank, told in enumerate(said):
+        assert told["numbers"] == [0, 10, 20] and told["any"] and not told["all"]
+        assert told["span"] == (6, slice([0, 1, 3][rank], [1, 3, 6][rank]))
+        assert told["told"] == {"rank": 0} and told["gathered"] == ["", "x", "xx"]
+        assert float(told["most"]) == float("inf") and told["mean"].tolist() == [1.0, 1.0]
+        assert told["swapped"].flatten().tolist() == [100.0 * other + rank for other in range(3)]
+    assert said[0]["collected"].flatten().tolist() == [0, 100, 101, 200, 201, 202] and said[1]["collected"] is None
+    assert all(torch.equal(told["everywhere"], said[0]["collected"]) for told in said)
+    assert said[1]["exchanged"].flatten().tolist() == [0.0, 101.0, 102.0]
+    # -1e300; -2; zeros by rank: one, three, one (minus zero is a zero); 5; 9; infinity.
+    assert [told["first"] for told in said] == [[0, 0, 2, 2, 3], [0, 0, 1, 3, 4], [0, 1, 1, 2, 3]]
+
+
+def test_one_process_is_all_ranks():
+    values, rows = torch.tensor([1.0, 2.0]), torch.ones(2, 3)
+    assert ALONE.numbers(7) == [7] and ALONE.total(7) == 7 and ALONE.span(4) == (4, slice(0, 4)) and ALONE.leads
+    assert ALONE.first(values, 5) == 2 and ALONE.told("x") == "x" and ALONE.gathered(1) == [1]
+    assert ALONE.swap(rows) is rows and ALONE.exchange(rows, [2], [2]) is rows and ALONE.collected(rows) is rows
+    assert ALONE.everywhere(rows) is rows
+
+
+def test_ranks_share_the_order_of_one_process_out():
+    def sampler(rank: int, count: int) -> ViewSampler:
+        ranks = Ranks()
+        ranks.rank, ranks.count = rank, count
+        return ViewSampler(7, torch.Generator().manual_seed(5), ranks)
+
+    alone, together = sampler(0, 1), [sampler(rank, 3) for rank in range(3)]
+    whole = [alone.next() for _ in range(12)]
+    assert [one.next() for _ in range(4) for one in together] == whole
+    assert together[1].shown == whole[-3:]
+    together[1].put_back(whole[-2])
+    assert together[1].next() == whole[-2] and together[1].shown == whole[-3:]
+
+
+# ------------------------------------------------------------------------------------------------ a step
+
+
+def _views(count: int) -> list[tuple]:
+    """Cameras, and a photo of each."""
+    cameras = [random_view(seed, *SIZES[seed]).camera for seed in range(count)]
+    g = torch.Generator().manual_seed(7)
+    return [
+        (camera, torch.randint(0, 256, (camera.height, camera.width, 3), generator=g).to(torch.uint8))
+        for camera in cameras
+    ]
+
+
+class _Training:
+    """Some Gaussians, and what a step takes."""
+
+    def __init__(self, rows: Tensor, views: int, ranks: Ranks = ALONE) -> None:
+        self.params = as_parameters({name: value[rows] for name, value in random_params(COUNT, 3).items()}, "cpu")
+        self.optimizers = make_optimizers(self.params, CONFIG.optim, 1.0, views)
+        self.strategy = make_strategy(StrategySetup(CONFIG, len(rows), "cpu", 1.0, None, ranks=ranks))
+
+    def state(self) -> dict[str, Tensor]:
+        names = list(self.params)
+        moments = dict(enumerate(moments_of(self.optimizers, names)))
+        values = {**self.params, **moments, **self.strategy.state}
+        return {name: value.detach().clone() for name, value in values.items()}
+
+
+BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
+
+
+def _rank_steps(ranks: Ranks, kind: str, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    views, rows = _views(ranks.count), torch.arange(COUNT)[ranks.rank :: ranks.count]
+    training, settings = _Training(rows, ranks.count, ranks), replace(SETTINGS, absgrad=absgrad, rasterizer=kind)
+    make = {"composed": ShardedComposedEngine, "fused": ShardedFusedEngine}[kind]
+    engine = make(training.params, training.optimizers, training.strategy, settings, ranks)
+    camera, photo = views[ranks.rank]
+    for step in range(1, steps + 1):
+        rendered = engine.forward(step * ranks.count, camera, 3, BACKGROUND, *(one for one, _ in views))
+        gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+        engine.update(rendered, gradients, NoTimer())
+    seen = engine.look(1, camera, 3, BACKGROUND).colors[0]
+    return training.state(), rendered.image.detach(), seen
+
+
+def _one_process_steps(count: int, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
+    """The same by a process that sums the gradients of the views itself."""
+    training = _Training(torch.arange(COUNT), count)
+    engine = ComposedEngine(training.params, training.optimizers, training.strategy, replace(SETTINGS, absgrad=absgrad))
+    for step in range(1, steps + 1):
+        images = []
+        for camera, photo in _views(count):
+            rendered = engine.forward(step * count, camera, 3, BACKGROUND)
+            gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+            sums = rendered.differentiate(gradients["image"], gradients["errors"])
+            training.strategy.state["score"] += sums[:, 0].sqrt()
+            means2d, radii = rendered.rendering.means2d, rendered.rendering.radii
+            gradient = means2d.absgrad if absgrad else means2d.grad
+            training.strategy.after_backward(step * count, gradient, radii, camera.width, camera.height)
+            training.strategy.regularize(training.params)  # a step of one view asks for it once
+            images.append(rendered.image.detach())
+        step_all(training.optimizers)
+    return training.state(), images, [engine.look(1, camera, 3, BACKGROUND).colors[0] for camera, _ in _views(count)]
+
+
+@pytest.mark.parametrize(("kind", "count", "absgrad"), [("composed", 2, False), ("composed", 3, True),
+                                                        ("fused", 2, True), ("fused", 3, False)])  # fmt: skip
+def test_a_step_is_that_of_one_process(kind, count, absgrad, tmp_path, request):
+    if kind == "fused":
+        if torch.cuda.is_available():
+            pytest.skip("its kernels run on a CPU here")
+        request.getfixturevalue("emulated_fused_ops")
+    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1)
+    wanted, images, looks = _one_process_steps(count, absgrad, 1)
+    for (_, image, seen), one, look in zip(results, images, looks, strict=True):
+        torch.testing.assert_close(image, one, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(seen, look, rtol=1e-3, atol=1e-3)
+    whole = {}
+    for name, value in wanted.items():
+        whole[name] = torch.empty_like(value)
+        for rank, (state, *_) in enumerate(results):
+            whole[name][rank::count] = state[name]
+    counts = whole.pop("count"), wanted.pop("count")
+    differ = int((counts[0] != counts[1]).sum())  # at an image's border: one counts boxes, the other ellipses
+    assert differ <= (15 if kind == "fused" else 0) and counts[1].sum() > COUNT * count / 2
+    for name, value in wanted.items():
+        scale = float(value.abs().max())
+        torch.testing.assert_close(whole[name], value, rtol=2e-3, atol=1e-4 * scale, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _cut_step(ranks: Ranks, what: str) -> tuple[dict[str, Tensor], int]:
+    """A step in which slabs are too small for all views, or the first view's lists are."""
+    views, training = _views(2), _Training(torch.arange(COUNT)[ranks.rank :: 2], 2, ranks)
+    settings = replace(SETTINGS, rasterizer="fused")
+    engine = ShardedFusedEngine(training.params, training.optimizers, training.strategy, settings, ranks)
+    camera, photo = views[ranks.rank]
+    engine.forward(2, camera, 3, BACKGROUND, *(one for one, _ in views))  # the first one is always whole
+    engine._agree = lambda pixels: None
+    engine._capacity = 4 if what == "slabs" else 25
+    lists = 8 if what == "lists" and ranks.rank == 0 else 4096
+    engine.sizes.capacities = lambda gaussians: (engine._capacity, lists)
+    rendered = engine.forward(4, camera, 3, BACKGROUND, *(one for one, _ in views))
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    engine.update(rendered, gradients, NoTimer())
+    engine.sizes.collect(wait=True)
+    return training.state(), engine.skipped
+
+
+@pytest.mark.parametrize("what", ["slabs", "lists"])
+def test_a_view_that_was_cut_short_adds_nothing(what, tmp_path, request):
+    """Neither where its own lists were too short, nor where some rank could not send all it sees."""
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    request.getfixturevalue("emulated_fused_ops")
+    results = on_ranks(2, tmp_path, _cut_step, what)
+    assert [skipped for _, skipped in results] == ([1, 1] if what == "slabs" else [1, 0])
+    whole = {name: torch.empty(COUNT, *value.shape[1:]) for name, value in results[0][0].items()}
+    for name, value in whole.items():
+        for rank, (state, _) in enumerate(results):
+            value[rank::2] = state[name]
+    if what == "slabs":
+        assert not any(whole[name].any() for name in ("grad2d", "count", "score", 0, 4))  # moments of means and sh0
+        return
+    training = _Training(torch.arange(COUNT), 2)
+    engine = ComposedEngine(training.params, training.optimizers, training.strategy, SETTINGS)
+    camera, photo = _views(2)[1]
+    rendered = engine.forward(4, camera, 3, BACKGROUND)
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    engine.update(rendered, gradients, NoTimer())
+    wanted = training.state()
+    for name in ("grad2d", 0, 4):
+        atol = 1e-4 * float(wanted[name].abs().max())
+        torch.testing.assert_close(whole[name], wanted[name], rtol=2e-3, atol=atol)
+
+
+# ------------------------------------------------------------------------------------------------ a refinement
+
+
+def _model(seed: int, count: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gaussians of which some are dead, and statistics."""
+    params, g = random_params(count, seed), torch.Generator().manual_seed(seed)
+    params["opacities"][torch.rand(count, generator=g) < 0.2] = -9.0
+    params["means"][3] = torch.nan
+    state = {"grad2d": torch.rand(count, generator=g) * 1e-2, "count": torch.full((count,), 9.0)}
+    return params, state | {"score": torch.rand(count, generator=g)}
+
+
+CHANGES = {
+    "guided": {"densification.strategy": "guided"},
+    "guided, cap": {"densification.strategy": "guided", "densification.cap_max": 330},
+    "guided, below": {"densification.strategy": "guided", "densification.cap_max": 250},
+    "guided, share": {"densification.strategy": "guided", "densification.children": "share"},
+    "guided, split": {"densification.strategy": "guided", "densification.children": "split"},
+    "adc": {"densification.strategy": "adc", "densification.prune_scale": 10.0},
+    "adc, cap": {"densification.strategy": "adc", "densification.cap_max": 270, "densification.prune_scale": 10.0},
+    "mcmc": {"densification.strategy": "mcmc", "densification.cap_max": 310},
+    "mcmc, below": {"densification.strategy": "mcmc", "densification.cap_max": 240},
+}
+
+
+def _refined(ranks: Ranks, changes: dict[str, object], bounds: list[int]) -> tuple[dict[str, Tensor], str]:
+    config, rows = config_of(changes), slice(bounds[ranks.rank], bounds[ranks.rank + 1])
+    params, statistics = _model(4, bounds[-1])
+    params = as_parameters({name: value[rows] for name, value in params.items()}, "cpu")
+    optimizers = make_optimizers(params, config.optim, 1.0, ranks.count)
+    for number, moment in enumerate(moments_of(optimizers, list(params))):
+        moment.copy_(params["opacities"].detach().view(-1, *[1] * (moment.dim() - 1)) + number)  # it is known again
+    schedule = Schedule(config.train.iterations, views=ranks.count)
+    strategy = make_strategy(StrategySetup(config, len(params["means"]), "cpu", 1.0, schedule, ranks=ranks))
+    strategy.state.update({name: statistics[name][rows].clone() for name in strategy.state})
+    report = strategy.step(600, params, optimizers, torch.Generator().manual_seed(3))
+    values = {**{name: value.detach() for name, value in params.items()}, **strategy.state}
+    return values | {"moment": moments_of(optimizers, ["scales"])[0]}, str(report)
+
+
+def _as_set(values: dict[str, Tensor]) -> Tensor:
+    """All that is kept of each Gaussian, by row, in an order that does not depend on where they are."""
+    rows = torch.cat([value.reshape(len(value), -1).nan_to_num(nan=-77.0) for value in values.values()], dim=1)
+    return torch.tensor(sorted(rows.tolist()))
+
+
+def _compared(name: str, values: dict[str, Tensor]) -> Tensor:
+    """All that is kept of each Gaussian, sorted: but what is drawn for it, since that goes by their order."""
+    if name == "mcmc":  # which ones grow goes by the order, too
+        return torch.zeros(len(values["means"]))
+    drawn = {"means"} if name in ("guided", "guided, cap", "adc", "adc, cap") else set()
+    return _as_set({key: value for key, value in values.items() if key not in drawn})
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_refinement_is_that_of_one_process(name, tmp_path):
+    """The same Gaussians are cloned, split, relocated and removed."""
+    alone, report = _refined(ALONE, CHANGES[name], [0, 300])
+    results = on_ranks(3, tmp_path, _refined, CHANGES[name], [0, 90, 180, 300])
+    assert [said for _, said in results] == [report] * 3
+    together = {key: torch.cat([one[key] for one, _ in results]) for key in alone}
+    torch.testing.assert_close(_compared(name, together), _compared(name, alone), rtol=1e-6, atol=1e-7)
+    again = on_ranks(3, tmp_path, _refined, CHANGES[name], [0, 90, 180, 300])
+    assert all(torch.equal(_as_set(one), _as_set(two)) for (one, _), (two, _) in zip(results, again, strict=True))
+
+
+# ------------------------------------------------------------------------------------------------ shards
+
+
+def test_blocks_are_dealt_round():
+    dealt = [rows_of(1000, rank, 3) for rank in range(3)]
+    assert torch.equal(torch.cat(dealt).sort().values, torch.arange(1000))
+    assert dealt[1][0] == BLOCK and dealt[1][BLOCK] == 4 * BLOCK
+    assert torch.equal(rows_of(1000, 0, 1), torch.arange(1000))
+    assert [len(rows_of(7, rank, 3)) for rank in range(3)] == [3, 2, 2]  # nobody is left without any
+
+
+@pytest.mark.parametrize("counts", [[10, 0, 2], [5], [7, 8, 9, 40], [0, 0, 1]])
+def test_moves_make_counts_even(counts):
+    after = list(counts)
+    for giver, taker, rows in planned(counts):
+        after[giver] -= rows
+        after[taker] += rows
+        assert rows > 0 and counts[giver] > counts[taker]
+    assert sum(after) == sum(counts) and max(after) - min(after) <= 1
+
+
+def _rebalanced(ranks: Ranks) -> dict[str, Tensor]:
+    count = [40, 10, 30][ranks.rank]
+    params = as_parameters(random_params(count, 20 + ranks.rank), "cpu")
+    optimizers = make_optimizers(params, CONFIG.optim, 1.0)
+    for moment in moments_of(optimizers, list(params)):
+        moment.copy_(params["opacities"].detach().view(-1, *[1] * (moment.dim() - 1)))
+    statistics = {"score": params["opacities"].detach().clone()}
+    rebalance(ranks, params, optimizers, statistics)
+    moments = {str(index): one for index, one in enumerate(moments_of(optimizers, list(params)))}
+    return {**{name: value.detach() for name, value in params.items()}, **moments, **statistics}
+
+
+def test_ranks_with_many_gaussians_give_some_to_others(tmp_path):
+    results = on_ranks(3, tmp_path, _rebalanced)
+    assert [len(one["means"]) for one in results] == [27, 27, 26]
+    before = [random_params(count, 20 + rank) for rank, count in enumerate([40, 10, 30])]
+    for name in before[0]:
+        after = torch.cat([one[name] for one in results])
+        assert torch.equal(_as_set({name: after}), _as_set({name: torch.cat([one[name] for one in before])}))
+    for one in results:
+        assert torch.equal(one["score"], one["opacities"]) and torch.equal(one["3"], one["opacities"])
+
+
+def test_moments_become_those_of_steps_on_more_views():
+    """As if the gradients of one view at a step had been the same: a sum of two has twice the mean."""
+    params = as_parameters(random_params(4, 1), "cpu")
+    one, two = (make_optimizers(params, CONFIG.optim, 1.0, views) for views in (1, 2))
+    for optimizer in one.values():
+        optimizer.param_groups[0]["params"][0].grad = torch.ones_like(optimizer.param_groups[0]["params"][0])
+        optimizer.step()
+    saved = state_dicts(one)
+    load_state_dicts(two, saved)
+    for name in params:
+        was, now = (optimizers[name].state[params[name]] for optimizers in (one, two))
+        assert torch.equal(now["exp_avg"], 2.0 * was["exp_avg"]) and float(now["step"]) == 0.5
+    back = make_optimizers(params, CONFIG.optim, 1.0)
+    load_state_dicts(back, state_dicts(two))
+    for name in params:
+        torch.testing.assert_close(back[name].state[params[name]], one[name].state[params[name]])
+
+
+def test_the_primitives_of_a_refinement_are_those_of_before():
+    """One process draws what it drew before there were ranks."""
+    weights, generator = torch.rand(100), torch.Generator().manual_seed(1)
+    ends = (weights.double() * mcmc.SAMPLING_UNIT).long().cumsum(0)
+    marks = torch.randint(int(ends[-1]), (30,), generator=torch.Generator().manual_seed(1))
+    assert torch.equal(mcmc.draw(weights, 30, generator), torch.searchsorted(ends, marks, right=True))
+    assert len(guided.draw_distinct(weights, 200, generator)) == 100
