@@ -24,7 +24,8 @@ class Adjustment(Protocol):
     """Of its part in a checkpoint, `adjust.NAME`."""
 
     def camera(self, view: int, camera: Cameras) -> Cameras:
-        """The camera (C = 1) to render a training view with, by the view's index."""
+        """The camera (C = 1) to render a training view with, by the view's index. If its viewmats are a leaf that
+        requires a gradient, `grad` has dL/d(viewmats) [1, 4, 4] when `step` is called."""
 
     def image(self, view: int, image: Tensor) -> Tensor:
         """What is compared with the photo, of what was rendered: [H, W, 3] both; `image` is not changed."""

@@ -44,7 +44,8 @@ class Engine(Protocol):
     """Renders a training view, then makes of the gradients of what was rendered a step."""
 
     def forward(self, step: int, camera: Cameras, sh_degree: int, background: Tensor) -> Rendered:
-        """What one camera sees (C = 1), for a step (from 1) whose learning rates are set."""
+        """What one camera sees (C = 1), for a step (from 1) whose learning rates are set. Where its viewmats require a
+        gradient, `update` leaves it in their `grad`."""
 
     def update(self, rendered: Any, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates.
@@ -255,15 +256,18 @@ class FusedEngine:
         errors = _errors(gradients, statistics, rendered.step)
         records = self._blend_backward(rendered.view, _image_gradient(gradients), errors)
         timer.mark("blend_backward")
+        viewmats = rendered.view.camera.viewmats
+        v_viewmats = torch.empty_like(viewmats) if viewmats.requires_grad else None
         if rendered.adam is None:
-            dense = fused.gradients(rendered.view, records, absgrad, statistics)
+            dense = fused.gradients(rendered.view, records, absgrad, statistics, v_viewmats)
             for name, gradient in zip(fused.PARAMETERS, dense, strict=True):
                 self.params[name].grad = gradient
             timer.mark("backward")
             self.strategy.regularize(self.params)
             step_all(self.optimizers)
         else:
-            fused.step(rendered.view, records, absgrad, statistics, rendered.adam)
+            fused.step(rendered.view, records, absgrad, statistics, rendered.adam, v_viewmats)
+        viewmats.grad = v_viewmats
         timer.mark("optimizer")
 
     @torch.no_grad()

@@ -44,9 +44,10 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
     gradients, losses = photometric_gradients(
         image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
     )
-    _adjust_backward(state, gradients, step)
+    _adjust_backward(state, gradients)
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
+    _adjust_step(state, step)
     image = image.detach()
     del rendered  # its buffers, and the graph
     state.strategy.perturb(step, state.params, rates["means"], state.generators["device"])
@@ -69,10 +70,15 @@ def _adjusted_image(state: TrainingState, batch: Batch, image: Tensor) -> Tensor
     return image
 
 
-def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor], step: int) -> None:
-    """Makes gradients in what was compared gradients in what was rendered; the adjustments take their step."""
+def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor]) -> None:
+    """Makes gradients in what was compared gradients in what was rendered."""
     for adjustment in reversed(state.adjustments):
         gradients["image"] = adjustment.backward(gradients["image"])
+
+
+def _adjust_step(state: TrainingState, step: int) -> None:
+    """The adjustments take their step: those of cameras have their gradients only now."""
+    for adjustment in state.adjustments:
         adjustment.step(state.schedule.share(step))
 
 

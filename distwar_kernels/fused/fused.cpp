@@ -154,8 +154,10 @@ std::tuple<Tensor, Tensor> differentiate_features(const Tensor& features, Tensor
 
 std::vector<Tensor> gradients(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts,
                               int64_t list_capacity, const Tensor& records, bool absgrad, const OptionalTensor& grad2d,
-                              const OptionalTensor& count, const OptionalTensor& score) {
+                              const OptionalTensor& count, const OptionalTensor& score,
+                              const OptionalTensor& v_viewmat) {
     const VisibleTensors visible(saved_visible);
+    const PoseSums pose(v_viewmat, visible);
     check(records, "records", at::kFloat, kSplatFloats, visible.splats);
     std::vector<Tensor> arrays;
     for (const Tensor& parameter : inputs.parameters) arrays.push_back(at::zeros_like(parameter));
@@ -163,22 +165,36 @@ std::vector<Tensor> gradients(Inputs inputs, TensorList saved_visible, const Opt
     project_backward(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
                      records.const_data_ptr<float>(), statistics_of(grad2d, count, score, absgrad, inputs),
                      {data(kMeans), data(kQuats), data(kScales), data(kOpacities), data(kSh0), data(kShN)},
-                     current_stream());
+                     pose.pointers(), current_stream());
     check_launch("fused_gradients");
     return arrays;
 }
 
 void step(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts, int64_t list_capacity,
           const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
-          const OptionalTensor& score, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
-          int64_t t) {
+          const OptionalTensor& score, const OptionalTensor& v_viewmat, TensorList moments, at::ArrayRef<double> rates,
+          const OptionalTensor& last_steps, int64_t t) {
     inputs.gaussians.adam = adam_of(inputs.parameters, moments, rates, last_steps, t);
     const VisibleTensors visible(saved_visible);
+    const PoseSums pose(v_viewmat, visible);
     check(records, "records", at::kFloat, kSplatFloats, visible.splats);
     project_backward_and_step(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
                               records.const_data_ptr<float>(), statistics_of(grad2d, count, score, absgrad, inputs),
-                              current_stream());
+                              pose.pointers(), current_stream());
     check_launch("fused_step");
+}
+
+// dL/d(viewmat) alone, [1, 4, 4].
+Tensor pose_gradient(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts, int64_t list_capacity,
+                     const Tensor& records) {
+    const VisibleTensors visible(saved_visible);
+    check(records, "records", at::kFloat, kSplatFloats, visible.splats);
+    const Tensor v_viewmat = at::empty({1, 4, 4}, inputs.floats);
+    const PoseSums pose(v_viewmat, visible);
+    pose_backward(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
+                  records.const_data_ptr<float>(), pose.pointers(), current_stream());
+    check_launch("fused_pose_gradient");
+    return v_viewmat;
 }
 
 void catch_up_all(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const Tensor& last_steps,
@@ -198,6 +214,7 @@ TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
     m.impl("fused_traffic", traffic);
     m.impl("fused_gradients", WithInputs<gradients>::op);
     m.impl("fused_step", WithInputs<step>::op);
+    m.impl("fused_pose_gradient", WithInputs<pose_gradient>::op);
     m.impl("fused_catch_up", catch_up_all);
 }
 
