@@ -2,6 +2,7 @@
 
 from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.documentation import choices_of, commented_defaults, field_docs, rule_of
+from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import (
     A_SHARE,
     FPS,
@@ -63,6 +64,7 @@ __all__ = [
     "LogConfig",
     "ModelConfig",
     "OptimConfig",
+    "PosesConfig",
     "ReductionConfig",
     "Rule",
     "TrainConfig",

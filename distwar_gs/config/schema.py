@@ -13,6 +13,7 @@ from typing import Any
 
 from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.log_section import LogConfig
+from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
 from distwar_gs.config.schedule import MEANT_FOR
 from distwar_gs.config.strategies import STRATEGIES
@@ -285,6 +286,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     appearance: AppearanceConfig = AppearanceConfig()
+    poses: PosesConfig = PosesConfig()
     densification: DensificationConfig = DensificationConfig()
     reduction: ReductionConfig = ReductionConfig()
     train: TrainConfig = TrainConfig()

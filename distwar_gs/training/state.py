@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -11,8 +11,9 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
-from distwar_datasets import Scene
+from distwar_datasets import Scene, View
 from distwar_gs.adjust.base import Adjustment, make_adjustments
+from distwar_gs.adjust.poses import Poses
 from distwar_gs.checkpoints.checkpoint import CLOCK, Checkpoint, CheckpointError, Part, capture_rng, is_rng, restore_rng
 from distwar_gs.config import Config, ConfigError, as_values, config_of
 from distwar_gs.config.schedule import Schedule
@@ -135,6 +136,11 @@ class TrainingState:
     def sh_degree(self, step: int) -> int:
         """The degree of spherical harmonics that a step is rendered with."""
         return active_sh_degree(self.schedule.at(step).position, self.config.model, self.first_degree)
+
+    @property
+    def refined(self) -> Callable[[Sequence[View]], Sequence[View]] | None:
+        """From the training views to these with the poses that are learned; None where none are."""
+        return next((one.refined for one in self.adjustments if isinstance(one, Poses)), None)
 
     @property
     def result(self) -> StepResult:

@@ -87,7 +87,7 @@ class Trainer:
 
     def open(self) -> None:
         """What a session begins with: the files of the run folder, the monitor, what follows each step."""
-        self.files = RunFiles(self.run_folder, self.config, self.scene, self.origin)
+        self.files = RunFiles(self.run_folder, self.config, self.scene, self.origin, self.state.refined)
         self.monitor = self.make_monitor()
         self.hooks = self.make_hooks()
         self.state.begin()
