@@ -26,6 +26,7 @@ from distwar_gs.gaussians.start import first_gaussians
 from distwar_gs.rendering.renderer import RenderSettings
 from distwar_gs.strategies.base import Strategy, StrategySetup, make_strategy
 from distwar_gs.training.batches import StepResult
+from distwar_gs.training.depths import Depths, make_depths
 from distwar_gs.training.sampler import ViewSampler, is_order
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,8 @@ class TrainingState:
     """The Gaussians (distwar_gs.gaussians.model)."""
     adjustments: list[Adjustment] = field(default_factory=list)
     """What is learned beside them."""
+    depths: Depths | None = None
+    """What is known of depth beside the photos."""
     step: int = 0
     """Steps made."""
     elapsed: float = 0.0
@@ -184,7 +187,7 @@ def _shared(scene: Scene, config: Config, settings: RenderSettings, device: torc
         "device": device, "extent": scene.extent, "shown": showing_share(scene),
         "cap": cap_of(config, settings.rasterizer, scene.train, device),
         "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"]),
-        "adjustments": make_adjustments(config, scene, device),
+        "adjustments": make_adjustments(config, scene, device), "depths": make_depths(config, scene, device),
     }  # fmt: skip
 
 

@@ -37,7 +37,10 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
     """One image: render, compare, differentiate, update."""
     step, weight = state.step + 1, state.config.optim.lambda_dssim
     rates = _set_rates(state, step)
-    rendered = state.engine.forward(step, _adjusted_camera(state, batch), state.sh_degree(step), batch.background)
+    depths = state.depths if state.depths and state.depths.has(batch.view, batch.camera) else None
+    rendered = state.engine.forward(
+        step, _adjusted_camera(state, batch), state.sh_degree(step), batch.background, with_depth=depths is not None
+    )
     image = _adjusted_image(state, batch, rendered.image)
     timer.mark("forward")
     scored = wants_score(state.strategy, step)
@@ -45,6 +48,8 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
         image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
     )
     _adjust_backward(state, gradients)
+    if depths:
+        gradients["depth"] = depths.gradient(batch.view, *rendered.depth, state.schedule.share(step))
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
     _adjust_step(state, step)

@@ -83,7 +83,9 @@ Tensor blend_records(const Tensor& splats, TensorList saved, const OptionalTenso
     if (deterministic) {
         TORCH_CHECK(strategy == "sw_t", "only the reduction strategy sw_t can be deterministic");
         const auto exact = at::zeros_like(records, records.options().dtype(at::kLong));
-        const Tensor of_image = v_image.abs().max(), largest = at::stack({of_image, errors ? errors->max() : of_image});
+        Tensor of_image = v_image.abs().max();
+        if (v_transmittances) of_image = at::maximum(of_image, v_transmittances->abs().max());
+        const Tensor largest = at::stack({of_image, errors ? errors->max() : of_image});
         blend_backward_to_exact_records(in, blend.state(splats), upstream, sums, absgrad,
                                         reinterpret_cast<long long*>(exact.mutable_data_ptr<int64_t>()),
                                         largest.const_data_ptr<float>());

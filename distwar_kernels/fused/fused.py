@@ -232,6 +232,7 @@ def blend_backward(
     reduction: Reduction,
     deterministic: bool = False,
     errors: Tensor | None = None,
+    v_transmittances: Tensor | None = None,
 ) -> Tensor:
     """The blend's gradients, a record for each visible Gaussian: [capacity, 12].
 
@@ -244,6 +245,7 @@ def blend_backward(
         deterministic: see above.
         errors: [H, W], at least 0: how wrong each pixel is. The last word of a record is then the sum over pixels of
             the Gaussian's weight (alpha times transmittance) times this, from which `step` makes a score.
+        v_transmittances: dL/d(its transmittances) [H, W], if the loss depends on them.
 
     Raises:
         ValueError: there are errors, and depth is blended: the last word of a record is its gradient.
@@ -251,7 +253,8 @@ def blend_backward(
     if errors is not None and rendered.options.with_depth:
         raise ValueError("errors are summed where the gradient of the depth would be: render without depth for them")
     return torch.ops.distwar.fused_blend_backward(
-        rendered.state.visible.splats, rendered.state.blend, rendered.options.padded_background(), v_image, None,
+        rendered.state.visible.splats, rendered.state.blend, rendered.options.padded_background(), v_image,
+        v_transmittances,
         absgrad, reduction.strategy, reduction.balance_threshold, deterministic, errors,
     )  # fmt: skip
 
