@@ -27,7 +27,8 @@ from benchmarks import bench_scaling
 from benchmarks.measuring import STAGES, machine, print_table, stages_of, synchronize, write_csv
 from distwar_gs.cli import run_cli
 from distwar_gs.config import ConfigError, config_of
-from distwar_gs.engines.base import ComposedEngine, FusedEngine
+from distwar_gs.engines.base import ComposedEngine
+from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.strategies.mcmc import Mcmc
 from distwar_gs.system.devices import resolve_device

@@ -36,7 +36,7 @@ from benchmarks.measuring import STAGES, machine, markdown, peak_memory_mib, sta
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, ConfigError, validate, with_values
 from distwar_gs.config.schedule import Schedule
-from distwar_gs.engines.base import FusedEngine
+from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.formats.morton import morton_order
 from distwar_gs.gaussians.memory import Cap

@@ -77,6 +77,7 @@ _BACKENDS = {
             "fused/fused_project.cu",
             "fused/fused_tiles.cu",
             "fused/fused_backward.cu",
+            "fused/fused_pose.cu",
             "fused/fused_features.cu",
             "noise/noise.cpp",
             "noise/noise.cu",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import Config
-from distwar_gs.engines.base import ComposedEngine, ComposedRendered, Engine, FusedEngine
+from distwar_gs.engines.base import ComposedEngine, ComposedRendered, Engine
+from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.engines.timing import NoTimer
 from distwar_gs.evaluation.losses import photometric_gradient, photometric_gradients
 from distwar_gs.gaussians.edits import drop_rows

@@ -13,6 +13,7 @@ from torch import Tensor
 from distwar_datasets import Scene
 from distwar_gs.adjust.bilateral import make_bilateral
 from distwar_gs.adjust.exposure import make_exposure
+from distwar_gs.adjust.poses import make_poses
 from distwar_gs.config import Config
 from distwar_kernels import Cameras
 
@@ -24,7 +25,8 @@ class Adjustment(Protocol):
     """Of its part in a checkpoint, `adjust.NAME`."""
 
     def camera(self, view: int, camera: Cameras) -> Cameras:
-        """The camera (C = 1) to render a training view with, by the view's index."""
+        """The camera (C = 1) to render a training view with, by the view's index. If its viewmats are a leaf that
+        requires a gradient, `grad` has dL/d(viewmats) [1, 4, 4] when `step` is called."""
 
     def image(self, view: int, image: Tensor) -> Tensor:
         """What is compared with the photo, of what was rendered: [H, W, 3] both; `image` is not changed."""
@@ -46,7 +48,7 @@ class Adjustment(Protocol):
 Maker = Callable[[Config, Scene, torch.device], Adjustment | None]
 """Of a config and a scene: the adjustment, or None where the config does not ask for it."""
 
-ADJUSTMENTS: tuple[Maker, ...] = (make_exposure, make_bilateral)
+ADJUSTMENTS: tuple[Maker, ...] = (make_poses, make_exposure, make_bilateral)
 """In the order in which a step walks through them; backward in the opposite one."""
 
 

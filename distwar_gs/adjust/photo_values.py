@@ -35,8 +35,14 @@ class PhotoValues:
         """The values of a photo, a new tensor of the shape of `neutral`."""
         return self._neutral + (self._raw[view] - self._shift)
 
-    def step(self, view: int, gradient: Tensor, rate: float) -> None:
-        """One step of a photo's Adam, of the size that the usual Adam makes.
+    @property
+    def shift(self) -> Tensor:
+        """What has been taken out of all photos so far, of the shape of `neutral`."""
+        return self._shift
+
+    def step(self, view: int, gradient: Tensor, rate: float) -> Tensor:
+        """One step of a photo's Adam, of the size that the usual Adam makes; returns how much the photo's values have
+        changed by it, before the mean is taken out.
 
         That one updates all photos at every step, by gradients that are 0 for all but one: `count` of its steps, from
         one gradient of a photo to the next, are made at once. What is not finite in a gradient counts as 0: Gaussians
@@ -50,7 +56,9 @@ class PhotoValues:
             beta1=BETAS[0] ** self.count, beta2=BETAS[1] ** self.count, lr=rate * rate_factor(self.count),
             weight_decay=0.0, eps=EPS,
         )  # fmt: skip
-        self._shift.add_(row - before, alpha=1.0 / self.count)
+        change = row - before
+        self._shift.add_(change, alpha=1.0 / self.count)
+        return change
 
     def state_dict(self) -> dict[str, Any]:
         """All that changes, for a checkpoint."""

@@ -1,7 +1,9 @@
 """Every setting of a run: sections, rules, files and flags; and how schedules follow the length of a run."""
 
 from distwar_gs.config.appearance import AppearanceConfig
+from distwar_gs.config.depth import DepthConfig
 from distwar_gs.config.documentation import choices_of, commented_defaults, field_docs, rule_of
+from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import (
     A_SHARE,
     FPS,
@@ -60,9 +62,11 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DensificationConfig",
+    "DepthConfig",
     "LogConfig",
     "ModelConfig",
     "OptimConfig",
+    "PosesConfig",
     "ReductionConfig",
     "Rule",
     "TrainConfig",

@@ -19,6 +19,9 @@ class LogConfig:
     colour_fit: bool = setting(False)
     """Measure PSNR, SSIM and LPIPS also after a fit of each test view's colours to its photo's (docs/appearance.md).
     Always done where appearance.model is not none."""
+    align_poses: bool = setting(False)
+    """Measure PSNR, SSIM and LPIPS also after the pose of each test view was fitted to its photo, the model as it is
+    (docs/poses.md); a hundred renders and their gradients for each. Always done where poses.refine is on."""
     quiet: bool = setting(False)
     """No progress bar; warnings and errors still appear."""
     report: bool = setting(True)

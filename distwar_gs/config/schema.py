@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from distwar_gs.config.appearance import AppearanceConfig
+from distwar_gs.config.depth import DepthConfig
 from distwar_gs.config.log_section import LogConfig
+from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
 from distwar_gs.config.strategies import STRATEGIES
 
@@ -289,6 +291,8 @@ class Config:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     appearance: AppearanceConfig = AppearanceConfig()
+    poses: PosesConfig = PosesConfig()
+    depth: DepthConfig = DepthConfig()
     densification: DensificationConfig = DensificationConfig()
     reduction: ReductionConfig = ReductionConfig()
     train: TrainConfig = TrainConfig()

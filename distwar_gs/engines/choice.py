@@ -6,7 +6,8 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 from distwar_gs.config import Config
-from distwar_gs.engines.base import ComposedEngine, Engine, FusedEngine
+from distwar_gs.engines.base import ComposedEngine, Engine
+from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.engines.sharded import ShardedComposedEngine
 from distwar_gs.engines.sharded_fused import ShardedFusedEngine
 from distwar_gs.rendering.renderer import FUSED, RenderSettings

@@ -21,7 +21,7 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
-from distwar_gs.engines.base import errors_of, image_gradient
+from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import step_all
 from distwar_gs.rendering.projected import project_gaussians
@@ -98,6 +98,11 @@ class ShardedRendered:
         """See Rendered; part of the graph down to the splats."""
         return self.received.colors[0, ..., :3]
 
+    @property
+    def depth(self) -> None:
+        """See Rendered: ranks do not exchange it."""
+        return None
+
     def coverage(self) -> float:
         """See Rendered."""
         return float((self.received.alphas > 0).float().mean())
@@ -119,9 +124,10 @@ class ShardedComposedEngine:
         self.ranks = ranks
 
     def forward(
-        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras
-    ) -> ShardedRendered:
-        """See distwar_gs.engines.base.Engine."""
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras,
+        with_depth: bool = False,
+    ) -> ShardedRendered:  # fmt: skip
+        """See distwar_gs.engines.base.Engine; without depth."""
         statistics = self.strategy.statistics(step)
         return self._render(step, together, sh_degree, background, scored="score" in (statistics or {}))
 
@@ -129,7 +135,7 @@ class ShardedComposedEngine:
         """See distwar_gs.engines.base.Engine."""
         statistics = self.strategy.statistics(rendered.step)
         errors = errors_of(gradients, statistics, rendered.step)
-        records = self._differentiated(rendered.received, image_gradient(gradients), errors)
+        records = self._differentiated(rendered.received, image_gradient(gradients, with_depth=False), errors)
         timer.mark("blend_backward")
         counts = [len(sent.rows) for sent in rendered.sent]
         back = self.ranks.exchange(records, rendered.received.counts, counts).split(counts)

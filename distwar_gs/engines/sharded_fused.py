@@ -15,7 +15,7 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
-from distwar_gs.engines.base import errors_of, image_gradient
+from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.sharded import cameras_of_all, refuse_features
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import step_all
@@ -51,6 +51,11 @@ class ShardedFusedRendered:
     is_cut: Tensor
     """[1] bool: some buffer did not hold all of this rank's view."""
 
+    @property
+    def depth(self) -> None:
+        """See Rendered: ranks do not exchange it."""
+        return None
+
     def coverage(self) -> float:
         """See Rendered."""
         return float((self.blend.transmittances < 1).float().mean())
@@ -75,9 +80,10 @@ class ShardedFusedEngine:
         self._until_agreed = 0  # steps
 
     def forward(
-        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras
-    ) -> ShardedFusedRendered:
-        """See distwar_gs.engines.base.Engine. Waits for the device at the first step, to size its buffers."""
+        self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras,
+        with_depth: bool = False,
+    ) -> ShardedFusedRendered:  # fmt: skip
+        """See distwar_gs.engines.base.Engine; without depth. Waits for the device once, to size its buffers."""
         is_first = self._largest == 0
         self._agree(max(one.width * one.height for one in together))
         options = self.settings.draw_options(sh_degree, background)
@@ -88,8 +94,9 @@ class ShardedFusedEngine:
         absgrad, statistics = self.settings.absgrad, self.strategy.statistics(rendered.step)
         errors = errors_of(gradients, statistics, rendered.step)
         reduction, _ = kernels.resolve(self.settings.reduction, rendered.image.device)
+        v_image = image_gradient(gradients, with_depth=False)
         records = joint.blend_backward(
-            rendered.splats, rendered.blend, rendered.options, image_gradient(gradients), absgrad, reduction, errors
+            rendered.splats, rendered.blend, rendered.options, v_image, absgrad, reduction, errors
         )
         timer.mark("blend_backward")
         slabs = records.view(self.ranks.count, -1, SPLAT_FLOATS)

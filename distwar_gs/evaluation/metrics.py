@@ -46,8 +46,16 @@ MEASURES = {
 FITTED = ("psnr", "ssim", "lpips")
 """What is measured a second time, after a fit of colours, where that is asked for."""
 
+ALIGNED_NAME = "aligned"
+"""Of the protocol; and, after an underscore, the ending of the names of what is measured so."""
+ALIGNED = f"_{ALIGNED_NAME}"
+ALIGNED_PROTOCOL = (
+    "names with this ending are measured after the camera pose of each view (rotation and position) was fitted to its "
+    "photo by the training loss, the model as it is; not comparable with numbers from poses as they are"
+)
+
 UNFITTED = ("psnr", "ssim", "lpips", "flip")
-NUMBERS = (*UNFITTED, *(name + SUFFIX for name in FITTED))
+NUMBERS = (*UNFITTED, *(name + ending for ending in (SUFFIX, ALIGNED) for name in FITTED))
 """What a view may have."""
 
 
@@ -65,7 +73,7 @@ Measure = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class ViewMetrics:
-    """One view: PSNR in dB, SSIM, and LPIPS and FLIP if they were measured; the same after a fit of colours."""
+    """One view: PSNR in dB, SSIM, and LPIPS and FLIP if they were measured; the same after fits of colours, poses."""
 
     name: str
     psnr: float
@@ -75,6 +83,9 @@ class ViewMetrics:
     psnr_colour_fit: float | None = None
     ssim_colour_fit: float | None = None
     lpips_colour_fit: float | None = None
+    psnr_aligned: float | None = None
+    ssim_aligned: float | None = None
+    lpips_aligned: float | None = None
 
 
 @dataclass(frozen=True)
@@ -106,18 +117,17 @@ class Evaluation:
 
     @property
     def numbers(self) -> dict[str, float | None]:
-        """The means of all `NUMBERS`; of those after a fit of colours, only where they were measured."""
+        """The means of all `NUMBERS`; of those after a fit, only where they were measured."""
         means = {name: _mean_of([getattr(view, name) for view in self.views]) for name in NUMBERS}
         return {name: mean for name, mean in means.items() if mean is not None or name in UNFITTED}
 
     def words(self) -> str:
-        """The means for the log: PSNR, SSIM, after a fit of colours in brackets where they were measured."""
-        numbers = self.numbers
-        fitted_psnr, fitted_ssim = (numbers.get(name + SUFFIX) for name in ("psnr", "ssim"))
-        text = f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}"
-        return (
-            text if fitted_psnr is None else f"{text} (after a fit of colours {fitted_psnr:.2f} dB, {fitted_ssim:.4f})"
-        )
+        """The means for the log: PSNR, SSIM, those after fits in brackets where they were measured."""
+        numbers, text = self.numbers, f"PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.4f}"
+        for ending, of_what in ((SUFFIX, "colours"), (ALIGNED, "poses")):
+            psnr, ssim = (numbers.get(name + ending) for name in ("psnr", "ssim"))
+            text += "" if psnr is None else f" (after a fit of {of_what} {psnr:.2f} dB, {ssim:.4f})"
+        return text
 
 
 def _mean_of(values: Sequence[float | None]) -> float | None:
@@ -168,6 +178,7 @@ def evaluate(
     mask_of: Callable[[int], Tensor | None] | None = None,
     with_flip: bool = False,
     with_color_fit: bool = False,
+    aligned: Callable[["View", Tensor, Tensor | None], Tensor] | None = None,
 ) -> Evaluation:
     """Render every view and measure it; LPIPS too where its parts are installed (distwar_gs.evaluation.lpips).
 
@@ -180,13 +191,15 @@ def evaluate(
         mask_of: by index, which pixels count, bool [H, W] (None: all); an ImageStore's `mask`.
         with_flip: measure FLIP too, where its package is installed (distwar_gs.evaluation.flip).
         with_color_fit: measure `FITTED` a second time, after a fit of colours (distwar_gs.evaluation.color_fit).
+        aligned: renders a view from a pose that is fitted to its photo, uint8, where the mask (None: all) keeps it
+            (distwar_gs.adjust.aligning); `FITTED` are measured of it, too.
 
     Raises:
         ValueError: no views, not as many images as views, or a render of another size than its photo.
     """
     if not views or len(images) != len(views):
         raise ValueError(f"nothing to evaluate: {len(views)} views and {len(images)} images")
-    measured, ignored, pixels, measures = [], 0, 0, dict[str, Measure]()
+    measured, ignored, pixels, measures = list[dict[str, Tensor]](), 0, 0, dict[str, Measure]()
     for index, view in enumerate(views):
         render8, photo = to_8bit(render(view)), images[index]
         if render8.shape != photo.shape:
@@ -195,16 +208,21 @@ def evaluate(
         kept = kept if kept is None else kept.to(render8.device)
         measures = _measures(render8, with_flip, with_color_fit) if index == 0 else measures
         image, target = render8.float() / 255.0, photo.to(render8.device).float() / 255.0
-        measured.append(torch.stack([measure(image, target, kept) for measure in measures.values()]))
+        values = {name: measure(image, target, kept) for name, measure in measures.items()}
+        if aligned is not None:
+            again = to_8bit(aligned(view, photo, kept)).float() / 255.0
+            values |= {name + ALIGNED: measures[name](again, target, kept) for name in FITTED if name in measures}
+        measured.append(values)
         ignored += 0 if kept is None else int((~kept).sum())
         pixels += photo.shape[0] * photo.shape[1]
         if observe is not None:
             observe(view, render8, photo)
-    numbers = torch.stack(measured).tolist()  # but for FLIP the only wait for the GPU
-    rows = (dict(zip(measures, row, strict=True)) for row in numbers)
+    numbers = torch.stack([torch.stack([*row.values()]) for row in measured]).tolist()  # but for FLIP the only wait
+    rows = (dict(zip(measured[0], row, strict=True)) for row in numbers)
     results = (ViewMetrics(view.name, **row) for view, row in zip(views, rows, strict=True))
     how = MEASURES | {name: text for name, text in _OPTIONAL.items() if name in measures}
     how |= {FIT_NAME: FIT_PROTOCOL} if with_color_fit else {}
+    how |= {ALIGNED_NAME: ALIGNED_PROTOCOL} if aligned is not None else {}
     return Evaluation(tuple(results), {**protocol, **how, "masks": _mask_protocol(ignored / pixels)})
 
 

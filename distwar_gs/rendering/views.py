@@ -58,6 +58,11 @@ def measures_color_fit(config: Config) -> bool:
     return config.log.colour_fit or config.appearance.model != "none"
 
 
+def measures_aligned(config: Config) -> bool:
+    """Whether test views are measured after a fit of their poses, too."""
+    return config.log.align_poses or config.poses.refine
+
+
 def evaluation_background(config: Config) -> tuple[float, float, float]:
     """The colour behind test views, in [0, 1]; black where training draws it at random."""
     return _COLORS[config.data.background]

@@ -11,11 +11,12 @@ from torch import Tensor
 from distwar_datasets import Scene, View
 from distwar_datasets.errors import printable
 from distwar_datasets.pixels.images import ImageStore
+from distwar_gs.adjust.aligning import Aligner
 from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured
 from distwar_gs.formats.export import as_reloaded, save_ply
 from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.rendering.renderer import render, view_traffic
-from distwar_gs.rendering.views import camera_of, measures_color_fit
+from distwar_gs.rendering.views import camera_of, measures_aligned, measures_color_fit
 from distwar_gs.system.interruption import Interruption
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.run_files import RunFiles
@@ -106,6 +107,7 @@ class Results:
                 return
             antialiased, frame = state.settings.antialiased, self.scene.normalisation
             save_ply(path, self.model, frame, antialiased=antialiased, origin=self.origin)
+            self.files.save_cameras()
         log.info("saved %s", path)
 
     def _is_measured(self, step: int) -> bool:
@@ -139,10 +141,16 @@ class Results:
 
         saved = as_reloaded(self.model, self.scene.normalisation, self.origin)
         protocol = data_protocol(self.scene, self.state.config.data.background)
+        aligned = self._aligner(saved) if measures_aligned(self.state.config) else None
         return evaluate(
             lambda view: self.render_view(view, saved), self.photos, self.scene.test, protocol, observe,
             self.photos.mask, with_flip=with_flip, with_color_fit=measures_color_fit(self.state.config),
+            aligned=aligned,
         )  # fmt: skip
+
+    def _aligner(self, params: Mapping[str, Tensor]) -> Aligner:
+        weight = self.state.config.optim.lambda_dssim
+        return Aligner(params, self.state.settings, self.background, self.state.extent, weight)
 
     def _tell(self, evaluation: Evaluation, shown: Mapping[str, Tensor]) -> None:
         state = self.state

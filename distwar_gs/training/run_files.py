@@ -1,15 +1,16 @@
 """What a run writes into its folder: a file that cannot be written costs the file, not the run."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from distwar_datasets import Scene
+from distwar_datasets import Scene, View
 from distwar_gs.checkpoints import checkpoint as checkpoints
 from distwar_gs.config import Config, save_config
 from distwar_gs.formats.export import save_cameras_json
+from distwar_gs.formats.sparse_model import save_colmap_text
 from distwar_gs.system.files import read_bounded, remove_leftovers, replacing
 from distwar_gs.system.terminal import reason_of
 from distwar_gs.training.monitor import Monitor, move_log
@@ -18,17 +19,30 @@ from distwar_gs.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
+REFINED = "refined"
+"""Folder of a COLMAP model, as that of a scene: the training cameras with the poses that were learned."""
+
+Refined = Callable[[Sequence[View]], Sequence[View]] | None
+"""The training views with the poses that are learned, as they are now; None where none are."""
 
 
 class RunFiles:
     """The files of a run; its settings, cameras and measurements are kept in mind, so that they can be made again."""
 
-    def __init__(self, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray) -> None:
-        """In a folder that the run holds. What an earlier session left half written goes, the settings are written."""
+    def __init__(
+        self,
+        run_folder: RunFolder,
+        config: Config,
+        scene: Scene,
+        origin: np.ndarray,
+        refined: Refined = None,
+    ) -> None:
+        """In a folder that the run holds. What an earlier session left half written goes, the settings are written.
+        `refined`: the training views with the poses that are learned as they are now; None: none are."""
         self.run_folder, self.folder = run_folder, run_folder.path
         self.unwritten: str | None = None
         """Why a file of the last step is not there."""
-        self._config, self._scene, self._origin = config, scene, origin
+        self._config, self._scene, self._origin, self._refined = config, scene, origin, refined
         places = (self.folder, self.folder / checkpoints.FOLDER, *(self.folder / "point_cloud").glob("*"))
         for path in remove_leftovers(places):
             log.info("removed %s, unfinished since an earlier session was killed", path)
@@ -78,10 +92,23 @@ class RunFiles:
         monitor.move(self.folder, self._config, next_step)
         return True
 
+    def save_cameras(self) -> None:
+        """Writes the cameras anew, where their poses are learned."""
+        if self._refined:
+            self._save_cameras()
+            sparse = self.folder / REFINED / "sparse" / "0"
+            save_colmap_text(sparse, self._training_views(), self._scene.points, self._scene.normalisation)
+
     def _save_settings(self) -> None:
         save_config(self._config, self.folder / "config.yaml")
-        views = (*self._scene.train, *self._scene.test)
+        self._save_cameras()
+
+    def _save_cameras(self) -> None:
+        views = (*self._training_views(), *self._scene.test)
         save_cameras_json(self.folder / "cameras.json", views, self._scene.normalisation, self._origin)
+
+    def _training_views(self) -> Sequence[View]:
+        return self._refined(self._scene.train) if self._refined else self._scene.train
 
     def _save_measurements(self) -> None:
         with replacing(self.metrics) as temporary:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -12,8 +12,9 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
-from distwar_datasets import Scene
+from distwar_datasets import Scene, View
 from distwar_gs.adjust.base import Adjustment, make_adjustments
+from distwar_gs.adjust.poses import Poses
 from distwar_gs.checkpoints.checkpoint import CLOCK, Checkpoint, CheckpointError, Part
 from distwar_gs.checkpoints.randomness import capture_rng, is_rng, restore_rng
 from distwar_gs.config import Config, ConfigError, as_values, config_of
@@ -32,6 +33,7 @@ from distwar_gs.strategies.base import Strategy, StrategySetup, make_strategy
 from distwar_gs.strategies.trimming import Look, look_at_views
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.batches import StepResult
+from distwar_gs.training.depths import Depths, make_depths
 from distwar_gs.training.sampler import ViewSampler, is_order
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,8 @@ class TrainingState:
     """The processes that train this model: at a step each shows a view."""
     adjustments: list[Adjustment] = field(default_factory=list)
     """What is learned beside them."""
+    depths: Depths | None = None
+    """What is known of depth beside the photos."""
     step: int = 0
     """Steps made; where several ranks make one, it counts for each."""
     elapsed: float = 0.0
@@ -167,6 +171,11 @@ class TrainingState:
         return active_sh_degree(self.schedule.at(step).position, self.config.model, self.first_degree)
 
     @property
+    def refined(self) -> Callable[[Sequence[View]], Sequence[View]] | None:
+        """From the training views to these with the poses that are learned; None where none are."""
+        return next((one.refined for one in self.adjustments if isinstance(one, Poses)), None)
+
+    @property
     def result(self) -> StepResult:
         """What the step has made that hooks are called after."""
         assert self.made is not None
@@ -213,7 +222,7 @@ def _shared(
         "look": look_at_views(cameras_of(scene.train, device), settings, ranks),
         "cap": cap_of(config, settings.rasterizer, scene.train, device, ranks),
         "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"], ranks),
-        "adjustments": make_adjustments(config, scene, device),
+        "adjustments": make_adjustments(config, scene, device), "depths": make_depths(config, scene, device),
     }  # fmt: skip
 
 

@@ -38,16 +38,22 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
     """One image, on each rank: render, compare, differentiate, update."""
     step, weight = state.step + state.views, state.config.optim.lambda_dssim
     rates, camera = _set_rates(state, step), _adjusted_camera(state, batch)
-    rendered = state.engine.forward(step, camera, state.sh_degree(step), batch.background, *batch.together)
+    depths = state.depths if state.depths and state.depths.has(batch.view, batch.camera) else None
+    rendered = state.engine.forward(
+        step, camera, state.sh_degree(step), batch.background, *batch.together, with_depth=depths is not None
+    )
     image = _adjusted_image(state, batch, rendered.image)
     timer.mark("forward")
     scored = wants_score(state.strategy, step)
     gradients, losses = photometric_gradients(
         image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
     )
-    _adjust_backward(state, gradients, step)
+    _adjust_backward(state, gradients)
+    if depths and rendered.depth:
+        gradients["depth"] = depths.gradient(batch.view, *rendered.depth, state.schedule.share(step))
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
+    _adjust_step(state, step)
     image = image.detach()
     del rendered  # its buffers, and the graph
     state.strategy.perturb(step, state.params, rates["means"], state.generators["device"])
@@ -70,10 +76,15 @@ def _adjusted_image(state: TrainingState, batch: Batch, image: Tensor) -> Tensor
     return image
 
 
-def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor], step: int) -> None:
-    """Makes gradients in what was compared gradients in what was rendered; the adjustments take their step."""
+def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor]) -> None:
+    """Makes gradients in what was compared gradients in what was rendered."""
     for adjustment in reversed(state.adjustments):
         gradients["image"] = adjustment.backward(gradients["image"])
+
+
+def _adjust_step(state: TrainingState, step: int) -> None:
+    """The adjustments take their step: those of cameras have their gradients only now."""
+    for adjustment in state.adjustments:
         adjustment.step(state.schedule.share(step))
 
 

@@ -16,7 +16,7 @@ from distwar_gs.engines.sharded_fused import AGREE_EVERY
 from distwar_gs.system.interruption import Interruption
 from distwar_gs.system.parallel import Ranks
 from distwar_gs.training.monitor import Monitor, setup_logging
-from distwar_gs.training.run_files import RunFiles
+from distwar_gs.training.run_files import Refined, RunFiles
 from distwar_gs.training.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ REFUSED = {
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
     "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
     "appearance.model": (lambda value: value != "none", "train with one process for that"),
+    "poses.refine": (bool, "train with one process for that"),
+    "depth.weight": (lambda value: value > 0, "train with one process for that"),
+    "depth.maps": (lambda value: value is not None, "train with one process for that"),
     "log.viewer": (lambda value: value is not None, "watch the saved models instead"),
     "log.timelapse": (lambda value: value is not None, "train with one process for that"),
 }
@@ -80,8 +83,8 @@ class SharedFiles(RunFiles):
     """The files of a run, which the first rank writes."""
 
     def __init__(self, ranks: Ranks, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray) -> None:
-        """See RunFiles."""
-        self._ranks = ranks
+        """See RunFiles; no poses are learned."""
+        self._ranks, self._refined = ranks, None
         if ranks.leads:
             super().__init__(run_folder, config, scene, origin)
         else:
@@ -94,10 +97,12 @@ class SharedFiles(RunFiles):
         return came
 
 
-def files_of(ranks: Ranks, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray) -> RunFiles:
-    """Those of this rank."""
+def files_of(
+    ranks: Ranks, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray, refined: Refined
+) -> RunFiles:
+    """Those of this rank; `refined` as for RunFiles."""
     if ranks.count == 1:
-        return RunFiles(run_folder, config, scene, origin)
+        return RunFiles(run_folder, config, scene, origin, refined)
     return SharedFiles(ranks, run_folder, config, scene, origin)
 
 

@@ -90,7 +90,8 @@ class Trainer:
 
     def open(self) -> None:
         """What a session begins with: the files of the run folder, the monitor, what follows each step."""
-        self.files = files_of(self.ranks, self.run_folder, self.config, self.scene, self.origin)
+        refined = self.state.refined
+        self.files = files_of(self.ranks, self.run_folder, self.config, self.scene, self.origin, refined)
         self.monitor = self.make_monitor()
         self.hooks = self.make_hooks()
         self.state.begin()

@@ -18,7 +18,7 @@ from distwar_datasets.pixels.cache import leads_out
 from distwar_gs.config import ConfigError
 from distwar_gs.evaluation.metrics import append_metrics, data_protocol, evaluate, to_8bit
 from distwar_gs.rendering.renderer import Rendering
-from distwar_gs.rendering.views import measured_images, measures_color_fit
+from distwar_gs.rendering.views import measured_images, measures_aligned, measures_color_fit
 from distwar_gs.system.files import durable_write, remove_leftovers
 from distwar_gs.system.progress import progress
 from distwar_gs.system.terminal import log_to_terminal
@@ -92,6 +92,7 @@ class ModelPictures:
             evaluation = evaluate(
                 seen, images, views, protocol, save, images.mask, with_flip=self.model.config.log.flip,
                 with_color_fit=measures_color_fit(self.model.config),
+                aligned=self.model.aligner() if measures_aligned(self.model.config) else None,
             )  # fmt: skip
         append_metrics(self._within(self.folder / "metrics.json"), self.model.step, split, evaluation)
         others = {name.upper(): evaluation.numbers[name] for name in ("lpips", "flip")}

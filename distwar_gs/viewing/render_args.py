@@ -55,6 +55,8 @@ class RenderArgs:
     """Measure FLIP, too."""
     colour_fit: bool | None = None
     """Measure after a fit of colours, too."""
+    align_poses: bool | None = None
+    """Measure after a fit of the test views' poses, too."""
     out: Path | None = None
     """Where images and videos go; None: into the run folder."""
     device: str = "auto"
@@ -90,6 +92,7 @@ def render_config(args: RenderArgs) -> Config:
         "data.background": args.background,
         "log.flip": args.flip,
         "log.colour_fit": args.colour_fit,
+        "log.align_poses": args.align_poses,
         "train.device": args.device,
     }
     config = load_config(file) if (file := _config_file(args)) else _config_of_file(args.model)

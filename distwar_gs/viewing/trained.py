@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distwar_datasets import Scene, View
+from distwar_gs.adjust.aligning import Aligner
 from distwar_gs.config import Config
 from distwar_gs.formats.export import find_ply, load_model, read_origin
 from distwar_gs.formats.origins import record_of, words
@@ -93,6 +94,11 @@ class TrainedModel:
                 self.params, camera, self.settings, sh_degree=sh_degree_of(self.params), background=self.background,
                 with_depth=with_depth, features=facing_normals(self.params, camera) if with_normals else None,
             )  # fmt: skip
+
+    def aligner(self) -> Aligner:
+        """Renders views from where the model sees their photos."""
+        weight = self.config.optim.lambda_dssim
+        return Aligner(self.params, self.settings, self.background, self.scene.extent, weight)
 
     @torch.no_grad()
     def project(self, view: View) -> Splats:

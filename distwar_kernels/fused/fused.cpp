@@ -83,7 +83,9 @@ Tensor blend_records(const Tensor& splats, TensorList saved, const OptionalTenso
     if (deterministic) {
         TORCH_CHECK(strategy == "sw_t", "only the reduction strategy sw_t can be deterministic");
         const auto exact = at::zeros_like(records, records.options().dtype(at::kLong));
-        const Tensor of_image = v_image.abs().max(), largest = at::stack({of_image, errors ? errors->max() : of_image});
+        Tensor of_image = v_image.abs().max();
+        if (v_transmittances) of_image = at::maximum(of_image, v_transmittances->abs().max());
+        const Tensor largest = at::stack({of_image, errors ? errors->max() : of_image});
         blend_backward_to_exact_records(in, blend.state(splats), upstream, sums, absgrad,
                                         reinterpret_cast<long long*>(exact.mutable_data_ptr<int64_t>()),
                                         largest.const_data_ptr<float>());
@@ -154,8 +156,10 @@ std::tuple<Tensor, Tensor> differentiate_features(const Tensor& features, Tensor
 
 std::vector<Tensor> gradients(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts,
                               int64_t list_capacity, const Tensor& records, bool absgrad, const OptionalTensor& grad2d,
-                              const OptionalTensor& count, const OptionalTensor& score) {
+                              const OptionalTensor& count, const OptionalTensor& score,
+                              const OptionalTensor& v_viewmat) {
     const VisibleTensors visible(saved_visible);
+    const PoseSums pose(v_viewmat, visible);
     check(records, "records", at::kFloat, kSplatFloats, visible.splats);
     std::vector<Tensor> arrays;
     for (const Tensor& parameter : inputs.parameters) arrays.push_back(at::zeros_like(parameter));
@@ -163,7 +167,7 @@ std::vector<Tensor> gradients(Inputs inputs, TensorList saved_visible, const Opt
     project_backward(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
                      records.const_data_ptr<float>(), statistics_of(grad2d, count, score, absgrad, inputs),
                      {data(kMeans), data(kQuats), data(kScales), data(kOpacities), data(kSh0), data(kShN)},
-                     current_stream());
+                     pose.pointers(), current_stream());
     check_launch("fused_gradients");
     return arrays;
 }
@@ -190,15 +194,29 @@ void add_gradients(Inputs inputs, TensorList saved_visible, const OptionalTensor
 
 void step(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts, int64_t list_capacity,
           const Tensor& records, bool absgrad, const OptionalTensor& grad2d, const OptionalTensor& count,
-          const OptionalTensor& score, TensorList moments, at::ArrayRef<double> rates, const OptionalTensor& last_steps,
-          int64_t t) {
+          const OptionalTensor& score, const OptionalTensor& v_viewmat, TensorList moments, at::ArrayRef<double> rates,
+          const OptionalTensor& last_steps, int64_t t) {
     inputs.gaussians.adam = adam_of(inputs.parameters, moments, rates, last_steps, t);
     const VisibleTensors visible(saved_visible);
+    const PoseSums pose(v_viewmat, visible);
     check(records, "records", at::kFloat, kSplatFloats, visible.splats);
     project_backward_and_step(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
                               records.const_data_ptr<float>(), statistics_of(grad2d, count, score, absgrad, inputs),
-                              current_stream());
+                              pose.pointers(), current_stream());
     check_launch("fused_step");
+}
+
+// dL/d(viewmat) alone, [1, 4, 4].
+Tensor pose_gradient(Inputs inputs, TensorList saved_visible, const OptionalTensor& counts, int64_t list_capacity,
+                     const Tensor& records) {
+    const VisibleTensors visible(saved_visible);
+    check(records, "records", at::kFloat, kSplatFloats, visible.splats);
+    const Tensor v_viewmat = at::empty({1, 4, 4}, inputs.floats);
+    const PoseSums pose(v_viewmat, visible);
+    pose_backward(inputs.gaussians, inputs.view, visible.pointers(), fit_of(visible, counts, list_capacity),
+                  records.const_data_ptr<float>(), pose.pointers(), current_stream());
+    check_launch("fused_pose_gradient");
+    return v_viewmat;
 }
 
 void catch_up_all(TensorList parameters, TensorList moments, at::ArrayRef<double> rates, const Tensor& last_steps,
@@ -219,6 +237,7 @@ TORCH_LIBRARY_IMPL(distwar, DISTWAR_DISPATCH_KEY, m) {
     m.impl("fused_gradients", WithInputs<gradients>::op);
     m.impl("fused_add_gradients", WithInputs<add_gradients>::op);
     m.impl("fused_step", WithInputs<step>::op);
+    m.impl("fused_pose_gradient", WithInputs<pose_gradient>::op);
     m.impl("fused_catch_up", catch_up_all);
 }
 

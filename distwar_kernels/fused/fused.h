@@ -127,9 +127,19 @@ struct Gradients {
     float *means, *quats, *scales, *opacities, *sh0, *shN;
 };
 
+// dL/d(View::viewmat), where somebody asks for it: written, zeros for a view that outgrew its buffers.
+struct PoseGradient {
+    float* viewmat;  // [4, 4], the last row zeros; null: nobody asks, and kernels without this part run
+    float* sums;     // [pose_sums(capacity)] scratch
+
+    explicit operator bool() const { return viewmat != nullptr; }
+};
+size_t pose_sums(int capacity);
+
 // From the blend's gradient records [capacity, 12] to the parameters'.
 void project_backward(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
-                      const float* records, const Statistics& statistics, const Gradients& gradients, void* stream);
+                      const float* records, const Statistics& statistics, const Gradients& gradients,
+                      const PoseGradient& pose, void* stream);
 
 // The same, added to what is there: one view after the other.
 void add_project_backward(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
@@ -137,7 +147,12 @@ void add_project_backward(const Gaussians& gaussians, const View& view, const Vi
 
 // The same, and Gaussians::adam right away.
 void project_backward_and_step(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
-                               const float* records, const Statistics& statistics, void* stream);
+                               const float* records, const Statistics& statistics, const PoseGradient& pose,
+                               void* stream);
+
+// To the pose alone.
+void pose_backward(const Gaussians& gaussians, const View& view, const Visible& visible, const Fit& fit,
+                   const float* records, const PoseGradient& pose, void* stream);
 
 // Some of each Gaussian's features, as many as a splat has colour words. One that is not finite counts as 0.
 struct FeaturePass {

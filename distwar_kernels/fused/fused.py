@@ -18,6 +18,7 @@ from torch import Tensor
 from distwar_kernels import loader
 from distwar_kernels.blend.traffic import GEOMETRY_VALUES
 from distwar_kernels.cameras import Cameras
+from distwar_kernels.fused.adam_step import AdamStep
 from distwar_kernels.fused.capacity import BufferSizes, shared_sizes
 from distwar_kernels.fused.ops import PARAMETERS
 from distwar_kernels.fused.state import BlendState, FusedState, VisibleSplats
@@ -54,27 +55,6 @@ class DrawOptions:
         return torch.cat([self.background, self.background.new_zeros(1)])
 
 
-@dataclass(frozen=True)
-class AdamStep:
-    """A step of Adam as the kernels make it."""
-
-    moments: Sequence[Tensor]
-    """exp_avg of the six parameters, then exp_avg_sq."""
-    rates: Sequence[float]
-    """A step size for each, beta1, beta2, eps, 1 / sqrt(1 - beta2^t), two prices; see `adam_rates`."""
-    last_steps: Tensor | None = None
-    """[N] int32, the step up to which each Gaussian is. With it Adam is lazy: Gaussians that do not contribute are left
-    as they are, and what dense Adam would have done to them in the steps they skipped (zero gradients: their moments
-    decay, and their old momentum moves them on) is added, in closed form, whenever their parameters are read. So is
-    what they would have paid where opacities and scales have a price."""
-    t: int = 0
-    """The step, from 1."""
-
-    def arguments(self) -> tuple:
-        """As the ops take them."""
-        return self.moments, self.rates, self.last_steps, self.t
-
-
 _NO_ADAM = AdamStep([], [])
 
 
@@ -88,7 +68,8 @@ def rasterize(
     reduction: Reduction = _DEFAULT,
     adam: AdamStep | None = None,
 ) -> tuple[Tensor, ...]:
-    """Renders the Gaussians; differentiable in all six parameters, the background, and in the features.
+    """Renders the Gaussians; differentiable in all six parameters, the camera's viewmats, the background, and in the
+    features.
 
     Args:
         params: means [N, 3], quats [N, 4] (wxyz), scales [N, 3] (log), opacities [N] (logit), sh0 [N, 1, 3] and
@@ -116,7 +97,7 @@ def rasterize(
     device = parameters[0].device
     reduction, _ = resolve(reduction, device)
     choices = (absgrad, reduction.strategy, reduction.balance_threshold)
-    with_slopes = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+    with_slopes = torch.is_grad_enabled() and any(t.requires_grad for t in (*parameters, camera.viewmats))
     image, state = _whole(shared_sizes(device), parameters, camera, options, with_slopes, choices, adam)
     outputs = (image, 1.0 - state.blend.transmittances[..., None])
     if features is None:
@@ -251,6 +232,7 @@ def blend_backward(
     reduction: Reduction,
     deterministic: bool = False,
     errors: Tensor | None = None,
+    v_transmittances: Tensor | None = None,
 ) -> Tensor:
     """The blend's gradients, a record for each visible Gaussian: [capacity, 12].
 
@@ -263,6 +245,7 @@ def blend_backward(
         deterministic: see above.
         errors: [H, W], at least 0: how wrong each pixel is. The last word of a record is then the sum over pixels of
             the Gaussian's weight (alpha times transmittance) times this, from which `step` makes a score.
+        v_transmittances: dL/d(its transmittances) [H, W], if the loss depends on them.
 
     Raises:
         ValueError: there are errors, and depth is blended: the last word of a record is its gradient.
@@ -270,7 +253,8 @@ def blend_backward(
     if errors is not None and rendered.options.with_depth:
         raise ValueError("errors are summed where the gradient of the depth would be: render without depth for them")
     return torch.ops.distwar.fused_blend_backward(
-        rendered.state.visible.splats, rendered.state.blend, rendered.options.padded_background(), v_image, None,
+        rendered.state.visible.splats, rendered.state.blend, rendered.options.padded_background(), v_image,
+        v_transmittances,
         absgrad, reduction.strategy, reduction.balance_threshold, deterministic, errors,
     )  # fmt: skip
 
@@ -285,15 +269,20 @@ def traffic(params: Mapping[str, Tensor], camera: Cameras, options: DrawOptions)
 
 @by_hand
 def gradients(
-    rendered: Rendered, records: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None
+    rendered: Rendered,
+    records: Tensor,
+    absgrad: bool,
+    statistics: Mapping[str, Tensor] | None,
+    v_viewmat: Tensor | None = None,
 ) -> list[Tensor]:
-    """dL/d(parameters), dense. Adds to those statistics of densification [N] that are given:
+    """dL/d(parameters), dense. Writes dL/d(viewmats) to v_viewmat [1, 4, 4], if given (zeros for a view that outgrew
+    its buffers; the order of its sums is fixed). Adds to those statistics of densification [N] that are given:
 
     `grad2d` the length of the projected centre's gradient, in units of half the image; `count` 1 where it is visible;
     `score` the square root of the errors that `blend_backward` has summed. (The root: what many views get wrong counts
     more than what one photo shows.)
     """
-    return torch.ops.distwar.fused_gradients(*_backward_arguments(rendered, records, absgrad, statistics))
+    return torch.ops.distwar.fused_gradients(*_backward_arguments(rendered, records, absgrad, statistics), v_viewmat)
 
 
 @by_hand
@@ -303,6 +292,7 @@ def step(
     absgrad: bool,
     statistics: Mapping[str, Tensor] | None,
     adam: AdamStep,
+    v_viewmat: Tensor | None = None,
 ) -> None:
     """Updates the parameters of the Gaussians that contributed to the image; the others stay as they are.
 
@@ -311,8 +301,10 @@ def step(
         records: from `blend_backward`. absgrad: as it was given there.
         statistics: as for `gradients`.
         adam: moments, written.
+        v_viewmat: as for `gradients`: of the parameters as they still are.
     """
-    torch.ops.distwar.fused_step(*_backward_arguments(rendered, records, absgrad, statistics), *adam.arguments())
+    arguments = _backward_arguments(rendered, records, absgrad, statistics)
+    torch.ops.distwar.fused_step(*arguments, v_viewmat, *adam.arguments())
 
 
 def _backward_arguments(

@@ -226,4 +226,23 @@ inline Fit fit_of(const VisibleTensors& visible, const OptionalTensor& counts, i
             static_cast<int>(visible.splats.size(0)), static_cast<int>(list_capacity)};
 }
 
+// v_viewmat: [1, 4, 4], written; none: nobody asks for it, and nothing is allocated.
+class PoseSums {
+   public:
+    PoseSums(const OptionalTensor& v_viewmat, const VisibleTensors& visible) {
+        if (!v_viewmat) return;
+        check(*v_viewmat, "v_viewmat", at::kFloat, 4, visible.splats);
+        TORCH_CHECK(v_viewmat->numel() == 16, "v_viewmat is not of one camera");
+        viewmat_ = *v_viewmat;
+        sums_ = at::empty({static_cast<int64_t>(pose_sums(visible.splats.size(0)))}, visible.splats.options());
+    }
+    PoseGradient pointers() const {
+        if (!viewmat_.defined()) return {nullptr, nullptr};
+        return {viewmat_.mutable_data_ptr<float>(), sums_.mutable_data_ptr<float>()};
+    }
+
+   private:
+    Tensor viewmat_, sums_;
+};
+
 }  // namespace distwar::cuda

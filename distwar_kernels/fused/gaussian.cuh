@@ -56,11 +56,13 @@ struct Rotation {
     }
 };
 
-// dL/d of a Gaussian's parameters as they are trained, its colour apart.
+// dL/d of a Gaussian's parameters as they are trained, its colour apart; and what the camera's pose has a part in.
 struct ShapeGradient {
     Vec3 mean, log_scale;
     float4 quat;
     float logit;
+    Vec3 mean_camera;  // of the mean in camera axes
+    Rows2 t;           // of J W, through W alone
 };
 
 // Parameters of a Gaussian beside its mean and colour.
@@ -173,6 +175,7 @@ struct ProjectedGaussian {
         Vec3 v_camera = lens.vjp(mean_camera, jacobian, make_float2(g.x, g.y), v_jacobian);
         if (view.with_depth) v_camera.z += g.color.w;
         result.mean = pose.rotation.transposed_times(v_camera);
+        result.mean_camera = v_camera, result.t = {v_t0, v_t1};
         return result;
     }
 

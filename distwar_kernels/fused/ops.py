@@ -40,7 +40,8 @@ LIBRARY.define(
 LIBRARY.define("fused_traffic(Tensor splats, Tensor[] blend) -> Tensor")
 LIBRARY.define(
     f"fused_gradients(Tensor[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity,"
-    " Tensor records, bool absgrad, Tensor(a!)? grad2d, Tensor(b!)? count, Tensor(c!)? score) -> Tensor[]"
+    " Tensor records, bool absgrad, Tensor(a!)? grad2d, Tensor(b!)? count, Tensor(c!)? score,"
+    " Tensor(d!)? v_viewmat=None) -> Tensor[]"
 )
 LIBRARY.define(
     f"fused_add_gradients(Tensor[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity,"
@@ -48,8 +49,12 @@ LIBRARY.define(
 )
 LIBRARY.define(
     f"fused_step(Tensor(a!)[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity, Tensor records,"
-    " bool absgrad, Tensor(b!)? grad2d, Tensor(c!)? count, Tensor(d!)? score, Tensor(e!)[] moments, float[] rates,"
-    " Tensor(f!)? last_steps, int t) -> ()"
+    " bool absgrad, Tensor(b!)? grad2d, Tensor(c!)? count, Tensor(d!)? score, Tensor(g!)? v_viewmat,"
+    " Tensor(e!)[] moments, float[] rates, Tensor(f!)? last_steps, int t) -> ()"
+)
+LIBRARY.define(
+    f"fused_pose_gradient(Tensor[] parameters, {_VIEW}, Tensor[] visible, Tensor? counts, int list_capacity,"
+    " Tensor records) -> Tensor v_viewmat"
 )
 LIBRARY.define(
     "fused_catch_up(Tensor(a!)[] parameters, Tensor(b!)[] moments, float[] rates, Tensor(c!) last_steps, int t) -> ()"
@@ -90,25 +95,34 @@ def _gradients_fake(parameters, *rest):
     return [torch.empty_like(parameter) for parameter in parameters]
 
 
+@torch.library.register_fake("distwar::fused_pose_gradient", lib=LIBRARY)
+def _pose_gradient_fake(parameters, *rest):
+    return parameters[0].new_empty(1, 4, 4)
+
+
 def _save_for_project_backward(ctx: Any, inputs: tuple, output: list[Tensor]) -> None:
     parameters, model, camera, *numbers = inputs
     ctx.save_for_backward(*parameters, *camera, *output)
     ctx.model, ctx.numbers = model, numbers[:5]  # the rest of _VIEW
+    ctx.trains = any(parameter.requires_grad for parameter in parameters)
+    ctx.moves = camera[0].requires_grad
     ctx.gradients = InputGradients("fused_project", inputs)
     ctx.set_materialize_grads(False)
 
 
 def _project_backward(ctx: Any, v_visible: Sequence[Tensor | None] | None) -> tuple:
-    """From records to the parameters."""
+    """From records to the parameters, and to the camera's pose."""
     records = v_visible[_SPLATS] if v_visible else None
     if records is None:
         return ctx.gradients.of()
     saved = iter(ctx.saved_tensors)
     parameters, camera = ([next(saved) for _ in range(count)] for count in (len(PARAMETERS), 2))
-    v_parameters = torch.ops.distwar.fused_gradients(
-        parameters, ctx.model, camera, *ctx.numbers, list(saved), None, 0, records, False, *(None,) * 3
-    )
-    return ctx.gradients.of(parameters=v_parameters)
+    arguments = (parameters, ctx.model, camera, *ctx.numbers, list(saved), None, 0, records)
+    if not ctx.trains:
+        return ctx.gradients.of(camera=[torch.ops.distwar.fused_pose_gradient(*arguments), None])
+    v_viewmat = torch.empty_like(camera[0]) if ctx.moves else None
+    v_parameters = torch.ops.distwar.fused_gradients(*arguments, False, *(None,) * 3, v_viewmat)
+    return ctx.gradients.of(parameters=v_parameters, camera=[v_viewmat, None])
 
 
 torch.library.register_autograd(

@@ -1,0 +1,54 @@
+"""Expected depth by the fused rasteriser, without autograd: from what it blends, and back."""
+
+import torch
+from torch import Tensor
+
+from distwar_kernels.fused import fused
+
+LEAST_ALPHA = 1e-10
+"""Alpha at the least, to divide by; as for depth that autograd differentiates (distwar_gs.rendering.renderer)."""
+
+
+@torch.no_grad()
+def expected_depth(view: fused.Rendered) -> tuple[Tensor, Tensor]:
+    """Depth and alpha [H, W] of a view that was drawn with depth: what was blended over alpha."""
+    alphas = 1.0 - view.transmittances
+    return view.image[..., 3] / alphas.clamp_min(LEAST_ALPHA), alphas
+
+
+@torch.no_grad()
+def image_and_depth_gradients(view: fused.Rendered, v_image: Tensor, v_depth: Tensor) -> tuple[Tensor, Tensor]:
+    """From dL/d(image) [H, W, 3] and dL/d(expected depth) [H, W] to what the blend's backward pass takes: dL/d(what was
+    blended) [H, W, 4] and dL/d(transmittances) [H, W].
+
+    With D blended and A = 1 - T the depth is D / A: dL/dD = v / A, dL/dT = v D / A^2; none where nothing is seen.
+    """
+    depth, alphas = expected_depth(view)
+    v_blended = torch.where(alphas > LEAST_ALPHA, v_depth / alphas.clamp_min(LEAST_ALPHA), 0.0)
+    return torch.cat([v_image, v_blended[..., None]], dim=-1), v_blended * depth
+
+
+@torch.no_grad()
+def scored(
+    view: fused.Rendered, statistics: dict[str, Tensor] | None, errors: Tensor | None
+) -> dict[str, Tensor] | None:
+    """Adds to the score, where there are errors [H, W]; returns the other statistics, for the step to count.
+
+    The word of a record where errors are summed is the depth's gradient where depth is blended. So they are summed by a
+    pass of their own, over the splats without depth: only steps that have both pay for it.
+    """
+    if statistics is None or errors is None:
+        return statistics
+    visible, counts = view.state.visible, view.counts
+    splats = visible.splats.clone()
+    splats[:, -1] = 0.0
+    records = torch.ops.distwar.fused_blend_backward(
+        splats, view.state.blend, None, torch.zeros_like(view.image[..., :3]).contiguous(), None, False,
+        "sw_t", 1, True, errors.contiguous(),
+    )  # fmt: skip
+    capacity, list_capacity = view.state.capacities
+    whole = (counts[0] <= capacity) & (counts[1] <= list_capacity)
+    held = (torch.arange(capacity, device=counts.device) < counts[0]) & whole
+    ids = torch.where(held, visible.gaussian_ids, 0).long()
+    statistics["score"].index_add_(0, ids, torch.where(held, records[:, -1].clamp_min(0.0).sqrt(), 0.0))
+    return {name: statistic for name, statistic in statistics.items() if name != "score"}
