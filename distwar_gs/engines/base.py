@@ -111,7 +111,7 @@ class ComposedRendered:
         """See Rendered."""
         return float((self.rendering.alphas > 0).float().mean())
 
-    def differentiate(self, v_image: Tensor, v_depth: Tensor | None, errors: Tensor | None) -> Tensor | None:
+    def differentiate(self, v_image: Tensor, errors: Tensor | None, v_depth: Tensor | None = None) -> Tensor | None:
         """Leaves gradients in all that is trained; of errors [H, W] returns the sums by weight, [N, 1]."""
         rendering, outputs, gradients = self.rendering, [self.rendering.colors], [v_image[None]]
         if v_depth is not None and rendering.depths is not None:
@@ -158,7 +158,7 @@ class ComposedEngine:
         statistics = self.strategy.statistics(rendered.step)
         errors = errors_of(gradients, statistics, rendered.step)
         timer.watch_blend_backward(rendering.colors, rendering.splat_colors)
-        sums = rendered.differentiate(v_image, gradients.get("depth"), errors)
+        sums = rendered.differentiate(v_image, errors, gradients.get("depth"))
         if statistics is not None and sums is not None:
             statistics["score"] += sums[:, 0].sqrt()
         timer.mark("backward")

@@ -9,8 +9,8 @@ def image_gradient(gradients: Mapping[str, Tensor], with_depth: bool) -> Tensor:
     """The gradient of the image [H, W, 3]. Raises ValueError for gradients of what was not rendered."""
     possible = {"image", "depth"} if with_depth else {"image"}
     if "image" not in gradients or set(gradients) - {"errors"} - possible:
-        names = " and ".join(sorted(possible, reverse=True))
-        raise ValueError(f"the gradients of {', '.join(sorted(gradients))} are given; rendered were {names}")
+        what = "the image and its depth" if with_depth else "the image"
+        raise ValueError(f"this engine differentiates {what} only, not {', '.join(sorted(gradients))}")
     return gradients["image"]
 
 
