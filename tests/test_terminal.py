@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo_runs import ENVIRONMENT, ROOT, demo_config
+from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 from tqdm import tqdm
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
@@ -77,8 +77,8 @@ def test_names_reach_neither_terminal_nor_train_log_raw(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments", [["--\x1b[2Jx"], ["-s", "x", "--iterations", "\x1b[2J"], ["-s", "\x1b[2J/none"]])
 def test_arguments_are_not_repeated_raw(arguments):
-    said = subprocess.run([sys.executable, ROOT / "train.py", *arguments], capture_output=True, env=ENVIRONMENT).stderr
-    assert said.startswith(b"error: ") and rb"\x1b[2J" in said and b"\x1b" not in said
+    said = run_program("train.py", *arguments).stderr
+    assert said.startswith("error: ") and r"\x1b[2J" in said and "\x1b" not in said
 
 
 # ---------------------------------------------------------------------------------------------- what takes nothing
