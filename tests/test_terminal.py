@@ -186,7 +186,7 @@ def test_the_exit_code_is_the_programs(redirection, codes, said):
     assert done.codes == codes and done.stderr == said
 
 
-@pytest.mark.parametrize("program", ["train.py --help", "scripts/doctor.py"])
+@pytest.mark.parametrize("program", ["train.py --help", pytest.param("scripts/doctor.py", marks=pytest.mark.slow)])
 def test_programs_whose_output_nobody_takes(program):
     codes = [
         shell(f"$P {program} {where}").codes[0] for where in ("> /dev/null", "> /dev/full", "| head -1 > /dev/null")
