@@ -728,8 +728,8 @@ def test_growth_without_memory_is_skipped_and_the_run_goes_on(make, monkeypatch,
             totals.append(len(params["means"]))
 
     monkeypatch.setattr(adaptive, "refine", refine)
-    run = make(changes={**DENSE_SCHEDULE, "train.iterations": 32, "densification.opacity_reset_every": 1000})
-    assert run.run() == 0 and run.state.step == 32 and len(totals) == 3
+    run = make(changes={**DENSE_SCHEDULE, "train.iterations": 40, "densification.opacity_reset_every": 1000})
+    assert run.run() == 0 and run.state.step == 40 and len(totals) == 3
     text = (run.folder / "train.log").read_text()
     assert text.count("step 20: out of memory while Gaussians were added; growth is skipped") == 1
     assert len(run.state.params["means"]) <= totals[0]

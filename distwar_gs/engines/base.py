@@ -16,6 +16,7 @@ from torch.optim import Adam
 
 import distwar_kernels as kernels
 from distwar_gs.config import Config
+from distwar_gs.engines.gradients import GivenGradients
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import moments_of, set_steps, step_all
 from distwar_gs.rendering.renderer import COMPOSED, FUSED, ComposedRendering, Rendering, RenderSettings
@@ -117,29 +118,10 @@ class ComposedRendered:
         """Leaves gradients in all that is trained; of errors [H, W] returns the sums by weight, [N, 1]."""
         colors, weights = self.rendering.colors, self.rendering.features
         if errors is None or weights is None or self.probe is None:
-            _GivenGradients.apply((v_image[None],), colors).backward()
+            GivenGradients.apply((v_image[None],), colors).backward()
             return None
-        _GivenGradients.apply((v_image[None], errors[None, ..., None]), colors, weights).backward()
+        GivenGradients.apply((v_image[None], errors[None, ..., None]), colors, weights).backward()
         return self.probe.grad
-
-
-class _GivenGradients(torch.autograd.Function):
-    """A scalar whose gradients in some tensors are given ones.
-
-    `torch.autograd.backward` takes given gradients as well, but imports sympy to compare their shapes: a second at the
-    beginning of every training.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, gradients: tuple[Tensor, ...], *tensors: Tensor) -> Tensor:
-        """0, on the tensors' device."""
-        ctx.gradients = gradients
-        return tensors[0].new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor | None, ...]:
-        """The given gradients."""
-        return None, *ctx.gradients
 
 
 class ComposedEngine:
