@@ -62,7 +62,7 @@ def run_program(
 
 def start_program(
     program: str, *arguments: object, cwd: Path = ROOT, gpu: bool = False, fresh: bool = False,
-    environment: Mapping[str, str] | None = None, prepare: Callable[[], object] = lambda: None,
+    environment: Mapping[str, str] | None = None, prepare: Callable[[], object] | None = None,
 ) -> "subprocess.Popen[str] | Forked":  # fmt: skip
     """As `run_program`, but it goes on meanwhile. `environment` is over the usual one; `prepare` is called in the
     process before the program is."""
@@ -76,7 +76,8 @@ def start_program(
         os.chdir(cwd)
         sys.argv = command[1:]
         sys.path.insert(0, str(Path(command[1]).parent))
-        prepare()
+        if prepare:
+            prepare()
         runpy.run_path(command[1], run_name="__main__")
 
     return Forked(command, run, around)

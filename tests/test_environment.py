@@ -43,7 +43,7 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 def program(
-    *arguments: object, prepare: Callable[[], object] = lambda: None, root: Path | None = None, gpu: bool = False
+    *arguments: object, prepare: Callable[[], object] | None = None, root: Path | None = None, gpu: bool = False
 ) -> subprocess.Popen | Forked:
     """A program of the repository, or of a copy of it at `root`, started; `prepare` is called in its process first."""
     environment = {name: os.environ[name] for name in ("XDG_CACHE_HOME",) if name in os.environ}
@@ -65,6 +65,8 @@ def ended(process: subprocess.Popen | Forked, code: int = 0) -> str:
 
 def bind() -> None:
     """In a process: permissions bind it, and what it starts, though it is root's: it gives up CAP_DAC_OVERRIDE."""
+    if os.geteuid() != 0:
+        return
     override, libc = 1, ctypes.CDLL(None)
     own = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of capget, this process
     held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: of 0 to 31, then of 32 to 63

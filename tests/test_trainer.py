@@ -461,12 +461,23 @@ def away(path: Path):
     return lambda: path.rename(path.with_name("elsewhere"))
 
 
-@pytest.mark.parametrize("budget", [{}, {"data.background": "random"}, {"data.resolution": 2}])
-@pytest.mark.parametrize("lose", [lambda path: lambda: shutil.rmtree(path), away])
-def test_a_scene_that_is_lost_is_not_needed(demo_scene, tmp_path, monkeypatch, lose, budget):
+def removed(path: Path):
+    return lambda: shutil.rmtree(path)
+
+
+@pytest.mark.parametrize(
+    ("lose", "changes"),
+    [
+        (removed, {}), (away, {}), (removed, {"data.background": "random"}), (removed, {"data.resolution": 2}),
+        pytest.param(away, {"data.background": "random"}, marks=pytest.mark.slow),
+        pytest.param(away, {"data.resolution": 2}, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_a_scene_that_is_lost_is_not_needed(demo_scene, tmp_path, monkeypatch, lose, changes):
     """With all photos in memory; and a run that goes on has what one without the loss has."""
     scene = shutil.copytree(demo_scene, tmp_path / "scene")
-    changes = {**budget, "train.checkpoint_iterations": [6], "train.test_iterations": [7], "train.save_iterations": [8]}
+    moments = {"train.checkpoint_iterations": [6], "train.test_iterations": [7], "train.save_iterations": [8]}
+    changes = {**changes, **moments}
     whole = Trainer(demo_config(scene, tmp_path / "whole", changes))
     whole.run()
     run = Trainer(demo_config(scene, tmp_path / "run", changes))
