@@ -4,6 +4,7 @@ Every program here is a real process. The GPU's versions of the last two are mar
 """
 
 import ctypes
+import logging
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ from demo_runs import ENVIRONMENT, ROOT, Forked, start_program
 
 from distwar_datasets import DataError
 from distwar_datasets.pixels import cache
+from distwar_kernels import loader
 
 SHORT = ("--device", "cpu", "--iterations", 2, "--set", "log.tensorboard=false", "model.init_points=300")
 ODD_NAME = "ein Ordner für 日本 's"
@@ -155,16 +157,15 @@ def test_spaces_and_letters_of_other_scripts_in_every_path(distorted, tmp_path):
 # ------------------------------------------------------------------------------------- builders of the kernels
 
 
-TOY = """
-import logging, sys
-from pathlib import Path
-from distwar_kernels import loader
-logging.basicConfig(format="%(message)s")
-loader._ROOT = Path(sys.argv[1])
-loader._BACKENDS["cpu"] = loader._Backend(("toy.cpp",), ("-O1",), (), 3)
-print("starts", flush=True)
-loader.load("cpu")
-"""
+def load_toy(sources: Path) -> None:
+    """In a process: loads a library of the user's own source as if it were that of the kernels for the CPU."""
+    logging.basicConfig(format="%(message)s")
+    loader.load_once.cache_clear()
+    loader._ROOT = sources
+    loader._BACKENDS["cpu"] = loader._Backend(("toy.cpp",), ("-O1",), (), 3)
+    loader.load("cpu")
+
+
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
 
 
@@ -188,14 +189,10 @@ exec c++ "$@"
         )
         self.compiler.chmod(0o755)
 
-    def builder(self) -> subprocess.Popen:
+    def builder(self) -> Forked:
         """A process that is about to load the kernels, building them if nobody has."""
         environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(self.builds), "CXX": str(self.compiler)}
-        command = [sys.executable, "-c", TOY, str(self.sources)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
-        assert process.stdout.readline() == "starts\n"
-        return process
+        return Forked(["a builder"], lambda: load_toy(self.sources), environment)
 
     def wait_for_compiler(self) -> None:
         """Until the compiler has begun to run."""
@@ -204,7 +201,7 @@ exec c++ "$@"
             assert time.monotonic() < deadline, "the compiler was not started"
             time.sleep(0.05)
 
-    def check(self, *builders: subprocess.Popen) -> list[str]:
+    def check(self, *builders: Forked) -> list[str]:
         """All end well with one whole library between them, and nothing else is left; what they said."""
         said = []
         for builder in builders:

@@ -212,7 +212,7 @@ def test_a_training_whose_terminal_is_closed(demo_scene, tmp_path, in_process, i
     same model."""
     ours, theirs = pty.openpty()
     command = [sys.executable, ROOT / "train.py", "-s", demo_scene, "-m", tmp_path / "run", "--device", "cpu",
-               "--iterations", "40", "--set", "log.every=1", "log.tensorboard=false"]  # fmt: skip
+               "--iterations", "40", "--no_report", "--set", "log.every=1", "log.tensorboard=false"]  # fmt: skip
 
     def prepare() -> None:
         os.setsid()
