@@ -16,9 +16,10 @@ CENTER = (WIDTH / 2, HEIGHT / 2)
 @pytest.mark.parametrize(
     ("truth", "name"),
     [
-        (lens("SIMPLE_PINHOLE", 1300, *CENTER), "SIMPLE_PINHOLE"),
+        # The choice among these is tested in test_intrinsics.py; the way to it is the same for all.
+        pytest.param(lens("SIMPLE_PINHOLE", 1300, *CENTER), "SIMPLE_PINHOLE", marks=pytest.mark.slow),
         (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.1), "SIMPLE_RADIAL"),
-        (lens("OPENCV", 1300, 1300, *CENTER, -0.2, 0.06, 0.002, 0.002), "OPENCV"),
+        pytest.param(lens("OPENCV", 1300, 1300, *CENTER, -0.2, 0.06, 0.002, 0.002), "OPENCV", marks=pytest.mark.slow),
         (lens("PINHOLE", 1300, 1365, *CENTER), "PINHOLE"),
         (lens("SIMPLE_RADIAL_FISHEYE", 750, *CENTER, 0.02), "SIMPLE_RADIAL_FISHEYE"),
     ],
