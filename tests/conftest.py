@@ -19,9 +19,11 @@ from demo_runs import FinishedRun, one_thread, run_program
 from distwar_gs.system.interruption import SAVING, STOPPING
 
 LONGEST = (
-    "test_environment", "test_fused", "test_fuzz_readers", "test_trainer", "test_photos_to_scene", "test_mcmc",
-    "test_kill_runs", "test_interruption", "test_evaluate_suite", "test_blend", "test_inputs",
-    "test_live_page", "test_live_hook", "test_rank_runs",
+    "test_trainer", "test_live_page", "test_inputs", "test_photos_to_scene", "test_packaging", "test_terminal",
+    "test_refinement", "test_guided", "test_live_hook", "test_html_page", "test_pictures", "test_start",
+    "test_environment", "test_intrinsics", "test_origins", "test_fuzz_readers", "test_time_to_quality",
+    "test_evaluate_suite", "test_blend", "test_timelapse", "test_kill_runs", "test_interruption",
+    "test_rank_runs", "test_fused", "test_mcmc",
 )  # fmt: skip
 """Files that take long are begun first, so that the processes of `make test` end at about the same time."""
 _FILE_SIZE = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -20,7 +20,7 @@ PLACES = {
     "a local grid": ((1000.0, 2000.0, 1000.0), 1.0),
 }
 """Offset and scale of scenes for which float32 is too coarse in the frame of the input."""
-STEPS = 40
+STEPS = 20
 
 
 def write_moved(demo: Path, folder: Path, offset: Sequence[float], scale: float = 1.0) -> Path:

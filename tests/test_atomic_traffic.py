@@ -8,7 +8,7 @@ from demo_runs import run_program
 
 @pytest.fixture(scope="module")
 def printed(demo_run) -> str:
-    finished = run_program("benchmarks/atomic_traffic.py", demo_run.folder, "--views", 3, "--device", "cpu", fresh=True)
+    finished = run_program("benchmarks/atomic_traffic.py", demo_run.folder, "--views", 3, "--device", "cpu")
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
 

@@ -55,7 +55,7 @@ def test_the_summary_averages_over_models_and_judges_auto(rows, capsys):
 
 def test_a_measurement_can_be_looked_at_again_without_a_gpu(rows, tmp_path):
     write_csv(tmp_path / "rows.csv", rows, {"machine": "m"})
-    finished = run_program("benchmarks/bench_reduction.py", "--from", tmp_path / "rows.csv", fresh=True)
+    finished = run_program("benchmarks/bench_reduction.py", "--from", tmp_path / "rows.csv")
     assert finished.returncode == 0, finished.stderr
     assert "sw_b@16" in finished.stdout
     assert "speed-up over atomic" in finished.stdout

@@ -36,7 +36,7 @@ def run(demo_run, tmp_path_factory):
 def cleaned(run):
     """The run's model cleaned, with a page, a threshold that takes something; and what was said."""
     page = run.parent / "page.html"
-    result = clean(run, "--page", page, "--contribution", 0.2, *CPU, fresh=True)
+    result = clean(run, "--page", page, "--contribution", 0.2, *CPU)
     assert result.returncode == 0, result.stderr
     return run / "point_cloud/iteration_60/point_cloud_cleaned.ply", page, result
 

@@ -22,7 +22,7 @@ NAMES = ("a.ply", "a.compressed.ply", "a.splat", "a.spz")
 def converted(demo_run, tmp_path_factory):
     """A folder with the demo run's model in every format, and what the script said."""
     folder = tmp_path_factory.mktemp("converted")
-    result = run_program("scripts/convert.py", demo_run.folder, *(folder / name for name in NAMES), fresh=True)
+    result = run_program("scripts/convert.py", demo_run.folder, *(folder / name for name in NAMES))
     assert result.returncode == 0, result.stderr
     return folder, result
 

@@ -3,6 +3,8 @@
 Every program here is a real process. The GPU's versions of the last two are marked `gpu`.
 """
 
+import ctypes
+import logging
 import os
 import resource
 import shutil
@@ -10,14 +12,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from captures import Capture, camera
-from demo_runs import ENVIRONMENT, ROOT
+from demo_runs import ENVIRONMENT, ROOT, Forked, start_program
 
 from distwar_datasets import DataError
 from distwar_datasets.pixels import cache
+from distwar_kernels import loader
 
 SHORT = ("--device", "cpu", "--iterations", 2, "--set", "log.tensorboard=false", "model.init_points=300")
 ODD_NAME = "ein Ordner für 日本 's"
@@ -40,15 +44,18 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
-def program(*arguments: object, before: tuple[str, ...] = (), root: Path = ROOT, **options: object) -> subprocess.Popen:
-    """A program of the repository, started; `before` is what it is started by."""
-    command = [*before, sys.executable, str(root / str(arguments[0])), *map(str, arguments[1:])]
-    environment = {**ENVIRONMENT, **{name: os.environ[name] for name in ("XDG_CACHE_HOME",) if name in os.environ}}
-    environment |= options.pop("environment", {})
-    return subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.PIPE, text=True, **options)
+def program(
+    *arguments: object, prepare: Callable[[], object] | None = None, root: Path | None = None, gpu: bool = False
+) -> subprocess.Popen | Forked:
+    """A program of the repository, or of a copy of it at `root`, started; `prepare` is called in its process first."""
+    environment = {name: os.environ[name] for name in ("XDG_CACHE_HOME",) if name in os.environ}
+    name, *options = arguments
+    if root is None:
+        return start_program(name, *options, gpu=gpu, environment=environment, prepare=prepare)
+    return start_program(root / name, *options, cwd=root, environment=environment, fresh=True)
 
 
-def ended(process: subprocess.Popen, code: int = 0) -> str:
+def ended(process: subprocess.Popen | Forked, code: int = 0) -> str:
     """What it said, once it has ended with this code."""
     said = process.communicate(timeout=300)[1]
     assert process.returncode == code and "Traceback" not in said, said
@@ -58,16 +65,29 @@ def ended(process: subprocess.Popen, code: int = 0) -> str:
 # ---------------------------------------------------------------------------------------- what cannot be written
 
 
+def bind() -> None:
+    """In a process: permissions bind it, and what it starts, though it is root's: it gives up CAP_DAC_OVERRIDE."""
+    if os.geteuid() != 0:
+        return
+    override, libc = 1, ctypes.CDLL(None)
+    own = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of capget, this process
+    held = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable: of 0 to 31, then of 32 to 63
+    libc.capget(own, held)
+    for index in range(3):
+        held[index] &= ~(1 << override)
+    libc.prctl(24, override, 0, 0, 0)  # PR_CAPBSET_DROP
+    libc.capset(own, held)
+
+
 @pytest.fixture
-def bound(tmp_path) -> tuple[str, ...]:
-    """What to start a program by so that permissions bind it: root gives up its right to override them."""
-    drop = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override")
-    before = drop if os.geteuid() == 0 and shutil.which("setpriv") else ()
+def bound(tmp_path) -> Callable[[], None]:
+    """What to prepare a program with so that permissions bind it."""
     probe = tmp_path / "probe"
     probe.mkdir(mode=0o555)
-    if subprocess.run([*before, "touch", str(probe / "file")], capture_output=True, check=False).returncode == 0:
-        pytest.skip("permissions do not bind this user, and setpriv cannot change that")
-    return before
+    touched = subprocess.run(["touch", str(probe / "file")], capture_output=True, check=False, preexec_fn=bind)
+    if touched.returncode == 0:
+        pytest.skip("permissions do not bind this user, and that cannot be changed here")
+    return bind
 
 
 def read_only(folder: Path) -> Path:
@@ -78,24 +98,24 @@ def read_only(folder: Path) -> Path:
 
 def test_a_dataset_that_cannot_be_written(distorted, home, bound, tmp_path):
     files = sorted(read_only(distorted).rglob("*"))
-    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", "-r", 2, *SHORT, before=bound))
+    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", "-r", 2, *SHORT, prepare=bound))
     assert said.count(f"images to {home / 'distwar-gs'}") == 2
     assert sorted(distorted.rglob("*")) == files
-    again = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run2", "-r", 2, *SHORT, before=bound))
+    again = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run2", "-r", 2, *SHORT, prepare=bound))
     assert again.count("reusing 6 cached images in") == 2
 
 
 def test_no_cache_can_be_written(distorted, home, bound, tmp_path):
     home.mkdir()
     read_only(home), read_only(distorted)
-    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, before=bound), code=1)
+    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, prepare=bound), code=1)
     last = said.splitlines()[-1]
     assert str(distorted) in last and str(home) in last and "make one of the folders writable" in last
 
 
 def test_a_run_folder_that_cannot_be_written(distorted, bound, tmp_path):
     (tmp_path / "run").mkdir(mode=0o555)
-    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, before=bound), code=1)
+    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, prepare=bound), code=1)
     words = "cannot be the run folder (Permission denied); choose another with -m"
     assert said.splitlines() == [f"error: {tmp_path / 'run'}: {words}"]
 
@@ -107,7 +127,7 @@ def full_after(size: int) -> None:
 
 @pytest.mark.parametrize(("size", "words"), [(500, ".distwar_cache"), (15_000, "checkpoints/step_2.pt")])
 def test_a_full_disk(distorted, home, tmp_path, size, words):
-    started = program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, preexec_fn=lambda: full_after(size))
+    started = program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, prepare=lambda: full_after(size))
     last = ended(started, code=1).splitlines()[-1]
     assert last.startswith("error: ") and words in last and "free" in last
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".making-") or path.suffix == ".tmp"]
@@ -137,16 +157,15 @@ def test_spaces_and_letters_of_other_scripts_in_every_path(distorted, tmp_path):
 # ------------------------------------------------------------------------------------- builders of the kernels
 
 
-TOY = """
-import logging, sys
-from pathlib import Path
-from distwar_kernels import loader
-logging.basicConfig(format="%(message)s")
-loader._ROOT = Path(sys.argv[1])
-loader._BACKENDS["cpu"] = loader._Backend(("toy.cpp",), ("-O1",), (), 3)
-print("starts", flush=True)
-loader.load("cpu")
-"""
+def load_toy(sources: Path) -> None:
+    """In a process: loads a library of the user's own source as if it were that of the kernels for the CPU."""
+    logging.basicConfig(format="%(message)s")
+    loader.load_once.cache_clear()
+    loader._ROOT = sources
+    loader._BACKENDS["cpu"] = loader._Backend(("toy.cpp",), ("-O1",), (), 3)
+    loader.load("cpu")
+
+
 needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
 
 
@@ -170,14 +189,10 @@ exec c++ "$@"
         )
         self.compiler.chmod(0o755)
 
-    def builder(self) -> subprocess.Popen:
+    def builder(self) -> Forked:
         """A process that is about to load the kernels, building them if nobody has."""
         environment = {**ENVIRONMENT, "TORCH_EXTENSIONS_DIR": str(self.builds), "CXX": str(self.compiler)}
-        command = [sys.executable, "-c", TOY, str(self.sources)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
-        assert process.stdout.readline() == "starts\n"
-        return process
+        return Forked(["a builder"], lambda: load_toy(self.sources), environment)
 
     def wait_for_compiler(self) -> None:
         """Until the compiler has begun to run."""
@@ -186,7 +201,7 @@ exec c++ "$@"
             assert time.monotonic() < deadline, "the compiler was not started"
             time.sleep(0.05)
 
-    def check(self, *builders: subprocess.Popen) -> list[str]:
+    def check(self, *builders: Forked) -> list[str]:
         """All end well with one whole library between them, and nothing else is left; what they said."""
         said = []
         for builder in builders:
@@ -267,14 +282,14 @@ def test_a_cache_that_another_process_finished_is_left_alone(tmp_path, monkeypat
 def crowd(scene: Path, folder: Path, device: str) -> None:
     """Two trainings begin on a scene without caches; then the first is rendered while a third trains."""
     arguments = ("-s", scene, "-r", 2, "--device", device, *SHORT[2:])
-    gpu = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0")} if device == "cuda" else {}
-    both = [program("train.py", "-m", folder / name, *arguments, environment=gpu) for name in ("one", "two")]
+    gpu = device == "cuda"
+    both = [program("train.py", "-m", folder / name, *arguments, gpu=gpu) for name in ("one", "two")]
     for process in both:
         ended(process)
     caches = [path.name for path in (scene / ".distwar_cache").iterdir()]
     assert len(caches) == 2 and not [name for name in caches if name.startswith(".making")]
-    third = program("train.py", "-m", folder / "three", *arguments, "--iterations", 40, environment=gpu)
-    ended(program("render.py", folder / "one", "--device", device, environment=gpu))
+    third = program("train.py", "-m", folder / "three", *arguments, "--iterations", 40, gpu=gpu)
+    ended(program("render.py", folder / "one", "--device", device, gpu=gpu))
     ended(third)
     pictures = [folder / name / "renders/iteration_2/test/renders/a.png" for name in ("one",)]
     assert all(path.is_file() for path in pictures) and (folder / "three/checkpoints/step_40.pt").is_file()

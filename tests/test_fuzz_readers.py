@@ -1,4 +1,4 @@
-"""Readers under broken files: a few hundred of each, what fuzzing has found before, and that a crash is seen at all."""
+"""Readers under broken files: dozens of each, what fuzzing has found before, and that a crash is seen at all."""
 
 import io
 import os
@@ -10,10 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from stress.fuzz_inputs import READERS, Reader
+from hypothesis import Phase, given, settings
+from stress.fuzz_inputs import READERS, Reader, cases
 from stress.fuzz_readers import HANG_SECONDS, Tally, fuzz, table
 
-EXECUTIONS = 150
+EXECUTIONS = 75
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hypothesis_is_warm(tmp_path_factory):
+    """What it imports and computes at its first cases takes a second, in each process that has not inherited it."""
+    reader = READERS["config"]
+    whole = [path.read_bytes() for path in reader.prepare(tmp_path_factory.mktemp("warm") / "input")]
+
+    @settings(max_examples=20, database=None, deadline=None, phases=[Phase.generate])
+    @given(cases(reader, whole))
+    def draw(case):
+        assert len(case) == 2
+
+    draw()
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -455,15 +455,16 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, monkeypat
     """With growth, spatial orders and falling rates before and after the break, and some steps after the last
     refinement."""
     changes = {
-        "train.iterations": 100, "densification.children": children, "densification.grow_until": 1.0,
-        "densification.stop": 95, "optim.rates_decay_start": 0.3,
+        "train.iterations": 50, "densification.children": children, "densification.grow_until": 1.0,
+        "densification.every": 5, "densification.stop": 48, "densification.order_every": 17,
+        "model.sh_degree_interval": 12, "optim.rates_decay_start": 0.3,
     }  # fmt: skip
     whole = trained("whole", changes)
     real = Trainer.train_step
 
     def train_step(self, step):
         real(self, step)
-        self.interruption.signal = 2 if step == 50 else None
+        self.interruption.signal = 2 if step == 25 else None
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", train_step)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from clock import Clock
-from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
+from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program, start_program
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.cli import run_cli
@@ -370,8 +370,7 @@ def test_train_stops_saves_and_continues(demo_scene, tmp_path, number, code, tim
 
 def interrupted(folder: Path, numbers: list[signal.Signals], *arguments: object) -> subprocess.CompletedProcess:
     """train.py with the arguments, sent signals within some milliseconds when its first step has begun."""
-    command = [sys.executable, ROOT / "train.py", *arguments]
-    training = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    training = start_program("train.py", *arguments)
     try:
         log, deadline = folder / "train.log", time.monotonic() + 120
         while not (log.exists() and "first view" in log.read_text()):
@@ -383,7 +382,7 @@ def interrupted(folder: Path, numbers: list[signal.Signals], *arguments: object)
         output, errors = training.communicate(timeout=60)
     finally:
         training.kill()
-    return subprocess.CompletedProcess(command, training.returncode, output, errors)
+    return subprocess.CompletedProcess(training.args, training.returncode, output, errors)
 
 
 def saved_step(folder: Path) -> int:

@@ -27,7 +27,13 @@ def chosen(camera: pycolmap.Camera, **how: object) -> Choice:
     return choose(mapped_with_start(capture(pycolmap.Camera(camera.todict()), **how)), 1, threads=1)
 
 
-@pytest.mark.parametrize(("truth", "name"), SQUARE, ids=[f"{name}-{truth.params[0]:.0f}" for truth, name in SQUARE])
+@pytest.mark.parametrize(
+    ("truth", "name"),
+    [
+        pytest.param(*case, id=f"{case[1]}-{case[0].params[0]:.0f}", marks=[pytest.mark.slow] if index % 2 else [])
+        for index, case in enumerate(SQUARE)  # two lenses of each model
+    ],
+)
 def test_the_model_with_the_fewest_parameters_that_describe_the_lens(truth, name):
     choice = chosen(truth)
     found = choice.camera
@@ -46,7 +52,7 @@ def test_the_model_with_the_fewest_parameters_that_describe_the_lens(truth, name
     ("truth", "name"),
     [
         (lens("PINHOLE", 1300, 1365, *CENTER), "PINHOLE"),
-        (lens("PINHOLE", 1300, 1192, *CENTER), "PINHOLE"),  # 12:11, the pixels of PAL video
+        pytest.param(lens("PINHOLE", 1300, 1192, *CENTER), "PINHOLE", marks=pytest.mark.slow),  # 12:11, PAL video
         (lens("OPENCV", 1300, 1365, *CENTER, -0.15, 0.05, 0, 0), "OPENCV"),
     ],
 )
@@ -61,7 +67,7 @@ def test_pixels_that_are_not_square(truth, name):
 @pytest.mark.parametrize(
     ("truth", "terms"),
     [
-        (lens("SIMPLE_FISHEYE", 800, *CENTER), 1),
+        pytest.param(lens("SIMPLE_FISHEYE", 800, *CENTER), 1, marks=pytest.mark.slow),
         (lens("SIMPLE_RADIAL_FISHEYE", 700, *CENTER, 0.03), 1),
         (lens("OPENCV_FISHEYE", 700, 700, *CENTER, 0.05, -0.03, 0, 0), 2),
     ],
@@ -72,7 +78,9 @@ def test_a_fisheye(truth, terms):
     assert abs(found.mean_focal_length() / truth.mean_focal_length() - 1) < 0.005
 
 
-@pytest.mark.parametrize("offset", [(60, 40), (-40, 30), (0, -50)])
+@pytest.mark.parametrize(
+    "offset", [(60, 40), *(pytest.param(offset, marks=pytest.mark.slow) for offset in ((-40, 30), (0, -50)))]
+)
 def test_the_principal_point_of_cropped_photos(offset):
     choice = chosen(lens("SIMPLE_PINHOLE", 1300, CENTER[0] + offset[0], CENTER[1] + offset[1]))
     assert choice.camera.model_name == "SIMPLE_PINHOLE" and choice.principal_point
@@ -90,7 +98,7 @@ def rolling(seed: int, strength: float) -> pycolmap.Reconstruction:
     return mapped_with_start(model)
 
 
-@pytest.mark.parametrize(("seed", "strength"), [(0, 4.0), (1, 8.0)])
+@pytest.mark.parametrize(("seed", "strength"), [pytest.param(0, 4.0, marks=pytest.mark.slow), (1, 8.0)])
 def test_what_disturbs_photos_does_not_tear_fx_and_fy_apart(seed, strength):
     choice = choose(rolling(seed, strength), 1, threads=1)
     assert choice.camera.model_name == "SIMPLE_RADIAL"

@@ -285,11 +285,13 @@ def test_is_due_is_cheap(watched):
 
 
 def test_without_a_viewer_nothing_of_it_is_imported(demo_scene, tmp_path):
+    """Nor of torch.compile, or what it needs: that would take longer than the rest together."""
     code = (
         "import sys\nfrom distwar_gs.programs import train\n"
         f"code = train(['-s', {str(demo_scene)!r}, '-m', {str(tmp_path / 'run')!r}, '--iterations', '1', '--device', "
         "'cpu', '--quiet', '--set', 'log.tensorboard=false'])\n"
-        "print(code, [name for name in sys.modules if name.startswith(('websockets', 'distwar_gs.viewing.live'))])"
+        "print(code, [name for name in sys.modules if "
+        "name.startswith(('websockets', 'distwar_gs.viewing.live', 'torch._dynamo', 'sympy'))])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr

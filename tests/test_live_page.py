@@ -18,7 +18,7 @@ from live_pages import waited
 pytest.importorskip("websockets")
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no chromium: apt-get install chromium")
 
-SIZE = (900, 560)
+SIZE = (720, 480)
 SETTLED = (
     "viewer.state.isFine && !viewer.link.asked && viewer.state.header && !viewer.state.header.moving"
     " && performance.now() - viewer.state.movedAt > 400"

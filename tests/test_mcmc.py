@@ -504,11 +504,12 @@ def test_a_training_is_as_good_as_by_adc_at_the_same_count(trained):
     assert last_metrics(own)["psnr"] > 21
 
 
-def test_100_steps_are_50_and_50_more(trained):
+def test_50_steps_are_25_and_25_more(trained):
     """With relocations and spatial orders before and after the break, and some steps after the last of them."""
-    changes = {**SCHEDULE, "densification.stop": 95, "train.iterations": 100}
+    often = {"densification.every": 5, "densification.order_every": 17, "densification.stop": 48}
+    changes = {**SCHEDULE, **often, "train.iterations": 50}
     whole = trained("whole", changes)
-    first = trained("parts", {**changes, "train.iterations": 50})
+    first = trained("parts", {**changes, "train.iterations": 25})
     assert first.state.strategy.state_dict() == {}
     second = trained("parts", {**changes, "train.resume": "auto"})
     assert len(whole.state.params["means"]) == 3300

@@ -215,7 +215,11 @@ def test_a_finished_run_has_nothing_to_do(finished, photos):
     assert (finished[0] / "sparse/0/images.bin").stat().st_mtime_ns == before
 
 
-@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+@pytest.fixture(
+    params=[
+        pytest.param(signal.SIGINT, id="Ctrl-C"), pytest.param(signal.SIGTERM, id="SIGTERM", marks=pytest.mark.slow)
+    ]
+)  # fmt: skip
 def interrupted(request, photos, tmp_path):
     """A run that got a signal while it looked for features, or later."""
     command = [sys.executable, script_path("photos_to_scene"), photos, tmp_path / "scene", "--threads", "1"]

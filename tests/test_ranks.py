@@ -139,7 +139,7 @@ def _one_process_steps(count: int, absgrad: bool, steps: int) -> tuple[dict[str,
         for camera, photo in _views(count):
             rendered = engine.forward(step * count, camera, 3, BACKGROUND)
             gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
-            sums = rendered.differentiate(gradients["image"], None, gradients["errors"])
+            sums = rendered.differentiate(gradients["image"], gradients["errors"])
             training.strategy.state["score"] += sums[:, 0].sqrt()
             means2d, radii = rendered.rendering.means2d, rendered.rendering.radii
             gradient = means2d.absgrad if absgrad else means2d.grad

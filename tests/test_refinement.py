@@ -16,9 +16,10 @@ CENTER = (WIDTH / 2, HEIGHT / 2)
 @pytest.mark.parametrize(
     ("truth", "name"),
     [
-        (lens("SIMPLE_PINHOLE", 1300, *CENTER), "SIMPLE_PINHOLE"),
+        # The choice among these is tested in test_intrinsics.py; the way to it is the same for all.
+        pytest.param(lens("SIMPLE_PINHOLE", 1300, *CENTER), "SIMPLE_PINHOLE", marks=pytest.mark.slow),
         (lens("SIMPLE_RADIAL", 1300, *CENTER, -0.1), "SIMPLE_RADIAL"),
-        (lens("OPENCV", 1300, 1300, *CENTER, -0.2, 0.06, 0.002, 0.002), "OPENCV"),
+        pytest.param(lens("OPENCV", 1300, 1300, *CENTER, -0.2, 0.06, 0.002, 0.002), "OPENCV", marks=pytest.mark.slow),
         (lens("PINHOLE", 1300, 1365, *CENTER), "PINHOLE"),
         (lens("SIMPLE_RADIAL_FISHEYE", 750, *CENTER, 0.02), "SIMPLE_RADIAL_FISHEYE"),
     ],
@@ -50,7 +51,9 @@ def test_each_camera_gets_its_own_lens(tmp_path):
     assert [each["photos"] for each in work.notes["lenses"]] == [8, 8]
 
 
-@pytest.mark.parametrize("camera", ["OPENCV", "SIMPLE_RADIAL", "RADIAL"])
+@pytest.mark.parametrize(
+    "camera", ["OPENCV", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIMPLE_RADIAL", "RADIAL"))]
+)
 def test_a_lens_model_that_was_asked_for_stays(tmp_path, camera):
     truth = lens("SIMPLE_PINHOLE", 1300, *CENTER)
     work = begun_work(tmp_path / "out", capture(truth), camera)
@@ -59,7 +62,7 @@ def test_a_lens_model_that_was_asked_for_stays(tmp_path, camera):
     assert abs(model.cameras[1].mean_focal_length() / 1300 - 1) < 0.01
 
 
-@pytest.mark.parametrize("matches", [26, 22])
+@pytest.mark.parametrize("matches", [pytest.param(26, marks=pytest.mark.slow), 22])
 def test_a_photo_with_few_matches_is_placed_at_the_second_try(tmp_path, matches):
     """Mapping wants 30 observations that agree."""
     made = capture(lens("SIMPLE_RADIAL", 1300, *CENTER, -0.1), wrong=0.0)

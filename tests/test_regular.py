@@ -26,6 +26,10 @@ from distwar_gs.viewing.path_files import read_path
 KINDS = {"a FIFO": os.mkfifo, "a device": lambda path: path.symlink_to("/dev/null")}
 
 
+class WaitedError(BaseException):
+    """What waited for a FIFO; nothing takes it for an error of the file, and refuses it."""
+
+
 @pytest.fixture
 def replaced():
     """Puts a FIFO or a device in the place of a file: replaced(path, kind). What waits for a FIFO fails after 10 s."""
@@ -40,7 +44,7 @@ def replaced():
     def wake(*_) -> None:
         for path in fifos:
             os.close(os.open(path, os.O_RDWR))  # whoever waits reads nothing, and goes on
-        raise TimeoutError(f"waited for one of {fifos}")
+        raise WaitedError(f"one of {fifos}")
 
     before = signal.signal(signal.SIGALRM, wake)
     signal.alarm(10)

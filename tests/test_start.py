@@ -135,7 +135,7 @@ def test_all_parameters_of_a_model_are_kept(make, demo_run):
 def test_every_format_is_a_start(make, demo_run, tmp_path, name):
     params = load_model(find_ply(demo_run.folder))
     (save_model if name not in ("a.sog", "folder") else write_sog)(tmp_path / name, params)
-    run = make(tmp_path / name, {"train.iterations": 20})
+    run = make(tmp_path / name, {"train.iterations": 10})
     assert measured(run) == pytest.approx(psnr_of(demo_run.folder), abs=0.2)
     assert run.run() == 0 and psnr_of(run.folder) > psnr_of(demo_run.folder) + 0.1
 
@@ -143,7 +143,7 @@ def test_every_format_is_a_start(make, demo_run, tmp_path, name):
 @pytest.mark.parametrize("strategy", ["adc", "mcmc", "guided"])
 def test_training_goes_on_from_a_model(make, demo_run, strategy):
     """And in the world's frame: what comes out lies where the model lay."""
-    changes = {**DENSE_SCHEDULE, "train.iterations": 80, "densification.opacity_reset_every": 100}
+    changes = {**DENSE_SCHEDULE, "train.iterations": 50, "densification.opacity_reset_every": 100}
     changes |= {"mcmc": {"optim.adam": "dense", "densification.cap_max": 3500}}.get(strategy, {})
     changes |= {"model.antialiased": False}  # as it was trained
     run = make(find_ply(demo_run.folder), changes | {"densification.strategy": strategy})

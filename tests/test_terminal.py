@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from demo_runs import ENVIRONMENT, ROOT, demo_config
+from demo_runs import ENVIRONMENT, ROOT, demo_config, run_program
 from tqdm import tqdm
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
@@ -77,8 +77,8 @@ def test_names_reach_neither_terminal_nor_train_log_raw(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments", [["--\x1b[2Jx"], ["-s", "x", "--iterations", "\x1b[2J"], ["-s", "\x1b[2J/none"]])
 def test_arguments_are_not_repeated_raw(arguments):
-    said = subprocess.run([sys.executable, ROOT / "train.py", *arguments], capture_output=True, env=ENVIRONMENT).stderr
-    assert said.startswith(b"error: ") and rb"\x1b[2J" in said and b"\x1b" not in said
+    said = run_program("train.py", *arguments).stderr
+    assert said.startswith("error: ") and r"\x1b[2J" in said and "\x1b" not in said
 
 
 # ---------------------------------------------------------------------------------------------- what takes nothing
@@ -186,7 +186,7 @@ def test_the_exit_code_is_the_programs(redirection, codes, said):
     assert done.codes == codes and done.stderr == said
 
 
-@pytest.mark.parametrize("program", ["train.py --help", "scripts/doctor.py"])
+@pytest.mark.parametrize("program", ["train.py --help", pytest.param("scripts/doctor.py", marks=pytest.mark.slow)])
 def test_programs_whose_output_nobody_takes(program):
     codes = [
         shell(f"$P {program} {where}").codes[0] for where in ("> /dev/null", "> /dev/full", "| head -1 > /dev/null")
@@ -212,7 +212,7 @@ def test_a_training_whose_terminal_is_closed(demo_scene, tmp_path, in_process, i
     same model."""
     ours, theirs = pty.openpty()
     command = [sys.executable, ROOT / "train.py", "-s", demo_scene, "-m", tmp_path / "run", "--device", "cpu",
-               "--iterations", "40", "--set", "log.every=1", "log.tensorboard=false"]  # fmt: skip
+               "--iterations", "40", "--no_report", "--set", "log.every=1", "log.tensorboard=false"]  # fmt: skip
 
     def prepare() -> None:
         os.setsid()

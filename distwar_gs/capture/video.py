@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from distwar_datasets.errors import DataError
+from distwar_datasets.regular import check_regular
 from distwar_gs.system.progress import progress
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"})
@@ -37,6 +38,7 @@ def opened(video: Path) -> Any:
     if find_spec("imageio_ffmpeg") is None:
         raise DataError(f"{video}: reading videos needs ffmpeg: pip install imageio-ffmpeg")
     try:
+        check_regular(video)  # ffmpeg would wait for whoever writes into a FIFO
         return imageio.get_reader(video, format="FFMPEG")
     except (OSError, RuntimeError, ValueError) as error:
         raise DataError(f"{video}: cannot be read as a video ({str(error).strip().splitlines()[0]})") from error

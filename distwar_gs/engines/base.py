@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam
 
+from distwar_gs.engines.given import GivenGradients
 from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import step_all
@@ -117,9 +118,10 @@ class ComposedRendered:
         if v_depth is not None and rendering.depths is not None:
             outputs, gradients = [*outputs, rendering.depths], [*gradients, v_depth[None, ..., None]]
         if errors is None or rendering.features is None or self.probe is None:
-            torch.autograd.backward(outputs, gradients)
+            GivenGradients.apply(tuple(gradients), *outputs).backward()
             return None
-        torch.autograd.backward([*outputs, rendering.features], [*gradients, errors[None, ..., None]])
+        gradients.append(errors[None, ..., None])
+        GivenGradients.apply(tuple(gradients), *outputs, rendering.features).backward()
         return self.probe.grad
 
 
