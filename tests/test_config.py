@@ -217,8 +217,9 @@ def test_every_strategy_has_its_defaults():
     assert list(PRESETS) == list(STRATEGIES)
     assert set(PRESETS) == set(rule_of("densification.strategy").choices)
     for name, preset in PRESETS.items():
-        config = validate(config_of({"densification.strategy": name}))
-        assert as_values(config) == as_values(Config()) | {"densification.strategy": name} | preset
+        length = {"train.iterations": 30_000}  # the one that settings counted in steps are meant for
+        config = validate(config_of({"densification.strategy": name} | length))
+        assert as_values(config) == as_values(Config()) | {"densification.strategy": name} | preset | length
         assert all(value != as_values(Config())[key] for key, value in preset.items()), "repeats a default"
 
 

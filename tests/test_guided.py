@@ -373,8 +373,8 @@ def test_memory_is_a_cap_that_removes_nothing():
 def test_that_the_number_is_final_is_said_once_with_the_reason(caplog):
     params, optimizers = gaussians([0.5] * 40)
     for cap, step, wanted in (
-        (Cap(40), 300, "step 300: 40 Gaussians, as many as memory holds; their number stays"),
-        (Cap(0), 5000, "step 5000: 40 Gaussians; their number stays"),
+        (Cap(40), 300, "step 300: 40 Gaussians, as many as memory holds; no more are added"),
+        (Cap(0), 5000, "step 5000: 40 Gaussians; no more are added"),
     ):
         caplog.clear()
         strategy = Guided(40, CPU, 1.0, strategy_of(10_000, order_every=0).config, cap, Schedule(10_000))
@@ -480,7 +480,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(trained, monkeypat
 
 def test_a_run_says_when_its_number_is_final(trained):
     run = trained("run", {"train.iterations": 50, "densification.grow_until": 0.6})
-    assert "step 30: 3,300 Gaussians; their number stays" in (run.folder / "train.log").read_text()
+    assert "step 30: 3,300 Gaussians; no more are added" in (run.folder / "train.log").read_text()
 
 
 def test_the_same_run_twice_is_the_same_to_the_bit(trained):
@@ -540,7 +540,7 @@ def test_a_run_of_seconds_grows_to_its_cap(trained, monkeypatch):
     }  # fmt: skip
     run = trained("run", changes)
     assert run.state.step == 40 and len(run.state.params["means"]) == 3300
-    assert "step 25: 3,300 Gaussians; their number stays" in (run.folder / "train.log").read_text()
+    assert "step 25: 3,300 Gaussians; no more are added" in (run.folder / "train.log").read_text()
 
 
 def test_a_training_whose_memory_runs_out_while_it_grows_goes_on(trained):

@@ -7,8 +7,9 @@ import torch
 from test_live_modes import CAMERA, SETTINGS, one, params
 
 from distwar_gs.rendering.renderer import render
-from distwar_gs.rendering.weights import SPACING, largest_weights, summed_weights
+from distwar_gs.rendering.weights import SPACING, largest_weights, summed_weights, uses
 from distwar_kernels import Reduction
+from distwar_kernels.constants import ALPHA_CUT
 
 
 def every_weight(values):
@@ -65,3 +66,32 @@ def test_a_reduction_that_measures_itself_is_not_disturbed():
 def test_no_gaussians():
     none = {name: tensor[:0] for name, tensor in params().items()}
     assert largest_weights(none, CAMERA, SETTINGS).shape == (0,)
+
+
+def test_uses_are_weights_and_the_area_that_is_blended():
+    values = params()
+    weights, areas = uses(values, CAMERA, SETTINGS)
+    torch.testing.assert_close(weights, summed_weights(values, CAMERA, SETTINGS))
+    blended = [one_alone(values, row) for row in range(len(weights))]
+    seen = torch.tensor([float((alphas >= ALPHA_CUT).sum()) for alphas in blended])
+    assert (seen > 50).sum() > 5
+    torch.testing.assert_close(areas[seen > 50], seen[seen > 50], rtol=0.25, atol=5.0)
+    assert (areas[seen == 0] < 20).all()
+
+
+def one_alone(values, row):
+    """[H, W] the alphas of one of the Gaussians, without the others."""
+    alone = {name: value[row : row + 1] for name, value in values.items()}
+    return render(alone, CAMERA, SETTINGS, sh_degree=0).alphas[0, ..., 0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(3))
+def test_the_fused_rasterizer_says_the_same(seed):
+    values, fused = params(seed), replace(SETTINGS, rasterizer="fused")
+    expected = uses(values, CAMERA, SETTINGS)
+    found = uses({name: value.cuda() for name, value in values.items()}, CAMERA.to("cuda"), fused)
+    for one_of, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one_of.cpu(), other, rtol=2e-3, atol=1e-2)
+    again = uses({name: value.cuda() for name, value in values.items()}, CAMERA.to("cuda"), fused)
+    assert all(torch.equal(one_of, other) for one_of, other in zip(found, again, strict=True))

@@ -14,7 +14,6 @@ from typing import Any
 from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.log_section import LogConfig
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
-from distwar_gs.config.schedule import MEANT_FOR
 from distwar_gs.config.strategies import STRATEGIES
 
 
@@ -205,6 +204,11 @@ class DensificationConfig:
     rounds of growth, which 30,000 steps have: a larger share where they are fewer, up to all. At most 5 % of all
     Gaussians, or what makes ten times as many in all rounds. Only used by guided, and where densification.cap_max is
     not given."""
+    trim: float = setting(0.0, between(0, 1))
+    """Gaussians that hardly change the pixels they cost are removed, until together they were this share of what the
+    training views show; 0: none are. Only used by guided."""
+    trims: int = setting(12, at_least(0))
+    """How often that is done, evenly spread over the time until densification.stop. Only used by guided."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,8 +234,8 @@ class TrainConfig:
     result_dir: str | None = setting(None)
     """Folder of the run; null: output/<name of the scene folder>."""
     quality: str = setting("standard", one_of("draft", "standard", "best"))
-    """How long to train, by name: draft 10,000 steps, standard 30,000, best 60,000. Not used where train.iterations or
-    train.seconds is set."""
+    """How long to train, by name: draft 10,000 steps, best 45,000, standard as many as the strategy has: guided 20,000,
+    the others the 30,000 of their papers. Not used where train.iterations or train.seconds is set."""
     iterations: int = setting(30_000, at_least(1))
     """Training steps, one image each. The settings that are counted in steps (densification.start, stop, every and
     opacity_reset_every, model.sh_degree_interval, optim.means_lr_steps) are meant for 30,000: those that are not set
@@ -299,8 +303,8 @@ FIELDS: dict[str, dataclasses.Field] = {
 
 QUALITIES: dict[str, dict[str, Any]] = {
     "draft": {"train.iterations": 10_000},
-    "standard": {"train.iterations": MEANT_FOR},
-    "best": {"train.iterations": 60_000},
+    "standard": {},  # as many as the strategy has
+    "best": {"train.iterations": 45_000},
 }
 """The defaults that a train.quality changes."""
 

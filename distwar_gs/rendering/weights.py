@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
-from distwar_gs.rendering.renderer import RenderSettings, render
+from distwar_gs.rendering.renderer import FUSED, RenderSettings, project, render
 from distwar_kernels import Cameras
+from distwar_kernels.constants import ALPHA_CUT
+from distwar_kernels.fused import weights as fused_weights
 
 SPACING = 4
 """Pixels from one to the next of a sparse picture (`largest_weights`), in both directions."""
@@ -22,6 +24,22 @@ def summed_weights(params: Mapping[str, Tensor], camera: Cameras, settings: Rend
     """[N] each Gaussian's weights, summed over the pixels of a picture; arguments as for `largest_weights`."""
     everything = torch.ones(camera.height, camera.width, 1, device=params["means"].device)
     return _weights(params, camera, settings, everything)[:, 0]
+
+
+@torch.no_grad()
+def uses(params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> tuple[Tensor, Tensor]:
+    """What each Gaussian does for a picture and what it costs: its weights, summed over the pixels, and the area in
+    pixels in which it is blended, hidden or not: [N] each. Arguments as for `largest_weights`; repeats to the bit."""
+    if settings.rasterizer == FUSED.name:
+        return fused_weights.uses(params, camera, settings.draw_options(0, None))
+    splats = project(params, camera, settings)
+    xx, xy, yy = splats.conics[0].unbind(1)
+    determinant = (xx * yy - xy * xy).clamp_min(1e-20)
+    reach = 2.0 * (splats.opacities[0] / ALPHA_CUT).clamp_min(1.0).log()
+    variances = torch.stack((yy, xx), dim=1) / determinant[:, None]
+    size = (camera.width, camera.height)
+    areas = fused_weights.area_within(splats.means2d[0], variances, determinant.rsqrt(), reach, size)
+    return summed_weights(params, camera, settings), areas.masked_fill((splats.radii[0] == 0).any(dim=1), 0.0)
 
 
 def largest_weights(params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> Tensor:

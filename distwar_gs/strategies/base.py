@@ -19,6 +19,7 @@ from distwar_gs.gaussians.memory import Cap
 from distwar_gs.strategies.adaptive import Densifier
 from distwar_gs.strategies.guided import Guided
 from distwar_gs.strategies.mcmc import Mcmc
+from distwar_gs.strategies.trimming import Look
 from distwar_gs.system.parallel import ALONE, Ranks
 
 
@@ -88,6 +89,8 @@ class StrategySetup:
     """If it depends on memory."""
     shown: float = 1.0
     """The share of the views that show a point of the scene."""
+    look: Look | None = None
+    """At the training views, for what they say of each Gaussian."""
     ranks: Ranks = ALONE
     """Those that hold Gaussians: `count` is of this one."""
 
@@ -109,7 +112,9 @@ def _mcmc(setup: StrategySetup) -> Strategy:
 def _guided(setup: StrategySetup) -> Strategy:
     density = setup.config.densification
     limits = (setup.cap, setup.schedule)
-    return Guided(setup.count, setup.device, setup.extent, density, *limits, shown=setup.shown, ranks=setup.ranks)
+    return Guided(
+        setup.count, setup.device, setup.extent, density, *limits, shown=setup.shown, look=setup.look, ranks=setup.ranks
+    )
 
 
 MAKERS: dict[str, Callable[[StrategySetup], Strategy]] = {

@@ -14,6 +14,7 @@ Gaussians that have faded are relocated and new ones added, as there. What diffe
 - how many there are: with `cap_max` as many more at each round as bring their number linearly there by `grow_until` of
   the run; without, a share of those that adaptive density control would have cloned or split, so that the number finds
   itself, at most 5 % at a round. The share is larger where rounds are fewer: a longer run has no more Gaussians.
+- which go: those that hide behind others, and whoever else hardly changes the pixels it costs (trimming.py);
 - the start: that of adaptive density control. MCMC's, opaque and tiny, is 2.7 dB worse on a scene of few photos.
 
 A score is kept over rounds at half its value, and shared with children.
@@ -37,6 +38,7 @@ from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.optimizer import all_moments
 from distwar_gs.strategies.adaptive import accumulate, is_accumulated, mean_gradient, new_state, rotated
 from distwar_gs.strategies.mcmc import GROWTH, Mcmc, MoveReport, Plan, carry_out, draw, unchanged, within
+from distwar_gs.strategies.trimming import Look, is_trimmed, trim
 from distwar_gs.system.parallel import ALONE, Ranks
 
 log = logging.getLogger(__name__)
@@ -250,6 +252,7 @@ class Guided(Mcmc):
         cap: Cap | None = None,
         schedule: Schedule | None = None,
         shown: float = 1.0,
+        look: Look | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         """Start with empty statistics for `count` Gaussians; `shown` is the share of the views that show a point of the
@@ -261,6 +264,7 @@ class Guided(Mcmc):
         self.state = new_state(count, device)
         if config.draw == "error":
             self.state["score"] = torch.zeros(count, device=device)
+        self._look = look
         self._warned = False
 
     def after_backward(self, step: int, means2d_grad: Tensor, radii: Tensor, width: int, height: int) -> None:
@@ -310,6 +314,8 @@ class Guided(Mcmc):
         """Refines; where there is no memory for that, there are no more Gaussians from then on."""
         now, cap = self.schedule.at(step), self.cap.now([*params.values(), *all_moments(optimizers)])
         try:
+            if self._look and is_trimmed(now, self.config):
+                trim(self._look, now, params, optimizers, self.state, self.config, self.ranks)
             wanted = self.wanted(now, params, cap)
             report = refine(params, optimizers, self.state, step, wanted, self.config, generator, self.ranks)
         except self.ranks.survivable:
@@ -323,7 +329,7 @@ class Guided(Mcmc):
         is_full = not self.config.cap_max and 0 < cap <= count
         if (is_full or now.mark(self.config.every) >= self._growth_end()) and not self._warned:
             why = ", as many as memory holds" if is_full else ""
-            log.info("step %d: %s Gaussians%s; their number stays", now.step, f"{count:,}", why)
+            log.info("step %d: %s Gaussians%s; no more are added", now.step, f"{count:,}", why)
             self._warned = True
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -100,6 +100,10 @@ class Ranks:
         """The rows [M, ...] of all ranks, one behind the other, on the first; None on the others."""
         return rows
 
+    def everywhere(self, rows: Tensor) -> Tensor:
+        """The rows [M, ...] of all ranks, one behind the other, on each."""
+        return rows
+
     def end_with(self, where: Callable[[], str]) -> None:
         """What to say of the state of the run where another rank is lost."""
 
@@ -206,6 +210,11 @@ class Joined(Ranks):
         counts, nothing = self.numbers(len(rows)), [0] * (self.count - 1)
         came = self.exchange(rows.detach(), [len(rows), *nothing], counts if self.leads else [0] * self.count)
         return came if self.leads else None
+
+    def everywhere(self, rows: Tensor) -> Tensor:
+        """See Ranks."""
+        copies = rows.repeat(self.count, *[1] * (rows.dim() - 1))
+        return self.exchange(copies, [len(rows)] * self.count, self.numbers(len(rows)))
 
     def end_with(self, where: Callable[[], str]) -> None:
         """See Ranks."""

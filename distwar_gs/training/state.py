@@ -27,7 +27,9 @@ from distwar_gs.gaussians.random_start import showing_share
 from distwar_gs.gaussians.shards import dealt
 from distwar_gs.gaussians.start import first_gaussians
 from distwar_gs.rendering.renderer import RenderSettings
+from distwar_gs.rendering.views import cameras_of
 from distwar_gs.strategies.base import Strategy, StrategySetup, make_strategy
+from distwar_gs.strategies.trimming import Look, look_at_views
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.batches import StepResult
 from distwar_gs.training.sampler import ViewSampler, is_order
@@ -47,6 +49,8 @@ class TrainingState:
     """Of the scene, in the frame of the means."""
     shown: float = 1.0
     """The share of the views that show a point of the scene (distwar_gs.gaussians.random_start.showing_share)."""
+    look: Look | None = None
+    """At the training views (distwar_gs.strategies.trimming)."""
     cap: Cap
     """How many Gaussians there may be."""
     generators: dict[str, torch.Generator]
@@ -177,7 +181,9 @@ class TrainingState:
         config, count = self.config, len(self.params["means"])
         self.first_degree = max(self.ranks.numbers(degree_in_use(self.params)))
         self.optimizers = make_optimizers(self.params, config.optim, self.extent, self.views)
-        setup = StrategySetup(config, count, self.device, self.extent, self.schedule, self.cap, self.shown, self.ranks)
+        setup = StrategySetup(
+            config, count, self.device, self.extent, self.schedule, self.cap, self.shown, self.look, self.ranks
+        )
         self.strategy = make_strategy(setup)
         self.engine = make_engine(config, self.params, self.optimizers, self.strategy, self.settings, self.ranks)
 
@@ -204,6 +210,7 @@ def _shared(
     return {
         "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds, ranks.count),
         "settings": settings, "device": device, "ranks": ranks, "extent": scene.extent, "shown": showing_share(scene),
+        "look": look_at_views(cameras_of(scene.train, device), settings, ranks),
         "cap": cap_of(config, settings.rasterizer, scene.train, device, ranks),
         "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"], ranks),
         "adjustments": make_adjustments(config, scene, device),
