@@ -20,6 +20,7 @@ from distwar_gs.gaussians.optimizer import load_state_dicts, make_optimizers, mo
 from distwar_gs.gaussians.shards import BLOCK, planned, rebalance, rows_of
 from distwar_gs.rendering.renderer import RenderSettings
 from distwar_gs.strategies import guided, mcmc
+from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.strategies.base import StrategySetup, make_strategy
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.sampler import ViewSampler
@@ -355,3 +356,13 @@ def test_the_primitives_of_a_refinement_are_those_of_before():
     marks = torch.randint(int(ends[-1]), (30,), generator=torch.Generator().manual_seed(1))
     assert torch.equal(mcmc.draw(weights, 30, generator), torch.searchsorted(ends, marks, right=True))
     assert len(guided.draw_distinct(weights, 200, generator)) == 100
+
+
+@pytest.mark.parametrize("views", [1, 2, 3, 4, 7, 8])
+def test_what_is_due_by_views_is_due_as_often_with_any_number_of_ranks(views):
+    """Each refinement of one process, at the first step at or beyond its own."""
+    density = replace(CONFIG.densification, start=500, every=100, stop=2000)
+    schedule = Schedule(3000, views=views)
+    steps = [step for step in range(views, 3000 + views, views) if is_refined(schedule.at(step), density)]
+    assert [step - step % 100 for step in steps] == list(range(600, 2000, 100))
+    assert [step for step in range(views, 3001, views) if schedule.is_one(step, (1000,))] == [-(-1000 // views) * views]

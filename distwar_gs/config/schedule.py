@@ -113,6 +113,11 @@ class Moment:
         """Whether this is the first step at or beyond a multiple of `every`."""
         return self.step % every < self.views
 
+    def mark(self, every: int) -> float:
+        """The position that a step which `is_each` stands for: where it shows several views, it lies up to so many
+        before."""
+        return self.position - self.step % every
+
     def completes(self, interval: int) -> bool:
         """Whether a multiple of `interval`, from `interval` on, lies at this step, or between the last one and it."""
         return self.position // interval > max(self.before, 0) // interval

@@ -59,7 +59,7 @@ def is_accumulated(now: Moment, config: DensificationConfig) -> bool:
 def is_refined(now: Moment, config: DensificationConfig) -> bool:
     """Whether Gaussians are added and removed after the backward pass of a step: multiples of `every`, both ends
     excluded."""
-    return config.start < now.position < config.stop and now.is_each(config.every)
+    return config.start < now.mark(config.every) < config.stop and now.is_each(config.every)
 
 
 def is_ordered(now: Moment, config: DensificationConfig) -> bool:

@@ -280,11 +280,12 @@ class Guided(Mcmc):
         """How many Gaussians there are to be after a refinement; `cap` as from `Cap.now`."""
         count, end = self.ranks.total(len(params["means"])), self._growth_end()
         least = min(count, self.config.cap_max or count)
+        position = now.mark(self.config.every)
         if self.config.cap_max:  # by now as large a part of what is missing as this round is of those that are left
             every = self.config.every * now.pace
-            part = every / max(end - now.position + every, every)
+            part = every / max(end - position + every, every)
             target = count + round(part * (self.config.cap_max - count))
-        elif now.position <= end:
+        elif position <= end:
             target = count + self._growth(now, count, self._wishes(params))
         else:
             target = count
@@ -326,7 +327,7 @@ class Guided(Mcmc):
     def _tell(self, now: Moment, count: int, cap: int) -> None:
         """Says, once, that the number of Gaussians has become final."""
         is_full = not self.config.cap_max and 0 < cap <= count
-        if (is_full or now.position >= self._growth_end()) and not self._warned:
+        if (is_full or now.mark(self.config.every) >= self._growth_end()) and not self._warned:
             why = ", as many as memory holds" if is_full else ""
             log.info("step %d: %s Gaussians%s; no more are added", now.step, f"{count:,}", why)
             self._warned = True

@@ -87,8 +87,9 @@ def trims_before(position: float, pace: float, config: DensificationConfig) -> i
 
 def is_trimmed(now: Moment, config: DensificationConfig) -> bool:
     """Whether a refinement also trims: it is the first one since trimming has become due."""
-    before = now.position - config.every * now.pace
-    return trims_before(now.position, now.pace, config) > trims_before(before, now.pace, config)
+    position = now.mark(config.every)
+    before = position - config.every * now.pace
+    return trims_before(position, now.pace, config) > trims_before(before, now.pace, config)
 
 
 def dispensable(use: Use, share: float) -> Tensor:
@@ -117,6 +118,6 @@ def trim(
         torch.OutOfMemoryError: nothing is changed then.
     """
     _, ours = ranks.span(len(params["means"]))
-    gone = dispensable(look(params, trims_before(now.position, now.pace, config)), config.trim)
+    gone = dispensable(look(params, trims_before(now.mark(config.every), now.pace, config)), config.trim)
     drop_rows(params, optimizers, state, gone[ours])
     log.debug("step %d: %d Gaussians that the views could do without are removed", now.step, int(gone.sum()))

@@ -134,6 +134,7 @@ class Joined(Ranks):
         hear(self.peers)
         self.numbers(0)  # all are there, and have shown a sign
         self.peers.watch()
+        self.swap(torch.zeros(self.count, 1, device=device))  # GPUs are connected by their first exchange
 
     def numbers(self, value: int) -> list[int]:
         """See Ranks."""
