@@ -54,7 +54,7 @@ class Peers:
         with contextlib.suppress(Exception):
             self._store.set(_ENDED, str(self.rank))
             return self._store.add(_SAID, 1) == 1
-        return self.rank == 0
+        return not any(self._seems_to_live(rank) for rank in range(self.rank))  # the store is gone
 
     def await_end(self) -> None:
         """After a collective that has failed: where a rank is gone this does not return."""
@@ -69,12 +69,15 @@ class Peers:
                 self._show(beat := beat + 1)
                 ended = self._store.check([_ENDED])
                 lost = [] if ended else [rank for rank in range(self.count) if self._is_lost(rank)]
-            except Exception:  # the store is gone, and with it who kept it
-                ended, lost = False, [0]
+            except Exception:  # the store is gone, and with it who kept it: one of us, or torchrun
+                ended, lost = False, [rank for rank in range(self.count) if not self._seems_to_live(rank)]
+                if not lost and not self._leaving.is_set():
+                    self._end("torchrun is gone (killed)")
             if ended:
                 self._follow()
             if lost and not self._leaving.is_set():
-                self._end(lost)
+                verb, who = "is" if len(lost) == 1 else "are", ", ".join(map(str, lost))
+                self._end(f"rank {who} of {self.count} {verb} gone (killed, or out of the host's memory)")
 
     def _show(self, beat: int) -> None:
         self._store.set(f"beat/{self.rank}", f"{beat} {os.getpid()} {_here()}")
@@ -91,20 +94,23 @@ class Peers:
         # It may have left between our two questions.
         return (gone or (sign == last and now - since > LOST_S)) and not self._store.check([f"left/{rank}"])
 
+    def _seems_to_live(self, rank: int) -> bool:
+        """By its last sign alone."""
+        sign, _ = self._signs.get(rank, ("", 0.0))
+        if rank == self.rank or not sign:
+            return rank == self.rank
+        _, process, here = sign.split(" ", 2)
+        return here != _here() or _lives(process)
+
     def _follow(self) -> None:
         """Another rank has said why all end."""
         if not self._leaving.wait(LEAVE_S):
             os._exit(1)
 
-    def _end(self, lost: list[int]) -> None:
-        who = ", ".join(map(str, lost))
+    def _end(self, what: str) -> None:
         if self.says():
-            verb = "is" if len(lost) == 1 else "are"
-            print(
-                f"error: rank {who} of {self.count} {verb} gone (killed, or out of the host's memory); {self.where()}. "
-                "Start all again with --resume auto",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+            print(f"error: {what}; {self.where()}. Start all again with --resume auto", file=sys.stderr, flush=True)
+            time.sleep(LEAVE_S)  # the others see that it is said: where this process keeps the store, it goes with it
         os._exit(1)
 
 
