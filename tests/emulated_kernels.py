@@ -42,9 +42,10 @@ def link(name: str, sources: Sequence[Path], *flags: str, with_torch: bool = Fal
 
     Skips the test where the compiler is too old.
     """
+    libraries = _torch_libraries() if with_torch else ()  # imports setuptools, which two threads must not do at once
     with ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda source: _compiled(source, flags, with_torch), sources))
-    command = [_compiler(), "-shared", "-pthread", *flags, *objects, *(_torch_libraries() if with_torch else ())]
+    command = [_compiler(), "-shared", "-pthread", *flags, *objects, *libraries]
     key = [*flags, *(path.name for path in objects)]
     return _made(f"{name}.so", key, lambda target: subprocess.run([*command, "-o", target], check=True))
 

@@ -486,7 +486,7 @@ def checkpoint_whose_tensors_claim_more_than_it_has(bench):
     return packed_anew(bench, lambda name, content: b"" if name.endswith("/data/0") else content, zipfile.ZIP_STORED)
 
 
-@bad(TRAINING, "step_60.pt: checkpoint format 99, this program reads 1 to 2", "use the version of distwar-gs")
+@bad(TRAINING, "step_60.pt: checkpoint format 99, this program reads 1 to 3", "use the version of distwar-gs")
 def checkpoint_of_a_newer_version(bench):
     return bench.changed_checkpoint(format_version=99)
 

@@ -357,7 +357,7 @@ def test_train_stops_saves_and_continues(demo_scene, tmp_path, number, code, tim
     assert stopped.returncode == code, stopped.stderr
     assert len(stopped.stderr.splitlines()) == 1 and stopped.stderr.endswith("continue with --resume auto\n")
     step = saved_step(tmp_path / "run")
-    assert step < 30_000 and f"stopped at step {step} of 30000" in stopped.stderr
+    assert step < 20_000 and f"stopped at step {step} of 20000" in stopped.stderr
     assert not (tmp_path / "run/metrics.json").exists()
 
     resumed = run_program("train.py", *arguments, "--resume", "auto", "--iterations", step + 5)

@@ -208,10 +208,10 @@ def _without_memory(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, 
         run = Trainer(demo_config(scene, folder, CHANGES | changes))
         forward = run.state.engine.forward
 
-        def fails(step: int, *arguments: Any) -> Any:
+        def fails(step: int, *arguments: Any, **options: Any) -> Any:
             if step > 12 and ranks.rank == 1:
                 raise torch.OutOfMemoryError("no more")
-            return forward(step, *arguments)
+            return forward(step, *arguments, **options)
 
         run.state.engine.forward = fails
         return run.run()

@@ -86,9 +86,9 @@ def test_time_drives_what_is_counted_in_steps(make, steady, monkeypatch):
     run, rates, degrees = make(4.0, SCHEDULE), {}, {}
     real = run.state.engine.forward
 
-    def forward(step, camera, sh_degree, background):
+    def forward(step, camera, sh_degree, background, **options):
         rates[step], degrees[step] = run.state.optimizers["means"].param_groups[0]["lr"], sh_degree
-        return real(step, camera, sh_degree, background)
+        return real(step, camera, sh_degree, background, **options)
 
     run.state.engine.forward = forward
     run.run()

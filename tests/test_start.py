@@ -187,7 +187,7 @@ def test_harmonics_of_a_model_are_in_use_from_the_first_step(make, demo_run, tmp
     run = make(tmp_path / "a.ply", {"model.sh_degree_interval": 1000, "train.iterations": 3})
     degrees = []
     forward = run.state.engine.forward
-    monkeypatch.setattr(run.state.engine, "forward", lambda step, camera, degree, background: (
+    monkeypatch.setattr(run.state.engine, "forward", lambda step, camera, degree, background, **options: (
         degrees.append(degree), forward(step, camera, degree, background))[1])  # fmt: skip
     run.run()
     assert degrees == [2, 2, 2]
