@@ -152,7 +152,7 @@ def test_opcheck(device):
     parameters = [params[name].to(device) for name in PARAMETERS]
     rendered = fused.render_whole(parameters, *view, BufferSizes())
     records = fused.blend_backward(rendered, weights(rendered.image), False, Reduction())
-    arguments = (parameters, *fused._view_arguments(*view), list(rendered.state.visible), None, 0, records)
+    arguments = (parameters, *fused.view_arguments(*view), list(rendered.state.visible), None, 0, records)
     torch.library.opcheck(torch.ops.distwar.fused_pose_gradient.default, arguments)
 
 
