@@ -181,7 +181,7 @@ def test_where_a_rank_is_killed_the_others_end_and_one_says_so(demo_scene, tmp_p
     assert time.monotonic() - begin < 20 and codes == [-9 if rank == dies else 1 for rank in range(3)]
     said = [line for text in run.said() for line in text.splitlines() if "error:" in line]
     last = tmp_path / "run" / "checkpoints" / "step_6.pt"
-    # The first keeps the store here: without it the others look for each other's processes, of which one may have ended.
+    # The first keeps the store here: without it the others look for each other's processes, and one may have ended.
     who = rf"rank {dies} of 3 is|rank 0, \d of 3 are"
     why = re.escape(f"gone (killed, or out of the host's memory); the last checkpoint is {last}. ")
     assert len(said) == 1 and re.fullmatch(rf"error: ({who}) {why}Start all again with --resume auto", said[0])
