@@ -150,8 +150,8 @@ def often(monkeypatch):
 
 
 CHANGES = {
-    "train.iterations": 60, "densification.strategy": "guided", "densification.start": 5, "densification.every": 10,
-    "densification.stop": 55, "densification.trims": 3, "densification.trim": 0.03, "densification.growth_share": 0.0,
+    "train.iterations": 30, "densification.strategy": "guided", "densification.start": 2, "densification.every": 5,
+    "densification.stop": 28, "densification.trims": 3, "densification.trim": 0.03, "densification.growth_share": 0.0,
 }  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(demo_scene, tmp_pa
 
     def train_step(self, step):
         real(self, step)
-        self.interruption.signal = 2 if step == 25 else None
+        self.interruption.signal = 2 if step == 13 else None
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "train_step", train_step)
