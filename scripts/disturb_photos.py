@@ -31,6 +31,7 @@ from distwar_datasets import DataError, View, load_scene
 from distwar_datasets.names import name_parts
 from distwar_datasets.pixels.cache import FOLDER_NAME
 from distwar_datasets.pixels.imagefile import decode_image, map_threads
+from distwar_gs.capture.new_scene import check_new_scene
 from distwar_gs.cli import run_cli
 from distwar_gs.system.terminal import log_to_terminal, printable
 
@@ -138,12 +139,7 @@ def _check(args: argparse.Namespace) -> None:
         raise DataError(f"--seed is {args.seed}: it must be at least 0")
     if args.test_every < 2:
         raise DataError(f"--test_every is {args.test_every}: it must be at least 2")
-    if os.path.lexists(args.out):
-        raise DataError(f"{args.out}: is there already; delete it, or give another folder")
-    if not args.out.absolute().parent.is_dir():
-        raise DataError(f"{args.out}: the folder that it is to be in does not exist; make it")
-    if args.out.resolve().is_relative_to(args.scene.resolve()):
-        raise DataError(f"{args.out}: lies in the scene; give a folder outside of it")
+    check_new_scene(args.out, args.scene)
 
 
 def _root_of(scene: Path) -> Path:

@@ -28,6 +28,7 @@ if __name__ == "__main__":  # the packages lie beside this folder
 
 from distwar_datasets import DataError, View, load_scene
 from distwar_datasets.names import name_parts
+from distwar_gs.capture.new_scene import check_new_scene
 from distwar_gs.cli import run_cli
 from distwar_gs.formats.sparse_model import save_colmap_text
 from distwar_gs.system.terminal import log_to_terminal, printable
@@ -119,12 +120,7 @@ def _check(args: argparse.Namespace) -> None:
         raise DataError(f"--resolution is {args.resolution}: it must be -1 or a positive number")
     if not args.scene.is_dir():
         raise DataError(f"{args.scene}: is not the folder of a scene")
-    if os.path.lexists(args.out):
-        raise DataError(f"{args.out}: is there already; delete it, or give another folder")
-    if not args.out.absolute().parent.is_dir():
-        raise DataError(f"{args.out}: the folder that it is to be in does not exist; make it")
-    if args.out.resolve().is_relative_to(args.scene.resolve()):
-        raise DataError(f"{args.out}: lies in the scene; give a folder outside of it")
+    check_new_scene(args.out, args.scene)
 
 
 def run() -> NoReturn:

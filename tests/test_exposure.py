@@ -2,14 +2,13 @@
 
 import pytest
 import torch
+from adjusted_runs import assert_12_steps_are_6_and_6_more
 from demo_runs import demo_config
 from scripts_as_modules import imported_script
-from torch.utils._pytree import tree_leaves
 
 from distwar_gs.adjust.base import make_adjustments
 from distwar_gs.adjust.exposure import Exposure, affine, affine_backward
 from distwar_gs.adjust.photo_values import rate_factor
-from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import AppearanceConfig
 from distwar_gs.training.trainer import Trainer
 
@@ -86,18 +85,7 @@ def test_none_makes_no_adjustment(make):
 @pytest.mark.parametrize("appearance", ["exposure", "bilateral"])
 def test_a_run_goes_on_to_the_same_bits(make, appearance):
     """12 steps are 6 and 6 more; the rates of the photos follow the length of the run, so both parts are of 12."""
-    changes = {"appearance.model": appearance}
-    whole = make("whole", changes)
-    assert whole.run() == 0
-    first = make("parts", changes | {"train.checkpoint_iterations": [6]})
-    assert first.run() == 0
-    second = make("second", changes | {"train.resume": str(first.folder / "checkpoints/step_6.pt")})
-    assert second.state.step == 6 and second.run() == 0
-    own, other = (tree_leaves(run.state.adjustments[0].state_dict()) for run in (whole, second))
-    assert all(map(torch.equal, own, other)) and any(tensor.abs().max() > 1e-4 for tensor in own)
-    assert all(torch.equal(param, second.state.params[name]) for name, param in whole.state.params.items())
-    saved = load_checkpoint(whole.folder / "checkpoints/step_12.pt", "cpu")
-    assert all(map(torch.equal, tree_leaves(saved.parts[f"adjust.{appearance}"]), own))
+    assert_12_steps_are_6_and_6_more(make, {"appearance.model": appearance}, appearance)
 
 
 def test_the_rate_falls_over_the_run():

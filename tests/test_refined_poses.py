@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from adjusted_runs import assert_12_steps_are_6_and_6_more
 from demo_runs import demo_config, run_program
 from scripts_as_modules import imported_script
 from torch.utils._pytree import tree_leaves
@@ -13,7 +14,6 @@ from distwar_datasets import load_scene
 from distwar_gs.adjust import aligning
 from distwar_gs.adjust.base import make_adjustments
 from distwar_gs.adjust.poses import Poses, pose_rate
-from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import PosesConfig
 from distwar_gs.training.trainer import Trainer
 from distwar_kernels import Cameras
@@ -138,18 +138,7 @@ def test_off_makes_no_adjustment_and_no_files(make):
 
 @pytest.mark.parametrize("strategy", ["adc", "mcmc", "guided"])
 def test_a_run_goes_on_to_the_same_bits(make, strategy):
-    changes = ON | {"densification.strategy": strategy}
-    whole = make("whole", changes)
-    assert whole.run() == 0
-    first = make("parts", changes | {"train.checkpoint_iterations": [6]})
-    assert first.run() == 0
-    second = make("second", changes | {"train.resume": str(first.folder / "checkpoints/step_6.pt")})
-    assert second.state.step == 6 and second.run() == 0
-    own, other = (tree_leaves(run.state.adjustments[0].state_dict()) for run in (whole, second))
-    assert all(map(torch.equal, own, other)) and any(tensor.abs().max() > 1e-4 for tensor in own)
-    assert all(torch.equal(param, second.state.params[name]) for name, param in whole.state.params.items())
-    saved = load_checkpoint(whole.folder / "checkpoints/step_12.pt", "cpu")
-    assert all(map(torch.equal, tree_leaves(saved.parts["adjust.poses"]), own))
+    assert_12_steps_are_6_and_6_more(make, ON | {"densification.strategy": strategy}, "poses")
 
 
 def test_with_masks_and_with_exposure(make):

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
+from distwar_gs.rendering.renderer import LEAST_ALPHA
 from distwar_kernels.fused import fused
-
-LEAST_ALPHA = 1e-10
-"""Alpha at the least, to divide by; as for depth that autograd differentiates (distwar_gs.rendering.renderer)."""
 
 
 @torch.no_grad()

@@ -25,8 +25,8 @@ from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import step_all
 from distwar_gs.rendering.projected import project_gaussians
-from distwar_gs.rendering.renderer import Rendering, RenderSettings, view_colors
-from distwar_gs.strategies.base import Strategy
+from distwar_gs.rendering.renderer import Rendering, RenderSettings, expected_depths, view_colors
+from distwar_gs.strategies.base import Strategy, wants_score
 from distwar_gs.system.parallel import Ranks
 from distwar_kernels import Cameras
 from distwar_kernels.constants import TILE_SIZE
@@ -128,8 +128,7 @@ class ShardedComposedEngine:
         with_depth: bool = False,
     ) -> ShardedRendered:  # fmt: skip
         """See distwar_gs.engines.base.Engine; without depth."""
-        statistics = self.strategy.statistics(step)
-        return self._render(step, together, sh_degree, background, scored="score" in (statistics or {}))
+        return self._render(step, together, sh_degree, background, scored=wants_score(self.strategy, step))
 
     def update(self, rendered: ShardedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See distwar_gs.engines.base.Engine."""
@@ -158,8 +157,8 @@ class ShardedComposedEngine:
         """See distwar_gs.engines.base.Engine. All ranks look at once, each with its own camera, and not at features."""
         refuse_features(features)
         received = self._render(step, cameras_of_all(self.ranks, camera), sh_degree, background, with_depth).received
-        depths = received.colors[..., 3:] / received.alphas.clamp_min(1e-10) if with_depth else None
-        return Rendering(received.colors[..., :3], received.alphas, depths, None)
+        colors, alphas = received.colors, received.alphas
+        return Rendering(colors[..., :3], alphas, expected_depths(colors, alphas), None)
 
     @property
     def skipped(self) -> int:

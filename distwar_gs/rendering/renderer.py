@@ -19,6 +19,9 @@ from distwar_kernels.fused import fused
 from distwar_kernels.fused.capacity import BYTES_PER_GAUSSIAN
 from distwar_kernels.shapes import check_features
 
+LEAST_ALPHA = 1e-10
+"""Alpha at the least, where something that was blended is divided by it."""
+
 
 class Rasterizer(Protocol):
     """A way to an image."""
@@ -208,7 +211,7 @@ class ComposedRasterizer:
         )  # fmt: skip
         drawn = rendered[..., : colors.shape[-1]]
         drawn_features = None if features is None else rendered[..., colors.shape[-1] :]
-        images = (drawn[..., :3], alphas, _depths(drawn, alphas), drawn_features)
+        images = (drawn[..., :3], alphas, expected_depths(drawn, alphas), drawn_features)
         return ComposedRendering(*images, splats.means2d, splats.radii, colors)
 
     def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
@@ -227,8 +230,9 @@ def _with_features(colors: Tensor, features: Tensor) -> Tensor:
     return torch.cat([colors, finite.expand(len(colors), -1, -1)], dim=-1)
 
 
-def _depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
-    return rendered[..., 3:] / alphas.clamp_min(1e-10) if rendered.shape[-1] == 4 else None
+def expected_depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
+    """[C, H, W, 1] the fourth channel of what was blended over alpha; None where three were."""
+    return rendered[..., 3:] / alphas.clamp_min(LEAST_ALPHA) if rendered.shape[-1] == 4 else None
 
 
 def project(params: Mapping[str, Tensor], cameras: Cameras, settings: RenderSettings) -> Splats:
@@ -291,7 +295,7 @@ class FusedRasterizer:
             for camera in cameras.each()
         ]  # fmt: skip
         rendered, alphas, *drawn = (torch.stack(parts) for parts in zip(*views, strict=True))
-        return Rendering(rendered[..., :3], alphas, _depths(rendered, alphas), drawn[0] if drawn else None)
+        return Rendering(rendered[..., :3], alphas, expected_depths(rendered, alphas), drawn[0] if drawn else None)
 
     def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
         """See Rasterizer."""

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 import distwar_kernels as kernels
-from distwar_gs.rendering.renderer import FUSED, RenderSettings, project, render
+from distwar_gs.rendering.projected import project_gaussians
+from distwar_gs.rendering.renderer import FUSED, RenderSettings, render
 from distwar_kernels import Cameras
 from distwar_kernels.constants import ALPHA_CUT
 from distwar_kernels.fused import weights as fused_weights
@@ -29,10 +30,11 @@ def summed_weights(params: Mapping[str, Tensor], camera: Cameras, settings: Rend
 @torch.no_grad()
 def uses(params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> tuple[Tensor, Tensor]:
     """What each Gaussian does for a picture and what it costs: its weights, summed over the pixels, and the area in
-    pixels in which it is blended, hidden or not: [N] each. Arguments as for `largest_weights`; repeats to the bit."""
+    pixels in which it is blended, hidden or not: [N] each. Arguments as for `largest_weights`. Repeats to the bit, but
+    not with gsplat's rasteriser."""
     if settings.rasterizer == FUSED.name:
         return fused_weights.uses(params, camera, settings.draw_options(0, None))
-    splats = project(params, camera, settings)
+    splats = project_gaussians(params, camera, settings)
     xx, xy, yy = splats.conics[0].unbind(1)
     determinant = (xx * yy - xy * xy).clamp_min(1e-20)
     reach = 2.0 * (splats.opacities[0] / ALPHA_CUT).clamp_min(1.0).log()

@@ -49,8 +49,8 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
         image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
     )
     _adjust_backward(state, gradients)
-    if depths and rendered.depth:
-        gradients["depth"] = depths.gradient(batch.view, *rendered.depth, state.schedule.share(step))
+    if depths and (depth := rendered.depth):
+        gradients["depth"] = depths.gradient(batch.view, *depth, state.schedule.share(step))
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
     _adjust_step(state, step)

@@ -307,13 +307,17 @@ def step(
     torch.ops.distwar.fused_step(*arguments, v_viewmat, *adam.arguments())
 
 
+def counted(statistics: Mapping[str, Tensor] | None) -> list[Tensor | None]:
+    """Of densification, in the order in which the ops take them."""
+    return [(statistics or {}).get(name) for name in ("grad2d", "count", "score")]
+
+
 def _backward_arguments(
     rendered: Rendered, records: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None
 ) -> tuple:
     view, blend = view_arguments(rendered.camera, rendered.options), rendered.state.blend
-    counted = [(statistics or {}).get(name) for name in ("grad2d", "count", "score")]
     size = (blend.counts, len(blend.flatten_ids))
-    return rendered.parameters, *view, rendered.state.visible, *size, records, absgrad, *counted
+    return rendered.parameters, *view, rendered.state.visible, *size, records, absgrad, *counted(statistics)
 
 
 @by_hand

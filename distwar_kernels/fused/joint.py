@@ -81,9 +81,8 @@ def add_gradients(
         is_cut: [1] bool: the view was not whole, so that nothing is added and counted.
         absgrad, statistics: as for `fused.gradients`.
     """
-    counted = [(statistics or {}).get(name) for name in ("grad2d", "count", "score")]
     counts = torch.cat([visible.total, torch.where(is_cut, _NEVER, 0).int()])
     view = fused.view_arguments(camera, options)
     torch.ops.distwar.fused_add_gradients(
-        parameters, *view, list(visible), counts, 1, records.contiguous(), absgrad, *counted, sums
+        parameters, *view, list(visible), counts, 1, records.contiguous(), absgrad, *fused.counted(statistics), sums
     )

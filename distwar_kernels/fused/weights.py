@@ -12,7 +12,7 @@ from distwar_kernels.fused.capacity import shared_sizes
 from distwar_kernels.fused.fused import DrawOptions, blend_backward, checked, render_whole
 from distwar_kernels.reduction import Reduction
 
-_MEAN_X, _MEAN_Y, _SCALE_U, _SKEW, _SCALE_V, _LOG2_OPACITY = 0, 1, 2, 3, 5, 6  # words of a splat (records.cuh)
+_SCALE_U, _SKEW, _SCALE_V, _LOG2_OPACITY = 2, 3, 5, 6  # words of a splat (records.cuh)
 _GRAD_COLOR = 8  # of a gradient record
 
 
