@@ -1,7 +1,7 @@
-// The blend op on the CPU: the same mathematics as the CUDA kernels, one tile row of 16 pixels at a time (lanes.h).
+// The blend op on the CPU: the same mathematics as the CUDA kernels, a strip of pixels at a time (lanes.h).
 //
 // Thread mapping: tiles, dynamically. A thread keeps a tile's pixel state in a few KiB of L1, goes through the tile's
-// Gaussians and touches only the rows that a Gaussian's alpha >= 1/255 ellipse can reach.
+// Gaussians and touches only the strips that a Gaussian's alpha >= 1/255 ellipse can reach.
 //
 // In the backward pass each (tile, Gaussian) instance is summed over its pixels in registers, in a fixed order, and
 // written to a record of its own; a second pass adds the records of each Gaussian in the order of instances. No
@@ -15,70 +15,86 @@
 namespace distwar::DISTWAR_BACKEND {
 namespace {
 
-constexpr int kRows = kTileSize;
+// How many channels there are: a constant where it is three, so that colours stay in registers.
+template <int kFixed>
+struct Channels {
+    const int given;
+    operator int() const { return kFixed ? kFixed : given; }
+};
+
+// pass(channels), compiled for three and for any number.
+template <class Pass>
+void with_channels(int channels, Pass pass) {
+    channels == 3 ? pass(Channels<3>{3}) : pass(Channels<0>{channels});
+}
 
 // ------------------------------------------------------------------------------------------------------ forward
 
+template <class Count>
 struct ForwardPixels {
-    Lanes transmittance[kRows];
-    Mask live[kRows];  // true until the pixel is finished
-    Mask last[kRows];
-    std::vector<Lanes> color;  // [channels][kRows]
+    const Count channels;
+    PixelFloats transmittance;
+    Mask live[kStrips];  // true until the pixel is finished
+    Mask last[kStrips];
+    std::vector<PixelFloats> color;  // [channels]
 
-    explicit ForwardPixels(int channels) : color(static_cast<size_t>(channels) * kRows) {}
+    explicit ForwardPixels(Count channels) : channels(channels), color(channels) {}
 
     void reset(const Tile& tile) {
-        std::fill_n(transmittance, kRows, lanes(1.0f));
-        std::fill_n(last, kRows, mask(-1));
-        std::fill(color.begin(), color.end(), Lanes{});
-        for (int row = 0; row < kRows; ++row) live[row] = row < tile.rows ? ramp() < float(tile.columns) : Mask{};
+        std::fill_n(transmittance.strips, kStrips, lanes(1.0f));
+        std::fill_n(last, kStrips, mask(-1));
+        std::fill(color.begin(), color.end(), PixelFloats{});
+        for (int strip = 0; strip < kStrips; ++strip) {
+            const int row = strip / kStripsPerRow, column = strip % kStripsPerRow * kLanes;
+            live[strip] = row < tile.rows ? ramp(column) < float(tile.columns) : Mask{};
+        }
     }
 
     bool any_live() const {
         Mask all{};
-        for (const Mask& row : live) all |= row;
+        for (const Mask& strip : live) all |= strip;
         return any(all);
     }
 
-    void blend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
-        Lanes& T = transmittance[row];
-        const Mask hit = sample.hit & live[row];
-        const Lanes next = T * (1.0f - sample.alpha);
+    void blend(const Gaussian& g, const Coverage& cover, int strip, int position) {
+        Lanes& T = transmittance.strips[strip];
+        const Mask hit = cover.hit & live[strip];
+        const Lanes next = T * (1.0f - cover.alpha);
         const Mask finished = hit & (next <= kTransmittanceCut);
         const Mask blended = hit & ~finished;
-        const Lanes weight = blended ? sample.alpha * T : Lanes{};
-        for (int k = 0; k < channels; ++k) color[k * kRows + row] += weight * g.color[k];
+        const Lanes weight = blended ? cover.alpha * T : Lanes{};
+        for (int k = 0; k < channels; ++k) color[k].strips[strip] += weight * g.color[k];
         T = blended ? next : T;
-        last[row] = blended ? mask(position) : last[row];
-        live[row] &= ~finished;
+        last[strip] = blended ? mask(position) : last[strip];
+        live[strip] &= ~finished;
     }
 
-    void store(const BlendInputs& in, const BlendState& state, float* colors_out, const Tile& tile) const {
+    void store(const BlendInputs& in, const BlendState& state, float* colors_out, const Tile& tile) {
         const float* background = tile.background(in);
         for (int row = 0; row < tile.rows; ++row) {
             for (int i = 0; i < tile.columns; ++i) {
                 const int64_t pixel = tile.pixel(in, row) + i;
-                const float T = transmittance[row][i];
+                const float T = transmittance.at(row, i);
                 state.transmittances[pixel] = T;
-                state.last_ids[pixel] = last[row][i];
-                for (int k = 0; k < in.channels; ++k)
-                    colors_out[pixel * in.channels + k] =
-                        color[k * kRows + row][i] + (background ? T * background[k] : 0.0f);
+                state.last_ids[pixel] = last[row * kStripsPerRow + i / kLanes][i % kLanes];
+                for (int k = 0; k < channels; ++k)
+                    colors_out[pixel * channels + k] = color[k].at(row, i) + (background ? T * background[k] : 0.0f);
             }
         }
     }
 };
 
 // Blends a tile's Gaussians, nearest first, until its pixels are finished.
-void blend_tile(const BlendInputs& in, const Tile& tile, ForwardPixels& state) {
+template <class Pixels>
+void blend_tile(const BlendInputs& in, const Gaussian* gaussians, const Tile& tile, Pixels& pixels) {
     constexpr int kCheckEvery = 16;
-    state.reset(tile);
+    pixels.reset(tile);
     for (int position = tile.begin; position < tile.end; ++position) {
-        if ((position - tile.begin) % kCheckEvery == 0 && !state.any_live()) break;
-        const Gaussian g(in, in.flatten_ids[position]);
-        const RowRange rows(g, tile.x0, tile.y0);
-        for (int row = rows.begin; row < rows.end; ++row)
-            state.blend_row(g, Sample(g, tile, row), in.channels, row, position);
+        if ((position - tile.begin) % kCheckEvery == 0 && !pixels.any_live()) break;
+        const Gaussian& g = gaussians[in.flatten_ids[position]];
+        const auto is_live = [&](int strip) { return any(pixels.live[strip]); };
+        visit_strips(g, tile, is_live,
+                     [&](int strip, const Sample& sample) { pixels.blend(g, Coverage(g, sample), strip, position); });
     }
 }
 
@@ -87,29 +103,25 @@ void blend_tile(const BlendInputs& in, const Tile& tile, ForwardPixels& state) {
 // A record holds an instance's sums: colours, conic (3), mean (2), opacity, |mean| (2).
 constexpr int kGeometryRecord = 8;
 
+template <class Count>
 struct BackwardPixels {
-    Lanes transmittance[kRows];
-    Lanes behind[kRows];  // sum over farther Gaussians of (c.v) alpha T, and the background's share
-    Mask last[kRows];
-    std::vector<Lanes> v_color;     // [channels][kRows]
-    Lanes sums[kGeometryRecord];    // one instance's geometry sums, a partial sum in each lane
-    std::vector<Lanes> color_sums;  // [channels]
+    const Count channels;
+    LastEntries last;
+    PixelFloats transmittance;
+    PixelFloats behind;                // sum over farther Gaussians of (c.v) alpha T, and the background's share
+    std::vector<PixelFloats> v_color;  // [channels]
+    Lanes sums[kGeometryRecord];       // one instance's geometry sums, a partial sum in each lane
+    std::vector<Lanes> color_sums;     // [channels]
 
-    explicit BackwardPixels(int channels) : v_color(static_cast<size_t>(channels) * kRows), color_sums(channels) {}
+    explicit BackwardPixels(Count channels) : channels(channels), v_color(channels), color_sums(channels) {}
 
     void load(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream, const Tile& tile) {
-        load_last(in, state, tile);
-        std::fill_n(transmittance, kRows, lanes(1.0f));
-        std::fill_n(behind, kRows, Lanes{});
-        std::fill(v_color.begin(), v_color.end(), Lanes{});
+        last.load(in, state, tile);
+        std::fill_n(transmittance.strips, kStrips, lanes(1.0f));
+        behind = PixelFloats{};
+        std::fill(v_color.begin(), v_color.end(), PixelFloats{});
         for (int row = 0; row < tile.rows; ++row)
             for (int i = 0; i < tile.columns; ++i) load_pixel(in, state, upstream, tile, row, i);
-    }
-
-    void load_last(const BlendInputs& in, const BlendState& state, const Tile& tile) {
-        std::fill_n(last, kRows, mask(-1));
-        for (int row = 0; row < tile.rows; ++row)
-            for (int i = 0; i < tile.columns; ++i) last[row][i] = state.last_ids[tile.pixel(in, row) + i];
     }
 
     void load_pixel(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream, const Tile& tile,
@@ -117,20 +129,13 @@ struct BackwardPixels {
         const int64_t pixel = tile.pixel(in, row) + i;
         const float* background = tile.background(in);
         float v_transmittance = upstream.v_transmittances[pixel];
-        for (int k = 0; k < in.channels; ++k) {
-            const float v = upstream.v_colors_out[pixel * in.channels + k];
-            v_color[k * kRows + row][i] = v;
+        for (int k = 0; k < channels; ++k) {
+            const float v = upstream.v_colors_out[pixel * channels + k];
+            v_color[k].at(row, i) = v;
             if (background) v_transmittance += background[k] * v;
         }
-        transmittance[row][i] = state.transmittances[pixel];
-        behind[row][i] = transmittance[row][i] * v_transmittance;
-    }
-
-    int last_position() const {
-        int latest = -1;
-        for (const Mask& row : last)
-            for (int i = 0; i < kTileSize; ++i) latest = std::max(latest, row[i]);
-        return latest;
+        transmittance.at(row, i) = state.transmittances[pixel];
+        behind.at(row, i) = state.transmittances[pixel] * v_transmittance;
     }
 
     void clear_sums() {
@@ -138,24 +143,24 @@ struct BackwardPixels {
         std::fill(color_sums.begin(), color_sums.end(), Lanes{});
     }
 
-    void unblend_row(const Gaussian& g, const Sample& sample, int channels, int row, int position) {
-        const Mask hit = sample.hit & (last[row] >= position);
-        if (!any(hit)) return;
-        const Lanes keep = 1.0f / (1.0f - sample.alpha);
-        const Lanes before = transmittance[row] * keep;
-        const Lanes weight = hit ? sample.alpha * before : Lanes{};
+    void unblend(const Gaussian& g, const Sample& sample, int strip, int position) {
+        const Coverage cover(g, sample);
+        const Mask hit = cover.hit & (last.strips[strip] >= position);
+        const Lanes keep = 1.0f / (1.0f - cover.alpha);
+        const Lanes before = transmittance.strips[strip] * keep;
+        const Lanes weight = hit ? cover.alpha * before : Lanes{};
         Lanes color_dot{};
         for (int k = 0; k < channels; ++k) {
-            const Lanes v = v_color[k * kRows + row];
+            const Lanes v = v_color[k].strips[strip];
             color_dot += g.color[k] * v;
             color_sums[k] += weight * v;
         }
-        const Lanes v_alpha = color_dot * before - behind[row] * keep;
-        behind[row] += color_dot * weight;
-        transmittance[row] = hit ? before : transmittance[row];
+        const Lanes v_alpha = color_dot * before - behind.strips[strip] * keep;
+        behind.strips[strip] += color_dot * weight;
+        transmittance.strips[strip] = hit ? before : transmittance.strips[strip];
         // At the cap alpha is a constant: nothing flows further back.
-        const Mask flows = hit & (g.opacity * sample.vis <= kAlphaCap);
-        add_geometry(g, sample, flows ? sample.vis * v_alpha : Lanes{});
+        const Mask flows = hit & (g.opacity * cover.vis <= kAlphaCap);
+        add_geometry(g, sample, flows ? cover.vis * v_alpha : Lanes{});
     }
 
     void add_geometry(const Gaussian& g, const Sample& sample, Lanes v_opacity) {
@@ -172,23 +177,22 @@ struct BackwardPixels {
         sums[7] += absolute(v_y);
     }
 
-    void write_record(int channels, float* record) const {
+    void write_record(float* record) const {
         for (int k = 0; k < channels; ++k) *record++ = sum(color_sums[k]);
         for (const Lanes& geometry : sums) *record++ = sum(geometry);
     }
 };
 
-void backward_tile(const BlendInputs& in, const Tile& tile, BackwardPixels& pixels, float* records) {
+template <class Pixels>
+void backward_tile(const BlendInputs& in, const Gaussian* gaussians, const Tile& tile, Pixels& pixels, float* records) {
     const int record_size = in.channels + kGeometryRecord;
-    const int last = pixels.last_position();
-    for (int position = std::min(tile.end - 1, last); position >= tile.begin; --position) {
-        const Gaussian g(in, in.flatten_ids[position]);
-        const RowRange rows(g, tile.x0, tile.y0);
-        if (rows.begin >= rows.end) continue;
+    for (int position = std::min(tile.end - 1, pixels.last.of_all()); position >= tile.begin; --position) {
+        const Gaussian& g = gaussians[in.flatten_ids[position]];
         pixels.clear_sums();
-        for (int row = rows.begin; row < rows.end; ++row)
-            pixels.unblend_row(g, Sample(g, tile, row), in.channels, row, position);
-        pixels.write_record(in.channels, records + static_cast<int64_t>(position) * record_size);
+        const auto is_blended = [&](int strip) { return pixels.last.largest[strip] >= position; };
+        visit_strips(g, tile, is_blended,
+                     [&](int strip, const Sample& sample) { pixels.unblend(g, sample, strip, position); });
+        pixels.write_record(records + static_cast<int64_t>(position) * record_size);
     }
 }
 
@@ -226,8 +230,9 @@ struct PatchCounts {
     int visits[kPatchesPerTile] = {};             // Gaussians of this tile with an active lane
     int walked[kPatchesPerTile] = {};             // list entries up to the last of them
 
-    void row(int row, Mask hit) {
-        for (int x = 0; x < kTileSize; ++x) active[row / kPatchHeight * kAcross + x / kPatchWidth] -= hit[x];
+    void strip(int strip, Mask hit) {
+        const int first = strip / kStripsPerRow / kPatchHeight * kAcross, column = strip % kStripsPerRow * kLanes;
+        for (int i = 0; i < kLanes; ++i) active[first + (column + i) / kPatchWidth] -= hit[i];
     }
 
     void gaussian(int index_in_tile) {
@@ -248,13 +253,15 @@ struct PatchCounts {
     }
 };
 
-void count_tile(const BlendInputs& in, const Tile& tile, const BackwardPixels& pixels, PatchCounts& patches) {
-    const int end = std::min(tile.end, pixels.last_position() + 1);
+void count_tile(const BlendInputs& in, const Gaussian* gaussians, const Tile& tile, const LastEntries& last,
+                PatchCounts& patches) {
+    const int end = std::min(tile.end, last.of_all() + 1);
     for (int position = tile.begin; position < end; ++position) {
-        const Gaussian g(in, in.flatten_ids[position]);
-        const RowRange rows(g, tile.x0, tile.y0);
-        for (int row = rows.begin; row < rows.end; ++row)
-            patches.row(row, Sample(g, tile, row).hit & (pixels.last[row] >= position));
+        const Gaussian& g = gaussians[in.flatten_ids[position]];
+        const auto is_blended = [&](int strip) { return last.largest[strip] >= position; };
+        visit_strips(g, tile, is_blended, [&](int strip, const Sample& sample) {
+            patches.strip(strip, Coverage(g, sample).hit & (last.strips[strip] >= position));
+        });
         patches.gaussian(position - tile.begin);
     }
     patches.tile();
@@ -266,45 +273,52 @@ bool takes_channels(int) { return true; }
 bool sums_in_records(Strategy, int) { return false; }
 
 void blend_forward(const BlendInputs& in, const BlendState& state, float* colors_out) {
+    const std::vector<Gaussian> gaussians = gaussians_of(in);
+    with_channels(in.channels, [&](auto channels) {
 #pragma omp parallel num_threads(in.threads)
-    {
-        ForwardPixels pixels(in.channels);
+        {
+            ForwardPixels pixels(channels);
 #pragma omp for schedule(dynamic)
-        for (int index = 0; index < in.tiles(); ++index) {
-            const Tile tile(in, index);
-            blend_tile(in, tile, pixels);
-            pixels.store(in, state, colors_out, tile);
+            for (int index = 0; index < in.tiles(); ++index) {
+                const Tile tile(in, index);
+                blend_tile(in, gaussians.data(), tile, pixels);
+                pixels.store(in, state, colors_out, tile);
+            }
         }
-    }
+    });
 }
 
 // Strategy and threshold say where a GPU makes the sums; here a tile's sums are always made in registers.
 void blend_backward(const BlendInputs& in, const BlendState& state, const BlendUpstream& upstream,
                     const BlendGradients& grad, float*, Strategy, int) {
+    const std::vector<Gaussian> gaussians = gaussians_of(in);
     std::vector<float> records(static_cast<size_t>(in.n_isects) * (in.channels + kGeometryRecord), 0.0f);
+    with_channels(in.channels, [&](auto channels) {
 #pragma omp parallel num_threads(in.threads)
-    {
-        BackwardPixels pixels(in.channels);
+        {
+            BackwardPixels pixels(channels);
 #pragma omp for schedule(dynamic)
-        for (int index = 0; index < in.tiles(); ++index) {
-            const Tile tile(in, index);
-            pixels.load(in, state, upstream, tile);
-            backward_tile(in, tile, pixels, records.data());
+            for (int index = 0; index < in.tiles(); ++index) {
+                const Tile tile(in, index);
+                pixels.load(in, state, upstream, tile);
+                backward_tile(in, gaussians.data(), tile, pixels, records.data());
+            }
         }
-    }
+    });
     scatter_records(in, grad, records);
 }
 
 void blend_traffic(const BlendInputs& in, const BlendState& state, int64_t* counts) {
+    const std::vector<Gaussian> gaussians = gaussians_of(in);
 #pragma omp parallel num_threads(in.threads)
     {
-        BackwardPixels pixels(in.channels);
+        LastEntries last;
         PatchCounts patches;
 #pragma omp for schedule(dynamic)
         for (int index = 0; index < in.tiles(); ++index) {
             const Tile tile(in, index);
-            pixels.load_last(in, state, tile);
-            count_tile(in, tile, pixels, patches);
+            last.load(in, state, tile);
+            count_tile(in, gaussians.data(), tile, last, patches);
         }
 #pragma omp critical
         for (int lanes = 0; lanes <= kWarpSize; ++lanes) counts[lanes] += patches.visits_by_lanes[lanes];
