@@ -300,17 +300,16 @@ def test_a_score_changes_nothing_of_the_training(device, kind):
     where = torch.device("cpu") if kind == "composed" else device
     options = {} if kind == "composed" else {"deterministic": True}
     plain, scored = Training(kind, where, **options), scored_training(kind, where, **options)
+    # The CPU blends the score in a channel more, which is compiled apart: rounding may differ.
+    tolerance = {"rtol": 1e-4, "atol": 1e-6} if kind == "composed" else {"rtol": 0.0, "atol": 0.0}
     for step in (1, 2, 3):
-        image = plain.step(step)
-        assert torch.equal(step_with_errors(scored, step)[0], image.cpu())
+        image = plain.step(step).cpu()
+        torch.testing.assert_close(step_with_errors(scored, step)[0], image, **tolerance)
     for training in (plain, scored):
         training.engine.settle(3)
-    before, after = plain.state(), scored.state()
-    for name, tensor in before.items():
-        if kind == "composed":  # the CPU's loop over channels is another: rounding may differ
-            torch.testing.assert_close(after[name], tensor, rtol=1e-4, atol=1e-7)
-        else:
-            assert torch.equal(after[name], tensor), name
+    after = scored.state()
+    for name, tensor in plain.state().items():
+        torch.testing.assert_close(after[name], tensor, **tolerance, msg=lambda said, name=name: f"{name}: {said}")
 
 
 @pytest.mark.parametrize("kind", ["composed", "fused"])

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from random_scenes import relative_l2
 
 from distwar_kernels import spherical_harmonics
 from distwar_kernels.sh.sh_torch import sh_basis
@@ -84,6 +85,33 @@ def test_a_zero_direction_is_finite():
     result.sum().backward()
     assert torch.isfinite(result).all()
     assert torch.isfinite(directions.grad).all()
+
+
+@pytest.mark.parametrize("rows", [16, 25])
+@pytest.mark.parametrize("degree", range(4))
+def test_the_cpu_kernel_agrees_with_float64(degree, rows, monkeypatch):
+    g = torch.Generator().manual_seed(degree)
+    inputs = torch.randn(2, 201, 3, generator=g), torch.randn(2, 201, rows, 3, generator=g)
+    masks, weights = torch.rand(2, 201, generator=g) < 0.8, torch.randn(2, 201, 3, generator=g)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        directions, coefficients = (t.to(dtype).requires_grad_() for t in inputs)
+        colors = spherical_harmonics(degree, directions, coefficients, masks)
+        loss = torch.where(masks[..., None], colors * weights.to(dtype), 0.0).sum()
+        results.append([colors[masks], *torch.autograd.grad(loss, (directions, coefficients), materialize_grads=True)])
+        monkeypatch.setattr("distwar_kernels.sh.sh.spherical_harmonics_torch", None)  # the kernel is asked next
+    for exact, ours in zip(*results, strict=True):
+        assert ours.dtype == torch.float32 and relative_l2(ours, exact) < 1e-6 or not exact.any() and not ours.any()
+
+
+def test_opcheck():
+    g = torch.Generator().manual_seed(0)
+    directions, coefficients = torch.randn(5, 3, generator=g), torch.randn(5, 9, 3, generator=g)
+    masks = torch.tensor([True, True, False, True, True])
+    inputs = (2, directions.requires_grad_(), coefficients.requires_grad_(), masks)
+    torch.library.opcheck(torch.ops.distwar.harmonics.default, inputs)
+    plain = (2, directions.detach(), coefficients.detach(), masks, torch.randn(5, 3, generator=g))
+    torch.library.opcheck(torch.ops.distwar.harmonics_backward.default, plain)
 
 
 @pytest.mark.gpu

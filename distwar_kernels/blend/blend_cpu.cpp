@@ -15,17 +15,19 @@
 namespace distwar::DISTWAR_BACKEND {
 namespace {
 
-// How many channels there are: a constant where it is three, so that colours stay in registers.
+// How many channels there are: a constant where they are colours, or those and one more, which then stay in registers.
 template <int kFixed>
 struct Channels {
     const int given;
     operator int() const { return kFixed ? kFixed : given; }
 };
 
-// pass(channels), compiled for three and for any number.
+// pass(channels), compiled for three, for four and for any number.
 template <class Pass>
 void with_channels(int channels, Pass pass) {
-    channels == 3 ? pass(Channels<3>{3}) : pass(Channels<0>{channels});
+    if (channels == 3) return pass(Channels<3>{3});
+    if (channels == 4) return pass(Channels<4>{4});
+    pass(Channels<0>{channels});
 }
 
 // ------------------------------------------------------------------------------------------------------ forward
