@@ -77,6 +77,7 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     background = parser.add_mutually_exclusive_group()
     _add_switch(background, "data.background", "white", "-w", "--white_background", help="white behind the scene")
     _add_switch(background, "data.background", "random", "--random_background", help="a new colour at every step")
+    _add_switch(background, "data.background", "learned", "--learned_background", help="learn the sky behind the scene")
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:

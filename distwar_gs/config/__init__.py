@@ -37,6 +37,7 @@ from distwar_gs.config.schema import (
     TrainConfig,
     current_name,
 )
+from distwar_gs.config.sky import SkyConfig
 from distwar_gs.config.strategies import STRATEGIES
 from distwar_gs.config.values import as_values, config_of, overlaid, validate, with_values
 from distwar_gs.config.yaml_files import chosen_values, load_config, override, read_values, save_config
@@ -69,6 +70,7 @@ __all__ = [
     "PosesConfig",
     "ReductionConfig",
     "Rule",
+    "SkyConfig",
     "TrainConfig",
     "above",
     "as_values",
