@@ -111,6 +111,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "poses.refine", True, "--refine_poses", help=field_docs()["poses.refine"])
     _add_setting(parser, "depth.weight", "--depth_weight", type=float, metavar="W")
     _add_setting(parser, "depth.maps", "--depth_maps", metavar="DIR")
+    _add_setting(parser, "depth.normals", "--normal_maps", metavar="DIR")
     _add_setting(parser, "model.init_ply", "--init_ply", metavar="FILE")
     _add_setting(parser, "densification.strategy", "--strategy")
     _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")

@@ -1,12 +1,13 @@
 """Make the demo dataset: a small furnished room, ray-traced with NumPy, written as a COLMAP folder.
 
-    python scripts/make_demo_scene.py OUT [--views 40] [--width 160] [--height 120] [--seed 0] [--sky]
+    python scripts/make_demo_scene.py OUT [--views 40] [--width 160] [--height 120] [--seed 0] [--sky] [--maps]
 
 OUT/images/*.png are anti-aliased renders from an orbit inside the room; OUT/sparse/0 holds the exact cameras (PINHOLE,
 principal point off the centre) and about 3000 surface points with slight noise, as structure from motion would give.
 All light is diffuse, so that what a point looks like does not depend on where it is seen from.
 World frame: metres, z up, floor at z = 0. The same arguments give the same scene. With --sky there are neither walls
-nor ceiling, but a sky.
+nor ceiling, but a sky. With --maps OUT/depths and OUT/normals have NPY files beside: depth along the camera's axis in
+metres, normals in the camera's axes (OpenCV), 0 where there is only sky.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Recipe:
     seed: int = 0
     sky: bool = False
     """Instead of walls and ceiling."""
+    maps: bool = False
+    """Depths and normals beside."""
 
 
 # --- textures: a few broad waves and soft edges, nothing finer than a pixel resolves ---------------------------------
@@ -284,8 +287,11 @@ def diffuse_light(p: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return total
 
 
-def trace(origin: np.ndarray, direction: np.ndarray, outside: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """First hit [3, N] and linear colour [3, N] of unit rays [3, N] from one origin [3, 1]; NaN hits are of the sky."""
+def trace(
+    origin: np.ndarray, direction: np.ndarray, outside: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First hit, linear colour and normal, [3, N] each, of unit rays [3, N] from one origin [3, 1]; hits and normals of
+    the sky are NaN."""
     shapes = (ROOM, *FURNITURE)
     distances = np.stack([shape.intersect(origin, direction) for shape in shapes])
     nearest = distances.argmin(axis=0)
@@ -297,8 +303,8 @@ def trace(origin: np.ndarray, direction: np.ndarray, outside: bool = False) -> t
     color = albedo * diffuse_light(p, normal)
     if outside:
         open_air = np.flatnonzero((nearest == 0) & (p[2] > 0.01))
-        p[:, open_air], color[:, open_air] = np.nan, sky(direction[:, open_air])
-    return p, color
+        p[:, open_air], normal[:, open_air], color[:, open_air] = np.nan, np.nan, sky(direction[:, open_air])
+    return p, color, normal
 
 
 # --- cameras ---------------------------------------------------------------------------------------------------------
@@ -345,11 +351,22 @@ def pixel_rays(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def render(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """One view: uint8 sRGB [H, W, 3], and the surface points [H, W, 3] that the pixel centres see; NaN for the sky."""
     grid = (3, recipe.height, SUPERSAMPLING, recipe.width, SUPERSAMPLING)
-    hits, linear = trace(*pixel_rays(recipe, pose), recipe.sky)
+    hits, linear, _ = trace(*pixel_rays(recipe, pose), recipe.sky)
     mean = np.clip(linear.reshape(grid).mean(axis=(2, 4)), 0.0, 1.0)
     pixels = np.round(255.0 * mean ** (1.0 / 2.2)).astype(np.uint8)
     middle = hits.reshape(grid)[:, :, SUPERSAMPLING // 2, :, SUPERSAMPLING // 2]
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), middle.transpose(1, 2, 0)
+
+
+def maps_of(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of a view what its pixel centres see: depth float32 [H, W] and normals [H, W, 3] in the camera's axes; 0: sky."""
+    origin, direction = pixel_rays(recipe, pose)
+    grid = (3, recipe.height, SUPERSAMPLING, recipe.width, SUPERSAMPLING)
+    middle = direction.reshape(grid)[:, :, SUPERSAMPLING // 2, :, SUPERSAMPLING // 2].reshape(3, -1)
+    hits, _, normals = trace(origin, middle, recipe.sky)
+    depth = (pose[2, :3] @ hits + pose[2, 3]).reshape(recipe.height, recipe.width)
+    turned = (pose[:, :3] @ normals).T.reshape(recipe.height, recipe.width, 3)
+    return np.nan_to_num(depth).astype(np.float32), np.nan_to_num(turned).astype(np.float32)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -364,12 +381,22 @@ def write_dataset(folder: Path, recipe: Recipe) -> None:
     for index, (pixels, _) in enumerate(renders):
         Image.fromarray(pixels).save(folder / "images" / image_name(index))
     write_model(folder / "sparse" / "0", recipe, poses, renders)
+    if recipe.maps:
+        write_maps(folder, recipe, poses)
     (folder / RECIPE).write_text(json.dumps(record(recipe)) + "\n")
 
 
+def write_maps(folder: Path, recipe: Recipe, poses: list[np.ndarray]) -> None:
+    """NPY files of depth and normals of each view."""
+    for index, pose in enumerate(poses):
+        for name, numbers in zip(("depths", "normals"), maps_of(recipe, pose), strict=True):
+            (folder / name).mkdir(exist_ok=True)
+            np.save(folder / name / image_name(index).replace(".png", ".npy"), numbers)
+
+
 def record(recipe: Recipe) -> dict[str, int]:
-    """What tells one demo scene from another; of one without a sky as before there were any."""
-    values = {name: value for name, value in asdict(recipe).items() if name != "sky" or value}
+    """What tells one demo scene from another; of one without sky and maps as before there were any."""
+    values = {name: value for name, value in asdict(recipe).items() if value is not False}
     return {"version": VERSION, **values}
 
 
@@ -438,6 +465,7 @@ def main() -> int:
         default = getattr(Recipe(), name)
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--sky", action="store_true", help="a sky instead of walls and ceiling")
+    parser.add_argument("--maps", action="store_true", help="depths and normals of all views, too")
     options = vars(parser.parse_args())
     try:
         print(printable(make(options.pop("out"), Recipe(**options))))

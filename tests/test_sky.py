@@ -186,7 +186,7 @@ def test_it_is_learned_saved_and_rendered(make, open_air, tmp_path):
 def test_a_sky_of_another_degree_is_refused(make):
     first = make("run", ON | {"train.iterations": 4, "train.checkpoint_iterations": [4]})
     assert first.run() == 0
-    with pytest.raises(ValueError, match=r"coefficients of the sky is not of shape \[4, 3\]: keep sky.degree"):
+    with pytest.raises(ValueError, match=r"of the sky \(sky.degree must stay\) is not of shape \[4, 3\]"):
         make("run", ON | {"sky.degree": 1, "train.resume": "auto", "train.iterations": 8})
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from distwar_datasets import Scene
 from distwar_gs.adjust.bilateral import make_bilateral
 from distwar_gs.adjust.exposure import make_exposure
+from distwar_gs.adjust.physical import make_physical
 from distwar_gs.adjust.poses import make_poses
 from distwar_gs.adjust.sky import make_sky
 from distwar_gs.config import Config
@@ -50,7 +51,7 @@ class Adjustment(Protocol):
 Maker = Callable[[Config, Scene, torch.device], Adjustment | None]
 """Of a config and a scene: the adjustment, or None where the config does not ask for it."""
 
-ADJUSTMENTS: tuple[Maker, ...] = (make_poses, make_sky, make_exposure, make_bilateral)
+ADJUSTMENTS: tuple[Maker, ...] = (make_poses, make_sky, make_exposure, make_bilateral, make_physical)
 """In the order in which a step walks through them; backward in the opposite one."""
 
 

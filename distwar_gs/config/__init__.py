@@ -3,6 +3,7 @@
 from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.depth import DepthConfig
 from distwar_gs.config.documentation import choices_of, commented_defaults, field_docs, rule_of
+from distwar_gs.config.limits import LimitsConfig
 from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import (
     A_SHARE,
@@ -64,6 +65,7 @@ __all__ = [
     "DataConfig",
     "DensificationConfig",
     "DepthConfig",
+    "LimitsConfig",
     "LogConfig",
     "ModelConfig",
     "OptimConfig",

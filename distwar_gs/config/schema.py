@@ -13,6 +13,7 @@ from typing import Any
 
 from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.depth import DepthConfig
+from distwar_gs.config.limits import LimitsConfig
 from distwar_gs.config.log_section import LogConfig
 from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
@@ -297,6 +298,7 @@ class Config:
     sky: SkyConfig = SkyConfig()
     poses: PosesConfig = PosesConfig()
     depth: DepthConfig = DepthConfig()
+    limits: LimitsConfig = LimitsConfig()
     densification: DensificationConfig = DensificationConfig()
     reduction: ReductionConfig = ReductionConfig()
     train: TrainConfig = TrainConfig()

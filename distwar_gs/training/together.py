@@ -31,6 +31,7 @@ REFUSED = {
     "poses.refine": (bool, "train with one process for that"),
     "depth.weight": (lambda value: value > 0, "train with one process for that"),
     "depth.maps": (lambda value: value is not None, "train with one process for that"),
+    "depth.normals": (lambda value: value is not None, "train with one process for that"),
     "log.viewer": (lambda value: value is not None, "watch the saved models instead"),
     "log.timelapse": (lambda value: value is not None, "train with one process for that"),
 }
