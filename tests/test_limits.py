@@ -54,7 +54,9 @@ def test_off_there_is_no_hook(make):
     assert "Limits" not in [type(hook).__name__ for hook in run.hooks]
 
 
-@pytest.mark.parametrize("strategy", ["guided", "adc", pytest.param("mcmc", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "strategy", ["guided", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mcmc", "adc"))]
+)
 def test_models_keep_to_the_limits_and_go_on_to_the_same_bits(make, strategy):
     """What a run saves and what it measured are within the limits; with a break it is the same."""
     changes = {

@@ -15,7 +15,7 @@ from distwar_gs.config import Config, with_values
 from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.formats.export import load_exactly, save_model
 from distwar_gs.formats.ply import ModelFileError
-from distwar_gs.formats.sky import even_directions, read_sky, save_sky, sky_of, with_sky
+from distwar_gs.formats.sky import read_sky, save_sky, sky_of, with_sky
 from distwar_gs.rendering.environment import Environment, directions
 from distwar_gs.rendering.renderer import RenderSettings, render
 from distwar_gs.training.trainer import Trainer
@@ -85,12 +85,6 @@ def test_gradients_by_hand_are_those_of_autograd(degree):
         torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
 
 
-def test_the_mean_is_that_of_all_directions():
-    sky = random_sky()
-    seen = 0.5 + sh_basis(3, even_directions(20_000).float()) @ sky
-    torch.testing.assert_close(Environment(sky).mean, seen.mean(dim=0), rtol=0, atol=1e-3)
-
-
 def test_it_replaces_the_colour_behind():
     """Where Gaussians are, as much of it comes through as of a colour; of one colour it is that colour."""
     params, view = random_params(60, 3), random_view(1)
@@ -136,7 +130,9 @@ def test_off_there_is_none(make):
     assert run.state.adjustments == [] and run.state.settings.environment is None
 
 
-@pytest.mark.parametrize("strategy", ["guided", pytest.param("mcmc", marks=pytest.mark.slow), "adc"])
+@pytest.mark.parametrize(
+    "strategy", ["guided", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mcmc", "adc"))]
+)
 def test_a_run_goes_on_to_the_same_bits(make, strategy):
     assert_12_steps_are_6_and_6_more(make, ON | {"densification.strategy": strategy}, "sky")
 
@@ -163,24 +159,23 @@ def test_both_engines_make_the_same_steps(make, monkeypatch, emulated_fused_ops,
 
 
 def test_it_is_learned_saved_and_rendered(make, open_air, tmp_path):
-    """Better than black behind the same Gaussians; render.py finds the numbers of the run to the last bit."""
-    measured = {}
-    for name, changes in (("black", {}), ("learned", ON | {"sky.lr": 0.05})):
-        run = make(name, changes | {"train.iterations": 60, "data.resolution": 1}, open_air)
-        assert run.run() == 0
-        measured[name] = run.results.evaluations[60].psnr
-    assert measured["learned"] > measured["black"] + 0.5
-    ply = tmp_path / "learned/point_cloud/iteration_60/point_cloud.ply"
+    """render.py finds the run's number to the last bit; without the file it is worse, and a warning says so."""
+
+    def rendered() -> dict:
+        result = run_program("render.py", tmp_path / "learned", "--device", "cpu", "--quiet")
+        assert result.returncode == 0, result.stderr
+        (file,) = (tmp_path / "learned").glob("renders/**/metrics.json")
+        return json.loads(file.read_text())[-1] | {"said": result.stderr}
+
+    run = make("learned", ON | {"sky.lr": 0.05, "train.iterations": 40}, open_air)
+    assert run.run() == 0
+    ply, own = run.files.ply(40), run.results.evaluations[40].psnr
     torch.testing.assert_close(read_sky(ply), run.state.settings.environment.coefficients.detach(), rtol=0, atol=0)
-    assert not sky_of(tmp_path / "black/point_cloud/iteration_60/point_cloud.ply").exists()
-    shown = run_program("render.py", tmp_path / "learned", "--device", "cpu", "--quiet")
-    assert shown.returncode == 0, shown.stderr
-    rows = json.loads((tmp_path / "learned/metrics.json").read_text())
-    assert [row["psnr"] for row in rows if row["split"] == "test"] == [measured["learned"]] * len(rows)
-    assert "a learned sky behind the Gaussians" in rows[0]["protocol"]["background"]
+    shown = rendered()
+    assert shown["psnr"] == own and "a learned sky behind the Gaussians" in shown["protocol"]["background"]
     sky_of(ply).unlink()
-    without = run_program("render.py", tmp_path / "learned", "--device", "cpu", "--quiet")
-    assert without.returncode == 0 and "so what was learned behind the Gaussians is black" in without.stderr
+    without = rendered()
+    assert without["psnr"] < own - 0.5 and "so what was learned behind the Gaussians is black" in without["said"]
 
 
 def test_a_sky_of_another_degree_is_refused(make):

@@ -1,12 +1,15 @@
 """Global mapping: all poses at once (GLOMAP, Pan et al. 2024), in place of one photo after the other.
 
-COLMAP's function for it takes no token to cancel it, so it runs in a process of its own, which an interruption ends.
+COLMAP's function for it takes no token to cancel it, so it runs in a process of its own, which an interruption ends:
+
+    python -m distwar_gs.capture.global_mapping DATABASE PHOTOS MODELS LOGS THREADS
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from multiprocessing.connection import Connection
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +24,29 @@ _LOOK_S = 0.2
 
 def map_globally(work: Work, folder: Path) -> None:
     """Writes models into `folder`, as COLMAP numbers them. Raises RuntimeError where COLMAP fails."""
-    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    arguments = (sender, work.database, work.images, folder, work.threads, work.folder)
-    process = multiprocessing.get_context("spawn").Process(target=_map, args=arguments, daemon=True)
-    process.start()
-    sender.close()
-    try:
-        with progress(total=len(staged_photos(work)), unit="camera", desc="cameras") as bar:
-            while process.is_alive():
-                process.join(_LOOK_S)
-            bar.update(bar.total or 0)
-    finally:
-        process.kill()  # it has ended, or is not to go on
-        process.join()
-    try:
-        problem = receiver.recv()
-    except EOFError:
-        problem = f"it ended with code {process.exitcode}"
-    if problem:
-        raise RuntimeError(problem)
+    places = [str(path.absolute()) for path in (work.database, work.images, folder, work.folder)]
+    command = [sys.executable, "-m", __name__, *places, str(work.threads)]
+    root = str(Path(__file__).resolve().parents[2])
+    around = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, env=around, start_new_session=True, **pipes) as process:
+        try:
+            with progress(total=len(staged_photos(work)), unit="camera", desc="cameras") as bar:
+                while process.poll() is None:
+                    _wait(process)
+                bar.update(bar.total or 0)
+        finally:
+            process.kill()  # it has ended, or is not to go on
+        said = process.stdout.read().strip() if process.stdout else ""
+    if process.returncode:
+        raise RuntimeError(said.splitlines()[-1] if said else f"it ended with code {process.returncode}")
 
 
-def _map(sender: Connection, database: Path, images: Path, folder: Path, threads: int, log: Path) -> None:
-    """In the process: focal lengths from pairs of photos, then the mapping. Sends why it failed, or nothing."""
-    pycolmap.logging.alsologtostderr = False
-    pycolmap.logging.stderrthreshold = pycolmap.logging.Level.FATAL.value
-    pycolmap.logging.set_log_destination(pycolmap.logging.Level.INFO, log / "colmap.log.")
+def _wait(process: subprocess.Popen) -> None:
     try:
-        pycolmap.calibrate_view_graph(database)
-        pycolmap.global_mapping(database, images, folder, pipeline_options(threads))
-        sender.send("")
-    except Exception as error:  # what pycolmap raises, and what Python does
-        sender.send((str(error).strip() or type(error).__name__).splitlines()[0])
+        process.wait(_LOOK_S)
+    except subprocess.TimeoutExpired:
+        return
 
 
 def pipeline_options(threads: int) -> Any:
@@ -60,3 +54,21 @@ def pipeline_options(threads: int) -> Any:
     options = pycolmap.GlobalPipelineOptions(num_threads=threads, random_seed=0)
     options.mapper.random_seed = options.mapper.global_positioning.random_seed = 0
     return options
+
+
+def main(database: str, images: str, models: str, logs: str, threads: str) -> int:
+    """In the process: focal lengths from pairs of photos, then the mapping. Prints why it failed; the exit code."""
+    pycolmap.logging.alsologtostderr = False
+    pycolmap.logging.stderrthreshold = pycolmap.logging.Level.FATAL.value
+    pycolmap.logging.set_log_destination(pycolmap.logging.Level.INFO, f"{logs}/colmap.log.")
+    try:
+        pycolmap.calibrate_view_graph(database)
+        pycolmap.global_mapping(database, images, models, pipeline_options(int(threads)))
+    except (RuntimeError, ValueError) as error:  # what pycolmap raises
+        print((str(error).strip() or type(error).__name__).splitlines()[0])
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

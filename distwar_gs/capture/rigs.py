@@ -3,8 +3,10 @@
 Photos of one moment have the same name in a folder for each camera. COLMAP then finds one pose for each moment and one
 place for each camera on the rig, so that a photo without a match of its own stands where the others of its moment say.
 
-Where the cameras stand on the rig is either known (a file of COLMAP's), and mapping uses it; or it is found: photos are
-placed one by one at first, the rig's own geometry is their average, and everything is refined with it.
+Photos are placed one by one at first. Where the cameras stand on the rig is then either known (a file of COLMAP's), and
+the model gets its scale; or it is found, as the average over the moments. With it everything is refined. (COLMAP can
+map with a known rig from the start, but looks 40 s for a first pair of moments while the lens is not known: its minimal
+solver for rigs finds few matches that agree.)
 """
 
 from __future__ import annotations
@@ -37,11 +39,6 @@ class Rig:
     folders: tuple[str, ...]
     poses: tuple[Any, ...]
     """pycolmap.Rigid3d of each but the first, camera from rig; None: to be found."""
-
-    @property
-    def is_known(self) -> bool:
-        """Whether all cameras' places are."""
-        return None not in self.poses
 
 
 def rig_setting(asked: str | None) -> str:
@@ -161,28 +158,35 @@ def _configs(rigs: Sequence[Rig]) -> list[Any]:
     return configs
 
 
-def enter_rigs(work: Work, rigs: Sequence[Rig]) -> None:
-    """Rigs whose cameras' places are known, before mapping."""
-    if all(rig.is_known for rig in rigs):
-        with pycolmap.Database.open(work.database) as database:
-            pycolmap.apply_rig_config(_configs(rigs), database)
-
-
 def bind_rigs(work: Work, rigs: Sequence[Rig]) -> None:
     """After mapping: the places of cameras on their rigs, and all refined with them. Raises DataError where a camera's
     place does not follow, since it was never placed together with the first."""
     model = pycolmap.Reconstruction(work.model)
     for number, rig in enumerate(rigs):
         _check_placed(model, number, rig)
-    if not all(rig.is_known for rig in rigs):
-        with pycolmap.Database.open(work.database) as database:
-            _complete(model, database)
-            pycolmap.apply_rig_config(_configs(rigs), database, model)
-        refine_all(work, model)
-        replace_model(work, model)
+    _scale(model, rigs)
+    with pycolmap.Database.open(work.database) as database:
+        _complete(model, database)
+        pycolmap.apply_rig_config(_configs(rigs), database, model)
+    refine_all(work, model)
+    replace_model(work, model)
     work.notes["rigs"] = [
-        {"cameras": list(rig.folders), "moments": len(_placed(model, number, 0))} for number, rig in enumerate(rigs)
+        {"cameras": list(rig.folders), "moments": len(_centers(model, number, 0))} for number, rig in enumerate(rigs)
     ]
+
+
+def _scale(model: pycolmap.Reconstruction, rigs: Sequence[Rig]) -> None:
+    """Makes distances those of the rigs whose cameras' places are known; else they are anything."""
+    ratios = []
+    for number, rig in enumerate(rigs):
+        for camera, pose in enumerate(rig.poses, start=1):
+            distance = 0.0 if pose is None else float(np.linalg.norm(pose.translation))
+            centers = [_centers(model, number, each) for each in (0, camera)]
+            for moment in centers[0].keys() & centers[1].keys():
+                ratios.append(distance / max(float(np.linalg.norm(centers[0][moment] - centers[1][moment])), 1e-12))
+    known = [ratio for ratio in ratios if ratio > 0.0]
+    if known:
+        model.transform(pycolmap.Sim3d(float(np.median(known)), pycolmap.Rotation3d(), np.zeros(3)))
 
 
 def _complete(model: pycolmap.Reconstruction, database: pycolmap.Database) -> None:
@@ -197,17 +201,20 @@ def _complete(model: pycolmap.Reconstruction, database: pycolmap.Database) -> No
 
 
 def _check_placed(model: pycolmap.Reconstruction, number: int, rig: Rig) -> None:
-    first = _placed(model, number, 0)
+    first = _centers(model, number, 0).keys()
     for camera, folder in enumerate(rig.folders[1:], start=1):
-        if not first & _placed(model, number, camera):
+        if not first & _centers(model, number, camera).keys():
             raise DataError(
                 f"{folder}: no photo of it was placed together with the one of the same moment in {rig.folders[0]}, so "
-                "its place on the rig is not known; give cam_from_rig in a file (--rig FILE), or leave --rig out"
+                "its place on the rig does not follow; add photos that show the same, or leave --rig out"
             )
 
 
-def _placed(model: pycolmap.Reconstruction, rig: int, camera: int) -> set[str]:
-    """The moments at which a camera's photo has a pose."""
+def _centers(model: pycolmap.Reconstruction, rig: int, camera: int) -> dict[str, np.ndarray]:
+    """Where a camera was at each moment of which its photo has a pose, [3]."""
     prefix = _prefix(rig, camera)
-    names = (image.name for image in model.images.values() if image.has_pose and image.name.startswith(prefix))
-    return {PurePosixPath(name).stem for name in names}
+    return {
+        PurePosixPath(image.name).stem: np.asarray(image.projection_center())
+        for image in model.images.values()
+        if image.has_pose and image.name.startswith(prefix)
+    }

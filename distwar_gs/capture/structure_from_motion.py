@@ -20,7 +20,7 @@ from distwar_gs.capture.mapping import find_cameras
 from distwar_gs.capture.photos import check_enough, check_photos, find_photos
 from distwar_gs.capture.refinement import find_intrinsics, place_left_out
 from distwar_gs.capture.report import Report, report_of
-from distwar_gs.capture.rigs import bind_rigs, check_formats, enter_rigs, rig_setting, rig_stems, rigs_of
+from distwar_gs.capture.rigs import bind_rigs, check_formats, rig_setting, rig_stems, rigs_of
 from distwar_gs.capture.staging import Staged, load_stage, save_stage, stage
 from distwar_gs.capture.video import JPEG_QUALITY, default_frames, extract_frames
 from distwar_gs.capture.work import AUTO, Settings, Work
@@ -69,8 +69,7 @@ def make_scene(out: Path, settings: Settings, threads: int = -1, say: Callable[[
 
 def _is_wanted(stage: str, settings: Settings) -> bool:
     """Frames are of a video; rigs, of several cameras."""
-    is_rig = bool(settings.rig)
-    return {"frames": bool(settings.frames), "known rigs": is_rig, "rigs": is_rig}.get(stage, True)
+    return {"frames": bool(settings.frames), "rigs": bool(settings.rig)}.get(stage, True)
 
 
 def _check_version() -> None:
@@ -117,13 +116,8 @@ def _photos(work: Work) -> None:
     save_stage(work.folder / "photos.json", staged, [*left_out, *unusable])
 
 
-def _known_rigs(work: Work) -> None:
-    """Rigs whose geometry is known, before mapping."""
-    enter_rigs(work, rigs_of(work.settings.rig, [photo.name for photo in staged_photos(work)]))
-
-
 def _rigs(work: Work) -> None:
-    """Rigs after mapping."""
+    """Cameras that are mounted together."""
     bind_rigs(work, rigs_of(work.settings.rig, [photo.name for photo in staged_photos(work)]))
 
 
@@ -171,7 +165,7 @@ def _into_scene(photo: Staged, undistorted: Path, target: Path) -> None:
 
 STAGES = {
     "frames": _frames, "photos": _photos, "features": find_features, "matches": find_matches,
-    "known rigs": _known_rigs, "cameras": find_cameras, "rigs": _rigs, "intrinsics": find_intrinsics,
-    "retries": place_left_out, "undistorted": _undistorted,
+    "cameras": find_cameras, "rigs": _rigs, "intrinsics": find_intrinsics, "retries": place_left_out,
+    "undistorted": _undistorted,
 }  # fmt: skip
 """In this order; frames: of a video; rigs: where there are some."""

@@ -49,12 +49,6 @@ class Environment:
         """Of the harmonics."""
         return math.isqrt(len(self.coefficients)) - 1
 
-    @property
-    def mean(self) -> Tensor:
-        """[3], over all directions: for viewers that show one colour."""
-        first = sh_basis(0, self.coefficients.new_zeros(1, 3))[0]
-        return GRAY + first @ self.coefficients[:1].detach()
-
     def backdrop(self, camera: Cameras) -> Backdrop:
         """What one camera sees (C = 1). A camera's pose has no gradient of it: Gaussians say where it is."""
         basis = sh_basis(self.degree, directions(camera))[0]
