@@ -11,13 +11,15 @@ from fused_scenes import random_params, random_view, weights
 from random_scenes import assert_close
 from scripts_as_modules import imported_script
 
-from distwar_gs.config import Config, with_values
+from distwar_gs.config import Config, ConfigError, with_values
 from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.formats.export import load_exactly, save_model
 from distwar_gs.formats.ply import ModelFileError
 from distwar_gs.formats.sky import read_sky, save_sky, sky_of, with_sky
 from distwar_gs.rendering.environment import Environment, directions
 from distwar_gs.rendering.renderer import RenderSettings, render
+from distwar_gs.system.parallel import Ranks
+from distwar_gs.training.together import own_config
 from distwar_gs.training.trainer import Trainer
 from distwar_kernels import Cameras
 from distwar_kernels.fused import capacity
@@ -183,6 +185,14 @@ def test_a_sky_of_another_degree_is_refused(make):
     assert first.run() == 0
     with pytest.raises(ValueError, match=r"of the sky \(sky.degree must stay\) is not of shape \[4, 3\]"):
         make("run", ON | {"sky.degree": 1, "train.resume": "auto", "train.iterations": 8})
+
+
+@pytest.mark.parametrize(("key", "value"), [("data.background", "learned"), ("depth.normals", "maps")])
+def test_what_several_ranks_do_not_have_is_refused_by_name(key, value, tmp_path):
+    config, ranks = demo_config(tmp_path, tmp_path, {key: value}), Ranks()
+    ranks.count = 2
+    with pytest.raises(ConfigError, match=rf"^{key} is {value}, which 2 ranks do not have; .*train with one process"):
+        own_config(config, ranks)
 
 
 # ------------------------------------------------------------------------------------------------------ files, baking
