@@ -21,8 +21,11 @@ from distwar_gs.rendering.renderer import RenderSettings, render
 from distwar_gs.system.parallel import Ranks
 from distwar_gs.training.together import own_config
 from distwar_gs.training.trainer import Trainer
-from distwar_kernels import Cameras
-from distwar_kernels.fused import capacity
+from distwar_kernels import Cameras, Reduction
+from distwar_kernels.fused import capacity, fused
+from distwar_kernels.fused.capacity import BufferSizes
+from distwar_kernels.fused.fused import PARAMETERS, DrawOptions
+from distwar_kernels.fused.fused_reference import rasterize_reference
 from distwar_kernels.sh.sh_torch import sh_basis
 
 ON = {"data.background": "learned"}
@@ -116,10 +119,32 @@ def test_gradients_of_gaussians_against_float64():
     assert_close(grads[torch.float32], grads[torch.float64], 1e-4)
 
 
-def reference(params: dict[str, torch.Tensor], camera: Cameras, sky: torch.Tensor) -> torch.Tensor:
-    from distwar_kernels.fused.fused import DrawOptions
-    from distwar_kernels.fused.fused_reference import rasterize_reference
+@pytest.mark.parametrize("options", [{}, {"antialiased": True}, {"with_depth": True}], ids=str)
+def test_gradients_by_the_fused_rasteriser_against_float64(device, options):
+    """By hand, as the fused engine makes them; a depth of which nothing is asked changes nothing."""
+    params, view = random_params(60, 3), random_view(1, background=None, **options)
+    leaves = {name: tensor.double().requires_grad_() for name, tensor in params.items()}
+    sky = random_sky().double().requires_grad_()
+    seen, alphas, *_ = rasterize_reference(leaves, *view)
+    camera = view.camera.to(dtype=torch.float64)
+    image = seen[..., :3] + (1.0 - alphas) * (0.5 + sh_basis(3, directions(camera)[0]) @ sky)
+    (image * weights(image)).sum().backward()
 
+    rendered = fused.render_whole([params[name].to(device) for name in PARAMETERS], *view.to(device), BufferSizes())
+    backdrop = Environment(random_sky().to(device)).backdrop(rendered.camera)
+    own = backdrop.behind(rendered.image[..., :3].contiguous(), rendered.transmittances)
+    v_image = weights(own)
+    v_sky, v_transmittances = backdrop.backward(v_image, rendered.transmittances)
+    if options.get("with_depth"):
+        v_image = torch.cat([v_image, torch.zeros_like(v_image[..., :1])], dim=-1)
+    records = fused.blend_backward(rendered, v_image, False, Reduction(), False, None, v_transmittances)
+    found = dict(zip(PARAMETERS, fused.gradients(rendered, records, False, None), strict=True))
+    found |= {"sky": v_sky, "image": own}
+    expected = {name: leaf.grad for name, leaf in leaves.items()} | {"sky": sky.grad, "image": image.detach()}
+    assert_close({name: tensor.cpu() for name, tensor in found.items()}, expected, 1e-4)
+
+
+def reference(params: dict[str, torch.Tensor], camera: Cameras, sky: torch.Tensor) -> torch.Tensor:
     image, alphas, *_ = rasterize_reference(params, camera, DrawOptions(3, None, 0.01))
     return image + (1.0 - alphas) * (0.5 + sh_basis(3, directions(camera)[0]) @ sky)
 
