@@ -77,6 +77,7 @@ def _add_data_flags(parser: argparse.ArgumentParser) -> None:
     background = parser.add_mutually_exclusive_group()
     _add_switch(background, "data.background", "white", "-w", "--white_background", help="white behind the scene")
     _add_switch(background, "data.background", "random", "--random_background", help="a new colour at every step")
+    _add_switch(background, "data.background", "learned", "--learned_background", help="learn the sky behind the scene")
 
 
 def _add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +111,7 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     _add_switch(parser, "poses.refine", True, "--refine_poses", help=field_docs()["poses.refine"])
     _add_setting(parser, "depth.weight", "--depth_weight", type=float, metavar="W")
     _add_setting(parser, "depth.maps", "--depth_maps", metavar="DIR")
+    _add_setting(parser, "depth.normals", "--normal_maps", metavar="DIR")
     _add_setting(parser, "model.init_ply", "--init_ply", metavar="FILE")
     _add_setting(parser, "densification.strategy", "--strategy")
     _add_setting(parser, "densification.cap_max", "--cap_max", type=int, metavar="N")

@@ -24,8 +24,10 @@ if __name__ == "__main__":  # the packages lie beside this folder
 from distwar_gs.cli import run_cli
 from distwar_gs.formats.export import find_ply, load_exactly, read_render_mode, save_model
 from distwar_gs.formats.origins import grid, placed, words
+from distwar_gs.formats.sky import read_sky, save_sky, sky_of, with_sky
 from distwar_gs.formats.table import HARMONICS, MODEL_SUFFIXES, WRITTEN_SUFFIXES, listed, written_format
 from distwar_gs.gaussians.model import parameter_count, sh_degree_of
+from distwar_gs.system.errors import ConfigError
 from distwar_gs.system.progress import progress, quieten
 from distwar_gs.system.terminal import log_to_terminal, printable
 from distwar_gs.viewing.tours import tour_of_model
@@ -39,7 +41,9 @@ def main(argv: Sequence[str]) -> None:
         quieten()
     source, rub = find_ply(args.model, args.iteration), args.spz_frame == "rub"
     tour = tour_of_model(source)
-    params, origin = load_exactly(source, rub=rub)
+    (params, origin), sky = load_exactly(source, rub=rub), read_sky(source)
+    if args.bake_sky:
+        params, sky = _baked(source, params, sky), None
     antialiased = read_render_mode(source) == "mip"
     print(printable(f"{source}: {_contents(params)}{', antialiased' if antialiased else ''}{_relative_to(origin)}"))
     targets = progress(args.out, desc="formats", unit="file")
@@ -47,8 +51,10 @@ def main(argv: Sequence[str]) -> None:
         moved_params, new_origin = placed(params, origin, args.export_origin, written_format(target))
         shown = tour and tour.moved(-new_origin)
         save_model(target, moved_params, antialiased=antialiased, rub=rub, origin=new_origin, tour=shown)
+        save_sky(target, sky)
         moved = "" if np.array_equal(new_origin, origin) else _relative_to(new_origin) or _coarseness(moved_params)
-        targets.write(printable(_result(target, params, rub) + moved))  # above the bar
+        beside = f", its sky in {sky_of(target).name} (--bake_sky for other viewers)" if sky is not None else ""
+        targets.write(printable(_result(target, params, rub) + moved + beside))  # above the bar
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,8 +72,20 @@ def _parser() -> argparse.ArgumentParser:
                         help="what positions are relative to: the origin of the input's frame (input), a round place "
                         "amidst the Gaussians (local), or what they are relative to already, unless the format cannot "
                         "hold them so (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--bake_sky", action="store_true", help="make the sky that was learned Gaussians, far around "
+                        "all others, which any viewer shows (docs/sky.md)")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
+
+
+def _baked(source: Path, params: dict[str, Tensor], sky: Tensor | None) -> dict[str, Tensor]:
+    """The Gaussians and the sky's. ConfigError where there is no sky."""
+    if sky is None:
+        raise ConfigError(
+            f"{sky_of(source)}: is not there, so --bake_sky has no sky to bake; train with --learned_background, or "
+            "leave --bake_sky out"
+        )
+    return with_sky(params, sky)
 
 
 def _relative_to(origin: np.ndarray) -> str:

@@ -60,15 +60,18 @@ class Light:
         return 2.0**self.stops * falloff[..., None] * np.array(self.gains)
 
 
-def draw_lights(names: Sequence[str], exposure: float, white_balance: float, vignette: float, seed: int) -> list[Light]:
+def draw_lights(
+    names: Sequence[str], exposure: float, white_balance: float, vignette: float, seed: int, one_lens: bool = False
+) -> list[Light]:
     """A light for each photo: stops within +-`exposure`, gains of red and blue by up to the share `white_balance`
-    up or down, a vignette of up to `vignette`; all uniform. Their order is that of the names."""
+    up or down, a vignette of up to `vignette`; all uniform. Their order is that of the names. `one_lens`: the whole
+    vignette for all."""
     generator = np.random.default_rng(seed)
     lights = []
     for _ in names:
         stops, red, blue = generator.uniform(-1.0, 1.0, 3)
         gains = ((1.0 + white_balance) ** red, 1.0, (1.0 + white_balance) ** blue)
-        lights.append(Light(exposure * stops, gains, vignette * generator.uniform()))
+        lights.append(Light(exposure * stops, gains, vignette * (generator.uniform() if not one_lens else 1.0)))
     return lights
 
 
@@ -101,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
     scene = load_scene(args.scene, images=args.images, resolution=1, test_every=args.test_every)
     views = sorted(scene.train, key=lambda view: view.name)
     photos = {view.name: _photo_of(root, args.images, view) for view in views}
-    lights = draw_lights(list(photos), args.exposure, args.white_balance, args.vignette, args.seed)
+    lights = draw_lights(list(photos), args.exposure, args.white_balance, args.vignette, args.seed, args.one_lens)
     drawn = dict(zip(photos, lights, strict=True))
     with tempfile.TemporaryDirectory(dir=args.out.parent, prefix=".disturb-") as folder:
         made = Path(folder) / "scene"
@@ -122,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
                         help="red and blue up to this share stronger or weaker (default: %(default)s)")  # fmt: skip
     parser.add_argument("--vignette", type=float, default=0.3, metavar="SHARE",
                         help="corners darker by up to this share (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--one_lens", action="store_true", help="all photos get the whole vignette, as of one camera")
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default: %(default)s)")
     parser.add_argument("-i", "--images", default="images", metavar="NAME", help="sub-folder with the photos, as for "
                         "train.py (default: %(default)s)")  # fmt: skip
@@ -179,7 +183,8 @@ def _disturb(path: Path, light: Light) -> None:
 
 
 def _write_record(path: Path, args: argparse.Namespace, lights: Mapping[str, Light]) -> None:
-    asked = {name: getattr(args, name) for name in ("exposure", "white_balance", "vignette", "seed", "test_every")}
+    names = ("exposure", "white_balance", "vignette", "one_lens", "seed", "test_every")
+    asked = {name: getattr(args, name) for name in names}
     photos = {name: asdict(light) for name, light in lights.items()}
     path.write_text(json.dumps({"asked": asked, "photos": photos}, indent=2) + "\n", encoding="utf-8")
 

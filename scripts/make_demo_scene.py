@@ -1,11 +1,13 @@
 """Make the demo dataset: a small furnished room, ray-traced with NumPy, written as a COLMAP folder.
 
-    python scripts/make_demo_scene.py OUT [--views 40] [--width 160] [--height 120] [--seed 0]
+    python scripts/make_demo_scene.py OUT [--views 40] [--width 160] [--height 120] [--seed 0] [--sky] [--maps]
 
 OUT/images/*.png are anti-aliased renders from an orbit inside the room; OUT/sparse/0 holds the exact cameras (PINHOLE,
 principal point off the centre) and about 3000 surface points with slight noise, as structure from motion would give.
 All light is diffuse, so that what a point looks like does not depend on where it is seen from.
-World frame: metres, z up, floor at z = 0. The same arguments give the same scene.
+World frame: metres, z up, floor at z = 0. The same arguments give the same scene. With --sky there are neither walls
+nor ceiling, but a sky. With --maps OUT/depths and OUT/normals have NPY files beside: depth along the camera's axis in
+metres, normals in the camera's axes (OpenCV), 0 where there is only sky.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ LAMP_SAMPLES = 10
 LAMP_POWER = 5.0
 AMBIENT = 0.48
 HIT_OFFSET = 1e-3
+SUN = np.array([[0.6], [0.64], [0.48]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,10 @@ class Recipe:
     width: int = 160
     height: int = 120
     seed: int = 0
+    sky: bool = False
+    """Instead of walls and ceiling."""
+    maps: bool = False
+    """Depths and normals beside."""
 
 
 # --- textures: a few broad waves and soft edges, nothing finer than a pixel resolves ---------------------------------
@@ -126,6 +133,13 @@ def room_texture(p: np.ndarray) -> np.ndarray:
     color[:, walls] = wallpaper(p[:, walls])
     color[:, ceiling] = bands("efe6d8", "d9cbb8", (2.2, 0.0, 0.0), 0.0)(p[:, ceiling])
     return color
+
+
+def sky(direction: np.ndarray) -> np.ndarray:
+    """Linear colours [3, N] of unit directions [3, N]: pale at the horizon, blue above, a glow around the sun."""
+    height = np.clip(direction[2], 0.0, 1.0)
+    glow = np.clip(dot(direction, SUN), 0.0, 1.0) ** 6
+    return np.clip(mix("d9cfc0", "3f76bd", height**0.6) + 0.5 * glow * rgb("ffd9a0"), 0.0, 1.0)
 
 
 # --- shapes ----------------------------------------------------------------------------------------------------------
@@ -273,8 +287,11 @@ def diffuse_light(p: np.ndarray, normal: np.ndarray) -> np.ndarray:
     return total
 
 
-def trace(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """First hit [3, N] and linear colour [3, N] of unit rays [3, N] from one origin [3, 1]."""
+def trace(
+    origin: np.ndarray, direction: np.ndarray, outside: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First hit, linear colour and normal, [3, N] each, of unit rays [3, N] from one origin [3, 1]; hits and normals of
+    the sky are NaN."""
     shapes = (ROOM, *FURNITURE)
     distances = np.stack([shape.intersect(origin, direction) for shape in shapes])
     nearest = distances.argmin(axis=0)
@@ -283,7 +300,11 @@ def trace(origin: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.nda
     for index, shape in enumerate(shapes):
         here = np.flatnonzero(nearest == index)
         normal[:, here], albedo[:, here] = shape.normal(p[:, here]), shape.albedo(p[:, here])
-    return p, albedo * diffuse_light(p, normal)
+    color = albedo * diffuse_light(p, normal)
+    if outside:
+        open_air = np.flatnonzero((nearest == 0) & (p[2] > 0.01))
+        p[:, open_air], normal[:, open_air], color[:, open_air] = np.nan, np.nan, sky(direction[:, open_air])
+    return p, color, normal
 
 
 # --- cameras ---------------------------------------------------------------------------------------------------------
@@ -328,13 +349,24 @@ def pixel_rays(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def render(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One view: uint8 sRGB [H, W, 3], and the surface points [H, W, 3] that the pixel centres see."""
+    """One view: uint8 sRGB [H, W, 3], and the surface points [H, W, 3] that the pixel centres see; NaN for the sky."""
     grid = (3, recipe.height, SUPERSAMPLING, recipe.width, SUPERSAMPLING)
-    hits, linear = trace(*pixel_rays(recipe, pose))
+    hits, linear, _ = trace(*pixel_rays(recipe, pose), recipe.sky)
     mean = np.clip(linear.reshape(grid).mean(axis=(2, 4)), 0.0, 1.0)
     pixels = np.round(255.0 * mean ** (1.0 / 2.2)).astype(np.uint8)
     middle = hits.reshape(grid)[:, :, SUPERSAMPLING // 2, :, SUPERSAMPLING // 2]
     return np.ascontiguousarray(pixels.transpose(1, 2, 0)), middle.transpose(1, 2, 0)
+
+
+def maps_of(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of a view what its pixel centres see: depth float32 [H, W] and normals [H, W, 3] in the camera's axes; 0: sky."""
+    origin, direction = pixel_rays(recipe, pose)
+    grid = (3, recipe.height, SUPERSAMPLING, recipe.width, SUPERSAMPLING)
+    middle = direction.reshape(grid)[:, :, SUPERSAMPLING // 2, :, SUPERSAMPLING // 2].reshape(3, -1)
+    hits, _, normals = trace(origin, middle, recipe.sky)
+    depth = (pose[2, :3] @ hits + pose[2, 3]).reshape(recipe.height, recipe.width)
+    turned = (pose[:, :3] @ normals).T.reshape(recipe.height, recipe.width, 3)
+    return np.nan_to_num(depth).astype(np.float32), np.nan_to_num(turned).astype(np.float32)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
@@ -349,12 +381,23 @@ def write_dataset(folder: Path, recipe: Recipe) -> None:
     for index, (pixels, _) in enumerate(renders):
         Image.fromarray(pixels).save(folder / "images" / image_name(index))
     write_model(folder / "sparse" / "0", recipe, poses, renders)
+    if recipe.maps:
+        write_maps(folder, recipe, poses)
     (folder / RECIPE).write_text(json.dumps(record(recipe)) + "\n")
 
 
+def write_maps(folder: Path, recipe: Recipe, poses: list[np.ndarray]) -> None:
+    """NPY files of depth and normals of each view."""
+    for index, pose in enumerate(poses):
+        for name, numbers in zip(("depths", "normals"), maps_of(recipe, pose), strict=True):
+            (folder / name).mkdir(exist_ok=True)
+            np.save(folder / name / image_name(index).replace(".png", ".npy"), numbers)
+
+
 def record(recipe: Recipe) -> dict[str, int]:
-    """What tells one demo scene from another."""
-    return {"version": VERSION, **asdict(recipe)}
+    """What tells one demo scene from another; of one without sky and maps as before there were any."""
+    values = {name: value for name, value in asdict(recipe).items() if value is not False}
+    return {"version": VERSION, **values}
 
 
 def image_name(index: int) -> str:
@@ -379,7 +422,8 @@ def write_model(
 
 
 def sample_points(recipe: Recipe, renders: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy surface points float64 [P, 3] and their colours uint8 [P, 3], equally many from every view."""
+    """Noisy surface points float64 [P, 3] and their colours uint8 [P, 3], equally many from every view, but for
+    those that fall on the sky."""
     rng = np.random.default_rng([recipe.seed, 1])
     per_view = -(-POINT_COUNT // recipe.views)
     positions, colors = [], []
@@ -388,7 +432,9 @@ def sample_points(recipe: Recipe, renders: list[tuple[np.ndarray, np.ndarray]]) 
         positions.append(hits.reshape(-1, 3)[chosen].astype(np.float64))
         colors.append(pixels.reshape(-1, 3)[chosen])
     exact = np.concatenate(positions)
-    return exact + rng.normal(scale=POINT_NOISE, size=exact.shape), np.concatenate(colors)
+    exact, seen = exact + rng.normal(scale=POINT_NOISE, size=exact.shape), np.concatenate(colors)
+    there = np.isfinite(exact).all(axis=1)
+    return exact[there], seen[there]
 
 
 def make(out: Path, recipe: Recipe) -> str:
@@ -415,8 +461,11 @@ def make(out: Path, recipe: Recipe) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the demo dataset, a ray-traced room, as a COLMAP folder.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    for name, default in asdict(Recipe()).items():
+    for name in ("views", "width", "height", "seed"):
+        default = getattr(Recipe(), name)
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    parser.add_argument("--sky", action="store_true", help="a sky instead of walls and ceiling")
+    parser.add_argument("--maps", action="store_true", help="depths and normals of all views, too")
     options = vars(parser.parse_args())
     try:
         print(printable(make(options.pop("out"), Recipe(**options))))

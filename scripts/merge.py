@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
         import torch
 
         from distwar_gs.formats import merging
-        from distwar_gs.formats.export import save_model
+        from distwar_gs.formats.export import find_ply, save_model
+        from distwar_gs.formats.sky import read_sky, save_sky
     log_to_terminal()
     _check(args)
     modes = {run: _render_mode(run) for run in (args.first, args.second)}
@@ -58,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     merged["means"] = (merged["means"] - origin).astype(np.float32)
     params = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in merged.items()}
     save_model(args.out, params, antialiased=modes[args.first] == "mip", origin=origin)
+    save_sky(args.out, read_sky(find_ply(args.first)))  # whose frame and light are kept
     moved = "in one frame already" if frame is merging.IDENTITY else f"scaled by {frame.scale:.6g}, turned and shifted"
     print(printable(f"{args.second}: {moved} ({common} photos in common)"))
     print(printable(f"{args.out}: {len(kept[0]['means']):,} of {len(first['means']):,} Gaussians of {args.first}, "

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
         quieten()
     settings = settings_for(
         args.photos, args.out, matching=args.matching, camera=args.camera, max_size=args.max_size,
-        max_features=args.max_features, frames=args.frames,
+        max_features=args.max_features, frames=args.frames, mapper=args.mapper, rig=args.rig,
     )  # fmt: skip
     print(make_scene(args.out, settings, args.threads, partial(print, flush=True)))
 
@@ -49,6 +49,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--camera", default=AUTO,
                         help=f"COLMAP camera model of the lens; {AUTO}: one focal length and one radial term, more "
                         "where they lower the error (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--mapper", choices=("incremental", "global"), default="incremental",
+                        help="place one photo after the other, or all at once (faster for hundreds of photos, and less "
+                        "particular about what it places; default: %(default)s)")  # fmt: skip
+    parser.add_argument("--rig", metavar="folders|FILE", help="cameras mounted together: each folder of PHOTOS is one, "
+                        "with equal names for photos of one moment; or as COLMAP's JSON of rigs says")  # fmt: skip
     parser.add_argument("--max_size", type=int, default=1600,
                         help="longest side at which features are looked for (default: %(default)s)")  # fmt: skip
     parser.add_argument("--max_features", type=int, default=8192, help="per photo (default: %(default)s)")

@@ -47,7 +47,8 @@ def test_the_record_says_what_was_done(made, demo_scene, script):
     """From it and the photo before comes the photo after, but where it is white."""
     record = json.loads((made / "disturbed.json").read_text())
     assert record["asked"] == {
-        "exposure": 1.0, "white_balance": 0.2, "vignette": 0.3, "seed": 3, "test_every": 8,
+        "exposure": 1.0, "white_balance": 0.2, "vignette": 0.3, "one_lens": False, "seed": 3,
+        "test_every": 8,
     }  # fmt: skip
     scene, before = load_scene(made), {view.name: view for view in load_scene(demo_scene).train}
     assert set(record["photos"]) == {view.name for view in scene.train}

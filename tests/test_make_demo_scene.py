@@ -47,6 +47,26 @@ def test_same_recipe_same_bytes_and_another_seed_another_scene(demo, tmp_path):
     assert all(a != c for a, c in zip(read["a"], read["c"], strict=True))
 
 
+def test_under_a_sky_depths_and_normals_lie_beside(demo, tmp_path):
+    """Points of the maps lie on the floor or the furniture, where normals look at the camera; none are of the sky."""
+    demo.make(tmp_path / "demo", demo.Recipe(views=2, width=32, height=24, sky=True, maps=True))
+    scene = load_scene(tmp_path / "demo", test_every=0, normalise=False)
+    assert len(scene.points.positions) < 3000 and np.isfinite(scene.points.positions).all()
+    assert np.abs(scene.points.positions[:, :2]).max() < 3.5
+    for view in scene.train:
+        stem = view.name.replace(".png", ".npy")
+        depth, normals = (np.load(tmp_path / "demo" / name / stem) for name in ("depths", "normals"))
+        is_sky = depth == 0
+        assert 0.1 < is_sky.mean() < 0.9 and (normals[is_sky] == 0).all()
+        y, x = np.mgrid[0:24, 0:32] + 0.5
+        before = depth[..., None] * (np.stack([x, y, np.ones_like(x)], axis=-1) @ np.linalg.inv(view.K).T)
+        assert ((normals * before).sum(axis=-1)[~is_sky] < 0).all()
+        heights = ((before - view.viewmat[:3, 3]) @ view.viewmat[:3, :3])[~is_sky][:, 2]
+        assert heights.min() > -1e-3 and np.median(heights) < 0.5
+        pixels = np.asarray(Image.open(view.image_path))
+        assert pixels[is_sky].mean() > 100
+
+
 def test_command_line(tmp_path):
     arguments = (tmp_path / "x" / "demo", "--views", 1, "--width", 16, "--height", 12)
     assert run(*arguments).returncode == 0

@@ -1,7 +1,8 @@
 """Adjustments: what is learned beside the Gaussians, between camera and render, and between render and photo.
 
 Appearance (a gain for each photo, a bilateral grid) changes the image that is compared; poses change the camera.
-Neither is part of the model that is exported: test views are rendered without them.
+Neither is part of the model that is exported: test views are rendered without them. A sky is: it is what they have
+behind them.
 """
 
 from collections.abc import Callable
@@ -13,7 +14,9 @@ from torch import Tensor
 from distwar_datasets import Scene
 from distwar_gs.adjust.bilateral import make_bilateral
 from distwar_gs.adjust.exposure import make_exposure
+from distwar_gs.adjust.physical import make_physical
 from distwar_gs.adjust.poses import make_poses
+from distwar_gs.adjust.sky import make_sky
 from distwar_gs.config import Config
 from distwar_kernels import Cameras
 
@@ -48,7 +51,7 @@ class Adjustment(Protocol):
 Maker = Callable[[Config, Scene, torch.device], Adjustment | None]
 """Of a config and a scene: the adjustment, or None where the config does not ask for it."""
 
-ADJUSTMENTS: tuple[Maker, ...] = (make_poses, make_exposure, make_bilateral)
+ADJUSTMENTS: tuple[Maker, ...] = (make_poses, make_sky, make_exposure, make_bilateral, make_physical)
 """In the order in which a step walks through them; backward in the opposite one."""
 
 

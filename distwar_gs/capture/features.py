@@ -71,6 +71,7 @@ def photos_with_features(database: pycolmap.Database) -> int:
 def find_matches(work: Work) -> None:
     """Which features of two photos are the same point; pairs that an interrupted run has compared are kept."""
     names = [photo.staged for photo in staged_photos(work)]
+    names = sorted(names, key=lambda name: (PurePosixPath(name).name, name))  # of a rig by moment, not by camera
     pairs = list(pairs_of(names, work.settings.matching))
     file = work.folder / "pairs.txt"
     file.write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Incremental mapping: poses and points, one photo after the other, made again when its result is doubtful."""
+"""Mapping: poses and points, one photo after the other or all at once, made again when the result is doubtful."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pycolmap
 
 from distwar_datasets.errors import DataError
 from distwar_gs.capture.features import staged_photos
+from distwar_gs.capture.global_mapping import map_globally
 from distwar_gs.capture.intrinsics import START
 from distwar_gs.capture.model_agreement import Pair, judged_pairs
 from distwar_gs.capture.work import AUTO, Work
@@ -89,6 +90,8 @@ def consistent_model(work: Work, folder: Path) -> Mapped | None:
     while True:
         found = mapped(work, folder / str(len(tried)), tried[-1])
         best = max(filter(None, (best, found)), key=lambda model: model.rank, default=None)
+        if work.settings.mapper == "global":  # which has no first pair
+            return best
         beginnings = [pair for pair in best.contradicted if pair.image_ids not in tried] if best and best.wrong else []
         if not best or not beginnings or len(tried) == ATTEMPTS:
             return best
@@ -97,20 +100,27 @@ def consistent_model(work: Work, folder: Path) -> Mapped | None:
 
 
 def mapped(work: Work, folder: Path, first: tuple[int, int] | None) -> Mapped | None:
-    """One attempt of incremental mapping, from COLMAP's own choice of a first pair or from the given one."""
+    """One attempt at mapping; an incremental one from COLMAP's own choice of a first pair, or from the given one."""
     folder.mkdir(parents=True)
-    options = pipeline_options(work)
-    if first:
-        options.init_image_id1, options.init_image_id2 = first
-        options.mapper.init_min_tri_angle = 4.0  # degrees, instead of 16: this pair it must be
-        options.init_num_trials = 1  # instead of 200, which find the same
-    run_mapping(work, options, folder, already=2)
+    if work.settings.mapper == "global":
+        map_globally(work, folder)
+    else:
+        _map_incrementally(work, folder, first)
     models = {path: pycolmap.Reconstruction(path) for path in sorted(folder.iterdir()) if path.is_dir()}
     if not models:
         return None
     largest = max(models, key=lambda path: models[path].num_reg_images())
     pairs, contradicted = judged(work, models[largest])
     return Mapped(largest, len(models), models[largest].num_reg_images(), pairs, contradicted)
+
+
+def _map_incrementally(work: Work, folder: Path, first: tuple[int, int] | None) -> None:
+    options = pipeline_options(work)
+    if first:
+        options.init_image_id1, options.init_image_id2 = first
+        options.mapper.init_min_tri_angle = 4.0  # degrees, instead of 16: this pair it must be
+        options.init_num_trials = 1  # instead of 200, which find the same
+    run_mapping(work, options, folder, already=2)
 
 
 def judged(work: Work, model: pycolmap.Reconstruction) -> tuple[int, list[Pair]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 
@@ -40,15 +40,20 @@ def find_intrinsics(work: Work) -> None:
         for each in chosen:
             model.cameras[each.camera.camera_id].model = each.camera.model
             model.cameras[each.camera.camera_id].params = each.camera.params  # type: ignore[assignment]  # its own
-        rounds = [0]
-        work.call(_refine, work, model, free, rounds, count=lambda: rounds[0], total=ROUNDS, unit="round")
-        _replace_model(work, model)
+        refine_all(work, model, free)
+        replace_model(work, model)
     work.notes["lenses"] = [
         {"camera": each.camera.camera_id, "photos": each.photos, "principal_point_free": each.principal_point,
          "reason": each.reason, "kept": each.kept,
          "errors_px": {label: round(error, 4) for label, error in each.errors.items()}}
         for each in chosen
     ]  # fmt: skip
+
+
+def refine_all(work: Work, model: pycolmap.Reconstruction, free: Collection[int] = ()) -> None:
+    """Improves cameras, poses and points of a model in place; the principal points of cameras `free`, too."""
+    rounds = [0]
+    work.call(_refine, work, model, set(free), rounds, count=lambda: rounds[0], total=ROUNDS, unit="round")
 
 
 def _choose_all(
@@ -123,7 +128,7 @@ def _adjust(
         adjust(model, with_center, iterations, set(model.cameras) - free, tick)
 
 
-def _replace_model(work: Work, model: pycolmap.Reconstruction) -> None:
+def replace_model(work: Work, model: pycolmap.Reconstruction) -> None:
     """OUT/sfm/model becomes `model`; an interruption leaves the old one or the new one."""
     new, old = (work.folder / name for name in ("model.new", "model.old"))
     for folder in (new, old):
@@ -160,7 +165,7 @@ def place_left_out(work: Work) -> None:
             break
         found = _placed(work, model, needed)
         if found:
-            _replace_model(work, found)
+            replace_model(work, found)
         tries.append(Retry(needed, total - len(before), found.num_reg_images() - len(before) if found else 0))
     work.notes["retries"] = [asdict(each) for each in tries]
 
@@ -183,8 +188,16 @@ def _placed(work: Work, model: pycolmap.Reconstruction, needed: int) -> pycolmap
         return None
     with pycolmap.Database.open(work.database) as database:
         pairs = judged_pairs(database, found)
-    for number in set(found.reg_image_ids()) - known:
-        mine = [pair.contradicted for pair in pairs if number in pair.image_ids]
-        if 2 * sum(mine) > len(mine) or found.images[number].num_points3D < needed:
-            found.deregister_frame(found.images[number].frame_id)
+    for frame, numbers in _by_frame(found, set(found.reg_image_ids()) - known).items():
+        mine = [pair.contradicted for pair in pairs if not numbers.isdisjoint(pair.image_ids)]
+        if 2 * sum(mine) > len(mine) or max(found.images[number].num_points3D for number in numbers) < needed:
+            found.deregister_frame(frame)
     return found if found.num_reg_images() > len(known) else None
+
+
+def _by_frame(model: pycolmap.Reconstruction, numbers: Iterable[int]) -> dict[int, set[int]]:
+    """Photos by what was taken at one moment: of a rig several, else one."""
+    frames: dict[int, set[int]] = {}
+    for number in numbers:
+        frames.setdefault(model.images[number].frame_id, set()).add(number)
+    return frames

@@ -50,9 +50,20 @@ def report_of(work: Work) -> Report:
         f"{model.num_reg_images()} of {len(photos)} photos registered, {numbers['points']:,} points, reprojection "
         f"error {numbers['reprojection_error_px']:.2f} px, {sum(work.done.values()):.0f} s"
     )
-    lines = [summary, *_lens_lines(work, model), *_some([str(each) for each in left_out], "left out")]
+    lines = [
+        summary,
+        *_rig_lines(work),
+        *_lens_lines(work, model),
+        *_some([str(each) for each in left_out], "left out"),
+    ]
     lines += _some([f"warning: {line}" for line in _warnings(work, odd)], "warnings")
     return Report(numbers, [*lines, f"next: python train.py -s {work.out}"])
+
+
+def _rig_lines(work: Work) -> list[str]:
+    """Which cameras are mounted together."""
+    rigs = work.notes.get("rigs", [])
+    return [f"rig of {', '.join(each['cameras'])}: placed at {each['moments']} moments" for each in rigs]
 
 
 def _cameras(model: pycolmap.Reconstruction) -> list[dict[str, object]]:

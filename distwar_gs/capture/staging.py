@@ -42,12 +42,18 @@ class Staged:
     """Whether COLMAP cannot read it, so that `staged` is a copy as PNG and `scene` a JPEG."""
 
 
-def stage(folder: Path, names: Sequence[str], target: Path, progress: Progress | None = None) -> list[Staged]:
-    """Make `target`, a folder of links to photos and of copies; the photos in the order of `names`."""
+def stage(
+    folder: Path, names: Sequence[str], target: Path, progress: Progress | None = None, stems: Sequence[str] = ()
+) -> list[Staged]:
+    """Make `target`, a folder of links to photos and of copies; the photos in the order of `names`. `stems`: what
+    COLMAP is to call them, without suffix; none: numbers."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     suffixes = [_suffix_for_colmap(folder / name) for name in names]
-    staged = [f"{index:06d}{suffix or '.png'}" for index, suffix in enumerate(suffixes)]
+    stems = stems or [f"{index:06d}" for index in range(len(names))]
+    staged = [f"{stem}{suffix or '.png'}" for stem, suffix in zip(stems, suffixes, strict=True)]
+    for folder_of_rig in {(target / each).parent for each in staged}:
+        folder_of_rig.mkdir(parents=True, exist_ok=True)
     scene = scene_names(names, [suffix or ".jpg" for suffix in suffixes])
     photos = [Staged(*each) for each in zip(names, staged, scene, map(lambda each: not each, suffixes), strict=True)]
     map_threads(lambda photo: _put(folder / photo.name, target / photo.staged, photo.converted), photos, 0, progress)

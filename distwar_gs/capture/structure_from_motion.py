@@ -15,11 +15,12 @@ from PIL import Image
 
 from distwar_datasets.errors import DataError
 from distwar_datasets.pixels.imagefile import map_threads
-from distwar_gs.capture.features import EXHAUSTIVE_UP_TO, find_features, find_matches
+from distwar_gs.capture.features import EXHAUSTIVE_UP_TO, find_features, find_matches, staged_photos
 from distwar_gs.capture.mapping import find_cameras
 from distwar_gs.capture.photos import check_enough, check_photos, find_photos
 from distwar_gs.capture.refinement import find_intrinsics, place_left_out
 from distwar_gs.capture.report import Report, report_of
+from distwar_gs.capture.rigs import bind_rigs, check_formats, rig_setting, rig_stems, rigs_of
 from distwar_gs.capture.staging import Staged, load_stage, save_stage, stage
 from distwar_gs.capture.video import JPEG_QUALITY, default_frames, extract_frames
 from distwar_gs.capture.work import AUTO, Settings, Work
@@ -28,7 +29,7 @@ from distwar_gs.system.progress import progress
 
 def settings_for(
     photos: Path, out: Path, *, matching: str = "auto", camera: str = AUTO, max_size: int = 1600,
-    max_features: int = 8192, frames: int | None = None,
+    max_features: int = 8192, frames: int | None = None, mapper: str = "incremental", rig: str | None = None,
 ) -> Settings:  # fmt: skip
     """What decides a result, with what is left open resolved; `matching` "auto": all pairs of up to EXHAUSTIVE_UP_TO
     photos, neighbours in a video or among more. Other arguments as the fields of Settings.
@@ -46,7 +47,10 @@ def settings_for(
     number = count or _count(photos, out)
     if matching == "auto":
         matching = "sequential" if count or number > EXHAUSTIVE_UP_TO else "exhaustive"
-    return Settings(str(photos.resolve()), matching, camera, max_size, max_features, count, number)
+    if rig and count:
+        raise DataError("--rig: a video has one camera; give a folder with a folder of photos for each camera")
+    rigs = rig_setting(rig)
+    return Settings(str(photos.resolve()), matching, camera, max_size, max_features, count, number, mapper, rigs)
 
 
 def make_scene(out: Path, settings: Settings, threads: int = -1, say: Callable[[str], None] = print) -> Report:
@@ -58,9 +62,14 @@ def make_scene(out: Path, settings: Settings, threads: int = -1, say: Callable[[
     work = Work.begun(out, settings, threads, say)
     _log_to(work.folder)
     for name, run in STAGES.items():
-        if name != "frames" or settings.frames:
+        if _is_wanted(name, settings):
             work.once(name, run)
     return report_of(work)
+
+
+def _is_wanted(stage: str, settings: Settings) -> bool:
+    """Frames are of a video; rigs, of several cameras."""
+    return {"frames": bool(settings.frames), "rigs": bool(settings.rig)}.get(stage, True)
 
 
 def _check_version() -> None:
@@ -101,8 +110,15 @@ def _photos(work: Work) -> None:
         names, unusable = check_photos(work.source, found, lambda done, total: bar.update(done - bar.n))
     check_enough(work.source, names, [*unusable, *left_out])
     with progress(total=len(names), unit="photo", desc="copies and links") as bar:
-        staged = stage(work.source, names, work.images, lambda done, total: bar.update(done - bar.n))
+        stems = rig_stems(rigs_of(work.settings.rig, names), names) if work.settings.rig else ()
+        staged = stage(work.source, names, work.images, lambda done, total: bar.update(done - bar.n), stems)
+    check_formats([photo.staged for photo in staged] if work.settings.rig else [])
     save_stage(work.folder / "photos.json", staged, [*left_out, *unusable])
+
+
+def _rigs(work: Work) -> None:
+    """Cameras that are mounted together."""
+    bind_rigs(work, rigs_of(work.settings.rig, [photo.name for photo in staged_photos(work)]))
 
 
 def _undistorted(work: Work) -> None:
@@ -148,7 +164,8 @@ def _into_scene(photo: Staged, undistorted: Path, target: Path) -> None:
 
 
 STAGES = {
-    "frames": _frames, "photos": _photos, "features": find_features, "matches": find_matches, "cameras": find_cameras,
-    "intrinsics": find_intrinsics, "retries": place_left_out, "undistorted": _undistorted,
+    "frames": _frames, "photos": _photos, "features": find_features, "matches": find_matches,
+    "cameras": find_cameras, "rigs": _rigs, "intrinsics": find_intrinsics, "retries": place_left_out,
+    "undistorted": _undistorted,
 }  # fmt: skip
-"""In this order; frames: of a video."""
+"""In this order; frames: of a video; rigs: where there are some."""

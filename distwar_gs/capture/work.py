@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class Settings:
     """Taken from a video; 0: a folder of photos."""
     number: int
     """Of photos or frames."""
+    mapper: str = "incremental"
+    """One photo after the other (incremental), or all at once (global)."""
+    rig: str = ""
+    """Which photos were taken together (rigs.py): "", folders, or what a file of COLMAP's says."""
 
 
 @dataclass
@@ -163,7 +167,8 @@ def _read_state(file: Path) -> dict[str, dict]:
 
 
 def _check_equal(out: Path, saved: dict[str, object], asked: Settings) -> None:
+    earlier = {field.name: field.default for field in fields(Settings)}  # of settings that there were not yet
     for name, now in asdict(asked).items():
-        if saved.get(name) != now:
+        if saved.get(name, earlier[name]) != now:
             remedy = "repeat it with the same, or choose another folder"
             raise DataError(f"{out}: was begun with {name} {saved.get(name)}, not {now}; {remedy}")

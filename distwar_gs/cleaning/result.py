@@ -14,6 +14,7 @@ from distwar_gs.cleaning.criteria import Subject, only
 from distwar_gs.evaluation.metrics import Evaluation, data_protocol, evaluate, to_8bit
 from distwar_gs.formats.export import read_render_mode, save_model
 from distwar_gs.formats.origins import placed
+from distwar_gs.formats.sky import read_sky, save_sky
 from distwar_gs.formats.table import written_format
 from distwar_gs.rendering.views import measured_images
 from distwar_gs.viewing.tours import tour_of_model
@@ -56,6 +57,7 @@ def save_cleaned(path: Path, source: Path, subject: Subject, rows: Tensor) -> No
     tour = tour_of_model(source)
     shown = tour and tour.moved(-origin)
     save_model(path, params, antialiased=read_render_mode(source) == "mip", origin=origin, tour=shown)
+    save_sky(path, read_sky(source))
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.depth import DepthConfig
 from distwar_gs.config.documentation import choices_of, commented_defaults, field_docs, rule_of
+from distwar_gs.config.limits import LimitsConfig
 from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import (
     A_SHARE,
@@ -37,6 +38,7 @@ from distwar_gs.config.schema import (
     TrainConfig,
     current_name,
 )
+from distwar_gs.config.sky import SkyConfig
 from distwar_gs.config.strategies import STRATEGIES
 from distwar_gs.config.values import as_values, config_of, overlaid, validate, with_values
 from distwar_gs.config.yaml_files import chosen_values, load_config, override, read_values, save_config
@@ -63,12 +65,14 @@ __all__ = [
     "DataConfig",
     "DensificationConfig",
     "DepthConfig",
+    "LimitsConfig",
     "LogConfig",
     "ModelConfig",
     "OptimConfig",
     "PosesConfig",
     "ReductionConfig",
     "Rule",
+    "SkyConfig",
     "TrainConfig",
     "above",
     "as_values",

@@ -22,5 +22,13 @@ class DepthConfig:
     maps_kind: str = setting("inverse", one_of("metric", "inverse"))
     """metric: maps hold depth along the camera's axis. inverse: one over it, as networks tell it, up to a scale and a
     shift for each photo, which are fitted at each step."""
+    normals: str | None = setting(None)
+    """Folder with a normal map for each photo, named as depth maps are (RGB PNG, or NPY of vectors), in the axes of the
+    camera. null: none."""
+    normals_weight: float = setting(0.05, at_least(0))
+    """Weight of the normals in the loss, at the first step. Only used with depth.normals."""
+    normals_axes: str = setting("opengl", one_of("opengl", "opencv"))
+    """Of the normal maps. opengl: x right, y up, z towards the camera, so that what faces it is light blue, as most
+    networks tell them. opencv: x right, y down, z away from it."""
     maps_scale: float = setting(1.0, at_least(1e-12))
     """What the numbers of metric maps are multiplied by to be in the units of the poses: 0.001 for millimetres, say."""

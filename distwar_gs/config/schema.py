@@ -13,9 +13,11 @@ from typing import Any
 
 from distwar_gs.config.appearance import AppearanceConfig
 from distwar_gs.config.depth import DepthConfig
+from distwar_gs.config.limits import LimitsConfig
 from distwar_gs.config.log_section import LogConfig
 from distwar_gs.config.poses import PosesConfig
 from distwar_gs.config.rules import A_SHARE, RESOLUTION, STEPS, above, at_least, between, inside, one_of, setting
+from distwar_gs.config.sky import SkyConfig
 from distwar_gs.config.strategies import STRATEGIES
 
 
@@ -49,8 +51,10 @@ class DataConfig:
     and the like, lists in a transforms file), if it says anything."""
     eval: bool = setting(True)
     """Hold out test images; off: train on all of them."""
-    background: str = setting("black", one_of("black", "white", "random"))
-    """Colour behind the Gaussians, and behind transparent images; random: a new colour at every training step."""
+    background: str = setting("black", one_of("black", "white", "random", "learned"))
+    """Colour behind the Gaussians, and behind transparent images; random: a new colour at every training step. learned:
+    a sky, a colour for each direction that is learned with the Gaussians and saved beside them (section sky); behind
+    transparent images it is black."""
     normalise: bool = setting(True)
     """Train in a shifted and scaled frame in which the scene extent is 1; undone in every exported file."""
     image_budget_gib: float = setting(8.0, at_least(0))
@@ -291,8 +295,10 @@ class Config:
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     appearance: AppearanceConfig = AppearanceConfig()
+    sky: SkyConfig = SkyConfig()
     poses: PosesConfig = PosesConfig()
     depth: DepthConfig = DepthConfig()
+    limits: LimitsConfig = LimitsConfig()
     densification: DensificationConfig = DensificationConfig()
     reduction: ReductionConfig = ReductionConfig()
     train: TrainConfig = TrainConfig()

@@ -52,7 +52,7 @@ class Engine(Protocol):
     ) -> Rendered:  # fmt: skip
         """What one camera sees (C = 1), for a step (from 1) whose learning rates are set. Where several ranks make the
         step, all their cameras follow, in their order. Where its viewmats require a gradient, `update` leaves it in
-        their `grad`."""
+        their `grad`; likewise that of the coefficients of the settings' environment."""
 
     def update(self, rendered: Any, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """Differentiates, counts for densification, and updates the parameters with the optimisers' learning rates.

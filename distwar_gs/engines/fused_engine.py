@@ -13,6 +13,7 @@ from distwar_gs.engines.depth import expected_depth, image_and_depth_gradients, 
 from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import moments_of, set_steps, step_all
+from distwar_gs.rendering.environment import Backdrop
 from distwar_gs.rendering.renderer import FUSED, Rendering, RenderSettings
 from distwar_gs.strategies.base import Strategy
 from distwar_kernels import Cameras
@@ -28,11 +29,14 @@ class FusedRendered:
     view: fused.Rendered
     adam: fused.AdamStep | None
     """The step to come, by which it was drawn; None for torch's Adam."""
+    backdrop: Backdrop | None = None
+    """What is behind the Gaussians, where that is an environment."""
 
     @property
     def image(self) -> Tensor:
         """See Rendered."""
-        return self.view.image if not self.view.options.with_depth else self.view.image[..., :3].contiguous()
+        image = self.view.image if not self.view.options.with_depth else self.view.image[..., :3].contiguous()
+        return self.backdrop.behind(image, self.view.transmittances) if self.backdrop else image
 
     @property
     def depth(self) -> tuple[Tensor, Tensor]:
@@ -81,7 +85,7 @@ class FusedEngine:
             view = fused.render_what_fits(self._parameters(), camera, options, self.sizes, adam)
         else:
             view = fused.render_whole(fused.checked(self.params, camera), camera, options, self.sizes, adam)
-        return FusedRendered(step, view, adam)
+        return FusedRendered(step, view, adam, self._backdrop(camera))
 
     def update(self, rendered: FusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See Engine. The time from the blend to the new parameters is `optimizer`'s."""
@@ -89,11 +93,12 @@ class FusedEngine:
         statistics = self.strategy.statistics(rendered.step)
         errors, with_depth = errors_of(gradients, statistics, rendered.step), rendered.view.options.with_depth
         v_image = image_gradient(gradients, with_depth)
+        v_behind = self._environment_backward(rendered, v_image)
         if with_depth:
-            records = self._blend_backward_with_depth(rendered.view, v_image, gradients.get("depth"))
+            records = self._blend_backward_with_depth(rendered.view, v_image, gradients.get("depth"), v_behind)
             statistics = scored(rendered.view, statistics, errors)
         else:
-            records = self._blend_backward(rendered.view, v_image, None, errors)
+            records = self._blend_backward(rendered.view, v_image, v_behind, errors)
         timer.mark("blend_backward")
         viewmats = rendered.view.camera.viewmats
         v_viewmats = torch.empty_like(viewmats) if viewmats.requires_grad else None
@@ -156,9 +161,27 @@ class FusedEngine:
             self._last_steps = torch.full((len(means),), step - 1, dtype=torch.int32, device=means.device)
         return self._last_steps
 
-    def _blend_backward_with_depth(self, view: fused.Rendered, v_image: Tensor, v_depth: Tensor | None) -> Tensor:
+    @torch.no_grad()
+    def _backdrop(self, camera: Cameras) -> Backdrop | None:
+        environment = self.settings.environment
+        return environment.backdrop(camera) if environment else None
+
+    @torch.no_grad()
+    def _environment_backward(self, rendered: FusedRendered, v_image: Tensor) -> Tensor | None:
+        """Leaves dL/d(coefficients) in the environment's; returns dL/d(transmittances), if there is one."""
+        if rendered.backdrop is None or self.settings.environment is None:
+            return None
+        v_coefficients, v_transmittances = rendered.backdrop.backward(v_image, rendered.view.transmittances)
+        self.settings.environment.coefficients.grad = v_coefficients
+        return v_transmittances
+
+    def _blend_backward_with_depth(
+        self, view: fused.Rendered, v_image: Tensor, v_depth: Tensor | None, v_behind: Tensor | None
+    ) -> Tensor:
         v_depth = torch.zeros_like(view.transmittances) if v_depth is None else v_depth
-        return self._blend_backward(view, *image_and_depth_gradients(view, v_image, v_depth), None)
+        v_blended, v_transmittances = image_and_depth_gradients(view, v_image, v_depth)
+        v_transmittances = v_transmittances if v_behind is None else v_transmittances + v_behind
+        return self._blend_backward(view, v_blended, v_transmittances, None)
 
     def _blend_backward(
         self, view: fused.Rendered, v_image: Tensor, v_transmittances: Tensor | None, errors: Tensor | None

@@ -160,10 +160,13 @@ def data_protocol(scene: "Scene", background: str) -> dict[str, Any]:
         scene: what was loaded.
         background: the setting data.background; black is measured where training draws a new colour at every step.
     """
-    behind = "white" if background == "white" else "black"
+    color = "white" if background == "white" else "black"
+    behind = f"{color} behind the Gaussians and"
+    if background == "learned":
+        behind = "a learned sky behind the Gaussians, black behind"
     return {
         "image_source": scene.image_source,
-        "background": f"{behind} behind the Gaussians and images with alpha",
+        "background": f"{behind} images with alpha",
         "split_rule": scene.split_rule,
     }
 

@@ -159,7 +159,7 @@ def render(
         cameras: C of them; their size is the images'.
         settings: near plane, rasteriser, ...
         sh_degree: degree of the spherical harmonics in use.
-        background: colour behind the Gaussians; black if None.
+        background: colour behind the Gaussians; black if None. Where the settings have an environment, that.
         with_depth: blend depth as a fourth channel.
         features: per-Gaussian numbers [N, F], alpha-blended like colours over a zero background; one that is not finite
             counts as 0.
@@ -207,11 +207,12 @@ class ComposedRasterizer:
         rendered, alphas = kernels.rasterize_to_pixels(
             splats.means2d, splats.conics, channels, splats.opacities, cameras.width, cameras.height, TILE_SIZE,
             splats.isect_offsets, splats.flatten_ids, absgrad=settings.absgrad, reduction=settings.reduction,
-            backgrounds=_backgrounds(background, len(cameras.viewmats), channels.shape[-1]),
+            backgrounds=_backgrounds(settings.plain(background), len(cameras.viewmats), channels.shape[-1]),
         )  # fmt: skip
         drawn = rendered[..., : colors.shape[-1]]
         drawn_features = None if features is None else rendered[..., colors.shape[-1] :]
-        images = (drawn[..., :3], alphas, expected_depths(drawn, alphas), drawn_features)
+        pictures = settings.behind(drawn[..., :3], alphas, cameras)
+        images = (pictures, alphas, expected_depths(drawn, alphas), drawn_features)
         return ComposedRendering(*images, splats.means2d, splats.radii, colors)
 
     def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
@@ -295,7 +296,8 @@ class FusedRasterizer:
             for camera in cameras.each()
         ]  # fmt: skip
         rendered, alphas, *drawn = (torch.stack(parts) for parts in zip(*views, strict=True))
-        return Rendering(rendered[..., :3], alphas, expected_depths(rendered, alphas), drawn[0] if drawn else None)
+        pictures = settings.behind(rendered[..., :3], alphas, cameras)
+        return Rendering(pictures, alphas, expected_depths(rendered, alphas), drawn[0] if drawn else None)
 
     def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
         """See Rasterizer."""

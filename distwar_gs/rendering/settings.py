@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 import distwar_kernels as kernels
+from distwar_gs.rendering.environment import Environment
+from distwar_kernels import Cameras
 from distwar_kernels.fused import fused
 
 
@@ -24,10 +26,20 @@ class RenderSettings:
     """How the blend's backward pass sums gradients."""
     rasterizer: str = "composed"
     """A key of RASTERIZERS."""
+    environment: Environment | None = None
+    """Behind the Gaussians, in place of the colour that a view is rendered on."""
+
+    def plain(self, background: Tensor | None) -> Tensor | None:
+        """The colour [3] that Gaussians are blended on: none where an environment comes behind them."""
+        return None if self.environment else background
+
+    def behind(self, colors: Tensor, alphas: Tensor, cameras: Cameras) -> Tensor:
+        """Images [C, H, W, 3] that were blended on `plain`, with the environment if there is one."""
+        return self.environment.behind(colors, alphas, cameras) if self.environment else colors
 
     def draw_options(self, sh_degree: int, background: Tensor | None, with_depth: bool = False) -> fused.DrawOptions:
-        """As the fused rasteriser takes them."""
+        """As the fused rasteriser takes them; an environment is not drawn by it."""
         return fused.DrawOptions(
-            sh_degree, background, near_plane=self.near_plane, far_plane=self.far_plane, antialiased=self.antialiased,
-            with_depth=with_depth,
+            sh_degree, self.plain(background), near_plane=self.near_plane, far_plane=self.far_plane,
+            antialiased=self.antialiased, with_depth=with_depth,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from distwar_kernels import Cameras
 
 log = logging.getLogger(__name__)
 
-_COLORS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0)}
+_COLORS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0.0, 0.0), "learned": (0.0, 0.0, 0.0)}
 
 
 def cameras_of(views: Sequence[View], device: torch.device) -> tuple[Cameras, ...]:
@@ -64,7 +64,7 @@ def measures_aligned(config: Config) -> bool:
 
 
 def evaluation_background(config: Config) -> tuple[float, float, float]:
-    """The colour behind test views, in [0, 1]; black where training draws it at random."""
+    """The colour behind test views, in [0, 1]; black where training draws it at random, or learns what is there."""
     return _COLORS[config.data.background]
 
 

@@ -6,9 +6,10 @@ not hang on how much of it is covered; its gradient goes back through both (dist
 - the scene's points that a photo shows (distwar_datasets.readers.tracks), each with the pixel that it falls on: the
   mean of |E - z| / z, a share of the depth, so that what is far counts as what is near;
 - a depth map, metric: the same over its known pixels; inverse, m: the mean of |1/E - (a m + b)| * Z, with the scale a
-  and the shift b that fit the photo best by least squares, and Z one over the mean of 1/E, so that it is a share.
+  and the shift b that fit the photo best by least squares, and Z one over the mean of 1/E, so that it is a share;
+- a normal map, with the normals of the surface that the depth shows (distwar_gs.training.normals).
 
-Both are small where nothing is wrong, and their weights fall over the run, since photos know better in the end.
+All are small where nothing is wrong, and their weights fall over the run, since photos know better in the end.
 """
 
 import logging
@@ -21,15 +22,13 @@ import torch
 from torch import Tensor
 
 from distwar_datasets import DataError, Scene, View
-from distwar_datasets.pixels.depthmaps import find_map, read_map
+from distwar_datasets.pixels.depthmaps import find_map, read_map, read_normals
 from distwar_datasets.readers.tracks import seen_points
 from distwar_gs.config import Config, DepthConfig
+from distwar_gs.training.normals import LEAST_ALPHA, NormalMap, facing_share, rays_of
 from distwar_kernels import Cameras
 
 log = logging.getLogger(__name__)
-
-LEAST_ALPHA = 0.05
-"""Pixels that are covered less than this say nothing of depth."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class InverseMap:
         return torch.where(counted, slopes, 0.0) / (inverse * counted).sum().clamp_min(1e-30)  # the mean, times Z
 
 
-Target = PointDepths | MetricMap | InverseMap
+Target = PointDepths | MetricMap | InverseMap | NormalMap
 
 
 class Depths:
@@ -118,9 +117,10 @@ def make_depths(config: Config, scene: Scene, device: torch.device) -> Depths | 
     settings = config.depth
     points = _point_targets(scene, settings, device) if settings.weight > 0.0 else {}
     maps = _map_targets(scene, settings, device) if settings.maps and settings.maps_weight > 0.0 else {}
-    if not points and not maps:
+    normals = _normal_targets(scene, settings, device) if settings.normals and settings.normals_weight > 0.0 else {}
+    if not points and not maps and not normals:
         return None
-    views = [[*points.get(view.name, ()), *maps.get(view.name, ())] for view in scene.train]
+    views = [[one for known in (points, maps, normals) for one in known.get(view.name, ())] for view in scene.train]
     return Depths(views, [(view.width, view.height) for view in scene.train], settings.weight_final)
 
 
@@ -155,20 +155,45 @@ def of_points(view: View, points: np.ndarray, device: torch.device) -> PointDept
 
 
 def _map_targets(scene: Scene, settings: DepthConfig, device: torch.device) -> Known:
-    assert settings.maps is not None
-    folder = (scene.source if scene.source.is_dir() else scene.source.parent) / settings.maps
-    if not folder.is_dir():
-        raise DataError(f"{folder}: depth.maps is not a folder; give one with a map for each photo, or null")
-    paths = {view.name: find_map(folder, view) for view in scene.train}
+    units = settings.maps_scale * scene.normalisation.scale
     targets: Known = {}
-    for view in scene.train:
-        if (path := paths[view.name]) is not None:
-            numbers = torch.from_numpy(read_map(path, view.width, view.height)).to(device)
-            units = settings.maps_scale * scene.normalisation.scale
-            target = MetricMap(units * numbers) if settings.maps_kind == "metric" else InverseMap(numbers)
-            targets[view.name] = [(settings.maps_weight, target)]
-    if not targets:
-        raise DataError(f"{folder}: has no depth map of any training photo; name them as the photos are, .png or .npy")
-    log.info("depth maps (%s): of %d of %d photos, in %s", settings.maps_kind, len(targets), len(scene.train),
-             Path(folder))  # fmt: skip
+    for view, path in _found(scene, settings.maps, "maps", "depth map"):
+        numbers = torch.from_numpy(read_map(path, view.width, view.height)).to(device)
+        target = MetricMap(units * numbers) if settings.maps_kind == "metric" else InverseMap(numbers)
+        targets[view.name] = [(settings.maps_weight, target)]
+    log.info("depth maps (%s): of %d of %d photos", settings.maps_kind, len(targets), len(scene.train))
     return targets
+
+
+def _normal_targets(scene: Scene, settings: DepthConfig, device: torch.device) -> Known:
+    targets: Known = {}
+    for view, path in _found(scene, settings.normals, "normals", "normal map"):
+        vectors = read_normals(path, view.width, view.height, settings.normals_axes == "opengl")
+        normals = torch.from_numpy(vectors).to(device)
+        rays = rays_of(torch.from_numpy(view.K).float().to(device), view.width, view.height)
+        if not targets:  # one is enough to tell, and waits for the device
+            _check_facing(path, float(facing_share(normals, rays)), settings.normals_axes)
+        targets[view.name] = [(settings.normals_weight, NormalMap(normals, rays))]
+    log.info("normal maps: of %d of %d photos", len(targets), len(scene.train))
+    return targets
+
+
+def _check_facing(path: Path, share: float, axes: str) -> None:
+    if share < 0.5:
+        other = "opencv" if axes == "opengl" else "opengl"
+        raise DataError(
+            f"{path}: {1.0 - share:.0%} of its normals look away from the camera in {axes}'s axes; give "
+            f"--set depth.normals_axes={other}, or write normals in the axes of the camera"
+        )
+
+
+def _found(scene: Scene, named: str | None, key: str, what: str) -> list[tuple[View, Path]]:
+    """The training views that have a map in the folder of a setting. Raises DataError: it is none, or has no map."""
+    assert named is not None
+    folder = (scene.source if scene.source.is_dir() else scene.source.parent) / named
+    if not folder.is_dir():
+        raise DataError(f"{folder}: depth.{key} is not a folder; give one with a map for each photo, or null")
+    paths = [(view, path) for view in scene.train if (path := find_map(folder, view)) is not None]
+    if not paths:
+        raise DataError(f"{folder}: has no {what} of any training photo; name them as the photos are, .png or .npy")
+    return paths

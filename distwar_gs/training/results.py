@@ -14,6 +14,7 @@ from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.adjust.aligning import Aligner
 from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured
 from distwar_gs.formats.export import as_reloaded, save_ply
+from distwar_gs.formats.sky import save_sky
 from distwar_gs.gaussians.model import sh_degree_of
 from distwar_gs.rendering.renderer import render, view_traffic
 from distwar_gs.rendering.views import camera_of, measures_aligned, measures_color_fit
@@ -107,6 +108,7 @@ class Results:
                 return
             antialiased, frame = state.settings.antialiased, self.scene.normalisation
             save_ply(path, self.model, frame, antialiased=antialiased, origin=self.origin)
+            save_sky(path, environment.coefficients if (environment := state.settings.environment) else None)
             self.files.save_cameras()
         log.info("saved %s", path)
 

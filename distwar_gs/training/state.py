@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -15,6 +15,7 @@ import distwar_kernels as kernels
 from distwar_datasets import Scene, View
 from distwar_gs.adjust.base import Adjustment, make_adjustments
 from distwar_gs.adjust.poses import Poses
+from distwar_gs.adjust.sky import Sky
 from distwar_gs.checkpoints.checkpoint import CLOCK, Checkpoint, CheckpointError, Part
 from distwar_gs.checkpoints.randomness import capture_rng, is_rng, restore_rng
 from distwar_gs.config import Config, ConfigError, as_values, config_of
@@ -215,14 +216,16 @@ def _shared(
     scene: Scene, config: Config, settings: RenderSettings, device: torch.device, ranks: Ranks
 ) -> dict[str, Any]:
     """The fields that both beginnings have in common."""
-    generators = make_generators(config.train.seed, device)
+    generators, adjustments = make_generators(config.train.seed, device), make_adjustments(config, scene, device)
+    sky = next((one for one in adjustments if isinstance(one, Sky)), None)
     return {
         "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds, ranks.count),
-        "settings": settings, "device": device, "ranks": ranks, "extent": scene.extent, "shown": showing_share(scene),
+        "settings": replace(settings, environment=sky.environment) if sky else settings, "device": device,
+        "ranks": ranks, "extent": scene.extent, "shown": showing_share(scene),
         "look": look_at_views(cameras_of(scene.train, device), settings, ranks),
         "cap": cap_of(config, settings.rasterizer, scene.train, device, ranks),
         "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"], ranks),
-        "adjustments": make_adjustments(config, scene, device), "depths": make_depths(config, scene, device),
+        "adjustments": adjustments, "depths": make_depths(config, scene, device),
     }  # fmt: skip
 
 

@@ -27,9 +27,11 @@ REFUSED = {
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
     "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
     "appearance.model": (lambda value: value != "none", "train with one process for that"),
+    "data.background": (lambda value: value == "learned", "give black, white or random, or train with one process"),
     "poses.refine": (bool, "train with one process for that"),
     "depth.weight": (lambda value: value > 0, "train with one process for that"),
     "depth.maps": (lambda value: value is not None, "train with one process for that"),
+    "depth.normals": (lambda value: value is not None, "train with one process for that"),
     "log.viewer": (lambda value: value is not None, "watch the saved models instead"),
     "log.timelapse": (lambda value: value is not None, "train with one process for that"),
 }

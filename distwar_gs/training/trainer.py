@@ -25,6 +25,7 @@ from distwar_gs.training.batches import batches_of
 from distwar_gs.training.distributions import distributions_of
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
+from distwar_gs.training.limits import limits_of
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.results import Results, say_what_was_lost
 from distwar_gs.training.saving import Checkpoints
@@ -113,6 +114,7 @@ class Trainer:
         self.health = Health(state, self.batches, names, self.checkpoints, monitor, self._is_checked)
         self.results = Results(state, scene, self.test_images, self.batches.background, self.origin, *shared)
         return [
+            *limits_of(self.config, state),
             Curves(monitor, self.tuner),
             self.health,
             LostFolder(self.health, files, monitor, self.checkpoints),

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +11,12 @@ from torch import Tensor
 
 from distwar_datasets import Scene, View
 from distwar_gs.adjust.aligning import Aligner
-from distwar_gs.config import Config
+from distwar_gs.config import Config, with_values
 from distwar_gs.formats.export import find_ply, load_model, read_origin
 from distwar_gs.formats.origins import record_of, words
+from distwar_gs.formats.sky import read_sky, sky_of
 from distwar_gs.gaussians.model import sh_degree_of
+from distwar_gs.rendering.environment import Environment
 from distwar_gs.rendering.near_plane import with_near_plane, with_reference_near_plane
 from distwar_gs.rendering.renderer import Rendering, RenderSettings, Splats, project, render, render_settings
 from distwar_gs.rendering.views import camera_of, evaluation_background, open_scene
@@ -46,7 +48,7 @@ class TrainedModel:
     """What the positions in the file are relative to, float64 [3], in the frame of the input."""
     settings: RenderSettings
     background: Tensor
-    """[3], behind every view."""
+    """[3], behind every view, unless the settings have an environment."""
     device: torch.device
 
     @classmethod
@@ -62,12 +64,13 @@ class TrainedModel:
         scene = open_scene(config)
         config = (with_near_plane if belongs_to_run(args) else with_reference_near_plane)(config, scene)
         params = {name: tensor.to(device) for name, tensor in load_model(ply, scene.normalisation).items()}
+        config, environment = _with_sky(ply, args, config, device)
         background = torch.tensor(evaluation_background(config), device=device)
         origin = read_origin(ply)
         relative = f", relative to the origin ({words(origin, ', ')})" if origin.any() else ""
         log.info("%s: %s Gaussians%s", ply, f"{len(params['means']):,}", relative)
         _check_place(ply, params["means"], scene)
-        settings = render_settings(config, scene.extent, device)
+        settings = replace(render_settings(config, scene.extent, device), environment=environment)
         return cls(ply, _step_of(ply), config, scene, params, origin, settings, background, device)
 
     @property
@@ -104,6 +107,17 @@ class TrainedModel:
     def project(self, view: View) -> Splats:
         """The model's Gaussians as a view sees them, in tiles."""
         return project(self.params, camera_of(view, self.device), self.settings)
+
+
+def _with_sky(ply: Path, args: RenderArgs, config: Config, device: torch.device) -> tuple[Config, Environment | None]:
+    """The sky that lies beside the file, unless another background is asked for; and the settings that say so."""
+    coefficients = read_sky(ply) if args.background is None else None
+    if coefficients is not None:
+        return with_values(config, {"data.background": "learned"}), Environment(coefficients.to(device))
+    if config.data.background == "learned":
+        log.warning("%s: is not there, so what was learned behind the Gaussians is black; copy it there, or save the "
+                    "model again", sky_of(ply))  # fmt: skip
+    return config, None
 
 
 def _check_place(ply: Path, means: Tensor, scene: Scene) -> None:

@@ -16,6 +16,7 @@ from distwar_gs.config import Config
 from distwar_gs.evaluation.metrics import Evaluation
 from distwar_gs.formats.export import find_ply, load_exactly
 from distwar_gs.formats.html_page import parts
+from distwar_gs.formats.sky import read_sky, with_sky
 from distwar_gs.formats.table import Notes
 from distwar_gs.rendering.renderer import view_traffic
 from distwar_gs.rendering.views import camera_of
@@ -134,7 +135,10 @@ def _model(run: Trainer) -> str:
     """Of the PLY that the run has saved."""
     if len(run.results.model["means"]) > LARGEST_MODEL:
         return ""
-    params, origin = load_exactly(find_ply(run.folder, run.state.step))
+    ply = find_ply(run.folder, run.state.step)
+    (params, origin), sky = load_exactly(ply), read_sky(ply)
+    if sky is not None:
+        params = with_sky(params, sky)
     tour = tour_of_run(run.folder)
     assert tour is not None  # the run has written its cameras
     notes = Notes(run.state.settings.antialiased, origin)
