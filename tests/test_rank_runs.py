@@ -244,7 +244,7 @@ def test_a_signal_before_the_ranks_have_met_is_said_by_the_first(monkeypatch):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("train.seconds", 3.0), ("train.deterministic", True), ("optim.adam", "visible"), ("reduction.strategy", "auto"),
+    [("train.seconds", 3.0), ("optim.adam", "visible"), ("reduction.strategy", "auto"),
      ("appearance.model", "exposure"), ("log.viewer", 7000), ("log.timelapse", 10)],
 )  # fmt: skip
 def test_what_ranks_do_not_have_is_refused_by_name(key, value, tmp_path):
@@ -290,20 +290,33 @@ def test_a_run_by_the_fused_rasteriser(demo_scene, tmp_path, strategy, emulated_
     assert sum(one["count"] for one in said) == len(_model(tmp_path / "run", 24)["means"])
 
 
+def _by_torchrun(count: int, scene: Path, folder: Path, *options: object) -> str:
+    """Trains on so many GPUs; what it says."""
+    start = ["-m", "torch.distributed.run", "--nproc_per_node", count] if count > 1 else []
+    command = [sys.executable, *start, "train.py", "-s", scene, "-m", folder, "--no_report", *options]
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("strategy", ["guided", "adc", "mcmc"])
 def test_two_gpus_train_the_model_of_one(demo_scene, tmp_path, strategy):
     if torch.cuda.device_count() < 2:
         pytest.skip(f"torch.cuda.device_count() is {torch.cuda.device_count()}: this test needs two GPUs")
-    options = [
-        "train.py", "-s", demo_scene, "--iterations", 600, "--strategy", strategy, "--cap_max", 5000, "--no_report"
-    ]  # fmt: skip
-    started = {1: [sys.executable], 2: [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", 2]}
     numbers = {}
-    for count, start in started.items():
-        command = [*map(str, (*start, *options, "-m", tmp_path / str(count)))]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-        assert done.returncode == 0, done.stderr
+    for count in (1, 2):
+        options = ("--iterations", 600, "--strategy", strategy, "--cap_max", 5000)
+        _by_torchrun(count, demo_scene, tmp_path / str(count), *options)
         numbers[count] = json.loads((tmp_path / str(count) / "metrics.json").read_text())
     psnr, counts = ([_find(numbers[count], key) for count in (1, 2)] for key in ("psnr", "gaussians"))
     assert psnr[1] == pytest.approx(psnr[0], abs=0.7) and counts[1] == pytest.approx(counts[0], rel=0.1)
+
+
+@pytest.mark.gpu
+def test_two_gpus_repeat_a_run_bit_for_bit(demo_scene, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"torch.cuda.device_count() is {torch.cuda.device_count()}: this test needs two GPUs")
+    for folder in ("one", "other"):
+        _by_torchrun(2, demo_scene, tmp_path / folder, "--iterations", 400, "--cap_max", 5000, "--deterministic")
+    assert _same(_model(tmp_path / "one", 400), _model(tmp_path / "other", 400))

@@ -24,6 +24,7 @@ from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.strategies.base import StrategySetup, make_strategy
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.sampler import ViewSampler
+from distwar_kernels.fused import capacity
 
 COUNT = 50
 SIZES = ((40, 33), (24, 50), (33, 17))
@@ -219,6 +220,40 @@ def test_a_view_that_was_cut_short_adds_nothing(what, tmp_path, request):
     for name in ("grad2d", 0, 4):
         atol = 1e-4 * float(wanted[name].abs().max())
         torch.testing.assert_close(whole[name], wanted[name], rtol=2e-3, atol=atol)
+
+
+def _deterministic_step(ranks: Ranks, is_exact: bool, is_small: bool) -> dict[str, Tensor]:
+    """A step for which slabs and lists were too small, as far as was known before."""
+    views, training = _views(2), _Training(torch.arange(COUNT)[ranks.rank :: 2], 2, ranks)
+    settings = replace(SETTINGS, rasterizer="fused")
+    engine = ShardedFusedEngine(
+        training.params, training.optimizers, training.strategy, settings, ranks, deterministic=is_exact
+    )
+    camera, photo = views[ranks.rank]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capacity, "_GRAIN", 1)
+        engine.forward(2, camera, 3, BACKGROUND, *(one for one, _ in views))
+        if is_small:
+            engine._capacity, engine._until_agreed, engine.sizes._now = 2, 100, (0.01, 0.01)
+        rendered = engine.forward(4, camera, 3, BACKGROUND, *(one for one, _ in views))
+        gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+        engine.update(rendered, gradients, NoTimer())
+    assert engine.skipped == 0
+    return training.state()
+
+
+def test_deterministic_steps_are_whole(tmp_path, request):
+    """Whatever was known of their size; and their sums are those of integers, which have no order."""
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    request.getfixturevalue("emulated_fused_ops")
+    small = on_ranks(2, tmp_path / "small", _deterministic_step, True, True)
+    large = on_ranks(2, tmp_path / "large", _deterministic_step, True, False)
+    plain = on_ranks(2, tmp_path / "plain", _deterministic_step, False, False)
+    for one, other, third in zip(small, large, plain, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert not torch.equal(one["grad2d"], third["grad2d"])
+        torch.testing.assert_close(one["grad2d"], third["grad2d"], rtol=1e-4, atol=1e-8)
 
 
 # ------------------------------------------------------------------------------------------------ a refinement

@@ -25,8 +25,10 @@ def make_engine(
 ) -> Engine:
     """The engine of these settings' rasteriser, for as many ranks as there are."""
     run, is_fused = (params, optimizers, strategy, settings), settings.rasterizer == FUSED.name
+    if ranks.count > 1 and is_fused:
+        return ShardedFusedEngine(*run, ranks, deterministic=config.train.deterministic)
     if ranks.count > 1:
-        return (ShardedFusedEngine if is_fused else ShardedComposedEngine)(*run, ranks)
+        return ShardedComposedEngine(*run, ranks)
     if is_fused:
         return FusedEngine(*run, adam=config.optim.adam, deterministic=config.train.deterministic)
     return ComposedEngine(*run)

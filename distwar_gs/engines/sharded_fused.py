@@ -71,10 +71,14 @@ class ShardedFusedEngine:
         strategy: Strategy,
         settings: RenderSettings,
         ranks: Ranks,
+        *,
+        deterministic: bool = False,
     ) -> None:
-        """Work on these, this rank's; they stay the trainer's."""
+        """Work on these, this rank's; they stay the trainer's. `deterministic`: no view is ever cut short, since when
+        that is noticed hangs on the clock, and the blend's gradients are summed as integers. All other sums have a
+        fixed order: by view, and by the places of splats in their slabs."""
         self.params, self.optimizers, self.strategy, self.settings = params, optimizers, strategy, settings
-        self.ranks, self.sizes = ranks, BufferSizes()
+        self.ranks, self.sizes, self._deterministic = ranks, BufferSizes(), deterministic
         self._largest = 0  # pixels of an image so far
         self._capacity = 0  # splats in a slab, on all ranks the same
         self._until_agreed = 0  # steps
@@ -83,11 +87,12 @@ class ShardedFusedEngine:
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras,
         with_depth: bool = False,
     ) -> ShardedFusedRendered:  # fmt: skip
-        """See distwar_gs.engines.base.Engine; without depth. Waits for the device once, to size its buffers."""
-        is_first = self._largest == 0
+        """See distwar_gs.engines.base.Engine; without depth. Waits for the device once, to size its buffers, and at
+        every step in deterministic mode."""
+        is_whole = self._largest == 0 or self._deterministic
         self._agree(max(one.width * one.height for one in together))
         options = self.settings.draw_options(sh_degree, background)
-        return self._render(step, together, options, self.sizes, self._capacity, is_whole=is_first)
+        return self._render(step, together, options, self.sizes, self._capacity, is_whole=is_whole)
 
     def update(self, rendered: ShardedFusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See distwar_gs.engines.base.Engine."""
@@ -96,7 +101,7 @@ class ShardedFusedEngine:
         reduction, _ = kernels.resolve(self.settings.reduction, rendered.image.device)
         v_image = image_gradient(gradients, with_depth=False)
         records = joint.blend_backward(
-            rendered.splats, rendered.blend, rendered.options, v_image, absgrad, reduction, errors
+            rendered.splats, rendered.blend, rendered.options, v_image, absgrad, reduction, errors, self._deterministic
         )
         timer.mark("blend_backward")
         slabs = records.view(self.ranks.count, -1, SPLAT_FLOATS)
@@ -141,17 +146,18 @@ class ShardedFusedEngine:
             self._largest, self._until_agreed = pixels, 0
         if self._until_agreed == 0:
             self._until_agreed = AGREE_EVERY if self._capacity else 1  # after the first step more is known
-            self._capacity = max(self.ranks.numbers(self.sizes.capacities(len(self.params["means"]))[0]))
+            self._capacity = self._agreed(self.sizes)
         self._until_agreed -= 1
+
+    def _agreed(self, sizes: BufferSizes) -> int:
+        """The capacity of slabs that is enough for all ranks, as far as they know by now."""
+        return max(self.ranks.numbers(sizes.capacities(len(self.params["means"]))[0]))
 
     def _render(
         self, step: int, together: Sequence[Cameras], options: fused.DrawOptions, sizes: BufferSizes, capacity: int,
         is_whole: bool,
     ) -> ShardedFusedRendered:  # fmt: skip
-        with_depth = replace(options, with_depth=True)  # only so that it travels with the splat
-        parameters = [self.params[name].detach() for name in fused.PARAMETERS]
-        visible = [joint.project(parameters, camera, with_depth, capacity) for camera in together]
-        totals = torch.cat([one.total for one in visible])
+        visible, totals, capacity = self._project(together, options, sizes, capacity, is_whole)
         packed = _slabs(visible, totals, capacity)
         visible = [one._replace(splats=slab[:-1]) for one, slab in zip(visible, packed, strict=True)]  # once is enough
         slabs = self.ranks.swap(packed)
@@ -159,7 +165,7 @@ class ShardedFusedEngine:
         slabs[:, -1] = 0.0
         depths = splats[:, _DEPTH].clone()
         splats[:, _DEPTH] = 0.0
-        camera, gaussians = together[self.ranks.rank], len(parameters[0])
+        camera, gaussians = together[self.ranks.rank], len(self.params["means"])
         while True:
             held = (capacity, sizes.capacities(gaussians)[1])
             image, blend = joint.blend(splats, depths, camera, options, held[1])
@@ -170,6 +176,24 @@ class ShardedFusedEngine:
             sizes.watch(counts, gaussians, held)
         is_cut = is_cut | (blend.counts[1:] > held[1])
         return ShardedFusedRendered(step, image, together, visible, options, splats, blend, is_cut)
+
+    def _project(
+        self, together: Sequence[Cameras], options: fused.DrawOptions, sizes: BufferSizes, capacity: int, is_whole: bool
+    ) -> tuple[list[VisibleSplats], Tensor, int]:
+        """What each view sees of ours, how many splats that are [views], and the capacity, which is enough for all
+        ranks' if the views are to be whole."""
+        with_depth = replace(options, with_depth=True)  # only so that it travels with the splat
+        parameters = [self.params[name].detach() for name in fused.PARAMETERS]
+        while True:
+            visible = [joint.project(parameters, camera, with_depth, capacity) for camera in together]
+            totals = torch.cat([one.total for one in visible])
+            if not is_whole:
+                return visible, totals, capacity
+            most = totals.max().view(1)
+            fits = sizes.fits(torch.cat([most, torch.zeros_like(most)]), len(parameters[0]), (capacity, 0))
+            if self.ranks.all(fits):
+                return visible, totals, capacity
+            capacity = self._capacity = self._agreed(sizes)
 
     def _differentiate(
         self, rendered: ShardedFusedRendered, back: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 REFUSED = {
     "train.seconds": (lambda value: value is not None, "their clocks differ: give --iterations"),
-    "train.deterministic": (bool, "train with one process for that"),
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
     "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
     "appearance.model": (lambda value: value != "none", "train with one process for that"),

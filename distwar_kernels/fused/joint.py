@@ -51,11 +51,12 @@ def blend_backward(
     absgrad: bool,
     reduction: Reduction,
     errors: Tensor | None,
+    deterministic: bool = False,
 ) -> Tensor:
     """A gradient record for each splat, [M, 12]; the rest as for `fused.blend_backward`."""
     return torch.ops.distwar.fused_blend_backward(
         splats, list(state), options.background, v_image.contiguous(), None,
-        absgrad, reduction.strategy, reduction.balance_threshold, False, errors,
+        absgrad, reduction.strategy, reduction.balance_threshold, deterministic, errors,
     )  # fmt: skip
 
 
