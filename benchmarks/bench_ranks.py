@@ -144,7 +144,7 @@ def of_made_scene(case: Case, ranks: Ranks, device: torch.device, warm_up: int, 
         shown = [(first + rank) % VIEWS for rank in range(ranks.count)]
         together = tuple(views[view] for view in shown) if ranks.count > 1 else ()
         own = shown[ranks.rank]
-        train_step(state, Batch(own, views[own], photos[own], None, background, together), timer)
+        train_step(state, Batch(own, views[own], photos[own], None, background, tuple(shown), together), timer)
 
     return _measured("made", case.megapixels, state, step, warm_up, steps)
 

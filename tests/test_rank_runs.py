@@ -14,6 +14,7 @@ import pytest
 import torch
 from demo_runs import ROOT, demo_config
 from rank_processes import RankProcesses, on_ranks
+from torch.utils._pytree import tree_leaves
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import ConfigError
@@ -152,6 +153,43 @@ def test_a_damaged_shard_is_told_apart(runs, tmp_path):
         load_checkpoint(tmp_path / f"step_{HALF}.pt", "cpu", PARTS)
 
 
+# ------------------------------------------------------------------------------------------------ beside Gaussians
+
+
+SHORT = {
+    "train.iterations": 12, "train.checkpoint_iterations": (6,), "model.sh_degree_interval": 4, "data.resolution": 2,
+}  # fmt: skip
+
+
+def _learned(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any]) -> list[torch.Tensor]:
+    """What a run has learned beside the Gaussians, and the views that it showed last."""
+    run = Trainer(demo_config(scene, folder, CHANGES | SHORT | changes))
+    assert run.run() == 0
+    return tree_leaves([one.state_dict() for one in run.state.adjustments])
+
+
+ADJUSTED = {
+    "exposure": {"appearance.model": "exposure"},
+    "bilateral": {"appearance.model": "bilateral"},
+}
+
+
+@pytest.mark.parametrize("name", ["exposure", pytest.param("bilateral", marks=pytest.mark.slow)])
+def test_all_ranks_learn_the_same_beside_the_gaussians(demo_scene, tmp_path, name):
+    """And go on with it: with as many ranks to the same bits."""
+    changes = ADJUSTED[name]
+    whole = on_ranks(2, tmp_path / "a", _learned, demo_scene, tmp_path / "run", changes)
+    assert all(map(torch.equal, *whole)) and any(one.abs().max() > 1e-4 for one in whole[0])
+    saved = tmp_path / "run" / "checkpoints" / "step_6.pt"
+    on = changes | {"train.resume": str(saved)}
+    again = on_ranks(2, tmp_path / "b", _learned, demo_scene, tmp_path / "again", on)
+    assert all(map(torch.equal, again[0], whole[0])) and _same(*(_model(tmp_path / n, 12) for n in ("run", "again")))
+    other = on_ranks(3, tmp_path / "c", _learned, demo_scene, tmp_path / "other", on)
+    assert all(map(torch.equal, other[0], other[2]))
+    for one, two in zip(other[0], whole[0], strict=True):
+        torch.testing.assert_close(one, two, rtol=0.0, atol=0.3 * float(two.abs().max()) + 1e-6)
+
+
 # ------------------------------------------------------------------------------------------------ ends
 
 
@@ -245,7 +283,7 @@ def test_a_signal_before_the_ranks_have_met_is_said_by_the_first(monkeypatch):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("train.seconds", 3.0), ("optim.adam", "visible"), ("reduction.strategy", "auto"),
-     ("appearance.model", "exposure"), ("log.viewer", 7000), ("log.timelapse", 10)],
+     ("log.viewer", 7000), ("log.timelapse", 10)],
 )  # fmt: skip
 def test_what_ranks_do_not_have_is_refused_by_name(key, value, tmp_path):
     config = demo_config(tmp_path, tmp_path, {"densification.strategy": "adc", key: value})

@@ -8,6 +8,8 @@ from fused_scenes import random_params, random_view
 from rank_processes import on_ranks
 from torch import Tensor
 
+from distwar_gs.adjust.exposure import Exposure
+from distwar_gs.adjust.sharing import step_together
 from distwar_gs.config import config_of
 from distwar_gs.config.schedule import Schedule
 from distwar_gs.engines.base import ComposedEngine
@@ -254,6 +256,35 @@ def test_deterministic_steps_are_whole(tmp_path, request):
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert not torch.equal(one["grad2d"], third["grad2d"])
         torch.testing.assert_close(one["grad2d"], third["grad2d"], rtol=1e-4, atol=1e-8)
+
+
+# ------------------------------------------------------------------------------------------------ beside Gaussians
+
+
+def _exposures(ranks: Ranks, shown: list[list[int]]) -> list[Tensor]:
+    """Of four photos after some steps, by a loss that wants each to be as bright as its number says."""
+    adjustment = Exposure(4, CONFIG.appearance, torch.device("cpu"))
+    image = torch.linspace(0.1, 0.9, 60).view(4, 5, 3)
+    for step, views in enumerate(shown, 1):
+        noted = []
+        for view in views[ranks.rank : ranks.rank + 1] if ranks.count > 1 else views:
+            adjustment.backward(adjustment.image(view, image) - (0.5 + view) * image)
+            noted.append(adjustment.noted())
+        if ranks.count > 1:
+            step_together([adjustment], views, ranks, step / 10)
+            continue
+        for view, own in zip(views, noted, strict=True):
+            adjustment.step_of(view, own, step / 10)
+    return list(adjustment.state_dict().values())
+
+
+def test_photos_learn_as_with_one_process(tmp_path):
+    """Also where two ranks show the same one."""
+    shown = [[0, 1], [2, 3], [1, 1], [3, 0]]
+    one, other = on_ranks(2, tmp_path, _exposures, shown)
+    alone = _exposures(ALONE, shown)
+    for values, theirs, wanted in zip(one, other, alone, strict=True):
+        assert torch.equal(values, theirs) and torch.equal(values, wanted)
 
 
 # ------------------------------------------------------------------------------------------------ a refinement

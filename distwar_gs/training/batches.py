@@ -57,8 +57,9 @@ class Batches:
         index = self._unmade = self._sampler.next()
         photo, background = self.images[index], self._background()
         self.images.prefetch(self._sampler.upcoming())
-        together = tuple(self.cameras[view] for view in self._sampler.shown) if self._ranks.count > 1 else ()
-        batch = Batch(index, self.cameras[index], photo, self.images.mask(index), background, together)
+        views = tuple(self._sampler.shown) if self._ranks.count > 1 else ()
+        together = tuple(self.cameras[view] for view in views)
+        batch = Batch(index, self.cameras[index], photo, self.images.mask(index), background, views, together)
         return self._coarse.at(batch, share) if self._coarse else batch
 
     def one(self, index: int) -> Batch:

@@ -5,6 +5,7 @@ import logging
 import torch
 from torch import Tensor
 
+from distwar_gs.adjust.sharing import step_together
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.evaluation.losses import photometric_gradients
 from distwar_gs.gaussians.model import sh_degree_of
@@ -53,7 +54,7 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
         gradients["depth"] = depths.gradient(batch.view, *depth, state.schedule.share(step))
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
-    _adjust_step(state, step)
+    _adjust_step(state, batch, step)
     image = image.detach()
     del rendered  # its buffers, and the graph
     state.strategy.perturb(step, state.params, rates["means"], state.generators["device"])
@@ -82,10 +83,14 @@ def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor]) -> None
         gradients["image"] = adjustment.backward(gradients["image"])
 
 
-def _adjust_step(state: TrainingState, step: int) -> None:
+def _adjust_step(state: TrainingState, batch: Batch, step: int) -> None:
     """The adjustments take their step: those of cameras have their gradients only now."""
+    share = state.schedule.share(step)
+    if state.ranks.count > 1:
+        step_together(state.adjustments, batch.views, state.ranks, share)
+        return
     for adjustment in state.adjustments:
-        adjustment.step(state.schedule.share(step))
+        adjustment.step(share)
 
 
 def _set_rates(state: TrainingState, step: int) -> dict[str, float]:

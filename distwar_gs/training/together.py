@@ -25,7 +25,7 @@ REFUSED = {
     "train.seconds": (lambda value: value is not None, "their clocks differ: give --iterations"),
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
     "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
-    "appearance.model": (lambda value: value != "none", "train with one process for that"),
+    "appearance.model": (lambda value: value not in ("none", "exposure", "bilateral"), "use one of these"),
     "poses.refine": (bool, "train with one process for that"),
     "depth.weight": (lambda value: value > 0, "train with one process for that"),
     "depth.maps": (lambda value: value is not None, "train with one process for that"),
