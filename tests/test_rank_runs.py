@@ -158,6 +158,7 @@ def test_a_damaged_shard_is_told_apart(runs, tmp_path):
 
 SHORT = {
     "train.iterations": 12, "train.checkpoint_iterations": (6,), "model.sh_degree_interval": 4, "data.resolution": 2,
+    "data.eval": False,
 }  # fmt: skip
 
 
@@ -169,17 +170,20 @@ def _learned(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any]) -
 
 
 ADJUSTED = {
-    "exposure": {"appearance.model": "exposure"},
+    "exposure, poses": {
+        "appearance.model": "exposure", "poses.refine": True, "poses.warm_up": 0.0, "depth.weight": 0.1,
+    },
     "bilateral": {"appearance.model": "bilateral"},
-}
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["exposure", pytest.param("bilateral", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["exposure, poses", pytest.param("bilateral", marks=pytest.mark.slow)])
 def test_all_ranks_learn_the_same_beside_the_gaussians(demo_scene, tmp_path, name):
     """And go on with it: with as many ranks to the same bits."""
     changes = ADJUSTED[name]
     whole = on_ranks(2, tmp_path / "a", _learned, demo_scene, tmp_path / "run", changes)
     assert all(map(torch.equal, *whole)) and any(one.abs().max() > 1e-4 for one in whole[0])
+    assert (tmp_path / "run" / "refined").is_dir() == ("poses" in name)
     saved = tmp_path / "run" / "checkpoints" / "step_6.pt"
     on = changes | {"train.resume": str(saved)}
     again = on_ranks(2, tmp_path / "b", _learned, demo_scene, tmp_path / "again", on)

@@ -12,7 +12,7 @@ from distwar_gs.adjust.exposure import Exposure
 from distwar_gs.adjust.sharing import step_together
 from distwar_gs.config import config_of
 from distwar_gs.config.schedule import Schedule
-from distwar_gs.engines.base import ComposedEngine
+from distwar_gs.engines.base import ComposedEngine, Engine, Rendered
 from distwar_gs.engines.sharded import ShardedComposedEngine
 from distwar_gs.engines.sharded_fused import ShardedFusedEngine
 from distwar_gs.engines.timing import NoTimer
@@ -26,6 +26,7 @@ from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.strategies.base import StrategySetup, make_strategy
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.sampler import ViewSampler
+from distwar_kernels import Cameras
 from distwar_kernels.fused import capacity
 
 COUNT = 50
@@ -120,30 +121,57 @@ class _Training:
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 
 
-def _rank_steps(ranks: Ranks, kind: str, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _moving(camera: Cameras) -> Cameras:
+    return camera._replace(viewmats=camera.viewmats.clone().requires_grad_())
+
+
+def _compared(rendered: Rendered, photo: Tensor, with_more: bool) -> dict[str, Tensor]:
+    """Gradients of what is rendered."""
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    if with_more:
+        depth, alpha = rendered.depth
+        gradients["depth"] = torch.where(alpha > 0.05, (depth - 4.0).sign() / depth.numel(), 0.0)
+    return gradients
+
+
+def _rank_steps(
+    ranks: Ranks, kind: str, absgrad: bool, steps: int, with_more: bool
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     views, rows = _views(ranks.count), torch.arange(COUNT)[ranks.rank :: ranks.count]
     training, settings = _Training(rows, ranks.count, ranks), replace(SETTINGS, absgrad=absgrad, rasterizer=kind)
     make = {"composed": ShardedComposedEngine, "fused": ShardedFusedEngine}[kind]
     engine = make(training.params, training.optimizers, training.strategy, settings, ranks)
     camera, photo = views[ranks.rank]
+    camera = _moving(camera) if with_more else camera
     for step in range(1, steps + 1):
-        rendered = engine.forward(step * ranks.count, camera, 3, BACKGROUND, *(one for one, _ in views))
-        gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
-        engine.update(rendered, gradients, NoTimer())
-    seen = engine.look(1, camera, 3, BACKGROUND).colors[0]
-    return training.state(), rendered.image.detach(), seen
+        together = (one for one, _ in views)
+        rendered = engine.forward(step * ranks.count, camera, 3, BACKGROUND, *together, with_depth=with_more)
+        engine.update(rendered, _compared(rendered, photo, with_more), NoTimer())
+    return training.state(), rendered.image.detach(), _seen(engine, camera, with_more)
 
 
-def _one_process_steps(count: int, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
+def _seen(engine: Engine, camera: Cameras, with_more: bool) -> Tensor:
+    """A look, and the gradient of the pose if there is one."""
+    look = engine.look(1, camera, 3, BACKGROUND, with_depth=with_more)
+    if not with_more:
+        return look.colors[0]
+    pose = camera.viewmats.grad
+    return torch.cat([look.colors.flatten(), look.depths.flatten(), (pose / pose.abs().max()).flatten()])
+
+
+def _one_process_steps(
+    count: int, absgrad: bool, steps: int, with_more: bool
+) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
     """The same by a process that sums the gradients of the views itself."""
     training = _Training(torch.arange(COUNT), count)
     engine = ComposedEngine(training.params, training.optimizers, training.strategy, replace(SETTINGS, absgrad=absgrad))
+    views = [(_moving(camera) if with_more else camera, photo) for camera, photo in _views(count)]
     for step in range(1, steps + 1):
         images = []
-        for camera, photo in _views(count):
-            rendered = engine.forward(step * count, camera, 3, BACKGROUND)
-            gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
-            sums = rendered.differentiate(gradients["image"], gradients["errors"])
+        for camera, photo in views:
+            rendered = engine.forward(step * count, camera, 3, BACKGROUND, with_depth=with_more)
+            gradients = _compared(rendered, photo, with_more)
+            sums = rendered.differentiate(gradients["image"], gradients["errors"], gradients.get("depth"))
             training.strategy.state["score"] += sums[:, 0].sqrt()
             means2d, radii = rendered.rendering.means2d, rendered.rendering.radii
             gradient = means2d.absgrad if absgrad else means2d.grad
@@ -151,18 +179,19 @@ def _one_process_steps(count: int, absgrad: bool, steps: int) -> tuple[dict[str,
             training.strategy.regularize(training.params)  # a step of one view asks for it once
             images.append(rendered.image.detach())
         step_all(training.optimizers)
-    return training.state(), images, [engine.look(1, camera, 3, BACKGROUND).colors[0] for camera, _ in _views(count)]
+    return training.state(), images, [_seen(engine, camera, with_more) for camera, _ in views]
 
 
+@pytest.mark.parametrize("with_more", [False, True], ids=["", "depth and poses"])
 @pytest.mark.parametrize(("kind", "count", "absgrad"), [("composed", 2, False), ("composed", 3, True),
                                                         ("fused", 2, True), ("fused", 3, False)])  # fmt: skip
-def test_a_step_is_that_of_one_process(kind, count, absgrad, tmp_path, request):
+def test_a_step_is_that_of_one_process(kind, count, absgrad, with_more, tmp_path, request):
     if kind == "fused":
         if torch.cuda.is_available():
             pytest.skip("its kernels run on a CPU here")
         request.getfixturevalue("emulated_fused_ops")
-    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1)
-    wanted, images, looks = _one_process_steps(count, absgrad, 1)
+    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1, with_more)
+    wanted, images, looks = _one_process_steps(count, absgrad, 1, with_more)
     for (_, image, seen), one, look in zip(results, images, looks, strict=True):
         torch.testing.assert_close(image, one, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen, look, rtol=1e-3, atol=1e-3)
@@ -333,7 +362,7 @@ def _as_set(values: dict[str, Tensor]) -> Tensor:
     return torch.tensor(sorted(rows.tolist()))
 
 
-def _compared(name: str, values: dict[str, Tensor]) -> Tensor:
+def _comparable(name: str, values: dict[str, Tensor]) -> Tensor:
     """All that is kept of each Gaussian, sorted: but what is drawn for it, since that goes by their order."""
     if name == "mcmc":  # which ones grow goes by the order, too
         return torch.zeros(len(values["means"]))
@@ -348,7 +377,7 @@ def test_a_refinement_is_that_of_one_process(name, tmp_path):
     results = on_ranks(3, tmp_path, _refined, CHANGES[name], [0, 90, 180, 300])
     assert [said for _, said in results] == [report] * 3
     together = {key: torch.cat([one[key] for one, _ in results]) for key in alone}
-    torch.testing.assert_close(_compared(name, together), _compared(name, alone), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(_comparable(name, together), _comparable(name, alone), rtol=1e-6, atol=1e-7)
     again = on_ranks(3, tmp_path, _refined, CHANGES[name], [0, 90, 180, 300])
     assert all(torch.equal(_as_set(one), _as_set(two)) for (one, _), (two, _) in zip(results, again, strict=True))
 

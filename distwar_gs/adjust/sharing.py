@@ -27,7 +27,7 @@ def step_together(adjustments: Sequence[Adjustment], views: Sequence[int], ranks
         return
     noted = [adjustment.noted() for adjustment in shared]
     flat = torch.cat([gradient.flatten() for own in noted for gradient in own])
-    everyones = ranks.swap(flat.expand(ranks.count, -1).contiguous())
+    everyones = ranks.swap(flat.expand(ranks.count, -1))
     for view, numbers in zip(views, everyones, strict=True):
         at = 0
         for adjustment, own in zip(shared, noted, strict=True):

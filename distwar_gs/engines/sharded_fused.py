@@ -8,6 +8,7 @@ whether the view was whole. One that was not has no gradient, as with one proces
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,14 +16,15 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
+from distwar_gs.engines.depth import add_score, expected_depth, image_and_depth_gradients
 from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.sharded import cameras_of_all, refuse_features
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import step_all
-from distwar_gs.rendering.renderer import Rendering, RenderSettings
+from distwar_gs.rendering.renderer import Rendering, RenderSettings, expected_depths
 from distwar_gs.strategies.base import Strategy
 from distwar_gs.system.parallel import Ranks
-from distwar_kernels import Cameras
+from distwar_kernels import Cameras, Reduction
 from distwar_kernels.constants import SPLAT_FLOATS
 from distwar_kernels.fused import fused, joint
 from distwar_kernels.fused.capacity import BufferSizes
@@ -33,13 +35,20 @@ AGREE_EVERY = 16
 _DEPTH = SPLAT_FLOATS - 1  # the word of a splat in which its depth travels
 
 
+class Blended(NamedTuple):
+    """See distwar_gs.engines.depth.Drawn."""
+
+    image: Tensor
+    transmittances: Tensor
+
+
 @dataclass(frozen=True)
 class ShardedFusedRendered:
     """See distwar_gs.engines.base.Rendered."""
 
     step: int
-    image: Tensor
-    """[H, W, 3]."""
+    blended: Tensor
+    """[H, W, 3], with depth [H, W, 4]."""
     cameras: Sequence[Cameras]
     """Of all ranks' views."""
     visible: list[VisibleSplats]
@@ -52,9 +61,19 @@ class ShardedFusedRendered:
     """[1] bool: some buffer did not hold all of this rank's view."""
 
     @property
-    def depth(self) -> None:
-        """See Rendered: ranks do not exchange it."""
-        return None
+    def image(self) -> Tensor:
+        """See Rendered."""
+        return self.blended[..., :3].contiguous()
+
+    @property
+    def depth(self) -> tuple[Tensor, Tensor] | None:
+        """See Rendered."""
+        return expected_depth(self.drawn) if self.options.with_depth else None
+
+    @property
+    def drawn(self) -> Blended:
+        """As depth is made of it."""
+        return Blended(self.blended, self.blend.transmittances)
 
     def coverage(self) -> float:
         """See Rendered."""
@@ -87,28 +106,31 @@ class ShardedFusedEngine:
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras,
         with_depth: bool = False,
     ) -> ShardedFusedRendered:  # fmt: skip
-        """See distwar_gs.engines.base.Engine; without depth. Waits for the device once, to size its buffers, and at
-        every step in deterministic mode."""
+        """See distwar_gs.engines.base.Engine. Waits for the device once, to size its buffers, and at every step in
+        deterministic mode."""
         is_whole = self._largest == 0 or self._deterministic
         self._agree(max(one.width * one.height for one in together))
-        options = self.settings.draw_options(sh_degree, background)
-        return self._render(step, together, options, self.sizes, self._capacity, is_whole=is_whole)
+        options = self.settings.draw_options(sh_degree, background, with_depth)
+        own = self.ranks.rank
+        return self._render(
+            step, (*together[:own], camera, *together[own + 1 :]), options, self.sizes, self._capacity, is_whole
+        )
 
     def update(self, rendered: ShardedFusedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See distwar_gs.engines.base.Engine."""
-        absgrad, statistics = self.settings.absgrad, self.strategy.statistics(rendered.step)
-        errors = errors_of(gradients, statistics, rendered.step)
-        reduction, _ = kernels.resolve(self.settings.reduction, rendered.image.device)
-        v_image = image_gradient(gradients, with_depth=False)
-        records = joint.blend_backward(
-            rendered.splats, rendered.blend, rendered.options, v_image, absgrad, reduction, errors, self._deterministic
-        )
+        statistics = self.strategy.statistics(rendered.step)
+        errors, with_depth = errors_of(gradients, statistics, rendered.step), rendered.options.with_depth
+        v_image, v_transmittances = image_gradient(gradients, with_depth), None
+        if with_depth:
+            v_depth = gradients.get("depth", torch.zeros_like(rendered.blend.transmittances))
+            v_image, v_transmittances = image_and_depth_gradients(rendered.drawn, v_image, v_depth)
+        records = self._blend_backward(rendered, v_image, v_transmittances, None if with_depth else errors)
         timer.mark("blend_backward")
-        slabs = records.view(self.ranks.count, -1, SPLAT_FLOATS)
-        slabs[:, -1, 0] = rendered.is_cut.float()
-        back = self.ranks.swap(slabs)
+        back = self._way_back(rendered, records)
         timer.mark("exchange")
-        self._differentiate(rendered, back, absgrad, statistics)
+        if with_depth and errors is not None:
+            self._score(rendered, errors, back, statistics)
+        self._differentiate(rendered, back, statistics)
         timer.mark("backward")
         self.strategy.regularize(self.params)
         step_all(self.optimizers)
@@ -119,14 +141,14 @@ class ShardedFusedEngine:
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *, with_depth: bool = False,
         features: Tensor | None = None,
     ) -> Rendering:  # fmt: skip
-        """See distwar_gs.engines.base.Engine. All ranks look at once, each with its own camera, and at colours only."""
+        """See distwar_gs.engines.base.Engine. All ranks look at once, each with its own camera, and not at features."""
         refuse_features(features)
-        if with_depth:
-            raise ValueError("several ranks do not blend depths: render the saved model with one process")
-        together, options = cameras_of_all(self.ranks, camera), self.settings.draw_options(sh_degree, background)
+        together = cameras_of_all(self.ranks, camera)
+        options = self.settings.draw_options(sh_degree, background, with_depth)
         capacity = max(self.ranks.numbers(len(self.params["means"])))
         seen = self._render(step, together, options, BufferSizes(), capacity, is_whole=True)
-        return Rendering(seen.image[None], 1.0 - seen.blend.transmittances[None, ..., None], None, None)
+        alphas = 1.0 - seen.blend.transmittances[None, ..., None]
+        return Rendering(seen.image[None], alphas, expected_depths(seen.blended[None], alphas), None)
 
     @property
     def skipped(self) -> int:
@@ -164,7 +186,8 @@ class ShardedFusedEngine:
         is_cut, splats = slabs[:, -1, 0].any().view(1), slabs.view(-1, SPLAT_FLOATS)
         slabs[:, -1] = 0.0
         depths = splats[:, _DEPTH].clone()
-        splats[:, _DEPTH] = 0.0
+        if not options.with_depth:
+            splats[:, _DEPTH] = 0.0
         camera, gaussians = together[self.ranks.rank], len(self.params["means"])
         while True:
             held = (capacity, sizes.capacities(gaussians)[1])
@@ -195,20 +218,54 @@ class ShardedFusedEngine:
                 return visible, totals, capacity
             capacity = self._capacity = self._agreed(sizes)
 
-    def _differentiate(
-        self, rendered: ShardedFusedRendered, back: Tensor, absgrad: bool, statistics: Mapping[str, Tensor] | None
+    def _blend_backward(
+        self, rendered: ShardedFusedRendered, v_image: Tensor, v_transmittances: Tensor | None, errors: Tensor | None
+    ) -> Tensor:
+        reduction, _ = kernels.resolve(self.settings.reduction, v_image.device)
+        return joint.blend_backward(
+            rendered.splats, rendered.blend, rendered.options, v_image, self.settings.absgrad, reduction, errors,
+            self._deterministic, v_transmittances,
+        )  # fmt: skip
+
+    def _way_back(self, rendered: ShardedFusedRendered, records: Tensor) -> Tensor:
+        """Gradients for those who have the Gaussians: ours, [views, capacity + 1, 12]."""
+        slabs = records.view(self.ranks.count, -1, SPLAT_FLOATS)
+        slabs[:, -1, 0] = rendered.is_cut.float()
+        return self.ranks.swap(slabs)
+
+    def _score(
+        self, rendered: ShardedFusedRendered, errors: Tensor, back: Tensor, statistics: Mapping[str, Tensor] | None
     ) -> None:
-        """From the records that came back [ranks, capacity + 1, 12] to the gradients of the parameters, and what
-        densification counts."""
-        parameters = [self.params[name].detach() for name in fused.PARAMETERS]
-        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        """As distwar_gs.engines.depth.scored: a pass of its own, where gradients of depth have the place of errors."""
+        assert statistics is not None
+        splats, plain = rendered.splats.clone(), replace(rendered.options, with_depth=False)
+        splats[:, _DEPTH] = 0.0
+        v_image = torch.zeros_like(rendered.blended[..., :3])
+        records = joint.blend_backward(splats, rendered.blend, plain, v_image, False, Reduction(), errors, True)
+        sums = self.ranks.swap(records[:, -1].reshape(self.ranks.count, -1))
+        for visible, of_view, is_cut in zip(rendered.visible, sums[:, :-1], back[:, -1, 0] != 0.0, strict=True):
+            held = torch.arange(len(of_view), device=of_view.device) < visible.total
+            add_score(statistics["score"], visible.gaussian_ids, of_view, held & ~is_cut)
+
+    def _differentiate(
+        self, rendered: ShardedFusedRendered, back: Tensor, statistics: Mapping[str, Tensor] | None
+    ) -> None:
+        """From the records that came back [views, capacity + 1, 12] to the gradients of the parameters and of this
+        rank's camera, and what densification counts."""
+        if rendered.options.with_depth and statistics is not None:  # scored already
+            statistics = {name: value for name, value in statistics.items() if name != "score"}
+        parameters, options = [self.params[name].detach() for name in fused.PARAMETERS], rendered.options
+        sums, own = [torch.zeros_like(parameter) for parameter in parameters], rendered.cameras[self.ranks.rank]
+        v_viewmats = []
         for camera, visible, records in zip(rendered.cameras, rendered.visible, back, strict=True):
-            is_cut = records[-1, :1] != 0.0
-            joint.add_gradients(
-                sums, parameters, camera, rendered.options, visible, records[:-1], is_cut, absgrad, statistics
-            )
+            view = (parameters, camera, options, visible, records[:-1], records[-1, :1] != 0.0)
+            joint.add_gradients(sums, *view, self.settings.absgrad, statistics)
+            if own.viewmats.requires_grad:
+                v_viewmats.append(joint.pose_gradient(*view))
         for name, gradient in zip(fused.PARAMETERS, sums, strict=True):
             self.params[name].grad = gradient
+        if v_viewmats:
+            own.viewmats.grad = self.ranks.swap(torch.cat(v_viewmats)).sum(dim=0, keepdim=True)
 
 
 def _slabs(visible: Sequence[VisibleSplats], totals: Tensor, capacity: int) -> Tensor:

@@ -193,6 +193,7 @@ class Joined(Ranks):
 
     def swap(self, slabs: Tensor) -> Tensor:
         """See Ranks."""
+        slabs = slabs.contiguous()
         received = torch.empty_like(slabs)
         with self._together():
             self._dist.all_to_all_single(received, slabs)

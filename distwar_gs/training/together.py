@@ -26,9 +26,6 @@ REFUSED = {
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
     "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
     "appearance.model": (lambda value: value not in ("none", "exposure", "bilateral"), "use one of these"),
-    "poses.refine": (bool, "train with one process for that"),
-    "depth.weight": (lambda value: value > 0, "train with one process for that"),
-    "depth.maps": (lambda value: value is not None, "train with one process for that"),
     "log.viewer": (lambda value: value is not None, "watch the saved models instead"),
     "log.timelapse": (lambda value: value is not None, "train with one process for that"),
 }
@@ -81,11 +78,13 @@ class NotOurs(RunFolder):
 class SharedFiles(RunFiles):
     """The files of a run, which the first rank writes."""
 
-    def __init__(self, ranks: Ranks, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray) -> None:
-        """See RunFiles; no poses are learned."""
-        self._ranks, self._refined = ranks, None
+    def __init__(
+        self, ranks: Ranks, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray, refined: Refined
+    ) -> None:
+        """See RunFiles."""
+        self._ranks = ranks
         if ranks.leads:
-            super().__init__(run_folder, config, scene, origin)
+            super().__init__(run_folder, config, scene, origin, refined)
         else:
             self.run_folder, self.folder, self.unwritten = run_folder, run_folder.path, None
 
@@ -102,7 +101,7 @@ def files_of(
     """Those of this rank; `refined` as for RunFiles."""
     if ranks.count == 1:
         return RunFiles(run_folder, config, scene, origin, refined)
-    return SharedFiles(ranks, run_folder, config, scene, origin)
+    return SharedFiles(ranks, run_folder, config, scene, origin, refined)
 
 
 class SharedInterruption(Interruption):
