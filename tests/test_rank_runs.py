@@ -153,6 +153,14 @@ def test_a_damaged_shard_is_told_apart(runs, tmp_path):
         load_checkpoint(tmp_path / f"step_{HALF}.pt", "cpu", PARTS)
 
 
+def test_a_run_of_so_many_seconds_ends_at_one_step(demo_scene, tmp_path):
+    """Whatever the clocks of the others say."""
+    changes = SHORT | {"train.seconds": 0.5, "train.iterations": 1000, "train.checkpoint_iterations": ()}
+    one, other = on_ranks(2, tmp_path / "said", _train, demo_scene, tmp_path / "run", changes)
+    assert one["step"] == other["step"] > 2 and other["code"] == 0
+    assert len(_model(tmp_path / "run", one["step"])["means"]) == one["count"] + other["count"]
+
+
 # ------------------------------------------------------------------------------------------------ beside Gaussians
 
 
@@ -286,7 +294,7 @@ def test_a_signal_before_the_ranks_have_met_is_said_by_the_first(monkeypatch):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("train.seconds", 3.0), ("optim.adam", "visible"), ("reduction.strategy", "auto"),
+    [("optim.adam", "visible"), ("reduction.strategy", "auto"),
      ("log.viewer", 7000), ("log.timelapse", 10)],
 )  # fmt: skip
 def test_what_ranks_do_not_have_is_refused_by_name(key, value, tmp_path):

@@ -22,7 +22,6 @@ from distwar_gs.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 REFUSED = {
-    "train.seconds": (lambda value: value is not None, "their clocks differ: give --iterations"),
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
     "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
     "appearance.model": (lambda value: value not in ("none", "exposure", "bilateral"), "use one of these"),
@@ -149,5 +148,10 @@ _SAVE = 1000  # beyond all signals
 
 
 def interruption_of(ranks: Ranks, device: str) -> Interruption:
-    """What asks a run to end; on a GPU ranks agree seldom, since steps are short there."""
-    return Interruption() if ranks.count == 1 else SharedInterruption(ranks, AGREE_EVERY if device == "cuda" else 1)
+    """What asks a run to end."""
+    return Interruption() if ranks.count == 1 else SharedInterruption(ranks, agreed_every(device))
+
+
+def agreed_every(device: str) -> int:
+    """At which steps hosts agree on what is not the devices': on a GPU seldom, since steps are short there."""
+    return AGREE_EVERY if device == "cuda" else 1

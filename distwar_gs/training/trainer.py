@@ -22,6 +22,7 @@ from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.interruption import StoppedError
 from distwar_gs.system.parallel import join
 from distwar_gs.training.batches import batches_of
+from distwar_gs.training.clock import clock_of
 from distwar_gs.training.distributions import distributions_of
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
@@ -30,7 +31,7 @@ from distwar_gs.training.results import Results, say_what_was_lost
 from distwar_gs.training.saving import Checkpoints
 from distwar_gs.training.state import PARTS, TrainingState, check_reduction
 from distwar_gs.training.step import refine, say_coverage, train_step
-from distwar_gs.training.together import files_of, interruption_of, open_folder, own_config
+from distwar_gs.training.together import agreed_every, files_of, interruption_of, open_folder, own_config
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class Trainer:
         self.state = TrainingState.from_checkpoint(saved, *parts) if saved else TrainingState.from_points(*parts)
         self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], ranks)
         self.interruption = interruption_of(ranks, device.type)
+        self.training_clock = clock_of(ranks, config.train.seconds, agreed_every(device.type))
         self._first_step = self.state.step + self.state.views
         self.extra_hooks = list(hooks)  # to which more may be added before `run`
 
@@ -158,7 +160,7 @@ class Trainer:
     def train_step(self, step: int) -> None:
         """The density control that the last step made due, the next view, a step."""
         state, monitor = self.state, self.monitor
-        state.schedule.begin(step, monitor.elapsed())
+        state.schedule.begin(step, self.training_clock.begins(monitor.elapsed()))
         timer = monitor.timer(step)
         refine(state)
         timer.mark("densify")
@@ -172,7 +174,7 @@ class Trainer:
     def _follow(self, step: int) -> None:
         """What is due after a step, unless health sends the run back to an earlier one."""
         state = self.state
-        state.note_time(self.monitor.elapsed())
+        state.note_time(self.training_clock.ends(self.monitor.elapsed()))
         self.files.unwritten = None
         for hook in self.hooks:
             if state.step == step and hook.is_due(step):
