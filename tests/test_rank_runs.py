@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from demo_runs import ROOT, demo_config
+from live_pages import Page, look
 from rank_processes import RankProcesses, on_ranks
 from torch.utils._pytree import tree_leaves
 
@@ -20,6 +21,7 @@ from distwar_gs.checkpoints.checkpoint import load_checkpoint
 from distwar_gs.config import ConfigError
 from distwar_gs.formats.export import load_ply
 from distwar_gs.gaussians.model import PARAMETER_NAMES
+from distwar_gs.programs import _equipped
 from distwar_gs.rendering import renderer
 from distwar_gs.system import peers
 from distwar_gs.system.command_line import run_cli
@@ -27,6 +29,8 @@ from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.state import PARTS
 from distwar_gs.training.together import REFUSED, own_config
 from distwar_gs.training.trainer import Trainer
+from distwar_gs.viewing.live.shared import SharedViewer
+from distwar_gs.viewing.timelapse import Timelapse
 from distwar_kernels.fused import fused
 
 pytestmark = pytest.mark.usefixtures("in_process")
@@ -202,6 +206,55 @@ def test_all_ranks_learn_the_same_beside_the_gaussians(demo_scene, tmp_path, nam
         torch.testing.assert_close(one, two, rtol=0.0, atol=0.3 * float(two.abs().max()) + 1e-6)
 
 
+# ------------------------------------------------------------------------------------------------ watched
+
+
+def _watched(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any], with_page: bool) -> int:
+    """A run with a timelapse; its first rank says where its page is, and begins when one is there."""
+    config = demo_config(scene, folder, CHANGES | SHORT | {"log.viewer": 0, "log.viewer_fps": 60.0} | changes)
+    viewer = SharedViewer(config, ranks)
+    run = _equipped(Trainer(config, [viewer]), Timelapse(config))
+    viewer.watch(run)
+    if ranks.leads and with_page:
+        (folder / "address").write_text(viewer.server.address)
+        while not viewer.server.has_pages:
+            time.sleep(0.02)
+    try:
+        assert run.run() == 0
+    finally:
+        viewer.close("over")
+    return run.state.step
+
+
+def test_a_run_that_is_watched_is_the_same_run(demo_scene, tmp_path):
+    """In modes that need all Gaussians in one place; paused, stepped, saved, exported; with a film."""
+    changes, folder = {"train.iterations": 40, "log.timelapse": 5}, tmp_path / "seen"
+    on_ranks(2, tmp_path / "a", _watched, demo_scene, tmp_path / "unseen", changes, False)
+    run = RankProcesses(2, tmp_path / "b", _watched, demo_scene, folder, changes, True)
+    while not (address := folder / "address").exists() or not address.read_text():
+        assert all(process.is_alive() for process in run.processes), run.said()
+        time.sleep(0.05)
+    page = Page(address.read_text())
+    page.send({"do": "pause"})
+    page.until(lambda page: page.status.get("paused"))
+    page.send({"do": "step"})
+    step = page.status["step"] + 2
+    page.until(lambda page: page.status["step"] == step)
+    for mode in ("normals", "contribution", "depth", "ellipsoids"):
+        page.send(look(mode=mode))
+        header, _ = page.picture()
+        assert header["mode"] == mode and header["step"] == step and header["count"] > 1000, page.notices
+    for order, file in (("export", f"point_cloud/iteration_{step}/point_cloud.ply"), ("checkpoint", f"step_{step}.pt")):
+        page.send({"do": order})
+        page.until(lambda page, file=file: any(file in words for words in page.notices))
+    assert len(_model(folder, step)["means"]) == header["count"] and step < 40
+    page.send({"do": "go"})
+    assert run.ended() == [0, 0], run.said()
+    page.close()
+    assert _same(_model(folder, 40), _model(tmp_path / "unseen", 40))
+    assert all((one / "timelapse.mp4").stat().st_size > 1000 for one in (folder, tmp_path / "unseen"))
+
+
 # ------------------------------------------------------------------------------------------------ ends
 
 
@@ -294,8 +347,7 @@ def test_a_signal_before_the_ranks_have_met_is_said_by_the_first(monkeypatch):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("optim.adam", "visible"), ("reduction.strategy", "auto"),
-     ("log.viewer", 7000), ("log.timelapse", 10)],
+    [("optim.adam", "visible"), ("reduction.strategy", "auto")],
 )  # fmt: skip
 def test_what_ranks_do_not_have_is_refused_by_name(key, value, tmp_path):
     config = demo_config(tmp_path, tmp_path, {"densification.strategy": "adc", key: value})

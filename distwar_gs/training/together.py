@@ -25,8 +25,6 @@ REFUSED = {
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
     "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
     "appearance.model": (lambda value: value not in ("none", "exposure", "bilateral"), "use one of these"),
-    "log.viewer": (lambda value: value is not None, "watch the saved models instead"),
-    "log.timelapse": (lambda value: value is not None, "train with one process for that"),
 }
 """Settings that several ranks do not have yet, by when they are refused and what to do."""
 
@@ -134,6 +132,11 @@ class SharedInterruption(Interruption):
             self._ask()
         self.check()
 
+    def meet(self) -> None:
+        """See Interruption."""
+        self._ask()
+        self.check()
+
     def _ask(self) -> None:
         own = (self.signal or 0) + _SAVE * self._save_asked
         self._save_asked = False
@@ -147,9 +150,9 @@ class SharedInterruption(Interruption):
 _SAVE = 1000  # beyond all signals
 
 
-def interruption_of(ranks: Ranks, device: str) -> Interruption:
-    """What asks a run to end."""
-    return Interruption() if ranks.count == 1 else SharedInterruption(ranks, agreed_every(device))
+def interruption_of(ranks: Ranks, every: int) -> Interruption:
+    """What asks a run to end; `every`: as for SharedInterruption."""
+    return Interruption() if ranks.count == 1 else SharedInterruption(ranks, every)
 
 
 def agreed_every(device: str) -> int:

@@ -64,8 +64,9 @@ class Trainer:
         parts = (scene, config, settings, device, ranks)
         self.state = TrainingState.from_checkpoint(saved, *parts) if saved else TrainingState.from_points(*parts)
         self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], ranks)
-        self.interruption = interruption_of(ranks, device.type)
-        self.training_clock = clock_of(ranks, config.train.seconds, agreed_every(device.type))
+        self.agreed_every = agreed_every(device.type)
+        self.interruption = interruption_of(ranks, self.agreed_every)
+        self.training_clock = clock_of(ranks, config.train.seconds, self.agreed_every)
         self._first_step = self.state.step + self.state.views
         self.extra_hooks = list(hooks)  # to which more may be added before `run`
 
