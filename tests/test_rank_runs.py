@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -347,10 +348,12 @@ def test_a_signal_before_the_ranks_have_met_is_said_by_the_first(monkeypatch):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("optim.adam", "visible"), ("reduction.strategy", "auto")],
+    [("optim.adam", "visible"), ("appearance.model", "other")],
 )  # fmt: skip
 def test_what_ranks_do_not_have_is_refused_by_name(key, value, tmp_path):
-    config = demo_config(tmp_path, tmp_path, {"densification.strategy": "adc", key: value})
+    changes = {} if value == "other" else {key: value}  # a model that is still to be made
+    config = demo_config(tmp_path, tmp_path, {"densification.strategy": "adc"} | changes)
+    config = config if changes else replace(config, appearance=replace(config.appearance, model=value))
     with pytest.raises(ConfigError, match=rf"^{key} is {value}, which 2 ranks do not have; "):
         own_config(config, _rank(0, 2))
     assert own_config(config, ALONE) is config

@@ -12,6 +12,7 @@ from distwar_gs.adjust.exposure import Exposure
 from distwar_gs.adjust.sharing import step_together
 from distwar_gs.config import config_of
 from distwar_gs.config.schedule import Schedule
+from distwar_gs.engines.agreed import AgreedReduction
 from distwar_gs.engines.base import ComposedEngine, Engine, Rendered
 from distwar_gs.engines.sharded import ShardedComposedEngine
 from distwar_gs.engines.sharded_fused import ShardedFusedEngine
@@ -26,8 +27,9 @@ from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.strategies.base import StrategySetup, make_strategy
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.sampler import ViewSampler
-from distwar_kernels import Cameras
+from distwar_kernels import Cameras, Reduction, tuner_of
 from distwar_kernels.fused import capacity
+from distwar_kernels.tuner import CANDIDATES
 
 COUNT = 50
 SIZES = ((40, 33), (24, 50), (33, 17))
@@ -251,6 +253,29 @@ def test_a_view_that_was_cut_short_adds_nothing(what, tmp_path, request):
     for name in ("grad2d", 0, 4):
         atol = 1e-4 * float(wanted[name].abs().max())
         torch.testing.assert_close(whole[name], wanted[name], rtol=2e-3, atol=atol)
+
+
+def _reductions(ranks: Ranks) -> list[str]:
+    """Of the ranks, where the first has found something."""
+    tuner, device = tuner_of(torch.device("cpu")), torch.device("cpu")
+    agreed, named = (
+        AgreedReduction(ranks, Reduction("auto"), device),
+        AgreedReduction(ranks, Reduction("sw_b", 8), device),
+    )
+    if ranks.leads:
+        tuner.reduction = CANDIDATES[5]
+    before = str(agreed.watched(torch.zeros(1), 1, lambda v, reduction: v))
+    agreed.agree()
+    named.agree()
+    after = str(agreed.watched(torch.zeros(1), 1, lambda v, reduction: v))
+    return [before, after, agreed.setting.strategy, str(named.setting)]
+
+
+def test_the_first_rank_measures_reductions_for_all(tmp_path):
+    one, other = on_ranks(2, tmp_path, _reductions)
+    chosen, named = str(CANDIDATES[5]), str(Reduction("sw_b", 8))
+    assert one == [chosen, chosen, "auto", named]
+    assert other == [str(CANDIDATES[0]), chosen, CANDIDATES[5].strategy, named]
 
 
 def _deterministic_step(ranks: Ranks, is_exact: bool, is_small: bool) -> dict[str, Tensor]:

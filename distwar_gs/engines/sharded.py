@@ -21,6 +21,7 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
+from distwar_gs.engines.agreed import AGREE_EVERY, AgreedReduction
 from distwar_gs.engines.given import GivenGradients
 from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.timing import StepTimer
@@ -127,7 +128,8 @@ class ShardedComposedEngine:
     ) -> None:
         """Work on these, this rank's; they stay the trainer's."""
         self.params, self.optimizers, self.strategy, self.settings = params, optimizers, strategy, settings
-        self.ranks = ranks
+        self.ranks, self._reduction = ranks, AgreedReduction(ranks, settings.reduction, params["means"].device)
+        self._forwards = 0
 
     def forward(
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras,
@@ -138,6 +140,9 @@ class ShardedComposedEngine:
         cameras = (*together[:own], camera, *together[own + 1 :])
         if camera.viewmats.requires_grad:  # each rank has a part in all of them
             cameras = tuple(one._replace(viewmats=one.viewmats.detach().requires_grad_()) for one in cameras)
+        if self._forwards % AGREE_EVERY == 0:
+            self._reduction.agree()
+        self._forwards += 1
         scored = wants_score(self.strategy, step)
         return self._render(step, camera, cameras, sh_degree, background, with_depth, scored)
 
@@ -219,7 +224,7 @@ class ShardedComposedEngine:
         colors, alphas = kernels.rasterize_to_pixels(
             means2d, words["conics"].contiguous(), blended, words["opacities"][..., 0].contiguous(),
             camera.width, camera.height, TILE_SIZE, *lists, absgrad=self.settings.absgrad,
-            reduction=self.settings.reduction, backgrounds=behind,
+            reduction=self._reduction.setting, backgrounds=behind,
         )  # fmt: skip
         expected = expected_depths(colors[..., :4], alphas) if with_depth else None
         return Received(splats, counts, means2d, probe, colors, alphas, expected)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Adam
 
-import distwar_kernels as kernels
+from distwar_gs.engines.agreed import AGREE_EVERY, AgreedReduction
 from distwar_gs.engines.depth import add_score, expected_depth, image_and_depth_gradients
 from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.sharded import cameras_of_all, refuse_features
@@ -30,8 +30,6 @@ from distwar_kernels.fused import fused, joint
 from distwar_kernels.fused.capacity import BufferSizes
 from distwar_kernels.fused.state import BlendState, VisibleSplats
 
-AGREE_EVERY = 16
-"""Steps after which the ranks agree on the capacity of their slabs again: a host waits for the others' hosts then."""
 _DEPTH = SPLAT_FLOATS - 1  # the word of a splat in which its depth travels
 
 
@@ -98,6 +96,7 @@ class ShardedFusedEngine:
         fixed order: by view, and by the places of splats in their slabs."""
         self.params, self.optimizers, self.strategy, self.settings = params, optimizers, strategy, settings
         self.ranks, self.sizes, self._deterministic = ranks, BufferSizes(), deterministic
+        self._reduction = AgreedReduction(ranks, settings.reduction, params["means"].device)
         self._largest = 0  # pixels of an image so far
         self._capacity = 0  # splats in a slab, on all ranks the same
         self._until_agreed = 0  # steps
@@ -161,7 +160,7 @@ class ShardedFusedEngine:
     # ------------------------------------------------------------------------------------------------ inside
 
     def _agree(self, pixels: int) -> None:
-        """On the capacity of slabs, where that is due: at the same steps on all ranks."""
+        """On the capacity of slabs and the reduction, where that is due: at the same steps on all ranks."""
         if pixels > self._largest:
             if self._largest:
                 self.sizes.expect_larger(pixels / self._largest)
@@ -169,6 +168,7 @@ class ShardedFusedEngine:
         if self._until_agreed == 0:
             self._until_agreed = AGREE_EVERY if self._capacity else 1  # after the first step more is known
             self._capacity = self._agreed(self.sizes)
+            self._reduction.agree()
         self._until_agreed -= 1
 
     def _agreed(self, sizes: BufferSizes) -> int:
@@ -221,11 +221,13 @@ class ShardedFusedEngine:
     def _blend_backward(
         self, rendered: ShardedFusedRendered, v_image: Tensor, v_transmittances: Tensor | None, errors: Tensor | None
     ) -> Tensor:
-        reduction, _ = kernels.resolve(self.settings.reduction, v_image.device)
-        return joint.blend_backward(
-            rendered.splats, rendered.blend, rendered.options, v_image, self.settings.absgrad, reduction, errors,
-            self._deterministic, v_transmittances,
-        )  # fmt: skip
+        def run(v_image: Tensor, reduction: Reduction) -> Tensor:
+            return joint.blend_backward(
+                rendered.splats, rendered.blend, rendered.options, v_image, self.settings.absgrad, reduction, errors,
+                self._deterministic, v_transmittances,
+            )  # fmt: skip
+
+        return run(v_image, self._reduction.watched(v_image, len(self.params["means"]), run))
 
     def _way_back(self, rendered: ShardedFusedRendered, records: Tensor) -> Tensor:
         """Gradients for those who have the Gaussians: ours, [views, capacity + 1, 12]."""

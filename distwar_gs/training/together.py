@@ -12,7 +12,7 @@ import numpy as np
 
 from distwar_datasets import Scene
 from distwar_gs.config import Config, ConfigError, with_values
-from distwar_gs.engines.sharded_fused import AGREE_EVERY
+from distwar_gs.engines.agreed import AGREE_EVERY
 from distwar_gs.system.interruption import Interruption
 from distwar_gs.system.parallel import Ranks
 from distwar_gs.training.monitor import Monitor, setup_logging
@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 REFUSED = {
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
-    "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
     "appearance.model": (lambda value: value not in ("none", "exposure", "bilateral"), "use one of these"),
 }
 """Settings that several ranks do not have yet, by when they are refused and what to do."""
