@@ -8,7 +8,6 @@ whether the view was whole. One that was not has no gradient, as with one proces
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,11 +32,22 @@ from distwar_kernels.fused.state import BlendState, VisibleSplats
 _DEPTH = SPLAT_FLOATS - 1  # the word of a splat in which its depth travels
 
 
-class Blended(NamedTuple):
-    """See distwar_gs.engines.depth.Drawn."""
+@dataclass(frozen=True)
+class Drawn:
+    """What this rank has drawn of the splats of all; see distwar_gs.engines.depth.Drawn."""
 
     image: Tensor
-    transmittances: Tensor
+    """[H, W, 3], with depth [H, W, 4]."""
+    splats: Tensor
+    """[ranks * (capacity + 1), 12]: a slab from each rank."""
+    blend: BlendState
+    is_cut: Tensor
+    """[1] bool: some buffer did not hold all of it."""
+
+    @property
+    def transmittances(self) -> Tensor:
+        """[H, W]."""
+        return self.blend.transmittances
 
 
 @dataclass(frozen=True)
@@ -45,37 +55,27 @@ class ShardedFusedRendered:
     """See distwar_gs.engines.base.Rendered."""
 
     step: int
-    blended: Tensor
-    """[H, W, 3], with depth [H, W, 4]."""
     cameras: Sequence[Cameras]
     """Of all ranks' views."""
     visible: list[VisibleSplats]
     """What each of them sees of this rank's Gaussians."""
     options: fused.DrawOptions
-    splats: Tensor
-    """[ranks * (capacity + 1), 12]: what this rank's view sees of all Gaussians, a slab from each rank."""
-    blend: BlendState
-    is_cut: Tensor
-    """[1] bool: some buffer did not hold all of this rank's view."""
+    drawn: Drawn
+    """This rank's view."""
 
     @property
     def image(self) -> Tensor:
         """See Rendered."""
-        return self.blended[..., :3].contiguous()
+        return self.drawn.image[..., :3].contiguous()
 
     @property
     def depth(self) -> tuple[Tensor, Tensor] | None:
         """See Rendered."""
         return expected_depth(self.drawn) if self.options.with_depth else None
 
-    @property
-    def drawn(self) -> Blended:
-        """As depth is made of it."""
-        return Blended(self.blended, self.blend.transmittances)
-
     def coverage(self) -> float:
         """See Rendered."""
-        return float((self.blend.transmittances < 1).float().mean())
+        return float((self.drawn.transmittances < 1).float().mean())
 
 
 class ShardedFusedEngine:
@@ -119,16 +119,16 @@ class ShardedFusedEngine:
         """See distwar_gs.engines.base.Engine."""
         statistics = self.strategy.statistics(rendered.step)
         errors, with_depth = errors_of(gradients, statistics, rendered.step), rendered.options.with_depth
-        v_image, v_transmittances = image_gradient(gradients, with_depth), None
-        if with_depth:
-            v_depth = gradients.get("depth", torch.zeros_like(rendered.blend.transmittances))
-            v_image, v_transmittances = image_and_depth_gradients(rendered.drawn, v_image, v_depth)
-        records = self._blend_backward(rendered, v_image, v_transmittances, None if with_depth else errors)
+        v_image = image_gradient(gradients, with_depth)
+        records = self._blend_backward(rendered.drawn, rendered.options, v_image, gradients.get("depth"), errors)
         timer.mark("blend_backward")
-        back = self._way_back(rendered, records)
+        back = self._way_back(rendered.drawn, records)
         timer.mark("exchange")
-        if with_depth and errors is not None:
-            self._score(rendered, errors, back, statistics)
+        if with_depth and errors is not None and statistics is not None:
+            sums = self._sums_of_errors(rendered.drawn, rendered.options, errors)[:, :-1]
+            for visible, of_view, is_cut in zip(rendered.visible, sums, back[:, -1, 0] != 0.0, strict=True):
+                held = torch.arange(len(of_view), device=of_view.device) < visible.total
+                add_score(statistics["score"], visible.gaussian_ids, of_view, held & ~is_cut)
         self._differentiate(rendered, back, statistics)
         timer.mark("backward")
         self.strategy.regularize(self.params)
@@ -146,8 +146,8 @@ class ShardedFusedEngine:
         options = self.settings.draw_options(sh_degree, background, with_depth)
         capacity = max(self.ranks.numbers(len(self.params["means"])))
         seen = self._render(step, together, options, BufferSizes(), capacity, is_whole=True)
-        alphas = 1.0 - seen.blend.transmittances[None, ..., None]
-        return Rendering(seen.image[None], alphas, expected_depths(seen.blended[None], alphas), None)
+        alphas = 1.0 - seen.drawn.transmittances[None, ..., None]
+        return Rendering(seen.image[None], alphas, expected_depths(seen.drawn.image[None], alphas), None)
 
     @property
     def skipped(self) -> int:
@@ -182,13 +182,22 @@ class ShardedFusedEngine:
         visible, totals, capacity = self._project(together, options, sizes, capacity, is_whole)
         packed = _slabs(visible, totals, capacity)
         visible = [one._replace(splats=slab[:-1]) for one, slab in zip(visible, packed, strict=True)]  # once is enough
+        drawn = self._draw(packed, totals, together[self.ranks.rank], options, sizes, is_whole)
+        return ShardedFusedRendered(step, together, visible, options, drawn)
+
+    def _draw(
+        self, packed: Tensor, totals: Tensor, camera: Cameras, options: fused.DrawOptions, sizes: BufferSizes,
+        is_whole: bool,
+    ) -> Drawn:  # fmt: skip
+        """Slabs [ranks, capacity + 1, 12] go where they belong, and what has come is blended to an image of the
+        camera's size; `totals` [ranks] of ours are for `sizes`."""
         slabs = self.ranks.swap(packed)
         is_cut, splats = slabs[:, -1, 0].any().view(1), slabs.view(-1, SPLAT_FLOATS)
         slabs[:, -1] = 0.0
         depths = splats[:, _DEPTH].clone()
         if not options.with_depth:
             splats[:, _DEPTH] = 0.0
-        camera, gaussians = together[self.ranks.rank], len(self.params["means"])
+        gaussians, capacity = len(self.params["means"]), packed.shape[1] - 1
         while True:
             held = (capacity, sizes.capacities(gaussians)[1])
             image, blend = joint.blend(splats, depths, camera, options, held[1])
@@ -197,8 +206,7 @@ class ShardedFusedEngine:
                 break
         if not is_whole:
             sizes.watch(counts, gaussians, held)
-        is_cut = is_cut | (blend.counts[1:] > held[1])
-        return ShardedFusedRendered(step, image, together, visible, options, splats, blend, is_cut)
+        return Drawn(image, splats, blend, is_cut | (blend.counts[1:] > held[1]))
 
     def _project(
         self, together: Sequence[Cameras], options: fused.DrawOptions, sizes: BufferSizes, capacity: int, is_whole: bool
@@ -219,43 +227,44 @@ class ShardedFusedEngine:
             capacity = self._capacity = self._agreed(sizes)
 
     def _blend_backward(
-        self, rendered: ShardedFusedRendered, v_image: Tensor, v_transmittances: Tensor | None, errors: Tensor | None
+        self, drawn: Drawn, options: fused.DrawOptions, v_image: Tensor, v_depth: Tensor | None, errors: Tensor | None
     ) -> Tensor:
+        """A record of gradients for each splat; errors are summed apart where there is depth (`_sums_of_errors`)."""
+        v_transmittances = None
+        if options.with_depth:
+            v_depth = torch.zeros_like(drawn.transmittances) if v_depth is None else v_depth
+            v_image, v_transmittances = image_and_depth_gradients(drawn, v_image, v_depth)
+            errors = None
+
         def run(v_image: Tensor, reduction: Reduction) -> Tensor:
             return joint.blend_backward(
-                rendered.splats, rendered.blend, rendered.options, v_image, self.settings.absgrad, reduction, errors,
+                drawn.splats, drawn.blend, options, v_image, self.settings.absgrad, reduction, errors,
                 self._deterministic, v_transmittances,
             )  # fmt: skip
 
         return run(v_image, self._reduction.watched(v_image, len(self.params["means"]), run))
 
-    def _way_back(self, rendered: ShardedFusedRendered, records: Tensor) -> Tensor:
-        """Gradients for those who have the Gaussians: ours, [views, capacity + 1, 12]."""
+    def _way_back(self, drawn: Drawn, records: Tensor) -> Tensor:
+        """Gradients for those who have the Gaussians: ours, [ranks, capacity + 1, 12], as the slabs were packed."""
         slabs = records.view(self.ranks.count, -1, SPLAT_FLOATS)
-        slabs[:, -1, 0] = rendered.is_cut.float()
+        slabs[:, -1, 0] = drawn.is_cut.float()
         return self.ranks.swap(slabs)
 
-    def _score(
-        self, rendered: ShardedFusedRendered, errors: Tensor, back: Tensor, statistics: Mapping[str, Tensor] | None
-    ) -> None:
-        """As distwar_gs.engines.depth.scored: a pass of its own, where gradients of depth have the place of errors."""
-        assert statistics is not None
-        splats, plain = rendered.splats.clone(), replace(rendered.options, with_depth=False)
+    def _sums_of_errors(self, drawn: Drawn, options: fused.DrawOptions, errors: Tensor) -> Tensor:
+        """Of our splats [ranks, capacity + 1], as distwar_gs.engines.depth.scored: by a pass of their own, where
+        gradients of depth have their place."""
+        splats, plain = drawn.splats.clone(), replace(options, with_depth=False)
         splats[:, _DEPTH] = 0.0
-        v_image = torch.zeros_like(rendered.blended[..., :3])
-        records = joint.blend_backward(splats, rendered.blend, plain, v_image, False, Reduction(), errors, True)
-        sums = self.ranks.swap(records[:, -1].reshape(self.ranks.count, -1))
-        for visible, of_view, is_cut in zip(rendered.visible, sums[:, :-1], back[:, -1, 0] != 0.0, strict=True):
-            held = torch.arange(len(of_view), device=of_view.device) < visible.total
-            add_score(statistics["score"], visible.gaussian_ids, of_view, held & ~is_cut)
+        v_image = torch.zeros_like(drawn.image[..., :3])
+        records = joint.blend_backward(splats, drawn.blend, plain, v_image, False, Reduction(), errors, True)
+        return self.ranks.swap(records[:, -1].reshape(self.ranks.count, -1))
 
     def _differentiate(
         self, rendered: ShardedFusedRendered, back: Tensor, statistics: Mapping[str, Tensor] | None
     ) -> None:
         """From the records that came back [views, capacity + 1, 12] to the gradients of the parameters and of this
         rank's camera, and what densification counts."""
-        if rendered.options.with_depth and statistics is not None:  # scored already
-            statistics = {name: value for name, value in statistics.items() if name != "score"}
+        statistics = unscored(statistics) if rendered.options.with_depth else statistics
         parameters, options = [self.params[name].detach() for name in fused.PARAMETERS], rendered.options
         sums, own = [torch.zeros_like(parameter) for parameter in parameters], rendered.cameras[self.ranks.rank]
         v_viewmats = []
@@ -268,6 +277,11 @@ class ShardedFusedEngine:
             self.params[name].grad = gradient
         if v_viewmats:
             own.viewmats.grad = self.ranks.swap(torch.cat(v_viewmats)).sum(dim=0, keepdim=True)
+
+
+def unscored(statistics: Mapping[str, Tensor] | None) -> Mapping[str, Tensor] | None:
+    """What is left to count where errors were summed apart."""
+    return statistics and {name: value for name, value in statistics.items() if name != "score"}
 
 
 def _slabs(visible: Sequence[VisibleSplats], totals: Tensor, capacity: int) -> Tensor:
