@@ -19,14 +19,17 @@ from rank_processes import RankProcesses, on_ranks
 from torch.utils._pytree import tree_leaves
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
-from distwar_gs.config import ConfigError
+from distwar_gs.config import ConfigError, with_values
 from distwar_gs.formats.export import load_ply
 from distwar_gs.gaussians.model import PARAMETER_NAMES
 from distwar_gs.programs import _equipped
 from distwar_gs.rendering import renderer
+from distwar_gs.rendering.views import open_scene
 from distwar_gs.system import peers
 from distwar_gs.system.command_line import run_cli
 from distwar_gs.system.parallel import ALONE, Ranks
+from distwar_gs.training import split
+from distwar_gs.training.split import showing, with_split
 from distwar_gs.training.state import PARTS
 from distwar_gs.training.together import REFUSED, own_config
 from distwar_gs.training.trainer import Trainer
@@ -187,10 +190,16 @@ ADJUSTED = {
         "appearance.model": "exposure", "poses.refine": True, "poses.warm_up": 0.0, "depth.weight": 0.1,
     },
     "bilateral": {"appearance.model": "bilateral"},
+    "exposure, poses, tiles": {
+        "appearance.model": "exposure", "poses.refine": True, "poses.warm_up": 0.0, "depth.weight": 0.1,
+        "train.split": "tiles",
+    },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["exposure, poses", pytest.param("bilateral", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["exposure, poses", *(pytest.param(one, marks=pytest.mark.slow) for one in [*ADJUSTED][1:])]
+)
 def test_all_ranks_learn_the_same_beside_the_gaussians(demo_scene, tmp_path, name):
     """And go on with it: with as many ranks to the same bits."""
     changes = ADJUSTED[name]
@@ -205,6 +214,38 @@ def test_all_ranks_learn_the_same_beside_the_gaussians(demo_scene, tmp_path, nam
     assert all(map(torch.equal, other[0], other[2]))
     for one, two in zip(other[0], whole[0], strict=True):
         torch.testing.assert_close(one, two, rtol=0.0, atol=0.3 * float(two.abs().max()) + 1e-6)
+
+
+# ------------------------------------------------------------------------------------------------ one view
+
+
+def test_a_run_that_shares_out_tiles_is_that_of_one_process(demo_scene, tmp_path):
+    """Until Gaussians are drawn anew: as many steps, under the same numbers, with the same losses."""
+    changes = SHORT | {"train.split": "tiles", "log.every": 1, "appearance.model": "exposure", "depth.weight": 0.1}
+    one, other = on_ranks(2, tmp_path / "said", _train, demo_scene, tmp_path / "run", changes)
+    alone = _train(ALONE, demo_scene, tmp_path / "alone", changes)
+    assert one["step"] == other["step"] == alone["step"] == 12
+    for name in ("train/loss", "train/ssim", "train/psnr"):
+        assert one["last"][name] == pytest.approx(alone["last"][name], rel=1e-3), name
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "each step shows one view, of which each has some rows" in log
+    models = [_model(tmp_path / folder, 12) for folder in ("run", "alone")]
+    colors = [torch.cat([model["means"], model["sh0"].flatten(1)], dim=1) for model in models]
+    nearest = torch.cdist(*colors).min(dim=1).values  # they are in another order
+    assert len(colors[0]) == len(colors[1]) and float(nearest.median()) < 1e-4 and float(nearest.mean()) < 1e-2
+
+
+def test_tiles_are_shared_out_where_photos_are_large_or_ranks_many(demo_scene, monkeypatch):
+    config = demo_config(demo_scene, Path("run"))
+    scene = open_scene(config)
+    assert with_split(config, scene, ALONE) is config
+    assert with_split(config, scene, _rank(0, 4)).train.split == "views"
+    assert with_split(config, scene, _rank(0, 17)).train.split == "tiles"
+    monkeypatch.setattr(split, "LARGE", scene.train[0].width * scene.train[0].height - 1)
+    assert with_split(config, scene, _rank(0, 2)).train.split == "tiles"
+    chosen = with_values(config, {"train.split": "views"})
+    assert with_split(chosen, scene, _rank(0, 2)) is chosen
+    assert showing(chosen, _rank(0, 2)).count == 2 and showing(chosen, ALONE) is ALONE
 
 
 # ------------------------------------------------------------------------------------------------ watched

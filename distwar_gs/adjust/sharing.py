@@ -17,7 +17,8 @@ from distwar_gs.system.parallel import Ranks
 
 @torch.no_grad()
 def step_together(adjustments: Sequence[Adjustment], views: Sequence[int], ranks: Ranks, share: float) -> None:
-    """The adjustments' steps (Adjustment.step) for all `views`, those of the ranks in their order. Waits for nothing.
+    """The adjustments' steps (Adjustment.step) for all `views`, those of the ranks in their order; where all show one,
+    by what the first has noted, which the others have too, to rounding. Waits for nothing.
 
     Raises AttributeError for an adjustment that several ranks cannot have: these are refused before a training begins
     (distwar_gs.training.together).
@@ -28,7 +29,7 @@ def step_together(adjustments: Sequence[Adjustment], views: Sequence[int], ranks
     noted = [adjustment.noted() for adjustment in shared]
     flat = torch.cat([gradient.flatten() for own in noted for gradient in own])
     everyones = ranks.swap(flat.expand(ranks.count, -1))
-    for view, numbers in zip(views, everyones, strict=True):
+    for view, numbers in zip(views, everyones, strict=False):
         at = 0
         for adjustment, own in zip(shared, noted, strict=True):
             sizes = [math.prod(gradient.shape) for gradient in own]

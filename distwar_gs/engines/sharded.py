@@ -140,9 +140,7 @@ class ShardedComposedEngine:
         cameras = (*together[:own], camera, *together[own + 1 :])
         if camera.viewmats.requires_grad:  # each rank has a part in all of them
             cameras = tuple(one._replace(viewmats=one.viewmats.detach().requires_grad_()) for one in cameras)
-        if self._forwards % AGREE_EVERY == 0:
-            self._reduction.agree()
-        self._forwards += 1
+        self._agree()
         scored = wants_score(self.strategy, step)
         return self._render(step, camera, cameras, sh_degree, background, with_depth, scored)
 
@@ -153,18 +151,12 @@ class ShardedComposedEngine:
         v_image = image_gradient(gradients, received.depths is not None)
         records = self._differentiated(received, v_image, gradients.get("depth"), errors)
         timer.mark("blend_backward")
-        counts = [len(sent.rows) for sent in rendered.sent]
-        back = self.ranks.exchange(records, rendered.received.counts, counts).split(counts)
+        back = self._way_back(records, received, [len(sent.rows) for sent in rendered.sent])
         timer.mark("exchange")
-        self._count(rendered, back, statistics)
-        torch.autograd.backward([sent.splats for sent in rendered.sent], [_with_gradients(one) for one in back])
+        self._differentiate(rendered.step, rendered.sent, back, statistics)
         self._give_pose(rendered)
         timer.mark("backward")
-        for param in self.params.values():
-            if param.grad is None:  # nobody sees any of ours
-                param.grad = torch.zeros_like(param)
-        self.strategy.regularize(self.params)
-        step_all(self.optimizers)
+        self._step()
         timer.mark("optimizer")
 
     @torch.no_grad()
@@ -191,10 +183,23 @@ class ShardedComposedEngine:
         with_depth: bool, scored: bool,
     ) -> ShardedRendered:  # fmt: skip
         sent = [self._project(camera, sh_degree) for camera in together]
-        counts = [len(one.rows) for one in sent]
+        came = self._exchange([one.splats.detach() for one in sent])
+        return ShardedRendered(step, camera, sent, self._blend(camera, *came, background, with_depth, scored))
+
+    def _agree(self) -> None:
+        if self._forwards % AGREE_EVERY == 0:
+            self._reduction.agree()
+        self._forwards += 1
+
+    def _exchange(self, pieces: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+        """Splats [V, 12] for each rank: those that came, and how many of each."""
+        counts = [len(piece) for piece in pieces]
         came = self.ranks.swap(torch.tensor(counts)).tolist()
-        splats = self.ranks.exchange(torch.cat([one.splats.detach() for one in sent]), counts, came)
-        return ShardedRendered(step, camera, sent, self._blend(camera, splats, came, background, with_depth, scored))
+        return self.ranks.exchange(torch.cat(list(pieces)), counts, came), came
+
+    def _way_back(self, records: Tensor, received: Received, counts: list[int]) -> Sequence[Tensor]:
+        """Records of all that came, for those who sent it: of ours, `counts` to each rank."""
+        return self.ranks.exchange(records, received.counts, counts).split(counts)
 
     def _project(self, camera: Cameras, sh_degree: int) -> Sent:
         projected = project_gaussians(self.params, camera, self.settings)
@@ -257,21 +262,30 @@ class ShardedComposedEngine:
         v_viewmats = torch.cat([torch.zeros_like(one) if one.grad is None else one.grad for one in parts])
         rendered.camera.viewmats.grad = self.ranks.swap(v_viewmats).sum(dim=0, keepdim=True)
 
-    def _count(
-        self, rendered: ShardedRendered, back: Sequence[Tensor], statistics: Mapping[str, Tensor] | None
+    def _differentiate(
+        self, step: int, sent: Sequence[Sent], back: Sequence[Tensor], statistics: Mapping[str, Tensor] | None
     ) -> None:
-        """What densification counts, view by view."""
+        """From records of views to gradients, and what densification counts, view by view."""
+        self._count(step, sent, back, statistics)
+        v_splats = [torch.nn.functional.pad(one[:, :_DIFFERENTIABLE], (0, WORDS["radii"])) for one in back]
+        torch.autograd.backward([one.splats for one in sent], v_splats)
+
+    def _step(self) -> None:
+        for param in self.params.values():
+            if param.grad is None:  # nobody sees any of ours
+                param.grad = torch.zeros_like(param)
+        self.strategy.regularize(self.params)
+        step_all(self.optimizers)
+
+    def _count(
+        self, step: int, views: Sequence[Sent], back: Sequence[Tensor], statistics: Mapping[str, Tensor] | None
+    ) -> None:
         count, first = len(self.params["means"]), _DIFFERENTIABLE if self.settings.absgrad else 0
-        for sent, records in zip(rendered.sent, back, strict=True):
+        for sent, records in zip(views, back, strict=True):
             if statistics is not None and "score" in statistics:
                 statistics["score"].index_add_(0, sent.rows, records[:, -1].sqrt())
             gradient = records.new_zeros(1, count, 2)
             gradient[0, sent.rows] = records[:, first : first + 2]
             radii = torch.zeros(1, count, 2, dtype=torch.int32, device=records.device)
             radii[0, sent.rows] = sent.splats.detach()[:, -2:].int()
-            self.strategy.after_backward(rendered.step, gradient, radii, sent.camera.width, sent.camera.height)
-
-
-def _with_gradients(records: Tensor) -> Tensor:
-    """Gradients [V, 12] of splats, of records [V, 13]: the radii have none."""
-    return torch.nn.functional.pad(records[:, :_DIFFERENTIABLE], (0, WORDS["radii"]))
+            self.strategy.after_backward(step, gradient, radii, sent.camera.width, sent.camera.height)

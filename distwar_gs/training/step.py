@@ -37,7 +37,7 @@ def refine(state: TrainingState) -> None:
 
 
 def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResult:
-    """One image, on each rank: render, compare, differentiate, update."""
+    """One image, on each rank or on all together: render, compare, differentiate, update."""
     step, weight = state.step + state.views, state.config.optim.lambda_dssim
     rates, (camera, together) = _set_rates(state, step), _adjusted_cameras(state, batch)
     rendered = state.engine.forward(
@@ -105,7 +105,7 @@ def _adjust_step(state: TrainingState, batch: Batch, step: int) -> None:
     """The adjustments take their step: those of cameras have their gradients only now."""
     share = state.schedule.share(step)
     if state.ranks.count > 1:
-        step_together(state.adjustments, batch.views, state.ranks, share)
+        step_together(state.adjustments, batch.views or (batch.view,), state.ranks, share)
         return
     for adjustment in state.adjustments:
         adjustment.step(share)

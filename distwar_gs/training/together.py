@@ -51,8 +51,6 @@ def open_folder(config: Config, ranks: Ranks) -> RunFolder:
         folder = NotOurs(path)
         logging.disable(logging.CRITICAL)
     ranks.told(None)  # from here on it is there
-    if ranks.count > 1:
-        log.info("%d ranks train this model: a step shows %d views, and counts as so many", ranks.count, ranks.count)
     return folder
 
 

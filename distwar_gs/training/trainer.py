@@ -29,6 +29,7 @@ from distwar_gs.training.hooks import Curves, Hook, LostFolder
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.results import Results, say_what_was_lost
 from distwar_gs.training.saving import Checkpoints
+from distwar_gs.training.split import showing, with_split
 from distwar_gs.training.state import PARTS, TrainingState, check_reduction
 from distwar_gs.training.step import refine, say_coverage, train_step
 from distwar_gs.training.together import agreed_every, files_of, interruption_of, open_folder, own_config
@@ -52,7 +53,8 @@ class Trainer:
         self.fingerprint = scene_fingerprint(scene)  # while the files of the scene are there
         run = (self.fingerprint, scene.source, device, ranks)
         self._resumed_from, saved, config = resumed(self.folder, config, PARTS, *run)
-        self.config = config = with_near_plane(config, scene, saved.config if saved else {})
+        config = with_split(with_near_plane(config, scene, saved.config if saved else {}), scene, ranks)
+        self.config = config
         if not saved and config.model.init_ply:
             find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
         settings = render_settings(config, scene.extent, device)
@@ -63,7 +65,8 @@ class Trainer:
         self.test_images = measured_images(scene.test, config, len(scene.test) / (len(scene.train) + len(scene.test)))
         parts = (scene, config, settings, device, ranks)
         self.state = TrainingState.from_checkpoint(saved, *parts) if saved else TrainingState.from_points(*parts)
-        self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], ranks)
+        shown = showing(config, ranks)
+        self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], shown)
         self.agreed_every = agreed_every(device.type)
         self.interruption = interruption_of(ranks, self.agreed_every)
         self.training_clock = clock_of(ranks, config.train.seconds, self.agreed_every)

@@ -64,7 +64,7 @@ class SharedViewer(LiveViewer):
     def watch(self, run: Trainer) -> None:
         """See LiveViewer."""
         super().watch(run)
-        self._every_meeting = run.agreed_every * run.ranks.count
+        self._every_meeting = run.agreed_every * run.state.views
 
     def is_due(self, step: int) -> bool:
         """Whether all meet, or the first rank has something to do by itself."""
@@ -88,7 +88,7 @@ class SharedViewer(LiveViewer):
         return super()._make_server(config) if self._ranks.leads else Nobody()
 
     def _is_meeting(self, step: int) -> bool:
-        return step % self._every_meeting < self._ranks.count
+        return step % self._every_meeting < self._run.state.views
 
     def _obey(self) -> None:
         """What the first rank says is to be done, on all."""
