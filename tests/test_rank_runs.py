@@ -88,8 +88,10 @@ def test_a_run_is_that_of_one_process(runs, count):
     assert psnr[1] == pytest.approx(psnr[0], abs=1.0) and _find(numbers[1], "gaussians") == CAP
     assert len({one["last"]["train/loss"] for one in said}) == 1  # the mean over the ranks
     assert len(list((folder / "tensorboard").iterdir())) == 1
-    lines = [line for line in (folder / "train.log").read_text().splitlines() if " ranks " in line]
+    lines = [line for line in (folder / "train.log").read_text().splitlines() if " ranks train " in line]
     assert len(lines) == 1 and f"{count} ranks" in lines[0]
+    talked = [line for line in (folder / "train.log").read_text().splitlines() if "communication" in line]
+    assert len(talked) == 1 and talked[0].count("%") == count and " 0.0 %" not in talked[0]
 
 
 def _find(value: Any, key: str) -> Any:

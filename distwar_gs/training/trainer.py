@@ -12,6 +12,7 @@ from distwar_datasets import DataError
 from distwar_gs.checkpoints.fingerprint import scene_fingerprint
 from distwar_gs.checkpoints.resume import resumed
 from distwar_gs.config import Config
+from distwar_gs.engines.communication import Communication
 from distwar_gs.formats.origins import export_origin
 from distwar_gs.gaussians.start import find_start
 from distwar_gs.rendering.near_plane import with_near_plane
@@ -69,6 +70,7 @@ class Trainer:
         self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], shown)
         self.agreed_every = agreed_every(device.type)
         self.interruption = interruption_of(ranks, self.agreed_every)
+        self.communication = Communication(ranks, device)
         self.training_clock = clock_of(ranks, config.train.seconds, self.agreed_every)
         self._first_step = self.state.step + self.state.views
         self.extra_hooks = list(hooks)  # to which more may be added before `run`
@@ -88,7 +90,7 @@ class Trainer:
             self.open()
             with self.interruption:
                 code = self._train_or_stop()
-            say_what_was_lost(self.state, self.tuner.rounds, self.monitor.elapsed())
+            say_what_was_lost(self.state, self.tuner.rounds, self.monitor.elapsed(), self.communication)
         self.ranks.leave()
         if self.files.unwritten and code == 0:
             raise TrainingError(f"{self.files.unwritten}. All steps are done: --resume auto makes what is missing")
@@ -172,7 +174,11 @@ class Trainer:
         timer.mark("data")
         if step == self._first_step:
             say_coverage(state, batch, self.scene.train[batch.view].name)
+        if is_timed := self.ranks.count > 1 and monitor.is_published(step):
+            self.communication.begin()
         state.made = train_step(state, batch, timer)
+        if is_timed:
+            self.communication.end()
         self.batches.made()
 
     def _follow(self, step: int) -> None:
