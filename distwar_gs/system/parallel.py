@@ -30,6 +30,8 @@ class Ranks:
     """The processes of a training: here only this one."""
 
     rank, count = 0, 1
+    here = 1
+    """How many of them are on this host."""
     survivable: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
     """What a rank may meet in a refinement and go on after, as if it had not been due. Others would not know of it."""
     peers: Peers | None = None
@@ -127,6 +129,7 @@ class Joined(Ranks):
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         self._dist.init_process_group(backend, timeout=TIMEOUT)
         self.rank, self.count = self._dist.get_rank(), self._dist.get_world_size()
+        self.here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = self._dist.TCPStore(host, port, is_master=False, timeout=TIMEOUT)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")

@@ -17,7 +17,7 @@ from distwar_gs.formats.origins import export_origin
 from distwar_gs.gaussians.start import find_start
 from distwar_gs.rendering.near_plane import with_near_plane
 from distwar_gs.rendering.renderer import load_kernels, render_settings
-from distwar_gs.rendering.views import cameras_of, measured_images, open_scene, training_images
+from distwar_gs.rendering.views import cameras_of, measured_images, open_scene
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.interruption import StoppedError
@@ -30,6 +30,7 @@ from distwar_gs.training.hooks import Curves, Hook, LostFolder
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.results import Results, say_what_was_lost
 from distwar_gs.training.saving import Checkpoints
+from distwar_gs.training.shared_photos import photos_of
 from distwar_gs.training.split import showing, with_split
 from distwar_gs.training.state import PARTS, TrainingState, check_reduction
 from distwar_gs.training.step import refine, say_coverage, train_step
@@ -62,8 +63,9 @@ class Trainer:
         load_kernels(settings, device)  # so that no step has to build them
         self.tuner = kernels.tuner_of(device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
-        cameras, images = cameras_of(scene.train, device), training_images(scene, config, device)
-        self.test_images = measured_images(scene.test, config, len(scene.test) / (len(scene.train) + len(scene.test)))
+        cameras, images = cameras_of(scene.train, device), photos_of(scene, config, device, ranks)
+        measured = scene.test if ranks.leads else ()
+        self.test_images = measured_images(measured, config, len(scene.test) / (len(scene.train) + len(scene.test)))
         parts = (scene, config, settings, device, ranks)
         self.state = TrainingState.from_checkpoint(saved, *parts) if saved else TrainingState.from_points(*parts)
         shown = showing(config, ranks)
