@@ -429,11 +429,13 @@ def _train_fused(ranks: Ranks, scene: Path, folder: Path, changes: dict[str, Any
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("split", ["views", "tiles"])
 @pytest.mark.parametrize("strategy", ["guided", "adc", "mcmc"])
-def test_a_run_by_the_fused_rasteriser(demo_scene, tmp_path, strategy, emulated_fused_ops):
+def test_a_run_by_the_fused_rasteriser(demo_scene, tmp_path, strategy, split, emulated_fused_ops):
     if torch.cuda.is_available():
         pytest.skip("its kernels run on a CPU here")
     changes = {"train.iterations": 24, "densification.strategy": strategy, "train.coarse_until": 0.5}
+    changes["train.split"] = split
     said = on_ranks(2, tmp_path / "said", _train_fused, demo_scene, tmp_path / "run", changes)
     assert sum(one["count"] for one in said) == len(_model(tmp_path / "run", 24)["means"])
 
@@ -462,9 +464,46 @@ def test_two_gpus_train_the_model_of_one(demo_scene, tmp_path, strategy):
 
 
 @pytest.mark.gpu
-def test_two_gpus_repeat_a_run_bit_for_bit(demo_scene, tmp_path):
+@pytest.mark.parametrize("split", ["views", "tiles"])
+def test_two_gpus_repeat_a_run_bit_for_bit(demo_scene, tmp_path, split):
     if torch.cuda.device_count() < 2:
         pytest.skip(f"torch.cuda.device_count() is {torch.cuda.device_count()}: this test needs two GPUs")
+    options = ("--iterations", 400, "--cap_max", 5000, "--deterministic", "--split", split)
     for folder in ("one", "other"):
-        _by_torchrun(2, demo_scene, tmp_path / folder, "--iterations", 400, "--cap_max", 5000, "--deterministic")
+        _by_torchrun(2, demo_scene, tmp_path / folder, *options)
     assert _same(_model(tmp_path / "one", 400), _model(tmp_path / "other", 400))
+
+
+OPTIONS = {
+    "beside": ("--appearance", "exposure", "--refine_poses", "--depth_weight", 0.1),
+    "beside, tiles": ("--appearance", "exposure", "--refine_poses", "--depth_weight", 0.1, "--split", "tiles"),
+    "bilateral": ("--appearance", "bilateral"),
+    "tiles": ("--split", "tiles"),
+    "auto": ("--reduction", "auto"),
+    "seen": ("--timelapse", 12, "--viewer", 0),
+    "gsplat": ("--set", "train.rasterizer=gsplat"),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", OPTIONS)
+def test_two_gpus_have_the_options_of_one(demo_scene, tmp_path, name):
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"torch.cuda.device_count() is {torch.cuda.device_count()}: this test needs two GPUs")
+    psnr = {}
+    for count in (1, 2):
+        options = ("--iterations", 600, "--cap_max", 5000, *OPTIONS[name])
+        said = _by_torchrun(count, demo_scene, tmp_path / str(count), *options)
+        psnr[count] = _find(json.loads((tmp_path / str(count) / "metrics.json").read_text()), "psnr")
+        assert (tmp_path / str(count) / "timelapse.mp4").exists() == ("--timelapse" in options)
+    assert psnr[2] == pytest.approx(psnr[1], abs=1.0)
+    assert ("rows" if "tiles" in name else "counts as so many") in said and "communication" in said
+
+
+@pytest.mark.gpu
+def test_two_gpus_train_for_so_many_seconds(demo_scene, tmp_path):
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"torch.cuda.device_count() is {torch.cuda.device_count()}: this test needs two GPUs")
+    _by_torchrun(2, demo_scene, tmp_path / "run", "--seconds", 5, "--cap_max", 5000)
+    seconds = _find(json.loads((tmp_path / "run" / "metrics.json").read_text()), "train_seconds")
+    assert seconds == pytest.approx(5.0, abs=0.7)

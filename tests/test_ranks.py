@@ -14,6 +14,7 @@ from distwar_gs.config import config_of
 from distwar_gs.config.schedule import MEANT_FOR, Schedule
 from distwar_gs.engines.agreed import AgreedReduction
 from distwar_gs.engines.base import ComposedEngine, Engine, Rendered
+from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.engines.sharded import ShardedComposedEngine
 from distwar_gs.engines.sharded_fused import ShardedFusedEngine
 from distwar_gs.engines.tiled import TiledComposedEngine
@@ -110,11 +111,11 @@ def _views(count: int) -> list[tuple]:
 class _Training:
     """Some Gaussians, and what a step takes."""
 
-    def __init__(self, rows: Tensor, views: int, ranks: Ranks = ALONE) -> None:
-        self.params = as_parameters({name: value[rows] for name, value in random_params(COUNT, 3).items()}, "cpu")
+    def __init__(self, rows: Tensor, views: int, ranks: Ranks = ALONE, device: torch.device | str = "cpu") -> None:
+        self.params = as_parameters({name: value[rows] for name, value in random_params(COUNT, 3).items()}, device)
         self.optimizers = make_optimizers(self.params, CONFIG.optim, 1.0, views)
         self.strategy = make_strategy(
-            StrategySetup(CONFIG, len(rows), "cpu", 1.0, Schedule(MEANT_FOR, views=views), ranks=ranks)
+            StrategySetup(CONFIG, len(rows), device, 1.0, Schedule(MEANT_FOR, views=views), ranks=ranks)
         )
 
     def state(self) -> dict[str, Tensor]:
@@ -344,6 +345,48 @@ def test_deterministic_steps_are_whole(tmp_path, request):
         assert all(torch.equal(one[name], other[name]) for name in one)
         assert not torch.equal(one["grad2d"], third["grad2d"])
         torch.testing.assert_close(one["grad2d"], third["grad2d"], rtol=1e-4, atol=1e-8)
+
+
+def _alone(make: type, device: torch.device, **options: object) -> tuple[_Training, Engine, Cameras, Tensor]:
+    """A training whose engine's other ranks are nobody."""
+    training, (camera, photo) = _Training(torch.arange(COUNT), 1, device=device), _views(1)[0]
+    parts = (training.params, training.optimizers, training.strategy, replace(SETTINGS, rasterizer="fused"))
+    return training, make(*parts, **options), _moving(camera.to(device)), photo.to(device)
+
+
+def _one_step(engine: Engine, camera: Cameras, photo: Tensor, step: int) -> None:
+    rendered = engine.forward(step, camera, 3, BACKGROUND.to(photo.device), camera, with_depth=True)
+    engine.update(rendered, _compared(rendered, photo, True), NoTimer())
+
+
+@pytest.mark.parametrize("make", [ShardedFusedEngine, TiledFusedEngine])
+def test_ranks_of_one_make_the_step_of_the_fused_engine(make, device):
+    """On a GPU, too."""
+    results = []
+    for engine, options in ((FusedEngine, {"adam": "dense"}), (make, {"ranks": ALONE})):
+        training, engine, camera, photo = _alone(engine, device, **options)
+        _one_step(engine, camera, photo, 1)
+        results.append({**training.state(), "pose": camera.viewmats.grad})
+    for name, value in results[0].items():
+        atol = 1e-4 * float(value.abs().max())
+        torch.testing.assert_close(results[1][name], value, rtol=2e-3, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [ShardedFusedEngine, TiledFusedEngine])
+def test_steps_of_ranks_do_not_wait_for_the_gpu(make):
+    """What is asked of other ranks apart, here of itself."""
+    _, engine, camera, photo = _alone(make, torch.device("cuda"), ranks=ALONE)
+    for step in (1, 2):
+        _one_step(engine, camera, photo, step)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(3, 8):
+            _one_step(engine, camera, photo, step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert engine.skipped == 0
 
 
 # ------------------------------------------------------------------------------------------------ beside Gaussians
