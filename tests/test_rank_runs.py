@@ -16,6 +16,7 @@ import torch
 from demo_runs import ROOT, demo_config
 from live_pages import Page, look
 from rank_processes import RankProcesses, on_ranks
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils._pytree import tree_leaves
 
 from distwar_gs.checkpoints.checkpoint import load_checkpoint
@@ -88,6 +89,8 @@ def test_a_run_is_that_of_one_process(runs, count):
     assert psnr[1] == pytest.approx(psnr[0], abs=1.0) and _find(numbers[1], "gaussians") == CAP
     assert len({one["last"]["train/loss"] for one in said}) == 1  # the mean over the ranks
     assert len(list((folder / "tensorboard").iterdir())) == 1
+    histograms = EventAccumulator(str(folder / "tensorboard"), size_guidance={"histograms": 0}).Reload()
+    assert histograms.Histograms("gaussians/opacity")[-1].histogram_value.num == CAP
     lines = [line for line in (folder / "train.log").read_text().splitlines() if " ranks train " in line]
     assert len(lines) == 1 and f"{count} ranks" in lines[0]
     talked = [line for line in (folder / "train.log").read_text().splitlines() if "communication" in line]
