@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -376,6 +377,17 @@ def test_out_of_memory_on_one_rank_ends_all(demo_scene, tmp_path):
     said = [line for text in run.said() for line in text.splitlines() if "error:" in line]
     assert len(said) == 1 and said[0].startswith("error: out of GPU memory on rank 1 of 2 after step 12 ")
     assert f"; the last checkpoint is {tmp_path / 'run' / 'checkpoints' / 'step_6.pt'}. Continue with" in said[0]
+
+
+def test_a_photo_that_one_rank_cannot_read_ends_all(demo_scene, tmp_path):
+    """Only the rank where it is at home decodes it."""
+    shutil.copytree(demo_scene, scene := tmp_path / "scene")
+    second = open_scene(demo_config(scene, tmp_path / "run")).train[1].image_path
+    second.write_bytes(second.read_bytes()[: second.stat().st_size // 2])
+    run = RankProcesses(2, tmp_path / "said", _as_program, scene, tmp_path / "run", {})
+    assert run.ended(timeout=60) == [1, 1]
+    said = [line for text in run.said() for line in text.splitlines() if "error:" in line]
+    assert len(said) == 1 and str(second) in said[0], said
 
 
 def test_a_signal_before_the_ranks_have_met_is_said_by_the_first(monkeypatch):
