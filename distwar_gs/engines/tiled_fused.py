@@ -8,6 +8,7 @@ is that of the whole view, which is enough: places in the lists that no tile tak
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,8 +68,10 @@ class TiledFusedRendered:
 class TiledFusedEngine(ShardedFusedEngine):
     """The fused rasteriser in its two halves. Looks are those of ShardedFusedEngine: each rank with its own camera."""
 
-    _seen: BufferSizes | None = None
-    """Of what the views show of this rank's Gaussians; `sizes` are of bands."""
+    def __init__(self, *run: Any, **options: Any) -> None:
+        """As ShardedFusedEngine."""
+        super().__init__(*run, **options)
+        self._own_sizes = BufferSizes()  # of what views show of this rank's Gaussians; `sizes` are of bands
 
     def forward(  # type: ignore[override]  # what it returns is for its own `update`
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras,
@@ -118,10 +121,10 @@ class TiledFusedEngine(ShardedFusedEngine):
 
     # ------------------------------------------------------------------------------------------------ inside
 
-    @property
-    def _own_sizes(self) -> BufferSizes:
-        self._seen = self._seen or BufferSizes()
-        return self._seen
+    def _agree(self, pixels: int) -> None:
+        if 0 < self._largest < pixels:
+            self._own_sizes.expect_larger(pixels / self._largest)
+        super()._agree(pixels)
 
     def _project_once(self, camera: Cameras, options: fused.DrawOptions, is_whole: bool) -> VisibleSplats:
         with_depth, sizes = replace(options, with_depth=True), self._own_sizes  # so that it travels with the splat
