@@ -290,6 +290,37 @@ def test_a_view_that_was_cut_short_adds_nothing(what, tmp_path, request):
         torch.testing.assert_close(whole[name], wanted[name], rtol=2e-3, atol=atol)
 
 
+def _cut_band(ranks: Ranks, what: str) -> tuple[dict[str, Tensor], int]:
+    """A step in which something is too small for the first rank's part of the view that all show."""
+    training, (camera, photo) = _Training(torch.arange(COUNT)[ranks.rank :: 2], 1, ranks), _views(1)[0]
+    settings = replace(SETTINGS, rasterizer="fused")
+    engine = TiledFusedEngine(training.params, training.optimizers, training.strategy, settings, ranks)
+    engine.forward(1, camera, 3, BACKGROUND)  # the first one is always whole
+    engine._agree = lambda pixels: None
+    engine._capacity = 4 if what == "slabs" else 25
+    lists = 8 if what == "lists" and ranks.rank == 0 else 4096
+    engine.sizes.capacities = lambda gaussians: (engine._capacity, lists)
+    engine._own_sizes.capacities = lambda gaussians: (4 if what == "view" and ranks.rank == 0 else 25, 0)
+    rendered = engine.forward(2, camera, 3, BACKGROUND)
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    engine.update(rendered, gradients, NoTimer())
+    for sizes in (engine.sizes, engine._own_sizes):
+        sizes.collect(wait=True)
+    return training.state(), engine.skipped
+
+
+@pytest.mark.parametrize("what", ["view", "slabs", "lists"])
+def test_a_view_of_all_that_was_cut_short_adds_nothing(what, tmp_path, request):
+    """On no rank, whoever could not hold its part."""
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    request.getfixturevalue("emulated_fused_ops")
+    results = on_ranks(2, tmp_path, _cut_band, what)
+    assert results[0][1] == 1
+    for state, _ in results:
+        assert not any(state[name].any() for name in ("grad2d", "count", "score", 0, 4))  # moments of means and sh0
+
+
 def _reductions(ranks: Ranks) -> list[str]:
     """Of the ranks, where the first has found something."""
     tuner, device = tuner_of(torch.device("cpu")), torch.device("cpu")
