@@ -5,6 +5,7 @@ rank of its number, and travels from there. That is 3 bytes a pixel, where a ste
 What each rank gets is known to all beforehand: nobody waits to learn a size.
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,8 @@ from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.config import Config
 from distwar_gs.rendering.views import training_images
 from distwar_gs.system.parallel import Ranks
+
+log = logging.getLogger(__name__)
 
 
 class SharedPhotos:
@@ -78,5 +81,6 @@ def photos_of(scene: Scene, config: Config, device: torch.device, ranks: Ranks) 
     with transparency and without are of different sizes then, which only their decoding tells."""
     if ranks.count == 1 or config.data.background == "random":
         return training_images(scene, config, device, hosts_ranks=ranks.here)
+    log.info("each rank keeps its part of the %d photos; of the first one:", len(scene.train))
     own = range(ranks.rank, len(scene.train), ranks.count)
     return SharedPhotos(training_images(scene, config, device, own, ranks.here), scene.train, ranks)
