@@ -53,6 +53,7 @@ def _say(ranks: Ranks, values: list[Tensor]) -> dict[str, object]:
         "first": [ranks.first(own, count) for count in (0, 1, 4, 7, 100)], "most": ranks.most(own.max()),
         "mean": ranks.mean(torch.tensor([rank, 1.0])), "swapped": ranks.swap(rows[: ranks.count]),
         "collected": ranks.collected(rows[: rank + 1]), "everywhere": ranks.everywhere(rows[: rank + 1]),
+        "exchanging": ranks.exchanging(rows[: sum(sent)], sent, [(rank + other) % 3 for other in range(ranks.count)])(),
         "exchanged": ranks.exchange(rows[: sum(sent)], sent, [(rank + other) % 3 for other in range(ranks.count)]),
     }  # fmt: skip
 
@@ -68,6 +69,7 @@ def test_what_ranks_tell_each_other(tmp_path):
         assert told["swapped"].flatten().tolist() == [100.0 * other + rank for other in range(3)]
     assert said[0]["collected"].flatten().tolist() == [0, 100, 101, 200, 201, 202] and said[1]["collected"] is None
     assert all(torch.equal(told["everywhere"], said[0]["collected"]) for told in said)
+    assert all(torch.equal(told["exchanging"], told["exchanged"]) for told in said)
     assert said[1]["exchanged"].flatten().tolist() == [0.0, 101.0, 102.0]
     # -1e300; -2; zeros by rank: one, three, one (minus zero is a zero); 5; 9; infinity.
     assert [told["first"] for told in said] == [[0, 0, 2, 2, 3], [0, 0, 1, 3, 4], [0, 1, 1, 2, 3]]
@@ -78,7 +80,7 @@ def test_one_process_is_all_ranks():
     assert ALONE.numbers(7) == [7] and ALONE.total(7) == 7 and ALONE.span(4) == (4, slice(0, 4)) and ALONE.leads
     assert ALONE.first(values, 5) == 2 and ALONE.told("x") == "x" and ALONE.gathered(1) == [1]
     assert ALONE.swap(rows) is rows and ALONE.exchange(rows, [2], [2]) is rows and ALONE.collected(rows) is rows
-    assert ALONE.everywhere(rows) is rows
+    assert ALONE.everywhere(rows) is rows and ALONE.exchanging(rows, [2], [2])() is rows
 
 
 def test_ranks_share_the_order_of_one_process_out():

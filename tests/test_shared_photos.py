@@ -47,9 +47,9 @@ def _shown(ranks: Ranks, views: list[View], steps: list[list[int]], host_bytes: 
         photos = SharedPhotos(store, views, ranks)
         seen = []
         for step, shown in enumerate(steps):
-            photo, mask = photos.of_step(shown)
+            told = [index for later in steps[step + 1 :] for index in later]
+            photo, mask = photos.of_step(shown, told if step != 1 else told[::-1])  # it comes otherwise
             seen.append((photo.clone(), None if mask is None else mask.clone()))
-            photos.prefetch([index for later in steps[step + 1 :] for index in later])
     return seen, sorted(set(decoded))
 
 

@@ -98,6 +98,10 @@ class Ranks:
         """Of rows [M, ...] the first `sent[0]` go to the first rank, and so on; returns the `received` ones."""
         return rows
 
+    def exchanging(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Callable[[], Tensor]:
+        """As `exchange`, which begins; what came is there when it is called for."""
+        return lambda: rows
+
     def collected(self, rows: Tensor) -> Tensor | None:
         """The rows [M, ...] of all ranks, one behind the other, on the first; None on the others."""
         return rows
@@ -208,6 +212,19 @@ class Joined(Ranks):
         with self._together():
             self._dist.all_to_all_single(came, rows.contiguous(), list(received), list(sent))
         return came
+
+    def exchanging(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Callable[[], Tensor]:
+        """See Ranks."""
+        came, rows = rows.new_empty(sum(received), *rows.shape[1:]), rows.contiguous()
+        with self._together():
+            work = self._dist.all_to_all_single(came, rows, list(received), list(sent), async_op=True)
+
+        def arrived(given: Tensor = rows) -> Tensor:  # which live until then
+            with self._together():
+                work.wait()  # on a GPU its stream waits, not the host
+            return came
+
+        return arrived
 
     def collected(self, rows: Tensor) -> Tensor | None:
         """See Ranks."""

@@ -80,9 +80,7 @@ class Batches:
     def _pixels(self, index: int) -> tuple[Tensor, Tensor | None]:
         """The photo of the view that is shown now, and its mask."""
         if isinstance(self.images, SharedPhotos):
-            photo, mask = self.images.of_step(self._sampler.shown)
-            self.images.prefetch(self._sampler.upcoming_of_all())
-            return photo, mask
+            return self.images.of_step(self._sampler.shown, self._sampler.upcoming_of_all())
         photo = self.images[index]
         self.images.prefetch(self._sampler.upcoming())
         return photo, self.images.mask(index)

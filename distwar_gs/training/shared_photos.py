@@ -2,11 +2,12 @@
 
 The order of views is one, and any rank may show any photo; so that no rank need have them all, a photo has a home, the
 rank of its number, and travels from there. That is 3 bytes a pixel, where a step exchanges 48 for each splat twice.
-What each rank gets is known to all beforehand: nobody waits to learn a size.
+What each rank gets is known to all beforehand: nobody waits to learn a size, and the photos of a step travel while the
+one before is made.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -29,20 +30,38 @@ class SharedPhotos:
     def __init__(self, store: ImageStore, views: Sequence[View], ranks: Ranks) -> None:
         """`store` of all the views, which keeps those that are at home here."""
         self._store, self._views, self._ranks = store, views, ranks
+        self._is_early = ranks.all(store.where != "disk")  # else a step would wait for the decoding of the next photo
+        self._begun: tuple[list[int], Callable[[], Tensor]] | None = None
 
     @property
     def device(self) -> torch.device:
         """Where photos are when they are shown."""
         return self._store.device
 
-    def prefetch(self, indices: Sequence[int]) -> None:
-        """See ImageStore: of what all ranks show next, in this order."""
-        self._store.prefetch(index for index in indices if self._home(index) == self._ranks.rank)
+    def of_step(self, shown: Sequence[int], upcoming: Sequence[int] = ()) -> tuple[Tensor, Tensor | None]:
+        """The photo that this rank shows, and its mask; `shown` by each rank in their order, or one by all, `upcoming`
+        as far as it is known what comes after. All ask at once. Photos of the next step are on their way then.
 
-    def of_step(self, shown: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """The photo that this rank shows, and its mask; `shown` by each rank in their order, or one by all. All ask
-        at once. Raises DataError for a photo that is read only now."""
-        rank, every = self._ranks.rank, list(shown) * (self._ranks.count if len(shown) == 1 else 1)
+        Raises DataError for a photo that is read only now.
+        """
+        if self._begun and self._begun[0] != list(shown):  # the step before has not happened
+            self._begun[1]()
+            self._begun = None
+        arrived = self._begun[1] if self._begun else self._begin(shown)
+        photo = self._unpacked(self._everyones(shown)[self._ranks.rank], arrived())
+        self._begun, following = None, list(upcoming[: len(shown)])
+        if self._is_early and len(following) == len(shown):
+            self._begun = following, self._begin(following)
+        self._store.prefetch(index for index in upcoming if self._home(index) == self._ranks.rank)
+        return photo
+
+    def _everyones(self, shown: Sequence[int]) -> list[int]:
+        """By rank."""
+        return list(shown) * (self._ranks.count if len(shown) == 1 else 1)
+
+    def _begin(self, shown: Sequence[int]) -> Callable[[], Tensor]:
+        """The photos of a step go to who shows them."""
+        rank, every = self._ranks.rank, self._everyones(shown)
         given = [index if self._home(index) == rank else None for index in every]
         packed = {index: self._packed(index) for index in {*given} - {None}}
         nothing = torch.empty(0, dtype=torch.uint8, device=self.device)
@@ -50,7 +69,7 @@ class SharedPhotos:
         sent = [0 if index is None else self._bytes(index) for index in given]
         received = [0] * self._ranks.count
         received[self._home(every[rank])] = self._bytes(every[rank])
-        return self._unpacked(every[rank], self._ranks.exchange(rows, sent, received))
+        return self._ranks.exchanging(rows, sent, received)
 
     def alone(self, index: int) -> tuple[Tensor, Tensor | None]:
         """A photo and its mask, whoever keeps it: read from disk, if this rank does not."""
