@@ -2,6 +2,7 @@
 
     torchrun --nproc_per_node 2 benchmarks/bench_ranks.py --millions 10 --megapixels 1 4 --csv ranks.csv
     torchrun --nproc_per_node 2 benchmarks/bench_ranks.py -s data/garden -r 4 --model output/garden/point_cloud.ply
+    torchrun --nproc_per_node 2 benchmarks/bench_ranks.py --millions 10 --megapixels 8 --split tiles
     python benchmarks/bench_ranks.py --millions 10 --megapixels 1 4        # the baseline: the same by one process
 
 The made scene is that of bench_scaling.py; each rank makes its own part of it, so its size is bounded by the memory of
@@ -13,8 +14,6 @@ a slower rank is in it. Each row is printed as CSV; --csv appends them to a file
 
 import argparse
 import csv
-import functools
-import math
 import os
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from benchmarks.measuring import machine, peak_memory_mib, synchronize
 from distwar_gs.cli import run_cli
 from distwar_gs.config import Config, config_of, validate, with_values
 from distwar_gs.config.schedule import Schedule
+from distwar_gs.engines.communication import Communication
 from distwar_gs.engines.timing import NoTimer, PartTimer, StepTimer
 from distwar_gs.gaussians.memory import Cap
 from distwar_gs.gaussians.model import as_parameters
@@ -43,14 +43,13 @@ from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.parallel import Ranks, join
 from distwar_gs.training.batches import Batch
 from distwar_gs.training.sampler import ViewSampler
+from distwar_gs.training.split import showing
 from distwar_gs.training.state import TrainingState, make_generators
 from distwar_gs.training.step import train_step
 from distwar_gs.training.together import own_config
 from distwar_gs.training.trainer import Trainer
 
 PARTS = ("forward", "loss", "blend_backward", "exchange", "backward", "optimizer")
-NAMES = ("swap", "exchange")
-"""Of what a step exchanges with."""
 Step = Callable[[StepTimer], None]
 
 
@@ -60,12 +59,14 @@ class Row:
 
     scene: str
     ranks: int
+    split: str
+    """What they share out (train.split)."""
     gaussians: int
     """Of all ranks."""
     megapixels: float
     views_per_second: float
     step_ms: float
-    """By the clock: of as many views as ranks."""
+    """By the clock: of as many views as ranks, or of one whose tiles they share out."""
     forward_ms: float
     """With the way of the splats to their views."""
     loss_ms: float
@@ -97,7 +98,8 @@ def main(arguments: Sequence[str]) -> None:
         for millions in args.millions:
             for megapixels in args.megapixels:
                 case = Case(round(1e6 * millions), megapixels)
-                _tell(args.csv, ranks, of_made_scene(case, ranks, device, args.warm_up, args.steps))
+                row = of_made_scene(case, ranks, device, args.warm_up, args.steps, args.split)
+                _tell(args.csv, ranks, row)
     ranks.leave()
 
 
@@ -108,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-s", "--source_path", help="train on the photos of this folder instead")
     parser.add_argument("-r", "--resolution", type=int, default=-1, help="of its photos, as for train.py")
     parser.add_argument("--model", help="Gaussians to begin with there (default: the scene's points)")
+    parser.add_argument("--split", default="views", choices=("views", "tiles"), help="what ranks share out at a step")
     parser.add_argument("--warm_up", type=int, default=20, help="steps before those timed (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="timed steps (default: %(default)s)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -131,9 +134,11 @@ def _tell(path: Path | None, ranks: Ranks, row: Row) -> None:
 # ------------------------------------------------------------------------------------------------ what is trained
 
 
-def of_made_scene(case: Case, ranks: Ranks, device: torch.device, warm_up: int, steps: int) -> Row:
+def of_made_scene(
+    case: Case, ranks: Ranks, device: torch.device, warm_up: int, steps: int, split: str = "views"
+) -> Row:
     """The row of a scene that nobody has photographed."""
-    config = own_config(validate(config_of({"densification.strategy": "adc"})), ranks)
+    config = own_config(validate(config_of({"densification.strategy": "adc", "train.split": split})), ranks)
     state = made_state(case, config, ranks, device)
     load_kernels(state.settings, device)
     views, background = make_views(*case.size, device), torch.zeros(3, device=device)
@@ -141,10 +146,12 @@ def of_made_scene(case: Case, ranks: Ranks, device: torch.device, warm_up: int, 
 
     def step(timer: StepTimer) -> None:
         first = state.step + state.views
-        shown = [(first + rank) % VIEWS for rank in range(ranks.count)]
-        together = tuple(views[view] for view in shown) if ranks.count > 1 else ()
-        own = shown[ranks.rank]
-        train_step(state, Batch(own, views[own], photos[own], None, background, together), timer)
+        shown = [(first + rank) % VIEWS for rank in range(state.views)]
+        own = shown[ranks.rank if state.views > 1 else 0]
+        batch = Batch(own, views[own], photos[own], None, background)
+        if state.views > 1:
+            batch = batch._replace(views=tuple(shown), together=tuple(views[view] for view in shown))
+        train_step(state, batch, timer)
 
     return _measured("made", case.megapixels, state, step, warm_up, steps)
 
@@ -152,12 +159,12 @@ def of_made_scene(case: Case, ranks: Ranks, device: torch.device, warm_up: int, 
 def made_state(case: Case, config: Config, ranks: Ranks, device: torch.device) -> TrainingState:
     """A training of this rank's part of the Gaussians."""
     count = case.gaussians // ranks.count + (ranks.rank < case.gaussians % ranks.count)
-    generators = make_generators(0, device)
+    generators, shown = make_generators(0, device), showing(config, ranks)
     params = as_parameters(make_params(count, device, seed=ranks.rank, of=case.gaussians), device)
     return TrainingState(
         config=with_values(config, {"model.sh_degree": SH_DEGREE}), device=device, extent=1.0, ranks=ranks,
-        schedule=Schedule(config.train.iterations, views=ranks.count), settings=render_settings(config, 1.0, device),
-        cap=Cap(0), generators=generators, sampler=ViewSampler(VIEWS, generators["host"], ranks), params=params,
+        schedule=Schedule(config.train.iterations, views=shown.count), settings=render_settings(config, 1.0, device),
+        cap=Cap(0), generators=generators, sampler=ViewSampler(VIEWS, generators["host"], shown), params=params,
     )  # fmt: skip
 
 
@@ -165,7 +172,8 @@ def of_folder(args: argparse.Namespace, ranks: Ranks, folder: str) -> Row:
     """The row of a scene's photos; a run folder comes and goes."""
     values = {
         "data.source_path": args.source_path, "data.resolution": args.resolution, "train.result_dir": folder,
-        "train.device": args.device, "model.init_ply": args.model, "densification.start": 10**6,
+        "train.device": args.device, "train.split": args.split, "model.init_ply": args.model,
+        "densification.start": 10**6,
         "densification.stop": 10**6, "log.tensorboard": False, "log.report": False,
     }  # fmt: skip
     run = Trainer(validate(config_of(values)))
@@ -193,23 +201,24 @@ def _measured(scene: str, megapixels: float, state: TrainingState, step: Step, w
     communication = Communication(ranks, device)
     timers = []
     for _ in range(steps):
+        communication.begin()
         timers.append(PartTimer(device))
         step(timers[-1])
-        communication.end_step()
+        communication.end()
     parts = [timer.milliseconds() for timer in timers]
     medians = {part: median(one.get(part, 0.0) for one in parts) for part in PARTS}
-    talked = communication.median_ms()
-    communication.end()
+    talked = median(communication.milliseconds)
     every = ranks.gathered(medians | {"communication": talked})
     means: dict[str, Any] = {f"{part}_ms": round(sum(one[part] for one in every) / len(every), 4) for part in every[0]}
     whole = sum(means[f"{part}_ms"] for part in PARTS)  # of the steps that were timed part by part
     measured: dict[str, Any] = {
-        "views_per_second": round(ranks.count * steps / seconds, 2), "step_ms": round(1e3 * seconds / steps, 4),
+        "views_per_second": round(state.views * steps / seconds, 2), "step_ms": round(1e3 * seconds / steps, 4),
         "communication_share": round(means["communication_ms"] / whole, 4),
         "peak_allocated_mib": max(ranks.numbers(int((peak_memory_mib(device)[0] or 0) * 10))) / 10,
         "skipped": ranks.total(state.engine.skipped), "machine": machine(device),
     }  # fmt: skip
-    return Row(scene=scene, ranks=ranks.count, gaussians=count, megapixels=megapixels, **means, **measured)
+    split = state.config.train.split if ranks.count > 1 else ""
+    return Row(scene=scene, ranks=ranks.count, split=split, gaussians=count, megapixels=megapixels, **means, **measured)
 
 
 def _seconds(step: Step, steps: int, ranks: Ranks, device: torch.device) -> float:
@@ -221,44 +230,6 @@ def _seconds(step: Step, steps: int, ranks: Ranks, device: torch.device) -> floa
     synchronize(device)
     ranks.numbers(0)
     return time.perf_counter() - begin
-
-
-class Communication:
-    """The time that a step spends in exchanges between ranks."""
-
-    def __init__(self, ranks: Ranks, device: torch.device) -> None:
-        """From now on `swap` and `exchange` of the ranks are timed."""
-        self._device, self._ranks = device, ranks
-        self._steps: list[list[PartTimer]] = [[]]
-        if ranks.count > 1:
-            for name in NAMES:
-                setattr(ranks, name, self._timed(getattr(ranks, name)))
-
-    def _timed(self, work: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(work)
-        def timed(*arguments: Any) -> Any:
-            timer = PartTimer(self._device)
-            result = work(*arguments)
-            timer.mark("communication")
-            self._steps[-1].append(timer)
-            return result
-
-        return timed
-
-    def end_step(self) -> None:
-        """What follows is the next one's."""
-        self._steps.append([])
-
-    def end(self) -> None:
-        """They are as they were."""
-        if self._ranks.count > 1:
-            for name in NAMES:
-                delattr(self._ranks, name)
-
-    def median_ms(self) -> float:
-        """Of the steps so far."""
-        sums = [math.fsum(timer.milliseconds()["communication"] for timer in one) for one in self._steps[:-1]]
-        return median(sums)
 
 
 if __name__ == "__main__":

@@ -93,6 +93,7 @@ def _add_run_flags(parser: argparse.ArgumentParser) -> None:
     resume = {"nargs": "?", "const": "auto", "metavar": "auto|PATH"}
     _add_setting(parser, "train.resume", "--resume", "--start_checkpoint", **resume)
     _add_setting(parser, "train.device", "--device")
+    _add_setting(parser, "train.split", "--split")
     _add_setting(parser, "train.seed", "--seed", type=int, metavar="N")
     _add_switch(parser, "train.deterministic", True, "--deterministic", help=field_docs()["train.deterministic"])
     _add_switch(parser, "log.flip", True, "--flip", help=field_docs()["log.flip"])

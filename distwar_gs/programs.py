@@ -12,6 +12,7 @@ from distwar_gs.system.progress import quieten
 
 if TYPE_CHECKING:
     from distwar_gs.training.trainer import Trainer
+    from distwar_gs.viewing.live.hook import LiveViewer
     from distwar_gs.viewing.timelapse import Timelapse
 
 
@@ -32,15 +33,24 @@ def train(arguments: list[str]) -> int:
 def _train_watched(config: Config, film: Timelapse | None) -> int:
     """Train, and serve the live viewer's page."""
     from distwar_gs.training.trainer import Trainer
-    from distwar_gs.viewing.live.hook import LiveViewer
 
-    viewer = LiveViewer(config)
+    viewer = _viewer(config)
     try:
         run = _equipped(Trainer(config, [viewer]), film)
         viewer.watch(run)
         return run.run()
     finally:
         viewer.close(f"the training has ended; python -m distwar_gs.viewing.viewer {config.train.result_dir} shows it")
+
+
+def _viewer(config: Config) -> LiveViewer:
+    """Of one process, or of this rank."""
+    from distwar_gs.system.parallel import join
+    from distwar_gs.viewing.live.hook import LiveViewer
+    from distwar_gs.viewing.live.shared import SharedViewer
+
+    ranks = join(config.train.device)
+    return LiveViewer(config) if ranks.count == 1 else SharedViewer(config, ranks)
 
 
 def _film(config: Config) -> Timelapse | None:

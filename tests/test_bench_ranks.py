@@ -14,14 +14,16 @@ pytestmark = pytest.mark.usefixtures("in_process")
 TINY = ("--device", "cpu", "--millions", "0.0005", "--megapixels", "0.003", "--warm_up", "1", "--steps", "2")
 
 
-def _row(ranks: Ranks) -> dict[str, object]:
-    row = bench.of_made_scene(Case(501, 0.003), ranks, torch.device("cpu"), 1, 2)
+def _row(ranks: Ranks, split: str) -> dict[str, object]:
+    row = bench.of_made_scene(Case(501, 0.003), ranks, torch.device("cpu"), 1, 2, split)
     assert "swap" not in vars(ranks)  # it is not timed any longer
     return vars(row)
 
 
-def test_two_ranks_share_the_gaussians_and_talk(tmp_path):
-    first, second = on_ranks(2, tmp_path, _row)
+@pytest.mark.parametrize("split", ["views", "tiles"])
+def test_two_ranks_share_the_gaussians_and_talk(tmp_path, split):
+    first, second = on_ranks(2, tmp_path, _row, split)
+    assert first["split"] == split
     assert first["gaussians"] == second["gaussians"] == 501 and first["ranks"] == 2
     assert first["communication_ms"] > 0 and 0 < first["communication_share"] < 1
     assert first["forward_ms"] == second["forward_ms"] > 0 and first["skipped"] == 0

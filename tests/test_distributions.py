@@ -9,7 +9,7 @@ from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 
 from distwar_gs.training import distributions
 from distwar_gs.training.curve_file import read_rows
-from distwar_gs.training.distributions import histogram
+from distwar_gs.training.distributions import histogram, merged
 from distwar_gs.training.hparams import METRICS
 from distwar_gs.training.trainer import Trainer
 
@@ -27,6 +27,15 @@ def test_a_histogram_counts_every_value():
     )
     expected, edges = np.histogram(kept.numpy(), bins=64, range=(0, 1))
     assert found.bucket_counts == expected.tolist() and found.bucket_limits == pytest.approx(edges[1:].tolist())
+
+
+def test_histograms_of_parts_are_that_of_the_whole():
+    values = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    whole, parts = histogram(values, -1.0, 1.0), [histogram(one, -1.0, 1.0) for one in values.split([10, 40, 0])]
+    found = merged(parts)
+    assert (found.min, found.max, found.num) == (whole.min, whole.max, 50)
+    assert found.bucket_counts == whole.bucket_counts and found.bucket_limits == whole.bucket_limits
+    assert found.sum == pytest.approx(whole.sum) and found.sum_squares == pytest.approx(whole.sum_squares)
 
 
 @pytest.fixture(scope="module")

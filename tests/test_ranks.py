@@ -8,11 +8,17 @@ from fused_scenes import random_params, random_view
 from rank_processes import on_ranks
 from torch import Tensor
 
+from distwar_gs.adjust.exposure import Exposure
+from distwar_gs.adjust.sharing import step_together
 from distwar_gs.config import config_of
-from distwar_gs.config.schedule import Schedule
-from distwar_gs.engines.base import ComposedEngine
+from distwar_gs.config.schedule import MEANT_FOR, Schedule
+from distwar_gs.engines.agreed import AgreedReduction
+from distwar_gs.engines.base import ComposedEngine, Engine, Rendered
+from distwar_gs.engines.fused_engine import FusedEngine
 from distwar_gs.engines.sharded import ShardedComposedEngine
 from distwar_gs.engines.sharded_fused import ShardedFusedEngine
+from distwar_gs.engines.tiled import TiledComposedEngine
+from distwar_gs.engines.tiled_fused import TiledFusedEngine
 from distwar_gs.engines.timing import NoTimer
 from distwar_gs.evaluation.losses import photometric_gradients
 from distwar_gs.gaussians.model import as_parameters
@@ -24,6 +30,9 @@ from distwar_gs.strategies.adaptive import is_refined
 from distwar_gs.strategies.base import StrategySetup, make_strategy
 from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.sampler import ViewSampler
+from distwar_kernels import Cameras, Reduction, tuner_of
+from distwar_kernels.fused import capacity
+from distwar_kernels.tuner import CANDIDATES
 
 COUNT = 50
 SIZES = ((40, 33), (24, 50), (33, 17))
@@ -44,6 +53,7 @@ def _say(ranks: Ranks, values: list[Tensor]) -> dict[str, object]:
         "first": [ranks.first(own, count) for count in (0, 1, 4, 7, 100)], "most": ranks.most(own.max()),
         "mean": ranks.mean(torch.tensor([rank, 1.0])), "swapped": ranks.swap(rows[: ranks.count]),
         "collected": ranks.collected(rows[: rank + 1]), "everywhere": ranks.everywhere(rows[: rank + 1]),
+        "exchanging": ranks.exchanging(rows[: sum(sent)], sent, [(rank + other) % 3 for other in range(ranks.count)])(),
         "exchanged": ranks.exchange(rows[: sum(sent)], sent, [(rank + other) % 3 for other in range(ranks.count)]),
     }  # fmt: skip
 
@@ -59,6 +69,7 @@ def test_what_ranks_tell_each_other(tmp_path):
         assert told["swapped"].flatten().tolist() == [100.0 * other + rank for other in range(3)]
     assert said[0]["collected"].flatten().tolist() == [0, 100, 101, 200, 201, 202] and said[1]["collected"] is None
     assert all(torch.equal(told["everywhere"], said[0]["collected"]) for told in said)
+    assert all(torch.equal(told["exchanging"], told["exchanged"]) for told in said)
     assert said[1]["exchanged"].flatten().tolist() == [0.0, 101.0, 102.0]
     # -1e300; -2; zeros by rank: one, three, one (minus zero is a zero); 5; 9; infinity.
     assert [told["first"] for told in said] == [[0, 0, 2, 2, 3], [0, 0, 1, 3, 4], [0, 1, 1, 2, 3]]
@@ -69,7 +80,7 @@ def test_one_process_is_all_ranks():
     assert ALONE.numbers(7) == [7] and ALONE.total(7) == 7 and ALONE.span(4) == (4, slice(0, 4)) and ALONE.leads
     assert ALONE.first(values, 5) == 2 and ALONE.told("x") == "x" and ALONE.gathered(1) == [1]
     assert ALONE.swap(rows) is rows and ALONE.exchange(rows, [2], [2]) is rows and ALONE.collected(rows) is rows
-    assert ALONE.everywhere(rows) is rows
+    assert ALONE.everywhere(rows) is rows and ALONE.exchanging(rows, [2], [2])() is rows
 
 
 def test_ranks_share_the_order_of_one_process_out():
@@ -102,10 +113,12 @@ def _views(count: int) -> list[tuple]:
 class _Training:
     """Some Gaussians, and what a step takes."""
 
-    def __init__(self, rows: Tensor, views: int, ranks: Ranks = ALONE) -> None:
-        self.params = as_parameters({name: value[rows] for name, value in random_params(COUNT, 3).items()}, "cpu")
+    def __init__(self, rows: Tensor, views: int, ranks: Ranks = ALONE, device: torch.device | str = "cpu") -> None:
+        self.params = as_parameters({name: value[rows] for name, value in random_params(COUNT, 3).items()}, device)
         self.optimizers = make_optimizers(self.params, CONFIG.optim, 1.0, views)
-        self.strategy = make_strategy(StrategySetup(CONFIG, len(rows), "cpu", 1.0, None, ranks=ranks))
+        self.strategy = make_strategy(
+            StrategySetup(CONFIG, len(rows), device, 1.0, Schedule(MEANT_FOR, views=views), ranks=ranks)
+        )
 
     def state(self) -> dict[str, Tensor]:
         names = list(self.params)
@@ -117,49 +130,107 @@ class _Training:
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 
 
-def _rank_steps(ranks: Ranks, kind: str, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+def _moving(camera: Cameras) -> Cameras:
+    return camera._replace(viewmats=camera.viewmats.clone().requires_grad_())
+
+
+def _compared(rendered: Rendered, photo: Tensor, with_more: bool) -> dict[str, Tensor]:
+    """Gradients of what is rendered."""
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    if with_more:
+        depth, alpha = rendered.depth
+        gradients["depth"] = torch.where(alpha > 0.05, (depth - 4.0).sign() / depth.numel(), 0.0)
+    return gradients
+
+
+def _rank_steps(
+    ranks: Ranks, kind: str, absgrad: bool, steps: int, with_more: bool
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     views, rows = _views(ranks.count), torch.arange(COUNT)[ranks.rank :: ranks.count]
     training, settings = _Training(rows, ranks.count, ranks), replace(SETTINGS, absgrad=absgrad, rasterizer=kind)
     make = {"composed": ShardedComposedEngine, "fused": ShardedFusedEngine}[kind]
     engine = make(training.params, training.optimizers, training.strategy, settings, ranks)
     camera, photo = views[ranks.rank]
+    camera = _moving(camera) if with_more else camera
     for step in range(1, steps + 1):
-        rendered = engine.forward(step * ranks.count, camera, 3, BACKGROUND, *(one for one, _ in views))
-        gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
-        engine.update(rendered, gradients, NoTimer())
-    seen = engine.look(1, camera, 3, BACKGROUND).colors[0]
-    return training.state(), rendered.image.detach(), seen
+        together = (one for one, _ in views)
+        rendered = engine.forward(step * ranks.count, camera, 3, BACKGROUND, *together, with_depth=with_more)
+        engine.update(rendered, _compared(rendered, photo, with_more), NoTimer())
+    return training.state(), rendered.image.detach(), _seen(engine, camera, with_more)
 
 
-def _one_process_steps(count: int, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
+def _tiled_step(ranks: Ranks, kind: str, absgrad: bool, with_more: bool) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """All show the first view."""
+    rows, (camera, photo) = torch.arange(COUNT)[ranks.rank :: ranks.count], _views(1)[0]
+    training, settings = _Training(rows, 1, ranks), replace(SETTINGS, absgrad=absgrad, rasterizer=kind)
+    make = {"composed": TiledComposedEngine, "fused": TiledFusedEngine}[kind]
+    engine = make(training.params, training.optimizers, training.strategy, settings, ranks)
+    camera = _moving(camera) if with_more else camera
+    rendered = engine.forward(1, camera, 3, BACKGROUND, with_depth=with_more)
+    engine.update(rendered, _compared(rendered, photo, with_more), NoTimer())
+    return training.state(), rendered.image.detach(), _seen(engine, camera, with_more)
+
+
+def _seen(engine: Engine, camera: Cameras, with_more: bool) -> Tensor:
+    """A look, and the gradient of the pose if there is one."""
+    look = engine.look(1, camera, 3, BACKGROUND, with_depth=with_more)
+    if not with_more:
+        return look.colors[0]
+    pose = camera.viewmats.grad
+    return torch.cat([look.colors.flatten(), look.depths.flatten(), (pose / pose.abs().max()).flatten()])
+
+
+def _one_process_steps(
+    count: int, absgrad: bool, steps: int, with_more: bool
+) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
     """The same by a process that sums the gradients of the views itself."""
     training = _Training(torch.arange(COUNT), count)
     engine = ComposedEngine(training.params, training.optimizers, training.strategy, replace(SETTINGS, absgrad=absgrad))
+    views = [(_moving(camera) if with_more else camera, photo) for camera, photo in _views(count)]
     for step in range(1, steps + 1):
         images = []
-        for camera, photo in _views(count):
-            rendered = engine.forward(step * count, camera, 3, BACKGROUND)
-            gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
-            sums = rendered.differentiate(gradients["image"], gradients["errors"])
+        for camera, photo in views:
+            rendered = engine.forward(step * count, camera, 3, BACKGROUND, with_depth=with_more)
+            gradients = _compared(rendered, photo, with_more)
+            sums = rendered.differentiate(gradients["image"], gradients["errors"], gradients.get("depth"))
             training.strategy.state["score"] += sums[:, 0].sqrt()
             means2d, radii = rendered.rendering.means2d, rendered.rendering.radii
             gradient = means2d.absgrad if absgrad else means2d.grad
             training.strategy.after_backward(step * count, gradient, radii, camera.width, camera.height)
-            training.strategy.regularize(training.params)  # a step of one view asks for it once
             images.append(rendered.image.detach())
+        training.strategy.regularize(training.params)
         step_all(training.optimizers)
-    return training.state(), images, [engine.look(1, camera, 3, BACKGROUND).colors[0] for camera, _ in _views(count)]
+    return training.state(), images, [_seen(engine, camera, with_more) for camera, _ in views]
 
 
+@pytest.mark.parametrize("with_more", [False, True], ids=["", "depth and poses"])
 @pytest.mark.parametrize(("kind", "count", "absgrad"), [("composed", 2, False), ("composed", 3, True),
                                                         ("fused", 2, True), ("fused", 3, False)])  # fmt: skip
-def test_a_step_is_that_of_one_process(kind, count, absgrad, tmp_path, request):
+def test_a_step_is_that_of_one_process(kind, count, absgrad, with_more, tmp_path, request):
     if kind == "fused":
         if torch.cuda.is_available():
             pytest.skip("its kernels run on a CPU here")
         request.getfixturevalue("emulated_fused_ops")
-    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1)
-    wanted, images, looks = _one_process_steps(count, absgrad, 1)
+    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1, with_more)
+    _assert_as_one_process(kind, results, *_one_process_steps(count, absgrad, 1, with_more))
+
+
+@pytest.mark.parametrize("with_more", [False, True], ids=["", "depth and poses"])
+@pytest.mark.parametrize(("kind", "count", "absgrad"), [("composed", 2, False), ("composed", 4, True),
+                                                        ("fused", 2, True), ("fused", 4, False)])  # fmt: skip
+def test_a_step_on_one_view_is_that_of_one_process(kind, count, absgrad, with_more, tmp_path, request):
+    """Of three rows of tiles: with four ranks one has none."""
+    if kind == "fused":
+        if torch.cuda.is_available():
+            pytest.skip("its kernels run on a CPU here")
+        request.getfixturevalue("emulated_fused_ops")
+    results = on_ranks(count, tmp_path, _tiled_step, kind, absgrad, with_more)
+    wanted, images, looks = _one_process_steps(1, absgrad, 1, with_more)
+    _assert_as_one_process(kind, results, wanted, count * images, count * looks)
+
+
+def _assert_as_one_process(kind, results, wanted, images, looks):
+    count = len(results)
     for (_, image, seen), one, look in zip(results, images, looks, strict=True):
         torch.testing.assert_close(image, one, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen, look, rtol=1e-3, atol=1e-3)
@@ -170,7 +241,7 @@ def test_a_step_is_that_of_one_process(kind, count, absgrad, tmp_path, request):
             whole[name][rank::count] = state[name]
     counts = whole.pop("count"), wanted.pop("count")
     differ = int((counts[0] != counts[1]).sum())  # at an image's border: one counts boxes, the other ellipses
-    assert differ <= (15 if kind == "fused" else 0) and counts[1].sum() > COUNT * count / 2
+    assert differ <= (15 if kind == "fused" else 0) and counts[1].sum() > COUNT / 3
     for name, value in wanted.items():
         scale = float(value.abs().max())
         torch.testing.assert_close(whole[name], value, rtol=2e-3, atol=1e-4 * scale, msg=lambda m, n=name: f"{n}: {m}")
@@ -221,6 +292,165 @@ def test_a_view_that_was_cut_short_adds_nothing(what, tmp_path, request):
         torch.testing.assert_close(whole[name], wanted[name], rtol=2e-3, atol=atol)
 
 
+def _cut_band(ranks: Ranks, what: str) -> tuple[dict[str, Tensor], int]:
+    """A step in which something is too small for the first rank's part of the view that all show."""
+    training, (camera, photo) = _Training(torch.arange(COUNT)[ranks.rank :: 2], 1, ranks), _views(1)[0]
+    settings = replace(SETTINGS, rasterizer="fused")
+    engine = TiledFusedEngine(training.params, training.optimizers, training.strategy, settings, ranks)
+    engine.forward(1, camera, 3, BACKGROUND)  # the first one is always whole
+    engine._agree = lambda pixels: None
+    engine._capacity = 4 if what == "slabs" else 25
+    lists = 8 if what == "lists" and ranks.rank == 0 else 4096
+    engine.sizes.capacities = lambda gaussians: (engine._capacity, lists)
+    engine._own_sizes.capacities = lambda gaussians: (4 if what == "view" and ranks.rank == 0 else 25, 0)
+    rendered = engine.forward(2, camera, 3, BACKGROUND)
+    gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+    engine.update(rendered, gradients, NoTimer())
+    for sizes in (engine.sizes, engine._own_sizes):
+        sizes.collect(wait=True)
+    return training.state(), engine.skipped
+
+
+@pytest.mark.parametrize("what", ["view", "slabs", "lists"])
+def test_a_view_of_all_that_was_cut_short_adds_nothing(what, tmp_path, request):
+    """On no rank, whoever could not hold its part."""
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    request.getfixturevalue("emulated_fused_ops")
+    results = on_ranks(2, tmp_path, _cut_band, what)
+    assert results[0][1] == 1
+    for state, _ in results:
+        assert not any(state[name].any() for name in ("grad2d", "count", "score", 0, 4))  # moments of means and sh0
+
+
+def _reductions(ranks: Ranks) -> list[str]:
+    """Of the ranks, where the first has found something."""
+    tuner, device = tuner_of(torch.device("cpu")), torch.device("cpu")
+    agreed, named = (
+        AgreedReduction(ranks, Reduction("auto"), device),
+        AgreedReduction(ranks, Reduction("sw_b", 8), device),
+    )
+    if ranks.leads:
+        tuner.reduction = CANDIDATES[5]
+    before = str(agreed.watched(torch.zeros(1), 1, lambda v, reduction: v))
+    agreed.agree()
+    named.agree()
+    after = str(agreed.watched(torch.zeros(1), 1, lambda v, reduction: v))
+    return [before, after, agreed.setting.strategy, str(named.setting)]
+
+
+def test_the_first_rank_measures_reductions_for_all(tmp_path):
+    one, other = on_ranks(2, tmp_path, _reductions)
+    chosen, named = str(CANDIDATES[5]), str(Reduction("sw_b", 8))
+    assert one == [chosen, chosen, "auto", named]
+    assert other == [str(CANDIDATES[0]), chosen, CANDIDATES[5].strategy, named]
+
+
+def _deterministic_step(ranks: Ranks, is_exact: bool, is_small: bool) -> dict[str, Tensor]:
+    """A step for which slabs and lists were too small, as far as was known before."""
+    views, training = _views(2), _Training(torch.arange(COUNT)[ranks.rank :: 2], 2, ranks)
+    settings = replace(SETTINGS, rasterizer="fused")
+    engine = ShardedFusedEngine(
+        training.params, training.optimizers, training.strategy, settings, ranks, deterministic=is_exact
+    )
+    camera, photo = views[ranks.rank]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(capacity, "_GRAIN", 1)
+        engine.forward(2, camera, 3, BACKGROUND, *(one for one, _ in views))
+        if is_small:
+            engine._capacity, engine._until_agreed, engine.sizes._now = 2, 100, (0.01, 0.01)
+        rendered = engine.forward(4, camera, 3, BACKGROUND, *(one for one, _ in views))
+        gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
+        engine.update(rendered, gradients, NoTimer())
+    assert engine.skipped == 0
+    return training.state()
+
+
+def test_deterministic_steps_are_whole(tmp_path, request):
+    """Whatever was known of their size; and their sums are those of integers, which have no order."""
+    if torch.cuda.is_available():
+        pytest.skip("its kernels run on a CPU here")
+    request.getfixturevalue("emulated_fused_ops")
+    small = on_ranks(2, tmp_path / "small", _deterministic_step, True, True)
+    large = on_ranks(2, tmp_path / "large", _deterministic_step, True, False)
+    plain = on_ranks(2, tmp_path / "plain", _deterministic_step, False, False)
+    for one, other, third in zip(small, large, plain, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+        assert not torch.equal(one["grad2d"], third["grad2d"])
+        torch.testing.assert_close(one["grad2d"], third["grad2d"], rtol=1e-4, atol=1e-8)
+
+
+def _alone(make: type, device: torch.device, **options: object) -> tuple[_Training, Engine, Cameras, Tensor]:
+    """A training whose engine's other ranks are nobody."""
+    training, (camera, photo) = _Training(torch.arange(COUNT), 1, device=device), _views(1)[0]
+    parts = (training.params, training.optimizers, training.strategy, replace(SETTINGS, rasterizer="fused"))
+    return training, make(*parts, **options), _moving(camera.to(device)), photo.to(device)
+
+
+def _one_step(engine: Engine, camera: Cameras, photo: Tensor, step: int) -> None:
+    rendered = engine.forward(step, camera, 3, BACKGROUND.to(photo.device), camera, with_depth=True)
+    engine.update(rendered, _compared(rendered, photo, True), NoTimer())
+
+
+@pytest.mark.parametrize("make", [ShardedFusedEngine, TiledFusedEngine])
+def test_ranks_of_one_make_the_step_of_the_fused_engine(make, device):
+    """On a GPU, too."""
+    results = []
+    for engine, options in ((FusedEngine, {"adam": "dense"}), (make, {"ranks": ALONE})):
+        training, engine, camera, photo = _alone(engine, device, **options)
+        _one_step(engine, camera, photo, 1)
+        results.append({**training.state(), "pose": camera.viewmats.grad})
+    for name, value in results[0].items():
+        atol = 1e-4 * float(value.abs().max())
+        torch.testing.assert_close(results[1][name], value, rtol=2e-3, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("make", [ShardedFusedEngine, TiledFusedEngine])
+def test_steps_of_ranks_do_not_wait_for_the_gpu(make):
+    """What is asked of other ranks apart, here of itself."""
+    _, engine, camera, photo = _alone(make, torch.device("cuda"), ranks=ALONE)
+    for step in (1, 2):
+        _one_step(engine, camera, photo, step)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(3, 8):
+            _one_step(engine, camera, photo, step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert engine.skipped == 0
+
+
+# ------------------------------------------------------------------------------------------------ beside Gaussians
+
+
+def _exposures(ranks: Ranks, shown: list[list[int]]) -> list[Tensor]:
+    """Of four photos after some steps, by a loss that wants each to be as bright as its number says."""
+    adjustment = Exposure(4, CONFIG.appearance, torch.device("cpu"))
+    image = torch.linspace(0.1, 0.9, 60).view(4, 5, 3)
+    for step, views in enumerate(shown, 1):
+        noted = []
+        for view in views[ranks.rank : ranks.rank + 1] if ranks.count > 1 else views:
+            adjustment.backward(adjustment.image(view, image) - (0.5 + view) * image)
+            noted.append(adjustment.noted())
+        if ranks.count > 1:
+            step_together([adjustment], views, ranks, step / 10)
+            continue
+        for view, own in zip(views, noted, strict=True):
+            adjustment.step_of(view, own, step / 10)
+    return list(adjustment.state_dict().values())
+
+
+def test_photos_learn_as_with_one_process(tmp_path):
+    """Also where two ranks show the same one."""
+    shown = [[0, 1], [2, 3], [1, 1], [3, 0]]
+    one, other = on_ranks(2, tmp_path, _exposures, shown)
+    alone = _exposures(ALONE, shown)
+    for values, theirs, wanted in zip(one, other, alone, strict=True):
+        assert torch.equal(values, theirs) and torch.equal(values, wanted)
+
+
 # ------------------------------------------------------------------------------------------------ a refinement
 
 
@@ -267,7 +497,7 @@ def _as_set(values: dict[str, Tensor]) -> Tensor:
     return torch.tensor(sorted(rows.tolist()))
 
 
-def _compared(name: str, values: dict[str, Tensor]) -> Tensor:
+def _comparable(name: str, values: dict[str, Tensor]) -> Tensor:
     """All that is kept of each Gaussian, sorted: but what is drawn for it, since that goes by their order."""
     if name == "mcmc":  # which ones grow goes by the order, too
         return torch.zeros(len(values["means"]))
@@ -282,7 +512,7 @@ def test_a_refinement_is_that_of_one_process(name, tmp_path):
     results = on_ranks(3, tmp_path, _refined, CHANGES[name], [0, 90, 180, 300])
     assert [said for _, said in results] == [report] * 3
     together = {key: torch.cat([one[key] for one, _ in results]) for key in alone}
-    torch.testing.assert_close(_compared(name, together), _compared(name, alone), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(_comparable(name, together), _comparable(name, alone), rtol=1e-6, atol=1e-7)
     again = on_ranks(3, tmp_path, _refined, CHANGES[name], [0, 90, 180, 300])
     assert all(torch.equal(_as_set(one), _as_set(two)) for (one, _), (two, _) in zip(results, again, strict=True))
 

@@ -77,23 +77,26 @@ class ImageStore:
         host_budget_bytes: int | None = None,
         threads: int = 0,
         progress: Progress | None = None,
+        often: Sequence[int] | None = None,
     ) -> None:
         """Decode what the budgets hold, with `threads` threads (0: automatic); `progress(done, total)` after each.
 
         background: RGB in [0, 1] that transparent images are laid on; None keeps their alpha as a fourth channel.
         budget_bytes: GPU memory that the images may fill; at most half of what is free is used.
         host_budget_bytes: host memory that images may fill, those being decoded included; None: half of what is free.
+        often: the views that are asked for again and again; only these are kept. None: all.
         Raises DataError naming an image that cannot be decoded or no longer has the size of its view.
         """
         self.device = torch.device(device)
         self._views, self._background = tuple(views), background
-        sizes = [self._size(view) for view in views]
+        own = range(len(views)) if often is None else often
+        sizes = [self._size(views[index]) for index in own]
         host = FREE_SHARE * available_memory() if host_budget_bytes is None else host_budget_bytes
         self._home, self.slots, count = self._plan(sizes, budget_bytes, host, threads or worker_count())
-        self.where: str = self._home.type if count == len(views) else "disk"
+        self.where: str = self._home.type if count == len(own) else "disk"
         self._describe(sizes, count, host)
         self.ignored: float = self._ignored_share(threads)
-        first = range(count)
+        first = own[:count]
         self._kept = dict(zip(first, map_threads(self._load, first, threads, progress), strict=True))
         self.nbytes: int = sum(photo.nbytes for photo in self._kept.values())
         self._pool = ThreadPoolExecutor(max(1, self.slots))

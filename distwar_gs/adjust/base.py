@@ -5,7 +5,7 @@ Neither is part of the model that is exported: test views are rendered without t
 behind them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -42,10 +42,20 @@ class Adjustment(Protocol):
         run that is done when the step is, from 0 to 1."""
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint: plain values."""
+        """For a checkpoint: plain values. It is the same on all ranks."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint. Raises ValueError if it is another run's."""
+
+
+class SharedAdjustment(Adjustment, Protocol):
+    """An adjustment that several ranks can have: each has a copy of all values, and makes the steps of all views."""
+
+    def noted(self) -> list[Tensor]:
+        """The gradients that this rank's view has left, of shapes that are the same for all views. Once a step."""
+
+    def step_of(self, view: int, noted: Sequence[Tensor], share: float) -> None:
+        """A step by what the rank that shows `view` has noted; `share` as for `step`."""
 
 
 Maker = Callable[[Config, Scene, torch.device], Adjustment | None]

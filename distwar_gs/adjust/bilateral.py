@@ -13,6 +13,7 @@ The grid is sliced by PyTorch's `grid_sample`, and differentiated by autograd: n
 
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -125,11 +126,20 @@ class Bilateral:
         del self._made, self._leaves  # the graph
         return v_rendered.contiguous()
 
-    @torch.no_grad()
     def step(self, share: float) -> None:
         """See Adjustment."""
-        self.grids.step(self._view, self._v_grid, self._settings.grid_lr * rate_share(share))
-        self.offsets.step(self._view, self._v_offset, exposure_rate(self._settings, share))
+        self.step_of(self._view, self.noted(), share)
+
+    def noted(self) -> list[Tensor]:
+        """See SharedAdjustment."""
+        return [self._v_grid, self._v_offset]
+
+    @torch.no_grad()
+    def step_of(self, view: int, noted: Sequence[Tensor], share: float) -> None:
+        """See SharedAdjustment."""
+        v_grid, v_offset = noted
+        self.grids.step(view, v_grid, self._settings.grid_lr * rate_share(share))
+        self.offsets.step(view, v_offset, exposure_rate(self._settings, share))
 
     def state_dict(self) -> dict[str, Any]:
         """See Adjustment."""

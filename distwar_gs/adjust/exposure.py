@@ -4,6 +4,7 @@
 Gradients are made by hand: no graph, two small products of matrices.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -61,10 +62,18 @@ class Exposure:
         del self._image
         return v_rendered
 
-    @torch.no_grad()
     def step(self, share: float) -> None:
         """See Adjustment."""
-        self.matrices.step(self._view, self._v_matrix, exposure_rate(self._settings, share))
+        self.step_of(self._view, self.noted(), share)
+
+    def noted(self) -> list[Tensor]:
+        """See SharedAdjustment."""
+        return [self._v_matrix]
+
+    @torch.no_grad()
+    def step_of(self, view: int, noted: Sequence[Tensor], share: float) -> None:
+        """See SharedAdjustment."""
+        self.matrices.step(view, noted[0], exposure_rate(self._settings, share))
 
     def state_dict(self) -> dict[str, Any]:
         """See Adjustment."""

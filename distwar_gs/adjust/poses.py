@@ -62,17 +62,26 @@ class Poses:
         """The same."""
         return v_image
 
-    @torch.no_grad()
     def step(self, share: float) -> None:
         """See Adjustment."""
+        self.step_of(self._view, self.noted(), share)
+
+    @torch.no_grad()
+    def noted(self) -> list[Tensor]:
+        """See SharedAdjustment."""
         gradient, view = self._viewmats.grad, self._view
         assert gradient is not None
         v_motion = motion_gradient(self._before, self._centers[view], self._motion, gradient[0])
         v_motion[3:] *= self._extent
-        rate = pose_rate(self._settings, share) / rate_factor(self.motions.count)
-        change = self.motions.step(view, v_motion, rate)
-        self.growth.add_(change[3:].dot(self._arms[view]), alpha=1.0 / self._spread)
         del self._viewmats, self._before
+        return [v_motion]
+
+    @torch.no_grad()
+    def step_of(self, view: int, noted: Sequence[Tensor], share: float) -> None:
+        """See SharedAdjustment."""
+        rate = pose_rate(self._settings, share) / rate_factor(self.motions.count)
+        change = self.motions.step(view, noted[0], rate)
+        self.growth.add_(change[3:].dot(self._arms[view]), alpha=1.0 / self._spread)
 
     def refined(self, views: Sequence[View]) -> tuple[View, ...]:
         """The training views, all of them in order, with the poses as they are learned, in float64."""

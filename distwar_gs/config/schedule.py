@@ -116,7 +116,7 @@ class Moment:
     def mark(self, every: int) -> float:
         """The position that a step which `is_each` stands for: where it shows several views, it lies up to so many
         before."""
-        return self.position - self.step % every
+        return self.position - self.step % every * self.pace
 
     def completes(self, interval: int) -> bool:
         """Whether a multiple of `interval`, from `interval` on, lies at this step, or between the last one and it."""
@@ -147,8 +147,8 @@ class Schedule:
         begun when the session does."""
         if self.seconds is None:
             return
-        before = self._positions.get(step - 1)
-        self._positions = {} if before is None else {step - 1: before}
+        before = self._positions.get(step - self.views)
+        self._positions = {} if before is None else {step - self.views: before}
         self._positions[step] = self.iterations * min(elapsed / self.seconds, 1.0)
 
     def at(self, step: int) -> Moment:
@@ -156,7 +156,7 @@ class Schedule:
         if self.seconds is None:
             return Moment.of_step(step, self.views)
         position = self._positions.get(step, 0.0)
-        return Moment(step, position, self._positions.get(step - 1, position))
+        return Moment(step, position, self._positions.get(step - self.views, position), self.views)
 
     def is_each(self, step: int, every: int) -> bool:
         """Whether a step is the first at or beyond a multiple of `every`."""

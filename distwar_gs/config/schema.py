@@ -258,6 +258,10 @@ class TrainConfig:
     deterministic: bool = setting(False)
     """The same run twice on the same GPU gives the same model to the last bit. Needs the fused rasteriser and
     reduction.strategy sw_t; costs some speed. On the CPU runs always are."""
+    split: str = setting("auto", one_of("auto", "views", "tiles"))
+    """What several ranks (docs/ranks.md) share out at a step. views: each shows one of its own, and a step counts as so
+    many. tiles: all show one, each some rows of its tiles, and a run is that of one process. auto: tiles where a photo
+    has more than 8 million pixels, or where there are more than 16 ranks, else views."""
     device: str = setting("auto", one_of("auto", "cuda", "cpu"))
     """Where to train; auto: the GPU when there is one."""
     rasterizer: str = setting("auto", one_of("auto", "fused", "gsplat"))

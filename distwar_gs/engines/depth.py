@@ -1,5 +1,7 @@
 """Expected depth by the fused rasteriser, without autograd: from what it blends, and back."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -7,15 +9,27 @@ from distwar_gs.rendering.renderer import LEAST_ALPHA
 from distwar_kernels.fused import fused
 
 
+class Drawn(Protocol):
+    """A view that was drawn with depth; distwar_kernels.fused.fused.Rendered is one."""
+
+    @property
+    def image(self) -> Tensor:
+        """[H, W, 4], the last channel the depth."""
+
+    @property
+    def transmittances(self) -> Tensor:
+        """[H, W]."""
+
+
 @torch.no_grad()
-def expected_depth(view: fused.Rendered) -> tuple[Tensor, Tensor]:
+def expected_depth(view: Drawn) -> tuple[Tensor, Tensor]:
     """Depth and alpha [H, W] of a view that was drawn with depth: what was blended over alpha."""
     alphas = 1.0 - view.transmittances
     return view.image[..., 3] / alphas.clamp_min(LEAST_ALPHA), alphas
 
 
 @torch.no_grad()
-def image_and_depth_gradients(view: fused.Rendered, v_image: Tensor, v_depth: Tensor) -> tuple[Tensor, Tensor]:
+def image_and_depth_gradients(view: Drawn, v_image: Tensor, v_depth: Tensor) -> tuple[Tensor, Tensor]:
     """From dL/d(image) [H, W, 3] and dL/d(expected depth) [H, W] to what the blend's backward pass takes: dL/d(what was
     blended) [H, W, 4] and dL/d(transmittances) [H, W].
 
@@ -47,6 +61,11 @@ def scored(
     capacity, list_capacity = view.state.capacities
     whole = (counts[0] <= capacity) & (counts[1] <= list_capacity)
     held = (torch.arange(capacity, device=counts.device) < counts[0]) & whole
-    ids = torch.where(held, visible.gaussian_ids, 0).long()
-    statistics["score"].index_add_(0, ids, torch.where(held, records[:, -1].clamp_min(0.0).sqrt(), 0.0))
+    add_score(statistics["score"], visible.gaussian_ids, records[:, -1], held)
     return {name: statistic for name, statistic in statistics.items() if name != "score"}
+
+
+def add_score(score: Tensor, gaussian_ids: Tensor, sums: Tensor, held: Tensor) -> None:
+    """Adds the roots of sums of errors [M] to the scores [N] of these Gaussians [M], where they are `held` [M]."""
+    ids = torch.where(held, gaussian_ids, 0).long()
+    score.index_add_(0, ids, torch.where(held, sums.clamp_min(0.0).sqrt(), 0.0))

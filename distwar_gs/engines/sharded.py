@@ -21,6 +21,8 @@ from torch.nn import Parameter
 from torch.optim import Adam
 
 import distwar_kernels as kernels
+from distwar_gs.engines.agreed import AGREE_EVERY, AgreedReduction
+from distwar_gs.engines.given import GivenGradients
 from distwar_gs.engines.gradients import errors_of, image_gradient
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.gaussians.optimizer import step_all
@@ -32,9 +34,9 @@ from distwar_kernels import Cameras
 from distwar_kernels.constants import TILE_SIZE
 
 WORDS = {"means2d": 2, "conics": 3, "opacities": 1, "colors": 3, "depths": 1, "radii": 2}
-"""A splat on its way, and how many numbers each part of it is. The first four have gradients."""
-_DIFFERENTIABLE = 9
-"""Numbers with a gradient; in the places of the others come back two sums of absolute gradients, and an error."""
+"""A splat on its way, and how many numbers each part of it is. All but the radii have gradients."""
+_DIFFERENTIABLE = 10
+"""Numbers with a gradient; behind these come back two sums of absolute gradients, and an error."""
 
 
 def cameras_of_all(ranks: Ranks, camera: Cameras) -> tuple[Cameras, ...]:
@@ -80,9 +82,11 @@ class Received:
     probe: Tensor | None
     """[1, M, 1] zeros, blended as one more colour; see distwar_gs.engines.base.ComposedRendered."""
     colors: Tensor
-    """[1, H, W, channels], with the graph down to the splats."""
+    """[1, H, W, channels], with the graph down to the splats: colour, depth if that was asked for, probe."""
     alphas: Tensor
     """[1, H, W, 1]."""
+    depths: Tensor | None
+    """[1, H, W, 1], as it is expected, with the graph."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class ShardedRendered:
     """See distwar_gs.engines.base.Rendered."""
 
     step: int
+    camera: Cameras
+    """Of this rank's view."""
     sent: list[Sent]
     received: Received
 
@@ -99,9 +105,10 @@ class ShardedRendered:
         return self.received.colors[0, ..., :3]
 
     @property
-    def depth(self) -> None:
-        """See Rendered: ranks do not exchange it."""
-        return None
+    def depth(self) -> tuple[Tensor, Tensor] | None:
+        """See Rendered."""
+        depths, alphas = self.received.depths, self.received.alphas
+        return None if depths is None else (depths.detach()[0, ..., 0], alphas.detach()[0, ..., 0])
 
     def coverage(self) -> float:
         """See Rendered."""
@@ -121,32 +128,35 @@ class ShardedComposedEngine:
     ) -> None:
         """Work on these, this rank's; they stay the trainer's."""
         self.params, self.optimizers, self.strategy, self.settings = params, optimizers, strategy, settings
-        self.ranks = ranks
+        self.ranks, self._reduction = ranks, AgreedReduction(ranks, settings.reduction, params["means"].device)
+        self._forwards = 0
 
     def forward(
         self, step: int, camera: Cameras, sh_degree: int, background: Tensor, *together: Cameras,
         with_depth: bool = False,
     ) -> ShardedRendered:  # fmt: skip
-        """See distwar_gs.engines.base.Engine; without depth."""
-        return self._render(step, together, sh_degree, background, scored=wants_score(self.strategy, step))
+        """See distwar_gs.engines.base.Engine."""
+        own = self.ranks.rank
+        cameras = (*together[:own], camera, *together[own + 1 :])
+        if camera.viewmats.requires_grad:  # each rank has a part in all of them
+            cameras = tuple(one._replace(viewmats=one.viewmats.detach().requires_grad_()) for one in cameras)
+        self._agree()
+        scored = wants_score(self.strategy, step)
+        return self._render(step, camera, cameras, sh_degree, background, with_depth, scored)
 
     def update(self, rendered: ShardedRendered, gradients: Mapping[str, Tensor], timer: StepTimer) -> None:
         """See distwar_gs.engines.base.Engine."""
         statistics = self.strategy.statistics(rendered.step)
-        errors = errors_of(gradients, statistics, rendered.step)
-        records = self._differentiated(rendered.received, image_gradient(gradients, with_depth=False), errors)
+        errors, received = errors_of(gradients, statistics, rendered.step), rendered.received
+        v_image = image_gradient(gradients, received.depths is not None)
+        records = self._differentiated(received, v_image, gradients.get("depth"), errors)
         timer.mark("blend_backward")
-        counts = [len(sent.rows) for sent in rendered.sent]
-        back = self.ranks.exchange(records, rendered.received.counts, counts).split(counts)
+        back = self._way_back(records, received, [len(sent.rows) for sent in rendered.sent])
         timer.mark("exchange")
-        self._count(rendered, back, statistics)
-        torch.autograd.backward([sent.splats for sent in rendered.sent], [_with_gradients(one) for one in back])
+        self._differentiate(rendered.step, rendered.sent, back, statistics)
+        self._give_pose(rendered)
         timer.mark("backward")
-        for param in self.params.values():
-            if param.grad is None:  # nobody sees any of ours
-                param.grad = torch.zeros_like(param)
-        self.strategy.regularize(self.params)
-        step_all(self.optimizers)
+        self._step()
         timer.mark("optimizer")
 
     @torch.no_grad()
@@ -156,9 +166,9 @@ class ShardedComposedEngine:
     ) -> Rendering:  # fmt: skip
         """See distwar_gs.engines.base.Engine. All ranks look at once, each with its own camera, and not at features."""
         refuse_features(features)
-        received = self._render(step, cameras_of_all(self.ranks, camera), sh_degree, background, with_depth).received
-        colors, alphas = received.colors, received.alphas
-        return Rendering(colors[..., :3], alphas, expected_depths(colors, alphas), None)
+        together = cameras_of_all(self.ranks, camera)
+        seen = self._render(step, camera, together, sh_degree, background, with_depth, scored=False).received
+        return Rendering(seen.colors[..., :3], seen.alphas, seen.depths, None)
 
     @property
     def skipped(self) -> int:
@@ -169,22 +179,34 @@ class ShardedComposedEngine:
         """Nothing to do: every step is whole."""
 
     def _render(
-        self, step: int, together: Sequence[Cameras], sh_degree: int, background: Tensor, with_depth: bool = False,
-        scored: bool = False,
+        self, step: int, camera: Cameras, together: Sequence[Cameras], sh_degree: int, background: Tensor,
+        with_depth: bool, scored: bool,
     ) -> ShardedRendered:  # fmt: skip
         sent = [self._project(camera, sh_degree) for camera in together]
-        counts = [len(one.rows) for one in sent]
+        came = self._exchange([one.splats.detach() for one in sent])
+        return ShardedRendered(step, camera, sent, self._blend(camera, *came, background, with_depth, scored))
+
+    def _agree(self) -> None:
+        if self._forwards % AGREE_EVERY == 0:
+            self._reduction.agree()
+        self._forwards += 1
+
+    def _exchange(self, pieces: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
+        """Splats [V, 12] for each rank: those that came, and how many of each."""
+        counts = [len(piece) for piece in pieces]
         came = self.ranks.swap(torch.tensor(counts)).tolist()
-        splats = self.ranks.exchange(torch.cat([one.splats.detach() for one in sent]), counts, came)
-        camera = together[self.ranks.rank]
-        return ShardedRendered(step, sent, self._blend(camera, splats, came, background, with_depth, scored))
+        return self.ranks.exchange(torch.cat(list(pieces)), counts, came), came
+
+    def _way_back(self, records: Tensor, received: Received, counts: list[int]) -> Sequence[Tensor]:
+        """Records of all that came, for those who sent it: of ours, `counts` to each rank."""
+        return self.ranks.exchange(records, received.counts, counts).split(counts)
 
     def _project(self, camera: Cameras, sh_degree: int) -> Sent:
         projected = project_gaussians(self.params, camera, self.settings)
         radii = projected.radii
         colors = view_colors(self.params, camera, radii, sh_degree)
         rows = (radii[0] > 0).all(dim=-1).nonzero().squeeze(1)
-        parts = projected._asdict() | {"colors": colors, "depths": projected.depths.detach(), "radii": radii.float()}
+        parts = projected._asdict() | {"colors": colors, "radii": radii.float()}
         words = [parts[name][0].reshape(len(radii[0]), size)[rows] for name, size in WORDS.items()]
         return Sent(camera, rows, torch.cat(words, dim=1))
 
@@ -196,7 +218,7 @@ class ShardedComposedEngine:
         means2d, probe = words["means2d"].contiguous(), None
         if means2d.requires_grad:
             means2d.retain_grad()
-        channels = [words["colors"], *([words["depths"].detach()] if with_depth else [])]
+        channels = [words["colors"], *([words["depths"]] if with_depth else [])]
         if scored:
             probe = splats.new_zeros(1, len(splats), 1).requires_grad_()
             channels.append(probe)
@@ -207,40 +229,63 @@ class ShardedComposedEngine:
         colors, alphas = kernels.rasterize_to_pixels(
             means2d, words["conics"].contiguous(), blended, words["opacities"][..., 0].contiguous(),
             camera.width, camera.height, TILE_SIZE, *lists, absgrad=self.settings.absgrad,
-            reduction=self.settings.reduction, backgrounds=behind,
+            reduction=self._reduction.setting, backgrounds=behind,
         )  # fmt: skip
-        return Received(splats, counts, means2d, probe, colors, alphas)
+        expected = expected_depths(colors[..., :4], alphas) if with_depth else None
+        return Received(splats, counts, means2d, probe, colors, alphas, expected)
 
-    def _differentiated(self, received: Received, v_image: Tensor, errors: Tensor | None) -> Tensor:
-        """The gradients of what came [M, 12], with the sums that densification wants in the last three places."""
-        v_colors = v_image[None]
+    def _differentiated(
+        self, received: Received, v_image: Tensor, v_depth: Tensor | None, errors: Tensor | None
+    ) -> Tensor:
+        """The gradients of what came [M, 10], and behind them the sums that densification wants, [M, 3]."""
+        v_colors = torch.zeros_like(received.colors)
+        v_colors[0, ..., :3] = v_image
         if errors is not None:
-            v_colors = torch.cat([v_colors, errors[None, ..., None]], dim=-1)
-        received.colors.backward(v_colors)
+            v_colors[0, ..., -1] = errors
+        outputs, gradients = [received.colors], [v_colors]
+        if received.depths is not None and v_depth is not None:
+            outputs, gradients = [*outputs, received.depths], [*gradients, v_depth[None, ..., None]]
+        GivenGradients.apply(tuple(gradients), *outputs).backward()
         assert received.splats.grad is not None
-        records = received.splats.grad
-        records[:, _DIFFERENTIABLE:] = 0.0
+        sums = v_image.new_zeros(len(received.splats), 3)
         if self.settings.absgrad:
-            records[:, _DIFFERENTIABLE:-1] = received.means2d.absgrad[0]  # type: ignore[attr-defined]  # the blend's
+            sums[:, :2] = received.means2d.absgrad[0]  # type: ignore[attr-defined]  # the blend's
         if received.probe is not None and received.probe.grad is not None:
-            records[:, -1] = received.probe.grad[0, :, 0]
-        return records
+            sums[:, 2] = received.probe.grad[0, :, 0]
+        return torch.cat([received.splats.grad[:, :_DIFFERENTIABLE], sums], dim=1)
+
+    def _give_pose(self, rendered: ShardedRendered) -> None:
+        """Leaves the gradient of this rank's camera, if that is wanted, of which all ranks have a part."""
+        if not rendered.camera.viewmats.requires_grad:
+            return
+        parts = [sent.camera.viewmats for sent in rendered.sent]
+        v_viewmats = torch.cat([torch.zeros_like(one) if one.grad is None else one.grad for one in parts])
+        rendered.camera.viewmats.grad = self.ranks.swap(v_viewmats).sum(dim=0, keepdim=True)
+
+    def _differentiate(
+        self, step: int, sent: Sequence[Sent], back: Sequence[Tensor], statistics: Mapping[str, Tensor] | None
+    ) -> None:
+        """From records of views to gradients, and what densification counts, view by view."""
+        self._count(step, sent, back, statistics)
+        v_splats = [torch.nn.functional.pad(one[:, :_DIFFERENTIABLE], (0, WORDS["radii"])) for one in back]
+        torch.autograd.backward([one.splats for one in sent], v_splats)
+
+    def _step(self) -> None:
+        for param in self.params.values():
+            if param.grad is None:  # nobody sees any of ours
+                param.grad = torch.zeros_like(param)
+        self.strategy.regularize(self.params)
+        step_all(self.optimizers)
 
     def _count(
-        self, rendered: ShardedRendered, back: Sequence[Tensor], statistics: Mapping[str, Tensor] | None
+        self, step: int, views: Sequence[Sent], back: Sequence[Tensor], statistics: Mapping[str, Tensor] | None
     ) -> None:
-        """What densification counts, view by view."""
         count, first = len(self.params["means"]), _DIFFERENTIABLE if self.settings.absgrad else 0
-        for sent, records in zip(rendered.sent, back, strict=True):
+        for sent, records in zip(views, back, strict=True):
             if statistics is not None and "score" in statistics:
                 statistics["score"].index_add_(0, sent.rows, records[:, -1].sqrt())
             gradient = records.new_zeros(1, count, 2)
             gradient[0, sent.rows] = records[:, first : first + 2]
             radii = torch.zeros(1, count, 2, dtype=torch.int32, device=records.device)
             radii[0, sent.rows] = sent.splats.detach()[:, -2:].int()
-            self.strategy.after_backward(rendered.step, gradient, radii, sent.camera.width, sent.camera.height)
-
-
-def _with_gradients(records: Tensor) -> Tensor:
-    """Gradients [V, 12] of splats, of records [V, 12]: places that have none are zero."""
-    return torch.cat([records[:, :_DIFFERENTIABLE], torch.zeros_like(records[:, _DIFFERENTIABLE:])], dim=1)
+            self.strategy.after_backward(step, gradient, radii, sent.camera.width, sent.camera.height)

@@ -68,16 +68,22 @@ def evaluation_background(config: Config) -> tuple[float, float, float]:
     return _COLORS[config.data.background]
 
 
-def training_images(scene: Scene, config: Config, device: torch.device) -> ImageStore:
-    """The training views' pixels, on the GPU if they fit the budget."""
+def training_images(
+    scene: Scene, config: Config, device: torch.device, often: Sequence[int] | None = None, hosts_ranks: int = 1
+) -> ImageStore:
+    """The training views' pixels, on the GPU if they fit the budget.
+
+    often: those that this process needs again and again; None: all. hosts_ranks: how many share the host's memory.
+    """
     # A random background needs the alpha of every image; a fixed one is mixed in once, while decoding.
     background = None if config.data.background == "random" else evaluation_background(config)
     share = len(scene.train) / (len(scene.train) + len(scene.test))
-    images = _open_images(scene.train, config, background, device, share)
+    images = _open_images(scene.train, config, background, device, share, often, hosts_ranks)
+    asked = len(scene.train if often is None else often)
     if images.transparent and scene.kind != "blender":
         log.warning(
             "%d of %d photos have transparent places: data.background (%s) shows through; to ignore these places, as "
-            "masks do, use --set data.alpha=mask", images.transparent, len(images), config.data.background,
+            "masks do, use --set data.alpha=mask", images.transparent, asked, config.data.background,
         )  # fmt: skip
     return images
 
@@ -93,12 +99,14 @@ def _open_images(
     background: tuple[float, float, float] | None,
     device: torch.device,
     host_share: float,
+    often: Sequence[int] | None = None,
+    hosts_ranks: int = 1,
 ) -> ImageStore:
-    data = config.data
-    host = FREE_SHARE * available_memory() if data.host_budget_gib is None else _bytes_of(data.host_budget_gib)
+    data, free = config.data, FREE_SHARE * available_memory() / hosts_ranks
+    host = free if data.host_budget_gib is None else _bytes_of(data.host_budget_gib)
     return ImageStore(
         views, background=background, device=device, budget_bytes=_bytes_of(data.image_budget_gib),
-        host_budget_bytes=int(host * host_share), threads=data.loader_threads,
+        host_budget_bytes=int(host * host_share), threads=data.loader_threads, often=often,
     )  # fmt: skip
 
 

@@ -273,7 +273,7 @@ class Mcmc:
     def regularize(self, params: dict[str, Parameter]) -> None:
         """See `add_regularization`: for each view of the step."""
         opacity_reg, scale_reg = self.config.opacity_reg, self.config.scale_reg / self.extent
-        views = self.ranks.count
+        views = self.schedule.views
         add_regularization(params, views * opacity_reg, views * scale_reg, self._everywhere)
 
     def prices(self, count: int) -> tuple[float, float]:

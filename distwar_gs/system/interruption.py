@@ -138,6 +138,10 @@ class Interruption:
         """`check` between two steps: with several ranks, what a signal has asked of one becomes known to all."""
         self.check()
 
+    def meet(self) -> None:
+        """`agree`, at once: where ranks wait for each other anyway."""
+        self.check()
+
     @property
     def wants_save(self) -> bool:
         """Whether someone has asked for a checkpoint, and has not got it."""

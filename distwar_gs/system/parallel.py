@@ -30,6 +30,8 @@ class Ranks:
     """The processes of a training: here only this one."""
 
     rank, count = 0, 1
+    here = 1
+    """How many of them are on this host."""
     survivable: tuple[type[Exception], ...] = (torch.OutOfMemoryError,)
     """What a rank may meet in a refinement and go on after, as if it had not been due. Others would not know of it."""
     peers: Peers | None = None
@@ -77,7 +79,7 @@ class Ranks:
         return value
 
     def mean(self, values: Tensor) -> Tensor:
-        """Of the ranks' numbers, each by itself."""
+        """Of the ranks' numbers, each by itself; summed in the order of the ranks."""
         return values
 
     def told(self, value: Value) -> Value:
@@ -95,6 +97,10 @@ class Ranks:
     def exchange(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Of rows [M, ...] the first `sent[0]` go to the first rank, and so on; returns the `received` ones."""
         return rows
+
+    def exchanging(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Callable[[], Tensor]:
+        """As `exchange`, which begins; what came is there when it is called for."""
+        return lambda: rows
 
     def collected(self, rows: Tensor) -> Tensor | None:
         """The rows [M, ...] of all ranks, one behind the other, on the first; None on the others."""
@@ -127,6 +133,7 @@ class Joined(Ranks):
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         self._dist.init_process_group(backend, timeout=TIMEOUT)
         self.rank, self.count = self._dist.get_rank(), self._dist.get_world_size()
+        self.here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = self._dist.TCPStore(host, port, is_master=False, timeout=TIMEOUT)
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -170,10 +177,10 @@ class Joined(Ranks):
 
     def mean(self, values: Tensor) -> Tensor:
         """See Ranks."""
-        values = values / self.count
-        with self._together():
-            self._dist.all_reduce(values)
-        return values
+        flat = values.flatten()
+        parts = torch.nn.functional.pad(flat, (0, -len(flat) % self.count)).view(self.count, -1)
+        ours = self.swap(parts).sum(dim=0)  # an all_reduce would choose the order
+        return (self.everywhere(ours)[: len(flat)] / self.count).view_as(values)
 
     def told(self, value: Value) -> Value:
         """See Ranks."""
@@ -193,6 +200,7 @@ class Joined(Ranks):
 
     def swap(self, slabs: Tensor) -> Tensor:
         """See Ranks."""
+        slabs = slabs.contiguous()
         received = torch.empty_like(slabs)
         with self._together():
             self._dist.all_to_all_single(received, slabs)
@@ -204,6 +212,19 @@ class Joined(Ranks):
         with self._together():
             self._dist.all_to_all_single(came, rows.contiguous(), list(received), list(sent))
         return came
+
+    def exchanging(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Callable[[], Tensor]:
+        """See Ranks."""
+        came, rows = rows.new_empty(sum(received), *rows.shape[1:]), rows.contiguous()
+        with self._together():
+            work = self._dist.all_to_all_single(came, rows, list(received), list(sent), async_op=True)
+
+        def arrived(given: Tensor = rows) -> Tensor:  # which live until then
+            with self._together():
+                work.wait()  # on a GPU its stream waits, not the host
+            return came
+
+        return arrived
 
     def collected(self, rows: Tensor) -> Tensor | None:
         """See Ranks."""

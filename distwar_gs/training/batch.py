@@ -20,5 +20,7 @@ class Batch(NamedTuple):
     """[H, W], what is compared; None: all of it."""
     background: Tensor
     """[3], to render on, and to lay a photo with alpha on."""
+    views: tuple[int, ...] = ()
+    """What all ranks show, in their order, where there are several."""
     together: tuple[Cameras, ...] = ()
     """Of the views of all ranks, in their order, where there are several."""

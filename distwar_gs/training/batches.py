@@ -14,6 +14,7 @@ from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.batch import Batch
 from distwar_gs.training.coarse import CoarsePhotos
 from distwar_gs.training.sampler import ViewSampler
+from distwar_gs.training.shared_photos import SharedPhotos
 from distwar_kernels import Cameras
 
 
@@ -37,7 +38,7 @@ class Batches:
     def __init__(
         self,
         cameras: Sequence[Cameras],
-        images: ImageStore,
+        images: ImageStore | SharedPhotos,
         sampler: ViewSampler,
         background: Tensor,
         generator: torch.Generator | None = None,
@@ -55,16 +56,16 @@ class Batches:
         """The next view, as large as it is to be where this share of the run is over; later ones are read meanwhile.
         DataError for a photo that is read only now."""
         index = self._unmade = self._sampler.next()
-        photo, background = self.images[index], self._background()
-        self.images.prefetch(self._sampler.upcoming())
-        together = tuple(self.cameras[view] for view in self._sampler.shown) if self._ranks.count > 1 else ()
-        batch = Batch(index, self.cameras[index], photo, self.images.mask(index), background, together)
+        (photo, mask), background = self._pixels(index), self._background()
+        views = tuple(self._sampler.shown) if self._ranks.count > 1 else ()
+        together = tuple(self.cameras[view] for view in views)
+        batch = Batch(index, self.cameras[index], photo, mask, background, views, together)
         return self._coarse.at(batch, share) if self._coarse else batch
 
     def one(self, index: int) -> Batch:
         """A view out of turn, on the colour that test views have."""
-        photo = self.images[index]
-        return Batch(index, self.cameras[index], photo, self.images.mask(index), self.background)
+        photo, mask = self._alone(index)
+        return Batch(index, self.cameras[index], photo, mask, self.background)
 
     def made(self) -> None:
         """The step of the last view has been made."""
@@ -76,6 +77,19 @@ class Batches:
             self._sampler.put_back(self._unmade)
             self._unmade = None
 
+    def _pixels(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """The photo of the view that is shown now, and its mask."""
+        if isinstance(self.images, SharedPhotos):
+            return self.images.of_step(self._sampler.shown, self._sampler.upcoming_of_all())
+        photo = self.images[index]
+        self.images.prefetch(self._sampler.upcoming())
+        return photo, self.images.mask(index)
+
+    def _alone(self, index: int) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.images, SharedPhotos):
+            return self.images.alone(index)
+        return self.images[index], self.images.mask(index)
+
     def _background(self) -> Tensor:
         if self._generator is None:
             return self.background
@@ -86,7 +100,7 @@ class Batches:
 def batches_of(
     config: Config,
     cameras: Sequence[Cameras],
-    images: ImageStore,
+    images: ImageStore | SharedPhotos,
     sampler: ViewSampler,
     generator: torch.Generator,
     ranks: Ranks = ALONE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,18 +44,30 @@ class Histogram:
 
 def histogram(values: Tensor, low: float, high: float) -> Histogram:
     """Of finite values, in 64 even buckets; what lies beyond the bounds is counted at them. Waits for the device."""
+    limits = [low + (high - low) * (index + 1) / _BINS for index in range(_BINS)]
+    if not values.numel():
+        return Histogram(math.inf, -math.inf, 0, 0.0, 0.0, limits, [0.0] * _BINS)
     values = values.detach().flatten().float().clamp(low, high)
     buckets = ((values - low) * (_BINS / (high - low))).long().clamp_max(_BINS - 1)
     counts = torch.bincount(buckets, minlength=_BINS)  # unlike histc the same at every run, also on a GPU
     stats = torch.stack([values.min(), values.max(), values.double().sum(), values.double().square().sum()])
     least, most, total, squares, *counted = torch.cat([stats.double(), counts.double()]).tolist()
-    limits = [low + (high - low) * (index + 1) / _BINS for index in range(_BINS)]
     return Histogram(least, most, values.numel(), total, squares, limits, counted)
+
+
+def merged(parts: Sequence[Histogram]) -> Histogram:
+    """Of the values of all parts, whose buckets are the same."""
+    return Histogram(
+        min(part.min for part in parts), max(part.max for part in parts), sum(part.num for part in parts),
+        math.fsum(part.sum for part in parts), math.fsum(part.sum_squares for part in parts), parts[0].bucket_limits,
+        [sum(counts) for counts in zip(*(part.bucket_counts for part in parts), strict=True)],
+    )  # fmt: skip
 
 
 class Distributions:
     """A hook: now and then and after the last step, histograms of opacities, sizes and gradients, and the atomic
     additions of a view under each reduction. It changes nothing in the run, and the clock of the training stands still.
+    Several ranks all have it: histograms are of the Gaussians of all, and views are drawn by one process only.
 
     With lazy Adam, Gaussians that no view has shown lately are seen as they were then.
     """
@@ -73,17 +86,18 @@ class Distributions:
         """Waits for the device. Where its memory does not suffice, nothing is told: the run may still fit."""
         with self._monitor.paused():
             try:
-                found, scalars = histograms(state), traffic_scalars(state, self._camera)
-            except torch.OutOfMemoryError:
+                found, scalars = histograms(state), {}
+                if state.ranks.count == 1:
+                    scalars = traffic_scalars(state, self._camera)
+            except state.ranks.survivable:
                 log.info("step %d: no histograms, as the memory of the GPU does not suffice", step)
             else:
                 self._monitor.distributed(step, found, scalars)
 
 
 def distributions_of(monitor: Monitor, config: Config, scene: Scene, state: TrainingState) -> list[Distributions]:
-    """The hook of a run, with its first test view; none where nobody would see what it finds, nor for several ranks, of
-    which it would find one's."""
-    if not (config.log.tensorboard or config.log.report) or state.ranks.count > 1:
+    """The hook of a run, with its first test view; none where nobody would see what it finds, on any rank."""
+    if not state.ranks.any(config.log.tensorboard or config.log.report):
         return []
     camera = camera_of((scene.test or scene.train)[0], state.device)
     return [Distributions(monitor, EVERY * config.log.every, state, camera)]
@@ -102,7 +116,8 @@ def histograms(state: TrainingState) -> dict[str, Histogram]:
     if "exp_avg" in moments:
         lengths = moments["exp_avg"].norm(dim=1).clamp_min(1e-20).log10()
         found["gaussians/log10_position_gradient"] = histogram(lengths, -14.0, 0.0)
-    return found
+    every = state.ranks.gathered(found)
+    return {name: merged([one[name] for one in every]) for name in found}
 
 
 @torch.no_grad()

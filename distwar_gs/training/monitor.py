@@ -31,6 +31,7 @@ from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.system.terminal import LossyStream, PrintableFormatter, printable, reason_of
 from distwar_gs.training.curve_file import CurveFile
 from distwar_gs.training.hparams import session
+from distwar_gs.training.split import showing
 from distwar_kernels import Reduction, TuningRound
 
 log = logging.getLogger(__name__)
@@ -160,8 +161,9 @@ class Monitor:
     def __init__(
         self, folder: Path, config: Config, device: torch.device, first_step: int, elapsed: float, ranks: Ranks = ALONE
     ) -> None:
-        """Begin at `first_step` - 1 steps done in `elapsed` seconds; a step counts for each of the ranks."""
+        """Begin at `first_step` - 1 steps done in `elapsed` seconds, all ranks' together."""
         self._every, self._device, self._ranks = config.log.every, device, ranks
+        self._views = showing(config, ranks).count
         self._writer: SummaryWriter | None = None
         self._open_writer(folder, config, first_step)
         self._curves = CurveFile(folder, first_step) if config.log.report else None
@@ -189,7 +191,7 @@ class Monitor:
 
     def is_published(self, step: int) -> bool:
         """Whether scalars are written at this step."""
-        return step % self._every < self._ranks.count
+        return step % self._every < self._views
 
     def record(self, scalars: Mapping[str, Tensor]) -> None:
         """Adds one step's scalars, still on the device, to the running means."""
@@ -198,7 +200,7 @@ class Monitor:
         else:
             self._sums = {name: value.clone() for name, value in scalars.items()}
         self._steps += 1
-        self._bar.update(self._ranks.count)
+        self._bar.update(self._views)
 
     def rewind(self, step: int) -> None:
         """The run is back at an earlier step: what was recorded since is forgotten."""
@@ -214,7 +216,7 @@ class Monitor:
         """Writes the means since the last time, the parts of this step's time, and the given scalars."""
         averages = self._ranks.mean(torch.stack(list(self._sums.values())) / self._steps)
         means = dict(zip(self._sums, averages.tolist(), strict=True))
-        seconds = (self.elapsed() - self._published) / (self._steps * self._ranks.count)
+        seconds = (self.elapsed() - self._published) / (self._steps * self._views)
         times = {"time/iteration_ms": seconds * 1e3, "time/steps_per_second": 1.0 / seconds}
         times |= {f"time/{part}_ms": ms for part, ms in timer.milliseconds().items()}
         self._sums, self._steps, self._published = {}, 0, self.elapsed()

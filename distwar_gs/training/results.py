@@ -12,6 +12,7 @@ from distwar_datasets import Scene, View
 from distwar_datasets.errors import printable
 from distwar_datasets.pixels.images import ImageStore
 from distwar_gs.adjust.aligning import Aligner
+from distwar_gs.engines.communication import Communication
 from distwar_gs.evaluation.metrics import Evaluation, append_metrics, data_protocol, evaluate, is_measured
 from distwar_gs.formats.export import as_reloaded, save_ply
 from distwar_gs.formats.sky import save_sky
@@ -178,8 +179,11 @@ class Results:
         return {"reduction/atomics_per_view": fmean(one.atomics(reduction) for one in traffic)}
 
 
-def say_what_was_lost(state: TrainingState, rounds: Sequence[TuningRound], seconds: float) -> None:
-    """At the end of a session of so many seconds: the time that measuring reductions took, and skipped steps."""
+def say_what_was_lost(
+    state: TrainingState, rounds: Sequence[TuningRound], seconds: float, communication: Communication
+) -> None:
+    """At the end of a session of so many seconds: the time that measuring reductions took, skipped steps, and what
+    ranks spent in exchanges."""
     if rounds:
         tuning = sum(outcome.cost_ms for outcome in rounds) / 1e3
         share = 100 * tuning / seconds
@@ -187,6 +191,8 @@ def say_what_was_lost(state: TrainingState, rounds: Sequence[TuningRound], secon
     if state.engine.skipped:
         skipped = state.engine.skipped
         log.info("%d of %d steps changed nothing: their views outgrew their buffers", skipped, state.step)
+    if words := communication.words():
+        log.info("%s", words)
 
 
 def _side_by_side(render8: Tensor, photo: Tensor) -> Tensor:

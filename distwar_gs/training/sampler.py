@@ -33,6 +33,10 @@ class ViewSampler:
         """This rank's of what `next` will return, as far as it is decided: to the end of this round."""
         return self._order[::-1][self._ranks.rank :: self._ranks.count]
 
+    def upcoming_of_all(self) -> list[int]:
+        """The same of all ranks, in the order in which they are shown."""
+        return self._order[::-1]
+
     def _pop(self) -> int:
         if not self._order:
             self._order = torch.randperm(self._count, generator=self._generator).tolist()

@@ -36,6 +36,7 @@ from distwar_gs.system.parallel import ALONE, Ranks
 from distwar_gs.training.batches import StepResult
 from distwar_gs.training.depths import Depths, make_depths
 from distwar_gs.training.sampler import ViewSampler, is_order
+from distwar_gs.training.split import showing
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +63,13 @@ class TrainingState:
     params: dict[str, Parameter]
     """The Gaussians (distwar_gs.gaussians.model); of several ranks, those of this one."""
     ranks: Ranks = ALONE
-    """The processes that train this model: at a step each shows a view."""
+    """The processes that train this model: at a step each shows a view, or a part of one (train.split)."""
     adjustments: list[Adjustment] = field(default_factory=list)
     """What is learned beside them."""
     depths: Depths | None = None
     """What is known of depth beside the photos."""
     step: int = 0
-    """Steps made; where several ranks make one, it counts for each."""
+    """Steps made; one that shows several views counts as so many."""
     elapsed: float = 0.0
     """Seconds of training after these steps, over all sessions; evaluating and saving are not in them."""
     is_over: bool = False
@@ -216,15 +217,16 @@ def _shared(
     scene: Scene, config: Config, settings: RenderSettings, device: torch.device, ranks: Ranks
 ) -> dict[str, Any]:
     """The fields that both beginnings have in common."""
-    generators, adjustments = make_generators(config.train.seed, device), make_adjustments(config, scene, device)
+    generators, shown = make_generators(config.train.seed, device), showing(config, ranks)
+    adjustments = make_adjustments(config, scene, device)
     sky = next((one for one in adjustments if isinstance(one, Sky)), None)
     return {
-        "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds, ranks.count),
+        "config": config, "schedule": Schedule(config.train.iterations, config.train.seconds, shown.count),
         "settings": replace(settings, environment=sky.environment) if sky else settings, "device": device,
         "ranks": ranks, "extent": scene.extent, "shown": showing_share(scene),
         "look": look_at_views(cameras_of(scene.train, device), settings, ranks),
         "cap": cap_of(config, settings.rasterizer, scene.train, device, ranks),
-        "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"], ranks),
+        "generators": generators, "sampler": ViewSampler(len(scene.train), generators["host"], shown),
         "adjustments": adjustments, "depths": make_depths(config, scene, device),
     }  # fmt: skip
 

@@ -5,6 +5,8 @@ import logging
 import torch
 from torch import Tensor
 
+from distwar_gs.adjust.sharing import step_together
+from distwar_gs.engines.base import Rendered
 from distwar_gs.engines.timing import StepTimer
 from distwar_gs.evaluation.losses import photometric_gradients
 from distwar_gs.gaussians.model import sh_degree_of
@@ -35,12 +37,11 @@ def refine(state: TrainingState) -> None:
 
 
 def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResult:
-    """One image, on each rank: render, compare, differentiate, update."""
+    """One image, on each rank or on all together: render, compare, differentiate, update."""
     step, weight = state.step + state.views, state.config.optim.lambda_dssim
-    rates, camera = _set_rates(state, step), _adjusted_camera(state, batch)
-    depths = state.depths if state.depths and state.depths.has(batch.view, batch.camera) else None
+    rates, (camera, together) = _set_rates(state, step), _adjusted_cameras(state, batch)
     rendered = state.engine.forward(
-        step, camera, state.sh_degree(step), batch.background, *batch.together, with_depth=depths is not None
+        step, camera, state.sh_degree(step), batch.background, *together, with_depth=_shows_depth(state, batch)
     )
     image = _adjusted_image(state, batch, rendered.image)
     timer.mark("forward")
@@ -49,11 +50,10 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
         image, batch.photo, weight, batch.background, batch.mask, with_errors=scored
     )
     _adjust_backward(state, gradients)
-    if depths and (depth := rendered.depth):
-        gradients["depth"] = depths.gradient(batch.view, *depth, state.schedule.share(step))
+    _compare_depth(state, batch, rendered, gradients)
     timer.mark("loss")
     state.engine.update(rendered, gradients, timer)
-    _adjust_step(state, step)
+    _adjust_step(state, batch, step)
     image = image.detach()
     del rendered  # its buffers, and the graph
     state.strategy.perturb(step, state.params, rates["means"], state.generators["device"])
@@ -62,11 +62,30 @@ def train_step(state: TrainingState, batch: Batch, timer: StepTimer) -> StepResu
     return StepResult(batch, image, losses, rates, timer)
 
 
-def _adjusted_camera(state: TrainingState, batch: Batch) -> Cameras:
-    camera = batch.camera
+def _adjusted_cameras(state: TrainingState, batch: Batch) -> tuple[Cameras, list[Cameras]]:
+    """Of this rank's view, and of those of all; adjustments bear in mind the one that they were asked for last."""
+    together = [_adjusted(state, *one) for one in zip(batch.views, batch.together, strict=True)]
+    return _adjusted(state, batch.view, batch.camera), together
+
+
+def _adjusted(state: TrainingState, view: int, camera: Cameras) -> Cameras:
     for adjustment in state.adjustments:
-        camera = adjustment.camera(batch.view, camera)
+        camera = adjustment.camera(view, camera)
     return camera
+
+
+def _shows_depth(state: TrainingState, batch: Batch) -> bool:
+    """Whether anything is known of the depth of a view of this step: all ranks exchange the same."""
+    own = ((batch.view, batch.camera),)
+    views = zip(batch.views, batch.together, strict=True) if batch.views else own
+    return state.depths is not None and any(state.depths.has(*one) for one in views)
+
+
+def _compare_depth(state: TrainingState, batch: Batch, rendered: Rendered, gradients: dict[str, Tensor]) -> None:
+    """Adds the gradient of the depth where something is known of it in this view."""
+    depths = state.depths if state.depths and state.depths.has(batch.view, batch.camera) else None
+    if depths and (depth := rendered.depth):
+        gradients["depth"] = depths.gradient(batch.view, *depth, state.schedule.share(state.step + state.views))
 
 
 def _adjusted_image(state: TrainingState, batch: Batch, image: Tensor) -> Tensor:
@@ -82,10 +101,14 @@ def _adjust_backward(state: TrainingState, gradients: dict[str, Tensor]) -> None
         gradients["image"] = adjustment.backward(gradients["image"])
 
 
-def _adjust_step(state: TrainingState, step: int) -> None:
+def _adjust_step(state: TrainingState, batch: Batch, step: int) -> None:
     """The adjustments take their step: those of cameras have their gradients only now."""
+    share = state.schedule.share(step)
+    if state.ranks.count > 1:
+        step_together(state.adjustments, batch.views or (batch.view,), state.ranks, share)
+        return
     for adjustment in state.adjustments:
-        adjustment.step(state.schedule.share(step))
+        adjustment.step(share)
 
 
 def _set_rates(state: TrainingState, step: int) -> dict[str, float]:

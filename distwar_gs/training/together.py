@@ -12,7 +12,7 @@ import numpy as np
 
 from distwar_datasets import Scene
 from distwar_gs.config import Config, ConfigError, with_values
-from distwar_gs.engines.sharded_fused import AGREE_EVERY
+from distwar_gs.engines.agreed import AGREE_EVERY
 from distwar_gs.system.interruption import Interruption
 from distwar_gs.system.parallel import Ranks
 from distwar_gs.training.monitor import Monitor, setup_logging
@@ -22,18 +22,10 @@ from distwar_gs.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 REFUSED = {
-    "train.seconds": (lambda value: value is not None, "their clocks differ: give --iterations"),
-    "train.deterministic": (bool, "train with one process for that"),
     "optim.adam": (lambda value: value == "visible", "leave it at lazy, or set dense"),
-    "reduction.strategy": (lambda value: value == "auto", "name one: sw_t is the default"),
-    "appearance.model": (lambda value: value != "none", "train with one process for that"),
+    "appearance.model": (lambda value: value not in ("none", "exposure", "bilateral"), "use one of these"),
     "data.background": (lambda value: value == "learned", "give black, white or random, or train with one process"),
-    "poses.refine": (bool, "train with one process for that"),
-    "depth.weight": (lambda value: value > 0, "train with one process for that"),
-    "depth.maps": (lambda value: value is not None, "train with one process for that"),
     "depth.normals": (lambda value: value is not None, "train with one process for that"),
-    "log.viewer": (lambda value: value is not None, "watch the saved models instead"),
-    "log.timelapse": (lambda value: value is not None, "train with one process for that"),
 }
 """Settings that several ranks do not have yet, by when they are refused and what to do."""
 
@@ -61,8 +53,6 @@ def open_folder(config: Config, ranks: Ranks) -> RunFolder:
         folder = NotOurs(path)
         logging.disable(logging.CRITICAL)
     ranks.told(None)  # from here on it is there
-    if ranks.count > 1:
-        log.info("%d ranks train this model: a step shows %d views, and counts as so many", ranks.count, ranks.count)
     return folder
 
 
@@ -84,11 +74,13 @@ class NotOurs(RunFolder):
 class SharedFiles(RunFiles):
     """The files of a run, which the first rank writes."""
 
-    def __init__(self, ranks: Ranks, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray) -> None:
-        """See RunFiles; no poses are learned."""
-        self._ranks, self._refined = ranks, None
+    def __init__(
+        self, ranks: Ranks, run_folder: RunFolder, config: Config, scene: Scene, origin: np.ndarray, refined: Refined
+    ) -> None:
+        """See RunFiles."""
+        self._ranks = ranks
         if ranks.leads:
-            super().__init__(run_folder, config, scene, origin)
+            super().__init__(run_folder, config, scene, origin, refined)
         else:
             self.run_folder, self.folder, self.unwritten = run_folder, run_folder.path, None
 
@@ -105,7 +97,7 @@ def files_of(
     """Those of this rank; `refined` as for RunFiles."""
     if ranks.count == 1:
         return RunFiles(run_folder, config, scene, origin, refined)
-    return SharedFiles(ranks, run_folder, config, scene, origin)
+    return SharedFiles(ranks, run_folder, config, scene, origin, refined)
 
 
 class SharedInterruption(Interruption):
@@ -139,6 +131,11 @@ class SharedInterruption(Interruption):
             self._ask()
         self.check()
 
+    def meet(self) -> None:
+        """See Interruption."""
+        self._ask()
+        self.check()
+
     def _ask(self) -> None:
         own = (self.signal or 0) + _SAVE * self._save_asked
         self._save_asked = False
@@ -152,6 +149,11 @@ class SharedInterruption(Interruption):
 _SAVE = 1000  # beyond all signals
 
 
-def interruption_of(ranks: Ranks, device: str) -> Interruption:
-    """What asks a run to end; on a GPU ranks agree seldom, since steps are short there."""
-    return Interruption() if ranks.count == 1 else SharedInterruption(ranks, AGREE_EVERY if device == "cuda" else 1)
+def interruption_of(ranks: Ranks, every: int) -> Interruption:
+    """What asks a run to end; `every`: as for SharedInterruption."""
+    return Interruption() if ranks.count == 1 else SharedInterruption(ranks, every)
+
+
+def agreed_every(device: str) -> int:
+    """At which steps hosts agree on what is not the devices': on a GPU seldom, since steps are short there."""
+    return AGREE_EVERY if device == "cuda" else 1

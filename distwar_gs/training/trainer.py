@@ -12,16 +12,18 @@ from distwar_datasets import DataError
 from distwar_gs.checkpoints.fingerprint import scene_fingerprint
 from distwar_gs.checkpoints.resume import resumed
 from distwar_gs.config import Config
+from distwar_gs.engines.communication import Communication
 from distwar_gs.formats.origins import export_origin
 from distwar_gs.gaussians.start import find_start
 from distwar_gs.rendering.near_plane import with_near_plane
 from distwar_gs.rendering.renderer import load_kernels, render_settings
-from distwar_gs.rendering.views import cameras_of, measured_images, open_scene, training_images
+from distwar_gs.rendering.views import cameras_of, measured_images, open_scene
 from distwar_gs.system.devices import resolve_device
 from distwar_gs.system.errors import TrainingError
 from distwar_gs.system.interruption import StoppedError
 from distwar_gs.system.parallel import join
 from distwar_gs.training.batches import batches_of
+from distwar_gs.training.clock import clock_of
 from distwar_gs.training.distributions import distributions_of
 from distwar_gs.training.health import Health
 from distwar_gs.training.hooks import Curves, Hook, LostFolder
@@ -29,9 +31,11 @@ from distwar_gs.training.limits import limits_of
 from distwar_gs.training.monitor import Monitor
 from distwar_gs.training.results import Results, say_what_was_lost
 from distwar_gs.training.saving import Checkpoints
+from distwar_gs.training.shared_photos import photos_of
+from distwar_gs.training.split import showing, with_split
 from distwar_gs.training.state import PARTS, TrainingState, check_reduction
 from distwar_gs.training.step import refine, say_coverage, train_step
-from distwar_gs.training.together import files_of, interruption_of, open_folder, own_config
+from distwar_gs.training.together import agreed_every, files_of, interruption_of, open_folder, own_config
 
 log = logging.getLogger(__name__)
 
@@ -52,19 +56,25 @@ class Trainer:
         self.fingerprint = scene_fingerprint(scene)  # while the files of the scene are there
         run = (self.fingerprint, scene.source, device, ranks)
         self._resumed_from, saved, config = resumed(self.folder, config, PARTS, *run)
-        self.config = config = with_near_plane(config, scene, saved.config if saved else {})
+        config = with_split(with_near_plane(config, scene, saved.config if saved else {}), scene, ranks)
+        self.config = config
         if not saved and config.model.init_ply:
             find_start(config.model.init_ply)  # what cannot be used is said before the images are decoded
         settings = render_settings(config, scene.extent, device)
         load_kernels(settings, device)  # so that no step has to build them
         self.tuner = kernels.tuner_of(device)
         self.tuner.reset()  # what an earlier run in this process measured was another scene's
-        cameras, images = cameras_of(scene.train, device), training_images(scene, config, device)
-        self.test_images = measured_images(scene.test, config, len(scene.test) / (len(scene.train) + len(scene.test)))
+        cameras, images = cameras_of(scene.train, device), photos_of(scene, config, device, ranks)
+        measured = scene.test if ranks.leads else ()
+        self.test_images = measured_images(measured, config, len(scene.test) / (len(scene.train) + len(scene.test)))
         parts = (scene, config, settings, device, ranks)
         self.state = TrainingState.from_checkpoint(saved, *parts) if saved else TrainingState.from_points(*parts)
-        self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], ranks)
-        self.interruption = interruption_of(ranks, device.type)
+        shown = showing(config, ranks)
+        self.batches = batches_of(config, cameras, images, self.state.sampler, self.state.generators["host"], shown)
+        self.agreed_every = agreed_every(device.type)
+        self.interruption = interruption_of(ranks, self.agreed_every)
+        self.communication = Communication(ranks, device)
+        self.training_clock = clock_of(ranks, config.train.seconds, self.agreed_every)
         self._first_step = self.state.step + self.state.views
         self.extra_hooks = list(hooks)  # to which more may be added before `run`
 
@@ -83,7 +93,7 @@ class Trainer:
             self.open()
             with self.interruption:
                 code = self._train_or_stop()
-            say_what_was_lost(self.state, self.tuner.rounds, self.monitor.elapsed())
+            say_what_was_lost(self.state, self.tuner.rounds, self.monitor.elapsed(), self.communication)
         self.ranks.leave()
         if self.files.unwritten and code == 0:
             raise TrainingError(f"{self.files.unwritten}. All steps are done: --resume auto makes what is missing")
@@ -160,7 +170,7 @@ class Trainer:
     def train_step(self, step: int) -> None:
         """The density control that the last step made due, the next view, a step."""
         state, monitor = self.state, self.monitor
-        state.schedule.begin(step, monitor.elapsed())
+        state.schedule.begin(step, self.training_clock.begins(monitor.elapsed()))
         timer = monitor.timer(step)
         refine(state)
         timer.mark("densify")
@@ -168,13 +178,17 @@ class Trainer:
         timer.mark("data")
         if step == self._first_step:
             say_coverage(state, batch, self.scene.train[batch.view].name)
+        if is_timed := self.ranks.count > 1 and monitor.is_published(step):
+            self.communication.begin()
         state.made = train_step(state, batch, timer)
+        if is_timed:
+            self.communication.end()
         self.batches.made()
 
     def _follow(self, step: int) -> None:
         """What is due after a step, unless health sends the run back to an earlier one."""
         state = self.state
-        state.note_time(self.monitor.elapsed())
+        state.note_time(self.training_clock.ends(self.monitor.elapsed()))
         self.files.unwritten = None
         for hook in self.hooks:
             if state.step == step and hook.is_due(step):

@@ -2,6 +2,7 @@
 
 A frame is rendered after some steps (`Engine.look`, which changes nothing) and kept as a picture in the run folder, so
 that a run which is stopped and resumed goes on with its film; after the last step the pictures become the film and go.
+Several ranks look together, and the first one keeps the pictures.
 Whatever fails costs frames or the film, and one line in the log, never the run.
 """
 
@@ -89,7 +90,7 @@ class Timelapse:
                 self._attempt(f"frame {frame}", lambda: self._film(frame, step, state))
                 self._next = frame + 1
             self._wake = self._step_of(self._first(step))
-            if state.is_over:
+            if state.is_over and state.ranks.leads:
                 self._attempt("film", self._finish)
 
     # ----------------------------------------------------------------------------------------------- when and where
@@ -102,9 +103,10 @@ class Timelapse:
         """The next frame to take. Those of an earlier session's steps are in the folder; what lies there from later
         ones, or from another run, goes."""
         if self._next is None:
-            self._next = self._reached(step - 1) + 1 if step > 1 else 0
+            before = step - self._run.state.views
+            self._next = self._reached(before) + 1 if before > 0 else 0
             for frame, file in self._kept().items():
-                if frame >= self._next:
+                if frame >= self._next and self._run.ranks.leads:
                     file.unlink(missing_ok=True)
         return self._next
 
@@ -129,6 +131,8 @@ class Timelapse:
     def _film(self, frame: int, step: int, state: TrainingState) -> None:
         camera, background = camera_of(self._views[frame], state.device), self._run.batches.background
         pixels = to_8bit(state.engine.look(step, camera, state.sh_degree(step), background).colors[0])
+        if not state.ranks.leads:
+            return
         content = io.BytesIO()
         Image.fromarray(pixels.cpu().numpy()).save(content, "JPEG", quality=_QUALITY, subsampling=0)
         with durable_write(self._folder / f"{frame:06d}_of_{len(self._shares)}.jpg") as file:
@@ -160,6 +164,8 @@ class Timelapse:
         except StoppedError:
             raise
         except Exception as error:  # also what the device says
+            if self._run.ranks.count > 1 and isinstance(error, RuntimeError):
+                raise  # the other ranks would wait for this one
             if isinstance(error, torch.OutOfMemoryError):
                 torch.cuda.empty_cache()
             if what == "film" or not self._has_complained:

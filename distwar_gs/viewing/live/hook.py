@@ -32,7 +32,8 @@ LONELY_S = 30.0
 """A paused run goes on when no page has been open for so long."""
 MOST_POINTS = 600
 """Of the curves; beyond, every second one goes."""
-_HEARTBEAT_S = 0.25  # between two looks at signals while the run is paused; between two news of it
+HEARTBEAT_S = 0.25
+"""Between two looks at signals while the run is paused; between two news of it."""
 
 
 def serve_page(subject: Subject, desk: Desk, server: Server, site: Site, background: Tensor, told: dict[str, Any], *,
@@ -78,7 +79,7 @@ class LiveViewer:
     def __init__(self, config: Config) -> None:
         """Binds the port. Raises ConfigError where that cannot be done."""
         self._desk = Desk(config.log.viewer_fps)
-        self._server = Server(config.log.viewer_host, config.log.viewer or 0, self._desk)
+        self._server = self._make_server(config)
         self._every = config.log.every
         self._is_paused, self._steps_left = False, 0
         self._points: list[list[float]] = []
@@ -93,11 +94,14 @@ class LiveViewer:
         """Of the page."""
         return self._server
 
+    def _make_server(self, config: Config) -> Server:
+        return Server(config.log.viewer_host, config.log.viewer or 0, self._desk)
+
     def watch(self, run: Trainer) -> None:
         """Serves pages from now on; pictures come when the run is under way."""
         self._run, config = run, run.config
         self._background = run.batches.background
-        self._subject = InTraining(run.state, self._background)
+        self._subject: Subject = InTraining(run.state, self._background)
         self._site = Site(run.scene, run.folder, run.origin, evaluation_background(config), is_live=True)
         self._server.start(self._site)
 
@@ -172,7 +176,7 @@ class LiveViewer:
                 self._run.interruption.check()
                 if self._run.interruption.wants_save:
                     self._run.checkpoints.after_step(step, state)
-                self._desk.wait(_HEARTBEAT_S)
+                self._desk.wait(HEARTBEAT_S)
                 self._obey()
                 self._show(others_wait=False)
                 seen = time.monotonic() if self._server.has_pages else seen
@@ -203,7 +207,7 @@ class LiveViewer:
 
     def _tell(self, *, at_once: bool = False) -> None:
         now = time.monotonic()
-        if not self._server.has_pages or (not at_once and now - self._told < _HEARTBEAT_S):
+        if not self._server.has_pages or (not at_once and now - self._told < HEARTBEAT_S):
             return
         self._told = now
         self._site.folder = self._run.folder  # which may be another one, if it was lost
