@@ -85,7 +85,7 @@ class ShardedFusedEngine:
     ) -> ShardedFusedRendered:  # fmt: skip
         """See distwar_gs.engines.base.Engine; without depth. Waits for the device once, to size its buffers."""
         is_first = self._largest == 0
-        self._agree(max(one.width * one.height for one in together))
+        self._agree(max(one.width * one.height for one in together), self._most_splats(together))
         options = self.settings.draw_options(sh_degree, background)
         return self._render(step, together, options, self.sizes, self._capacity, is_whole=is_first)
 
@@ -119,7 +119,7 @@ class ShardedFusedEngine:
         if with_depth:
             raise ValueError("several ranks do not blend depths: render the saved model with one process")
         together, options = cameras_of_all(self.ranks, camera), self.settings.draw_options(sh_degree, background)
-        capacity = max(self.ranks.numbers(len(self.params["means"])))
+        capacity = max(self.ranks.numbers(self._most_splats(together)))
         seen = self._render(step, together, options, BufferSizes(), capacity, is_whole=True)
         return Rendering(seen.image[None], 1.0 - seen.blend.transmittances[None, ..., None], None, None)
 
@@ -133,7 +133,11 @@ class ShardedFusedEngine:
 
     # ------------------------------------------------------------------------------------------------ inside
 
-    def _agree(self, pixels: int) -> None:
+    def _most_splats(self, cameras: Sequence[Cameras]) -> int:
+        """That this rank's Gaussians can have in one of these views."""
+        return len(self.params["means"]) * max(camera.lens.most_splats for camera in cameras)
+
+    def _agree(self, pixels: int, most: int) -> None:
         """On the capacity of slabs, where that is due: at the same steps on all ranks."""
         if pixels > self._largest:
             if self._largest:
@@ -141,7 +145,7 @@ class ShardedFusedEngine:
             self._largest, self._until_agreed = pixels, 0
         if self._until_agreed == 0:
             self._until_agreed = AGREE_EVERY if self._capacity else 1  # after the first step more is known
-            self._capacity = max(self.ranks.numbers(self.sizes.capacities(len(self.params["means"]))[0]))
+            self._capacity = max(self.ranks.numbers(self.sizes.capacities(most)[0]))
         self._until_agreed -= 1
 
     def _render(
@@ -159,7 +163,7 @@ class ShardedFusedEngine:
         slabs[:, -1] = 0.0
         depths = splats[:, _DEPTH].clone()
         splats[:, _DEPTH] = 0.0
-        camera, gaussians = together[self.ranks.rank], len(parameters[0])
+        camera, gaussians = together[self.ranks.rank], self._most_splats(together)
         while True:
             held = (capacity, sizes.capacities(gaussians)[1])
             image, blend = joint.blend(splats, depths, camera, options, held[1])
