@@ -11,9 +11,10 @@ struct Unified {
 
     __device__ bool sees(Vec3 p) const {
         const float rho2 = p.x * p.x + p.y * p.y, square = beta() * rho2 + p.z * p.z;
-        const float weight = alpha() * sqrtf(fmaxf(square, 0.0f)) + (1.0f - alpha()) * p.z;
+        const float d = sqrtf(fmaxf(square, 0.0f)), weight = alpha() * d + (1.0f - alpha()) * p.z;
         const float reach = __ldg(numbers + 6) * weight;
-        return square > 0.0f && weight > kLeastWeight * sqrtf(dot(p, p)) && rho2 <= reach * reach;
+        return square > 0.0f && weight > kLeastWeight * sqrtf(dot(p, p)) && alpha() * p.z > (alpha() - 1.0f) * d &&
+               rho2 <= reach * reach;
     }
 
     __device__ float2 project(Vec3 p) const {

@@ -38,11 +38,12 @@ def _jacobian(xy: Tensor, z: Tensor, intrinsics: Tensor, width: int, height: int
 
 
 def _sees(xy: Tensor, z: Tensor, intrinsics: Tensor) -> Tensor:
-    """Where the denominator is positive and the image not farther out than the reach."""
-    beta, reach = intrinsics[:, None, 5], intrinsics[:, None, 6]
-    *_, weight = _parts(xy, z, intrinsics)
+    """Where the image does not fold (alpha above 1/2), the denominator is positive, and it is not beyond the reach."""
+    reach = intrinsics[:, None, 6]
+    alpha, beta, d, weight = _parts(xy, z, intrinsics)
     rho2 = xy.square().sum(-1)
     is_real = (beta * rho2 + z.square() > 0) & (weight > LEAST_WEIGHT * along_ray(xy, z))
+    is_real = is_real & (alpha * z > -(1 - alpha) * d)
     return is_real & (rho2 <= (reach * weight).square())
 
 
