@@ -128,7 +128,9 @@ def full_after(size: int) -> None:
 
 @pytest.mark.parametrize(("size", "words"), [(500, ".distwar_cache"), (15_000, "checkpoints/step_2.pt")])
 def test_a_full_disk(distorted, home, tmp_path, size, words):
-    started = program("train.py", "-s", distorted, "-m", tmp_path / "run", *UNDISTORTED, prepare=lambda: full_after(size))
+    started = program(
+        "train.py", "-s", distorted, "-m", tmp_path / "run", *UNDISTORTED, prepare=lambda: full_after(size)
+    )
     last = ended(started, code=1).splitlines()[-1]
     assert last.startswith("error: ") and words in last and "free" in last
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".making-") or path.suffix == ".tmp"]
