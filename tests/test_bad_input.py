@@ -738,7 +738,7 @@ def cameras_json_without_rotations(bench):
     return along(bench, "path.json", [{"position": [0, 0, 0]}])
 
 
-@bad(RENDERING, "path.json: `camera_type` is 'equirectangular'; only perspective", "change it to perspective")
+@bad(RENDERING, "path.json: `camera_type` is 'equirectangular'; only perspective", "with --lens")
 def nerfstudio_path_of_a_panorama(bench):
     return along(bench, "path.json", {"camera_type": "equirectangular", "camera_path": []})
 

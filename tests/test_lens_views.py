@@ -91,7 +91,18 @@ def test_flags_of_a_lens_need_one(capsys):
 
 @pytest.mark.usefixtures("in_process")
 def test_stills_and_a_film(demo_run, tmp_path):
-    flags = "--lens equirectangular --height 40 --path ellipse --frames 3 --show color,depth".split()
+    flags = [
+        "--lens",
+        "equirectangular",
+        "--height",
+        "40",
+        "--path",
+        "ellipse",
+        "--frames",
+        "3",
+        "--show",
+        "color,depth",
+    ]
     args = render_args([str(demo_run.folder), *flags, "--device", "cpu", "--out", str(tmp_path)])
     pictures = ModelPictures(args)
     pictures.render_stills()
