@@ -89,9 +89,12 @@ def test_ranks_share_the_order_of_one_process_out():
 # ------------------------------------------------------------------------------------------------ a step
 
 
-def _views(count: int) -> list[tuple]:
-    """Cameras, and a photo of each."""
-    cameras = [random_view(seed, *SIZES[seed]).camera for seed in range(count)]
+def _views(count: int, model: str = "pinhole") -> list[tuple]:
+    """Cameras, and a photo of each; panoramas have the Gaussians at their edges, where they are drawn twice."""
+    cameras = [random_view(seed, *SIZES[seed], model=model).camera for seed in range(count)]
+    if model == "equirectangular":
+        around = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+        cameras = [camera._replace(viewmats=around @ camera.viewmats) for camera in cameras]
     g = torch.Generator().manual_seed(7)
     return [
         (camera, torch.randint(0, 256, (camera.height, camera.width, 3), generator=g).to(torch.uint8))
@@ -117,8 +120,10 @@ class _Training:
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 
 
-def _rank_steps(ranks: Ranks, kind: str, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    views, rows = _views(ranks.count), torch.arange(COUNT)[ranks.rank :: ranks.count]
+def _rank_steps(
+    ranks: Ranks, kind: str, absgrad: bool, steps: int, model: str
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    views, rows = _views(ranks.count, model), torch.arange(COUNT)[ranks.rank :: ranks.count]
     training, settings = _Training(rows, ranks.count, ranks), replace(SETTINGS, absgrad=absgrad, rasterizer=kind)
     make = {"composed": ShardedComposedEngine, "fused": ShardedFusedEngine}[kind]
     engine = make(training.params, training.optimizers, training.strategy, settings, ranks)
@@ -131,35 +136,45 @@ def _rank_steps(ranks: Ranks, kind: str, absgrad: bool, steps: int) -> tuple[dic
     return training.state(), rendered.image.detach(), seen
 
 
-def _one_process_steps(count: int, absgrad: bool, steps: int) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
+def _one_process_steps(
+    count: int, absgrad: bool, steps: int, model: str
+) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
     """The same by a process that sums the gradients of the views itself."""
     training = _Training(torch.arange(COUNT), count)
     engine = ComposedEngine(training.params, training.optimizers, training.strategy, replace(SETTINGS, absgrad=absgrad))
     for step in range(1, steps + 1):
         images = []
-        for camera, photo in _views(count):
+        for camera, photo in _views(count, model):
             rendered = engine.forward(step * count, camera, 3, BACKGROUND)
             gradients, _ = photometric_gradients(rendered.image, photo, 0.2, with_errors=True)
             sums = rendered.differentiate(gradients["image"], gradients["errors"])
             training.strategy.state["score"] += sums[:, 0].sqrt()
-            means2d, radii = rendered.rendering.means2d, rendered.rendering.radii
-            gradient = means2d.absgrad if absgrad else means2d.grad
+            radii, gradient = rendered.rendering.radii, rendered.rendering.center_gradients(absgrad)
             training.strategy.after_backward(step * count, gradient, radii, camera.width, camera.height)
             training.strategy.regularize(training.params)  # a step of one view asks for it once
             images.append(rendered.image.detach())
         step_all(training.optimizers)
-    return training.state(), images, [engine.look(1, camera, 3, BACKGROUND).colors[0] for camera, _ in _views(count)]
+    return (
+        training.state(),
+        images,
+        [engine.look(1, camera, 3, BACKGROUND).colors[0] for camera, _ in _views(count, model)],
+    )
 
 
-@pytest.mark.parametrize(("kind", "count", "absgrad"), [("composed", 2, False), ("composed", 3, True),
-                                                        ("fused", 2, True), ("fused", 3, False)])  # fmt: skip
-def test_a_step_is_that_of_one_process(kind, count, absgrad, tmp_path, request):
+STEPS = [
+    ("composed", 2, False, "pinhole"), ("composed", 3, True, "pinhole"), ("fused", 2, True, "pinhole"),
+    ("fused", 3, False, "pinhole"), ("composed", 2, True, "equirectangular"), ("fused", 2, False, "equirectangular"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "count", "absgrad", "model"), STEPS)
+def test_a_step_is_that_of_one_process(kind, count, absgrad, model, tmp_path, request):
     if kind == "fused":
         if torch.cuda.is_available():
             pytest.skip("its kernels run on a CPU here")
         request.getfixturevalue("emulated_fused_ops")
-    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1)
-    wanted, images, looks = _one_process_steps(count, absgrad, 1)
+    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1, model)
+    wanted, images, looks = _one_process_steps(count, absgrad, 1, model)
     for (_, image, seen), one, look in zip(results, images, looks, strict=True):
         torch.testing.assert_close(image, one, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(seen, look, rtol=1e-3, atol=1e-3)
@@ -183,7 +198,7 @@ def _cut_step(ranks: Ranks, what: str) -> tuple[dict[str, Tensor], int]:
     engine = ShardedFusedEngine(training.params, training.optimizers, training.strategy, settings, ranks)
     camera, photo = views[ranks.rank]
     engine.forward(2, camera, 3, BACKGROUND, *(one for one, _ in views))  # the first one is always whole
-    engine._agree = lambda pixels: None
+    engine._agree = lambda pixels, most: None
     engine._capacity = 4 if what == "slabs" else 25
     lists = 8 if what == "lists" and ranks.rank == 0 else 4096
     engine.sizes.capacities = lambda gaussians: (engine._capacity, lists)

@@ -237,7 +237,8 @@ class ShardedComposedEngine:
         count, first = len(self.params["means"]), _DIFFERENTIABLE if self.settings.absgrad else 0
         for sent, records in zip(rendered.sent, back, strict=True):
             if statistics is not None and "score" in statistics:
-                statistics["score"].index_add_(0, sent.rows, records[:, -1].sqrt())
+                errors = records.new_zeros(count).index_add_(0, sent.rows, records[:, -1])
+                statistics["score"] += errors.sqrt()
             gradient = records.new_zeros(1, count, 2)
             gradient[0].index_add_(0, sent.rows, records[:, first : first + 2])
             radii = torch.zeros(1, count, 2, dtype=torch.int32, device=records.device)
