@@ -73,5 +73,8 @@ def camera_extent(views: Sequence[View]) -> float:
 
 def _depths_in_image(view: View, positions: np.ndarray) -> np.ndarray:
     """Depths of the points [3, P] that lie inside the image."""
+    if view.lens is not None:
+        _, depths, inside = view.look(positions.T)
+        return depths[inside]
     x, y, z = view.K @ view.viewmat[:3, :3] @ positions + (view.K @ view.viewmat[:3, 3])[:, None]
     return z[(z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)]

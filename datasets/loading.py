@@ -27,6 +27,7 @@ def load_scene(
     masks: str | None = "masks",
     invert_masks: bool = False,
     alpha: str = "background",
+    undistort: str = "auto",
     test_every: int = TEST_EVERY,
     test_list: str | os.PathLike[str] | None = None,
     hold_out: bool = True,
@@ -43,6 +44,8 @@ def load_scene(
         black is ignored. Masks that a transforms file names come first; None: no masks.
     invert_masks: white is ignored instead.
     alpha: what transparency means: "background" shows through it, or a "mask" ignores it, beside other masks.
+    undistort: photos of lenses that are no pinholes: "auto" leaves them as they are where the renderer can draw them
+        (`View.lens`), "always" resamples them to pinhole images, "never" refuses what cannot be drawn.
     test_every: every n-th image by name is a test view, starting with the first (0: none); ignored where the dataset
         or `test_list` says which views are for testing (`splits`).
     test_list: file with the names of the test images, one a line; it comes before all that the dataset says. "none":
@@ -55,7 +58,8 @@ def load_scene(
     source = as_written(Path(), _at_home(source_path))
     if test_every < 0:
         raise DataError(f"test_every {test_every}: use a positive number, or 0 to hold out nothing")
-    options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks, alpha=alpha)
+    options = ImageOptions(images=images, resolution=resolution, masks=masks, invert_masks=invert_masks, alpha=alpha,
+                           undistort=undistort)  # fmt: skip
     cameras = find_cameras(source, options)
     _say_which_cameras(cameras)
     folder = cameras.folder

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .lenses import Lens
+
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +45,8 @@ class View:
     height: int
     """Height in pixels of the image as trained."""
     K: np.ndarray
-    """float64 [3, 3], camera to pixels of `width` x `height`, true principal point."""
+    """float64 [3, 3], camera to pixels of `width` x `height`, true principal point; with a `lens` only its scale at the
+    centre."""
     viewmat: np.ndarray
     """float64 [4, 4], world-to-camera (or training-frame-to-camera), OpenCV axes."""
     camera_id: int
@@ -52,6 +55,22 @@ class View:
     """None: every pixel counts."""
     alpha_is_mask: bool = False
     """Whether the picture's transparency is in `mask`, so that its colours are taken as they are."""
+    lens: Lens | None = None
+    """How pixels come from points in camera axes where K does not say it; None: a pinhole."""
+
+    def look(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where points [P, 3] of the frame that `viewmat` maps from are in the image: pixels [P, 2] (NaN where they are
+        in none), depths [P] as the renderer has them, and whether they are in the image, bool [P]."""
+        in_camera = points @ self.viewmat[:3, :3].T + self.viewmat[:3, 3]
+        if self.lens is not None:
+            pixels, depths = self.lens.pixels(in_camera), self.lens.depths(in_camera)
+        else:
+            depths = in_camera[:, 2]
+            scaled = in_camera @ self.K.T
+            with np.errstate(divide="ignore", invalid="ignore"):
+                pixels = np.where(depths[:, None] > 0, scaled[:, :2] / scaled[:, 2:], np.nan)
+        inside = np.all((pixels > 0) & (pixels < (self.width, self.height)), axis=1)
+        return pixels, depths, np.asarray(inside)
 
     @property
     def center(self) -> np.ndarray:

@@ -32,7 +32,7 @@ from distwar_gs.config.shipped import found_config
 from distwar_gs.formats.table import MODEL_SUFFIXES, is_model_file
 from distwar_gs.system.command_line import Parser, parse
 from distwar_gs.system.command_line import run_cli as run_cli  # programs take it from here
-from distwar_gs.viewing.render_args import CAMERA_PATHS, SHOWN, VIEWER_PORT, RenderArgs, add_scene_options
+from distwar_gs.viewing.render_args import CAMERA_PATHS, LENSES, SHOWN, VIEWER_PORT, RenderArgs, add_scene_options
 
 # --------------------------------------------------------------------------------------------------------- train.py
 
@@ -160,8 +160,10 @@ def render_args(argv: Sequence[str]) -> RenderArgs:
         parser.error(f"give one model to render: a run folder or a file of Gaussians ({', '.join(MODEL_SUFFIXES)})")
     if typed.get("frames", 1) < 1 or typed.get("fps", 1.0) <= 0.0:
         parser.error("--frames and --fps must be positive")
-    if typed.get("path", "none") == "none" and typed.keys() & {"width", "height"}:
+    if typed.get("path", "none") == "none" and "lens" not in typed and typed.keys() & {"width", "height"}:
         parser.error("--width and --height are the size of a video: give --path, too; test views take -r")
+    if "lens" not in typed and typed.keys() & {"fov", "stereo"}:
+        parser.error("--fov and --stereo are of a lens of your own: give --lens, too")
     for name, rule in (("frames", FRAMES), ("fps", FPS), ("width", PIXELS), ("height", PIXELS)):
         if name in typed and not rule.holds(typed[name]):
             parser.error(f"--{name} is {typed[name]}: it must be {rule.words}")
@@ -195,6 +197,7 @@ def render_parser() -> argparse.ArgumentParser:
     for side in ("width", "height"):
         parser.add_argument(f"--{side}", type=int, metavar="N", help=f"{side} of the video in pixels, 3840 x 2160 say "
                             "(default: as the file says, or the photos; or what goes with the other side)")  # fmt: skip
+    _add_lens_flags(parser)
     _add_switch(parser, "skip_test", True, "--skip_test", help="do not render the test views")
     _add_switch(parser, "train", True, "--train", help="render the training views too")
     parser.add_argument("--show", type=_shown, metavar="LIST", help="pictures to make of each view, with commas "
@@ -208,6 +211,18 @@ def render_parser() -> argparse.ArgumentParser:
     _add_switch(parser, "background", "white", "-w", "--white_background", help="white behind the scene")
     _add_switch(parser, "quiet", True, "--quiet", help="no progress bar")
     return parser
+
+
+def _add_lens_flags(parser: argparse.ArgumentParser) -> None:
+    through = (
+        "render through this lens, not that of the photos: pictures from where the test views were taken (not measured:"
+        " there are no photos through it), and the video"
+    )
+    parser.add_argument("--lens", choices=LENSES, help=through)
+    across = "what a pinhole or a fisheye shows across the picture, 190 say (default: 90 and 180)"
+    parser.add_argument("--fov", type=float, metavar="DEGREES", help=across)
+    eyes = "a left and a right eye side by side, so far apart, in the unit of the input"
+    parser.add_argument("--stereo", type=float, metavar="X", help=eyes)
 
 
 def _shown(text: str) -> tuple[str, ...]:

@@ -83,7 +83,9 @@ def render(arguments: list[str]) -> None:
         from distwar_gs.viewing.pictures import ModelPictures  # after parsing, so that --help and a typo answer at once
 
     pictures = ModelPictures(args)
-    if not args.skip_test:
+    if args.lens is not None and not args.skip_test:
+        pictures.render_stills()
+    elif not args.skip_test:
         pictures.render_split("test")
     if args.train:
         pictures.render_split("train")

@@ -14,6 +14,7 @@ from distwar_kernels.photometric.photometric import (
     photometric_gradient,
     photometric_loss,
 )
+from distwar_kernels.projection.around import Around, around
 from distwar_kernels.projection.projection import Projection, project_gaussians
 from distwar_kernels.reduction import STRATEGIES, Reduction
 from distwar_kernels.sh.sh import spherical_harmonics
@@ -25,6 +26,7 @@ from distwar_kernels.tuner import ReductionTuner, TuningRound, resolve, tuner_of
 __all__ = [
     "MODELS",
     "STRATEGIES",
+    "Around",
     "AtomicTraffic",
     "Cameras",
     "KernelError",
@@ -33,6 +35,7 @@ __all__ = [
     "ReductionTuner",
     "TuningRound",
     "add_noise",
+    "around",
     "atomic_traffic",
     "composite",
     "intersect_tiles",

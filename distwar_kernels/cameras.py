@@ -6,10 +6,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distwar_kernels.projection.lenses.equirectangular import EQUIRECTANGULAR
+from distwar_kernels.projection.lenses.fisheye import FISHEYE
 from distwar_kernels.projection.lenses.lens import Lens
+from distwar_kernels.projection.lenses.opencv import OPENCV
+from distwar_kernels.projection.lenses.orthographic import ORTHOGRAPHIC
 from distwar_kernels.projection.lenses.pinhole import PINHOLE
+from distwar_kernels.projection.lenses.unified import UNIFIED
 
-MODELS: dict[str, Lens] = {"pinhole": PINHOLE}
+MODELS: dict[str, Lens] = {
+    "pinhole": PINHOLE,
+    "opencv": OPENCV,
+    "fisheye": FISHEYE,
+    "unified": UNIFIED,
+    "equirectangular": EQUIRECTANGULAR,
+    "orthographic": ORTHOGRAPHIC,
+}
 """Lenses by the name of the camera model. A new one is a row here and in cameras.h, a file in projection/lenses/, and
 its twin for CUDA in fused/lenses/."""
 

@@ -92,7 +92,7 @@ _BACKENDS = {
         ),
         cxx_flags=("-O2", "-DDISTWAR_BACKEND=cuda", "-DDISTWAR_CUDA"),
         cuda_flags=("-O3", "--use_fast_math", "-lineinfo", "-DDISTWAR_BACKEND=cuda"),
-        expected_seconds=40,
+        expected_seconds=50,
     ),
 }
 

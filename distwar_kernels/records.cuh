@@ -92,6 +92,13 @@ struct GradientRecord : SplatGradient {
                 *piece_of(records, index, kGradColor)};
     }
 
+    // Of another splat of the same Gaussian.
+    __device__ void add(const GradientRecord& o) {
+        x += o.x, y += o.y, xx += o.xx, xy += o.xy, yy += o.yy, opacity += o.opacity;
+        absolute.x += o.absolute.x, absolute.y += o.absolute.y;
+        color.x += o.color.x, color.y += o.color.y, color.z += o.color.z, color.w += o.color.w;
+    }
+
     // Over the pixels, of weight times error.
     __device__ float error() const { return color.w; }
 

@@ -1,13 +1,15 @@
 """Make the demo dataset: a small furnished room, ray-traced with NumPy, written as a COLMAP folder.
 
-    python scripts/make_demo_scene.py OUT [--views 40] [--width 160] [--height 120] [--seed 0] [--sky] [--maps]
+    python scripts/make_demo_scene.py OUT [--views 40] [--width 160] [--height 120] [--seed 0]
+                                          [--lens PINHOLE] [--fov 200] [--sky] [--maps]
 
-OUT/images/*.png are anti-aliased renders from an orbit inside the room; OUT/sparse/0 holds the exact cameras (PINHOLE,
-principal point off the centre) and about 3000 surface points with slight noise, as structure from motion would give.
-All light is diffuse, so that what a point looks like does not depend on where it is seen from.
+OUT/images/*.png are anti-aliased renders from an orbit inside the room, each ray traced through the --lens, a camera
+model of COLMAP; OUT/sparse/0 holds the exact cameras (principal point off the centre) and about 3000 surface points
+with slight noise, as structure from motion would give. All light is diffuse, so that what a point looks like does not
+depend on where it is seen from.
 World frame: metres, z up, floor at z = 0. The same arguments give the same scene. With --sky there are neither walls
 nor ceiling, but a sky. With --maps OUT/depths and OUT/normals have NPY files beside: depth along the camera's axis in
-metres, normals in the camera's axes (OpenCV), 0 where there is only sky.
+metres, normals in the camera's axes (OpenCV), 0 where there is only sky, or where the lens has no rays.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from PIL import Image
 if __name__ == "__main__":  # the packages lie beside this folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from distwar_datasets.lenses import Lens, lens_of
 from distwar_gs.system.terminal import lossy_output, printable
 
 Texture = Callable[[np.ndarray], np.ndarray]
@@ -47,6 +50,18 @@ LAMP_POWER = 5.0
 AMBIENT = 0.48
 HIT_OFFSET = 1e-3
 SUN = np.array([[0.6], [0.64], [0.48]], dtype=np.float32)
+FOV = 200  # degrees across the image of a fisheye
+PINHOLE = "PINHOLE"
+LENSES: dict[str, tuple[float, ...]] = {
+    PINHOLE: (),
+    "SIMPLE_RADIAL": (-0.12,), "RADIAL": (-0.15, 0.04), "OPENCV": (-0.15, 0.04, 0.003, -0.002),
+    "FULL_OPENCV": (-0.1, 0.02, 0.003, -0.002, 0.002, 0.05, -0.01, 0.002),
+    "SIMPLE_FISHEYE": (), "FISHEYE": (), "SIMPLE_RADIAL_FISHEYE": (0.02,), "RADIAL_FISHEYE": (0.03, -0.004),
+    "OPENCV_FISHEYE": (0.03, -0.008, 0.0012, 0.0),
+    "THIN_PRISM_FISHEYE": (0.03, -0.008, 0.002, -0.001, 0.0012, 0.0, 0.001, -0.001), "FOV": (0.9,),
+    "SIMPLE_DIVISION": (-0.2,), "DIVISION": (-0.2,), "EUCM": (0.6, 1.1), "EQUIRECTANGULAR": (),
+}  # fmt: skip
+"""Camera models of COLMAP, and the coefficients of the demo's lens behind its focal lengths and its centre."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,13 @@ class Recipe:
     """Instead of walls and ceiling."""
     maps: bool = False
     """Depths and normals beside."""
+    lens: str = PINHOLE
+    fov: int = FOV
+
+    @property
+    def is_fisheye(self) -> bool:
+        """Whether `fov` says how wide its lens is."""
+        return self.lens.endswith("FISHEYE")
 
 
 # --- textures: a few broad waves and soft edges, nothing finer than a pixel resolves ---------------------------------
@@ -310,10 +332,37 @@ def trace(
 # --- cameras ---------------------------------------------------------------------------------------------------------
 
 
-def intrinsics(recipe: Recipe) -> np.ndarray:
-    """fx, fy, cx, cy in pixels: pixels not quite square and the principal point off the centre, as in real lenses."""
-    focal = 0.8 * recipe.width
-    return np.array([focal, 1.01 * focal, 0.53 * recipe.width, 0.47 * recipe.height])
+def camera_of(recipe: Recipe) -> pycolmap.Camera:
+    """Pixels are not quite square and the principal point is off the centre, as in real lenses."""
+    center = (0.53 * recipe.width, 0.47 * recipe.height)
+    if recipe.lens == "EQUIRECTANGULAR":
+        params: tuple[float, ...] = (recipe.width, recipe.height)
+    elif recipe.lens.startswith("SIMPLE") or recipe.lens in ("RADIAL", "RADIAL_FISHEYE"):
+        params = (focal_length(recipe), *center, *LENSES[recipe.lens])
+    else:
+        params = (focal_length(recipe), 1.01 * focal_length(recipe), *center, *LENSES[recipe.lens])
+    size = {"width": recipe.width, "height": recipe.height}
+    return pycolmap.Camera(camera_id=1, model=recipe.lens, params=list(params), **size)
+
+
+def focal_length(recipe: Recipe) -> float:
+    """In pixels. A fisheye sees `fov` degrees across the width of its image."""
+    if recipe.is_fisheye:
+        angle, coefficients = np.radians(0.5 * recipe.fov), LENSES[recipe.lens]
+        k = coefficients if recipe.lens != "THIN_PRISM_FISHEYE" else (*coefficients[:2], *coefficients[4:6])
+        return 0.5 * recipe.width / (angle * (1.0 + sum(c * angle ** (2 * i + 2) for i, c in enumerate(k))))
+    return {"FOV": 0.4, "EUCM": 0.3, "SIMPLE_DIVISION": 0.4, "DIVISION": 0.4}.get(recipe.lens, 0.8) * recipe.width
+
+
+def camera_rays(recipe: Recipe, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Rays [3, H * W] in camera axes of pixels in columns u [W] and rows v [H]; NaN where the lens has none."""
+    camera = camera_of(recipe)
+    lens: Lens | None = None if recipe.lens == PINHOLE else lens_of(camera)
+    if lens is not None:
+        return lens.rays(np.stack(np.meshgrid(u, v), axis=-1).reshape(-1, 2)).T
+    fx, fy, cx, cy = camera.params
+    x, y = np.meshgrid((u - cx) / fx, (v - cy) / fy)
+    return np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
 
 
 def world_to_camera(center: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -338,20 +387,24 @@ def orbit(recipe: Recipe) -> list[np.ndarray]:
 
 
 def pixel_rays(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Origin [3, 1] and unit directions [3, H*s*W*s] in the world, s = SUPERSAMPLING; pixel centres at +0.5."""
-    fx, fy, cx, cy = intrinsics(recipe)
+    """Origin [3, 1] and unit directions [3, H*s*W*s] in the world, s = SUPERSAMPLING; pixel centres at +0.5. NaN where
+    the lens has no ray."""
     x = (np.arange(recipe.width * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
     y = (np.arange(recipe.height * SUPERSAMPLING) + 0.5) / SUPERSAMPLING
-    u, v = np.meshgrid((x - cx) / fx, (y - cy) / fy)
-    direction = pose[:, :3].T @ np.stack([u.ravel(), v.ravel(), np.ones(u.size)])
+    direction = pose[:, :3].T @ camera_rays(recipe, x, y)
     direction /= np.linalg.norm(direction, axis=0)
     return (-pose[:, :3].T @ pose[:, 3:]).astype(np.float32), direction.astype(np.float32)
 
 
 def render(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """One view: uint8 sRGB [H, W, 3], and the surface points [H, W, 3] that the pixel centres see; NaN for the sky."""
+    """One view: uint8 sRGB [H, W, 3], and the surface points [H, W, 3] that the pixel centres see; NaN for the sky.
+    Where the lens has no rays the view is black, and there are no points (NaN)."""
     grid = (3, recipe.height, SUPERSAMPLING, recipe.width, SUPERSAMPLING)
-    hits, linear, _ = trace(*pixel_rays(recipe, pose), recipe.sky)
+    origin, direction = pixel_rays(recipe, pose)
+    dark = np.isnan(direction).any(axis=0)
+    direction[:, dark] = np.array([[1.0], [0.0], [0.0]])
+    hits, linear, _ = trace(origin, direction, recipe.sky)
+    hits[:, dark], linear[:, dark] = np.nan, 0.0
     mean = np.clip(linear.reshape(grid).mean(axis=(2, 4)), 0.0, 1.0)
     pixels = np.round(255.0 * mean ** (1.0 / 2.2)).astype(np.uint8)
     middle = hits.reshape(grid)[:, :, SUPERSAMPLING // 2, :, SUPERSAMPLING // 2]
@@ -359,11 +412,15 @@ def render(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def maps_of(recipe: Recipe, pose: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of a view what its pixel centres see: depth float32 [H, W] and normals [H, W, 3] in the camera's axes; 0: sky."""
+    """Of a view what its pixel centres see: depth float32 [H, W] and normals [H, W, 3] in the camera's axes; 0: sky, or
+    no ray."""
     origin, direction = pixel_rays(recipe, pose)
     grid = (3, recipe.height, SUPERSAMPLING, recipe.width, SUPERSAMPLING)
     middle = direction.reshape(grid)[:, :, SUPERSAMPLING // 2, :, SUPERSAMPLING // 2].reshape(3, -1)
+    dark = np.isnan(middle).any(axis=0)
+    middle[:, dark] = np.array([[1.0], [0.0], [0.0]])
     hits, _, normals = trace(origin, middle, recipe.sky)
+    hits[:, dark], normals[:, dark] = np.nan, np.nan
     depth = (pose[2, :3] @ hits + pose[2, 3]).reshape(recipe.height, recipe.width)
     turned = (pose[:, :3] @ normals).T.reshape(recipe.height, recipe.width, 3)
     return np.nan_to_num(depth).astype(np.float32), np.nan_to_num(turned).astype(np.float32)
@@ -394,10 +451,11 @@ def write_maps(folder: Path, recipe: Recipe, poses: list[np.ndarray]) -> None:
             np.save(folder / name / image_name(index).replace(".png", ".npy"), numbers)
 
 
-def record(recipe: Recipe) -> dict[str, int]:
-    """What tells one demo scene from another; of one without sky and maps as before there were any."""
-    values = {name: value for name, value in asdict(recipe).items() if value is not False}
-    return {"version": VERSION, **values}
+def record(recipe: Recipe) -> dict[str, int | str]:
+    """What tells one demo scene from another; of a pinhole's without sky and maps as before there were others."""
+    values = {name: value for name, value in asdict(recipe).items() if name not in ("lens", "fov")}
+    lens = {} if recipe.lens == PINHOLE else {"lens": recipe.lens, "fov": recipe.fov if recipe.is_fisheye else 0}
+    return {"version": VERSION, **{name: value for name, value in values.items() if value is not False}, **lens}
 
 
 def image_name(index: int) -> str:
@@ -407,10 +465,9 @@ def image_name(index: int) -> str:
 def write_model(
     folder: Path, recipe: Recipe, poses: list[np.ndarray], renders: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
-    """A binary COLMAP model with one PINHOLE camera, every pose, and points sampled from what the views see."""
+    """A binary COLMAP model with one camera, every pose, and points sampled from what the views see."""
     model = pycolmap.Reconstruction()
-    size = {"width": recipe.width, "height": recipe.height}
-    model.add_camera_with_trivial_rig(pycolmap.Camera(camera_id=1, model="PINHOLE", params=intrinsics(recipe), **size))
+    model.add_camera_with_trivial_rig(camera_of(recipe))
     for index, pose in enumerate(poses):
         image = pycolmap.Image(name=image_name(index), camera_id=1, image_id=index + 1)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(pose))
@@ -429,6 +486,7 @@ def sample_points(recipe: Recipe, renders: list[tuple[np.ndarray, np.ndarray]]) 
     positions, colors = [], []
     for pixels, hits in renders:
         chosen = rng.integers(0, recipe.width * recipe.height, size=per_view)
+        chosen = chosen[np.isfinite(hits.reshape(-1, 3)[chosen]).all(axis=1)]
         positions.append(hits.reshape(-1, 3)[chosen].astype(np.float64))
         colors.append(pixels.reshape(-1, 3)[chosen])
     exact = np.concatenate(positions)
@@ -441,6 +499,10 @@ def make(out: Path, recipe: Recipe) -> str:
     """Write the dataset at `out` unless it is there; what happened, in one line. Raises ValueError for bad input."""
     if min(recipe.views, recipe.width, recipe.height) < 1:
         raise ValueError("--views, --width and --height must be at least 1")
+    if recipe.fov != FOV and not recipe.is_fisheye:
+        raise ValueError(f"--fov is for fisheyes; the width of a {recipe.lens} lens is its own")
+    if not 1 <= recipe.fov <= 350:
+        raise ValueError(f"--fov {recipe.fov}: use 1 to 350 degrees")
     if (out / RECIPE).is_file() and json.loads((out / RECIPE).read_text()) == record(recipe):
         return f"{out}: the demo scene is there already"
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -461,9 +523,10 @@ def make(out: Path, recipe: Recipe) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Make the demo dataset, a ray-traced room, as a COLMAP folder.")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write")
-    for name in ("views", "width", "height", "seed"):
-        default = getattr(Recipe(), name)
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
+    for name in ("views", "width", "height", "seed", "fov"):
+        default, unit = getattr(Recipe(), name), ", degrees across the image of a fisheye" if name == "fov" else ""
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}{unit}")
+    parser.add_argument("--lens", choices=LENSES, default=PINHOLE, help=f"COLMAP's camera model ({PINHOLE})")
     parser.add_argument("--sky", action="store_true", help="a sky instead of walls and ceiling")
     parser.add_argument("--maps", action="store_true", help="depths and normals of all views, too")
     options = vars(parser.parse_args())

@@ -189,10 +189,17 @@ def list_of_other_images(bench):
     return ["-s", bench.scene, "--test_list", bench.file("mine.txt", "a.png\nb.png\n")]
 
 
-@bad(TRAINING, "camera 1 (THIN_PRISM_FISHEYE) sees too wide an angle", "or crop them")
-def unsupported_camera(bench):
+@bad(TRAINING, "camera 1 (THIN_PRISM_FISHEYE) sees too wide an angle", "set data.undistort=auto")
+def too_wide_for_a_pinhole(bench):
     params = [12.0, 12.0, 32.0, 20.0, *[0.0] * 8]
-    return ["-s", write_colmap(bench.folder / "scene", model="THIN_PRISM_FISHEYE", params=params)]
+    scene = write_colmap(bench.folder / "scene", model="THIN_PRISM_FISHEYE", params=params)
+    return ["-s", scene, "--set", "data.undistort=always"]
+
+
+@bad(TRAINING, "camera 1 (RAD_TAN_THIN_PRISM_FISHEYE) sees too wide an angle", "crop its photos")
+def unsupported_camera(bench):
+    params = [12.0, 12.0, 32.0, 20.0, *[0.0] * 12]
+    return ["-s", write_colmap(bench.folder / "scene", model="RAD_TAN_THIN_PRISM_FISHEYE", params=params)]
 
 
 # ------------------------------------------------------------------------------------------------------ the settings
@@ -731,7 +738,7 @@ def cameras_json_without_rotations(bench):
     return along(bench, "path.json", [{"position": [0, 0, 0]}])
 
 
-@bad(RENDERING, "path.json: `camera_type` is 'equirectangular'; only perspective", "change it to perspective")
+@bad(RENDERING, "path.json: `camera_type` is 'equirectangular'; only perspective", "with --lens")
 def nerfstudio_path_of_a_panorama(bench):
     return along(bench, "path.json", {"camera_type": "equirectangular", "camera_path": []})
 

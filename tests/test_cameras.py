@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fused_scenes import intrinsics_of
 
 import distwar_kernels
 from distwar_kernels import MODELS, Cameras
@@ -69,16 +70,20 @@ def test_the_kernels_have_the_same_table_of_lenses():
     assert {name: int(numbers) for name, _, numbers in rows} == {
         name: len(lens.parameters) for name, lens in MODELS.items()
     }
-    dispatch = (KERNELS / "fused/lenses/lenses.cuh").read_text(encoding="utf-8")
-    assert set(re.findall(r"case LensModel::(\w+):", dispatch)) == {model for _, model, _ in rows}
+    lenses = [(KERNELS / f"fused/lenses/{name}.cuh").read_text(encoding="utf-8") for name in ("lenses", "curved")]
+    dispatched = re.findall(r"model == LensModel::(\w+)\) return|case LensModel::(\w+):", "".join(lenses))
+    known = {"".join(names) for names in dispatched} | {"kOpenCv"}  # what is left
+    assert known == {model for _, model, _ in rows}
 
 
 def test_a_lens_is_linearised_where_it_projects():
     """Its Jacobian is that of its projection, in the image."""
     g = torch.Generator().manual_seed(2)
     for name, lens in MODELS.items():
-        numbers = torch.tensor([[30.0, 40.0, 21.0, 14.0]], dtype=torch.float64)[:, : len(lens.parameters)]
+        numbers = torch.tensor([intrinsics_of(name, 40, 30)], dtype=torch.float64)
         points = torch.cat([0.1 * torch.randn(1, 20, 2, generator=g), torch.ones(1, 20, 1)], dim=-1).double()
+        points[:, :8, :2] *= 1e-3  # near the axis
+        points[:, 8:12, :2] *= 5.0 if lens.period is not None else 1.0
         points.requires_grad_()
         pixels = lens.project(points[..., :2], points[..., 2], numbers)
         rows = [torch.autograd.grad(pixels[..., k].sum(), points, retain_graph=True)[0] for k in (0, 1)]

@@ -25,6 +25,7 @@ from distwar_kernels import loader
 
 SHORT = ("--device", "cpu", "--iterations", 2, "--set", "log.tensorboard=false", "model.init_points=300")
 ODD_NAME = "ein Ordner für 日本 's"
+UNDISTORTED = (*SHORT, "--set", "data.undistort=always")
 
 
 @pytest.fixture
@@ -98,17 +99,17 @@ def read_only(folder: Path) -> Path:
 
 def test_a_dataset_that_cannot_be_written(distorted, home, bound, tmp_path):
     files = sorted(read_only(distorted).rglob("*"))
-    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", "-r", 2, *SHORT, prepare=bound))
+    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", "-r", 2, *UNDISTORTED, prepare=bound))
     assert said.count(f"images to {home / 'distwar-gs'}") == 2
     assert sorted(distorted.rglob("*")) == files
-    again = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run2", "-r", 2, *SHORT, prepare=bound))
+    again = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run2", "-r", 2, *UNDISTORTED, prepare=bound))
     assert again.count("reusing 6 cached images in") == 2
 
 
 def test_no_cache_can_be_written(distorted, home, bound, tmp_path):
     home.mkdir()
     read_only(home), read_only(distorted)
-    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, prepare=bound), code=1)
+    said = ended(program("train.py", "-s", distorted, "-m", tmp_path / "run", *UNDISTORTED, prepare=bound), code=1)
     last = said.splitlines()[-1]
     assert str(distorted) in last and str(home) in last and "make one of the folders writable" in last
 
@@ -127,7 +128,9 @@ def full_after(size: int) -> None:
 
 @pytest.mark.parametrize(("size", "words"), [(500, ".distwar_cache"), (15_000, "checkpoints/step_2.pt")])
 def test_a_full_disk(distorted, home, tmp_path, size, words):
-    started = program("train.py", "-s", distorted, "-m", tmp_path / "run", *SHORT, prepare=lambda: full_after(size))
+    started = program(
+        "train.py", "-s", distorted, "-m", tmp_path / "run", *UNDISTORTED, prepare=lambda: full_after(size)
+    )
     last = ended(started, code=1).splitlines()[-1]
     assert last.startswith("error: ") and words in last and "free" in last
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".making-") or path.suffix == ".tmp"]
@@ -281,7 +284,7 @@ def test_a_cache_that_another_process_finished_is_left_alone(tmp_path, monkeypat
 
 def crowd(scene: Path, folder: Path, device: str) -> None:
     """Two trainings begin on a scene without caches; then the first is rendered while a third trains."""
-    arguments = ("-s", scene, "-r", 2, "--device", device, *SHORT[2:])
+    arguments = ("-s", scene, "-r", 2, "--device", device, *UNDISTORTED[2:])
     gpu = device == "cuda"
     both = [program("train.py", "-m", folder / name, *arguments, gpu=gpu) for name in ("one", "two")]
     for process in both:

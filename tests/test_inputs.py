@@ -23,6 +23,7 @@ from scene_files import look_at, ring
 
 import train
 from distwar_datasets.pixels.images import ImageStore
+from distwar_datasets.pixels.lens_masks import kept_places
 from distwar_gs.cli import run_cli, train_config
 from distwar_gs.rendering.views import open_scene
 
@@ -99,19 +100,38 @@ def with_camera(model: str, params: tuple[float, ...] | None = None, size: tuple
 for model in MODELS:
     wide = model == "EQUIRECTANGULAR"
     oddity = "panorama" if wide else "off-centre principal point" + (", distorted" if "PINHOLE" not in model else "")
-    row("COLMAP", model, oddity, refused="sees too wide an angle" if wide else "")(
-        with_camera(model, size=(96, 48) if wide else SIZE)
-    )
+    row("COLMAP", model, oddity)(with_camera(model, size=(96, 48) if wide else SIZE))
 
 row("COLMAP", "PINHOLE", "non-square pixels")(with_camera("PINHOLE", (80, 120, 30, 40)))
 row("COLMAP", "OPENCV", "coefficients all 0: used as it is", note="images: images")(
     with_camera("OPENCV", (90, 94, 46, 35, 0, 0, 0, 0))
 )
-row("COLMAP", "OPENCV_FISHEYE", "fisheye wider than 168 degrees", refused="cut perspective views out")(
+row("COLMAP", "OPENCV_FISHEYE", "fisheye of more than 180 degrees", note="through OPENCV_FISHEYE lenses")(
     with_camera("OPENCV_FISHEYE", (30, 30, 48, 32, 0, 0, 0, 0))
 )
-row("COLMAP", "SIMPLE_RADIAL", "distortion that folds before the border", refused="folds before the border")(
+row("COLMAP", "SIMPLE_RADIAL", "distortion that folds before the border", note="what is outside of the image circle")(
     with_camera("SIMPLE_RADIAL", (60, 48, 32, -0.5))
+)
+row("COLMAP", "SIMPLE_RADIAL", "distortion that folds near the middle", refused="folds before the border")(
+    with_camera("SIMPLE_RADIAL", (60, 48, 32, -5.0))
+)
+
+
+def undistorted(setting: str, *lens: object) -> Callable[[Path], list[str]]:
+    """A scene of one camera, and the setting of data.undistort."""
+    return lambda folder: with_camera(*lens)(folder) or ["--set", f"data.undistort={setting}"]
+
+
+for model in ("OPENCV", "FULL_OPENCV", "OPENCV_FISHEYE"):
+    row("COLMAP", model, "data.undistort=always", note=f"undistorted from {model}")(undistorted("always", model))
+row("COLMAP", "EQUIRECTANGULAR", "data.undistort=always", refused="set data.undistort=auto to train on its photos")(
+    undistorted("always", "EQUIRECTANGULAR", None, (96, 48))
+)
+row("COLMAP", "OPENCV_FISHEYE", "more than 180 degrees, data.undistort=always", refused="sees too wide an angle")(
+    undistorted("always", "OPENCV_FISHEYE", (30, 30, 48, 32, 0, 0, 0, 0))
+)
+row("COLMAP", "RAD_TAN_THIN_PRISM_FISHEYE", "data.undistort=never", refused="use data.undistort=auto to train on und")(
+    undistorted("never", "RAD_TAN_THIN_PRISM_FISHEYE")
 )
 row("COLMAP", "PINHOLE", "focal length 0", refused="camera 1 is not usable")(
     lambda folder: (
@@ -573,7 +593,7 @@ def images_2(folder):
     return ["-r", "2"]
 
 
-@row("COLMAP", "OPENCV", "-r 2 with images_2 of distorted images", note="images_2 undistorted from OPENCV")
+@row("COLMAP", "OPENCV", "-r 2 with images_2 of distorted images", note="images_2 through OPENCV lenses")
 def distorted_images_2(folder):
     capture = Capture(cameras=[camera("OPENCV")])
     capture.write_colmap(folder)
@@ -581,7 +601,7 @@ def distorted_images_2(folder):
     return ["-r", "2"]
 
 
-@row("COLMAP", "OPENCV", "-r 2 without images_2", note="undistorted from OPENCV resized to 1/2 (Lanczos)")
+@row("COLMAP", "OPENCV", "-r 2 without images_2", note="through OPENCV lenses resized to 1/2 (Lanczos)")
 def resized(folder):
     plain(folder, Capture(cameras=[camera("OPENCV")]))
     return ["-r", "2"]
@@ -908,7 +928,7 @@ for oddity, place, text, arguments in (
     )
 
 
-@row("COLMAP", "OPENCV", "-s scene/sparse/0, -r 2 with images_2 and masks", note="images_2 undistorted from OPENCV")
+@row("COLMAP", "OPENCV", "-s scene/sparse/0, -r 2 with images_2 and masks", note="images_2 through OPENCV lenses")
 def model_named(folder):
     capture = Capture(cameras=[camera("OPENCV")])
     capture.write_colmap(folder)
@@ -995,7 +1015,7 @@ def masks(folder):
     masked(folder)
 
 
-@row("COLMAP", "OPENCV", "masks of distorted images", note="undistorted from OPENCV")
+@row("COLMAP", "OPENCV", "masks of distorted images", note="through OPENCV lenses")
 def distorted_masks(folder):
     masked(folder, "OPENCV")
 
@@ -1175,10 +1195,17 @@ def shared(folder: Path, model: str = "OPENCV", drop: tuple[str, ...] = (), **mo
     return capture
 
 
-row("instant-ngp", "OPENCV", "shared intrinsics, aabb_scale", note="undistorted from OPENCV")(
+def panorama(folder: Path, **more: object) -> None:
+    """transforms.json of panoramas, whose cameras need no more than to be called so."""
+    capture = Capture(cameras=[camera("EQUIRECTANGULAR", size=(96, 48))])
+    capture.write_images(folder / "images")
+    capture.write_transforms(folder, {"w": 96, "h": 48, **more})
+
+
+row("instant-ngp", "OPENCV", "shared intrinsics, aabb_scale", note="through OPENCV lenses")(
     lambda folder: shared(folder, aabb_scale=4, scale=0.5, offset=[0.5, 0.5, 0.5]) and None
 )
-row("instant-ngp", "OPENCV_FISHEYE", "is_fisheye", note="undistorted from OPENCV_FISHEYE")(
+row("instant-ngp", "OPENCV_FISHEYE", "is_fisheye", note="through OPENCV_FISHEYE lenses")(
     lambda folder: shared(folder, "OPENCV_FISHEYE", is_fisheye=True) and None
 )
 row("instant-ngp", "PINHOLE", "x_fov and y_fov in degrees instead of lengths")(
@@ -1196,8 +1223,8 @@ row("instant-ngp", "PINHOLE", "x_fov and y_fov in degrees instead of lengths")(
 row("instant-ngp", "f-theta", "f-theta lens", refused="camera model f-theta is not read; undistort the images")(
     lambda folder: shared(folder, "PINHOLE", ftheta_p0=0.0) and None
 )
-row("instant-ngp", "latlong", "panorama", refused="sees too wide an angle")(
-    lambda folder: shared(folder, "PINHOLE", latlong=True) and None
+row("instant-ngp", "latlong", "panorama", note="through EQUIRECTANGULAR lenses")(
+    lambda folder: panorama(folder, latlong=True)
 )
 
 
@@ -1224,17 +1251,17 @@ def dynamic_masks(folder):
     shared(folder, "PINHOLE").write_masks(folder / "images", invert=True, name="dynamic_mask_{}")
 
 
-row("nerfstudio", "OPENCV", "camera_model, applied_transform", note="undistorted from OPENCV")(
+row("nerfstudio", "OPENCV", "camera_model, applied_transform", note="through OPENCV lenses")(
     lambda folder: shared(folder, camera_model="OPENCV", applied_transform=np.eye(4)[:3].tolist()) and None
 )
-row("nerfstudio", "OPENCV_FISHEYE", "camera_model", note="undistorted from OPENCV_FISHEYE")(
+row("nerfstudio", "OPENCV_FISHEYE", "camera_model", note="through OPENCV_FISHEYE lenses")(
     lambda folder: shared(folder, "OPENCV_FISHEYE", camera_model="OPENCV_FISHEYE") and None
 )
-row("nerfstudio", "FULL_OPENCV", "k3 to k6", note="undistorted from FULL_OPENCV")(
+row("nerfstudio", "FULL_OPENCV", "k3 to k6", note="through FULL_OPENCV lenses")(
     lambda folder: shared(folder, "FULL_OPENCV") and None
 )
-row("nerfstudio", "EQUIRECTANGULAR", "panorama", refused="sees too wide an angle")(
-    lambda folder: shared(folder, "PINHOLE", camera_model="EQUIRECTANGULAR") and None
+row("nerfstudio", "EQUIRECTANGULAR", "panorama", note="through EQUIRECTANGULAR lenses")(
+    lambda folder: panorama(folder, camera_model="EQUIRECTANGULAR")
 )
 row(
     "nerfstudio",
@@ -1255,7 +1282,7 @@ def per_frame(folder: Path, change: Callable[[int, dict], None] = lambda index, 
     return capture
 
 
-@row("nerfstudio", "PINHOLE, OPENCV", "intrinsics in the frames, two sizes", note="undistorted from OPENCV")
+@row("nerfstudio", "PINHOLE, OPENCV", "intrinsics in the frames, two sizes", note="through OPENCV lenses")
 def nerfstudio_per_frame(folder):
     per_frame(folder)
 
@@ -1423,13 +1450,13 @@ def mask_paths(folder):
     capture.write_transforms(folder, frames=frames)
 
 
-@row("nerfstudio", "OPENCV", "-r 2 with images_2", note="images_2 undistorted from OPENCV")
+@row("nerfstudio", "OPENCV", "-r 2 with images_2", note="images_2 through OPENCV lenses")
 def nerfstudio_images_2(folder):
     shared(folder).write_images(folder / "images_2", divide=2)
     return ["-r", "2"]
 
 
-@row("nerfstudio", "OPENCV", "-r 2 without images_2", note="undistorted from OPENCV resized to 1/2 (Lanczos)")
+@row("nerfstudio", "OPENCV", "-r 2 without images_2", note="through OPENCV lenses resized to 1/2 (Lanczos)")
 def nerfstudio_resized(folder):
     shared(folder)
     return ["-r", "2"]
@@ -1579,7 +1606,7 @@ def nerfstudio_gap(folder):
     return ["-r", "2"]
 
 
-@row("nerfstudio", "OPENCV", "beside a COLMAP model: -s .../transforms.json", note="undistorted from OPENCV")
+@row("nerfstudio", "OPENCV", "beside a COLMAP model: -s .../transforms.json", note="through OPENCV lenses")
 def named_file(folder):
     shared(folder)
     Capture().write_colmap(folder)
@@ -1765,15 +1792,17 @@ def check_views(arguments: list[str], exact: bool, spots: np.ndarray) -> str:
 def check_spots(pixels: np.ndarray, view, spots: np.ndarray) -> None:
     gray = pixels[..., 0].astype(int).tolist() == pixels[..., 1].astype(int).tolist()
     for channel in (0,) if gray else (0, 1):
-        x, y, z = view.K @ (view.viewmat[:3, :3] @ spots[channel] + view.viewmat[:3, 3])
-        np.testing.assert_allclose(spot_center(pixels[..., channel]), (x / z, y / z), atol=TOLERANCE)
+        place = view.look(spots[channel][None])[0][0]
+        np.testing.assert_allclose(spot_center(pixels[..., channel]), place, atol=TOLERANCE)
 
 
 def check_mask(kept, view, spot: np.ndarray) -> None:
     if kept is None or kept.all():
         return
-    x, y, z = view.K @ (view.viewmat[:3, :3] @ spot + view.viewmat[:3, 3])
-    np.testing.assert_allclose(spot_center(kept.numpy()), (x / z, y / z), atol=1.0)
+    if view.mask.path.name.startswith("lens-"):
+        np.testing.assert_array_equal(kept, kept_places(view.lens, view.width, view.height))
+        return
+    np.testing.assert_allclose(spot_center(kept.numpy()), view.look(spot[None])[0][0], atol=1.0)
     assert 0.02 < kept.float().mean() < 0.12
 
 

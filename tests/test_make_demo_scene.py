@@ -38,6 +38,31 @@ def test_points_have_the_colour_that_the_views_show(demo, tmp_path):
     assert error < 3.0
 
 
+@pytest.mark.parametrize("lens", ["OPENCV", "OPENCV_FISHEYE", "FOV", "EUCM", "DIVISION", "EQUIRECTANGULAR"])
+def test_through_a_lens_points_have_the_colour_that_the_views_show(demo, tmp_path, lens):
+    """So they do through the lens that the reader gives the views, behind the camera, too."""
+    demo.make(tmp_path / "demo", demo.Recipe(views=2, width=96, height=48, lens=lens))
+    scene = load_scene(tmp_path / "demo", test_every=0, normalise=False)
+    view, points = scene.train[0], scene.points.positions[:1500]
+    places, _, seen = view.look(points)
+    assert view.lens is not None and seen.mean() > 0.97
+    behind = (points @ view.viewmat[2, :3] + view.viewmat[2, 3]) < 0
+    assert behind[seen].any() == (lens in ("OPENCV_FISHEYE", "EUCM", "EQUIRECTANGULAR"))
+    x, y = places[seen].astype(int).T
+    pixels = np.asarray(Image.open(view.image_path)).astype(int)
+    assert np.abs(pixels[y, x] - scene.points.colors[:1500][seen]).mean() < 5.0
+
+
+def test_a_lens_of_its_own_width(demo, tmp_path):
+    """A fisheye of 200 degrees has its border 100 degrees off the axis; another lens has no such choice."""
+    recipe = demo.Recipe(width=101, height=51, lens="FISHEYE")
+    rays = demo.camera_rays(recipe, np.array([0.53 * 101 - 50.5]), np.array([0.47 * 51]))
+    assert np.degrees(np.arccos(rays[2, 0])) == pytest.approx(100.0, abs=0.01)
+    with pytest.raises(ValueError, match="--fov is for fisheyes"):
+        demo.make(tmp_path / "demo", demo.Recipe(lens="OPENCV", fov=100))
+    assert demo.record(demo.Recipe()) == {"version": 1, "views": 40, "width": 160, "height": 120, "seed": 0}
+
+
 def test_same_recipe_same_bytes_and_another_seed_another_scene(demo, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         demo.make(tmp_path / name, demo.Recipe(views=1, width=16, height=12, seed=seed))

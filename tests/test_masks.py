@@ -154,7 +154,7 @@ RADIAL = {"model": "SIMPLE_RADIAL", "params": (50, 30, 17, 0.1), "names": ["a.pn
 
 
 def undistorted_mask(source, **options):
-    return load_scene(source, test_every=0, **options).train[0].mask
+    return load_scene(source, test_every=0, undistort="always", **options).train[0].mask
 
 
 def test_undistorted_masks_are_cached_by_what_they_are_made_of(tmp_path):
@@ -174,7 +174,7 @@ def test_no_pixel_blended_from_ignored_ones_counts(tmp_path):
     source = write_colmap(tmp_path, **RADIAL)
     write_mask(source / "masks/a.png.png")
     Image.fromarray(np.where(KEPT, 0, 255).astype(np.uint8)).convert("RGB").save(source / "images/a.png")
-    view = load_scene(source, test_every=0).train[0]
+    view = load_scene(source, test_every=0, undistort="always").train[0]
     kept = decode_mask(view.mask, (view.width, view.height))
     assert 300 < kept.sum() < 700
     assert np.asarray(Image.open(view.image_path))[kept].max() == 0
@@ -254,7 +254,7 @@ def test_alpha_goes_the_way_of_its_photo(tmp_path):
     pixels = np.dstack([white] * 3 + [np.where(KEPT, 255, 0).astype(np.uint8)])
     Image.fromarray(pixels, "RGBA").save(source / "images/a.png")
     for options, least in (({}, 400), ({"resolution": 2}, 80), ({"resolution": 50}, 200)):
-        shown, kept = pixels_and_mask(source, **options)
+        shown, kept = pixels_and_mask(source, undistort="always", **options)
         assert least < kept.sum() < 600 and (shown[kept] == 90).all(), options
 
 

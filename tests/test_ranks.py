@@ -100,9 +100,12 @@ def test_ranks_share_the_order_of_one_process_out():
 # ------------------------------------------------------------------------------------------------ a step
 
 
-def _views(count: int) -> list[tuple]:
-    """Cameras, and a photo of each."""
-    cameras = [random_view(seed, *SIZES[seed]).camera for seed in range(count)]
+def _views(count: int, model: str = "pinhole") -> list[tuple]:
+    """Cameras, and a photo of each; panoramas have the Gaussians at their edges, where they are drawn twice."""
+    cameras = [random_view(seed, *SIZES[seed], model=model).camera for seed in range(count)]
+    if model == "equirectangular":
+        around = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0]))
+        cameras = [camera._replace(viewmats=around @ camera.viewmats) for camera in cameras]
     g = torch.Generator().manual_seed(7)
     return [
         (camera, torch.randint(0, 256, (camera.height, camera.width, 3), generator=g).to(torch.uint8))
@@ -144,9 +147,9 @@ def _compared(rendered: Rendered, photo: Tensor, with_more: bool) -> dict[str, T
 
 
 def _rank_steps(
-    ranks: Ranks, kind: str, absgrad: bool, steps: int, with_more: bool
+    ranks: Ranks, kind: str, absgrad: bool, steps: int, with_more: bool, model: str
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    views, rows = _views(ranks.count), torch.arange(COUNT)[ranks.rank :: ranks.count]
+    views, rows = _views(ranks.count, model), torch.arange(COUNT)[ranks.rank :: ranks.count]
     training, settings = _Training(rows, ranks.count, ranks), replace(SETTINGS, absgrad=absgrad, rasterizer=kind)
     make = {"composed": ShardedComposedEngine, "fused": ShardedFusedEngine}[kind]
     engine = make(training.params, training.optimizers, training.strategy, settings, ranks)
@@ -181,12 +184,12 @@ def _seen(engine: Engine, camera: Cameras, with_more: bool) -> Tensor:
 
 
 def _one_process_steps(
-    count: int, absgrad: bool, steps: int, with_more: bool
+    count: int, absgrad: bool, steps: int, with_more: bool, model: str = "pinhole"
 ) -> tuple[dict[str, Tensor], list[Tensor], list[Tensor]]:
     """The same by a process that sums the gradients of the views itself."""
     training = _Training(torch.arange(COUNT), count)
     engine = ComposedEngine(training.params, training.optimizers, training.strategy, replace(SETTINGS, absgrad=absgrad))
-    views = [(_moving(camera) if with_more else camera, photo) for camera, photo in _views(count)]
+    views = [(_moving(camera) if with_more else camera, photo) for camera, photo in _views(count, model)]
     for step in range(1, steps + 1):
         images = []
         for camera, photo in views:
@@ -194,8 +197,7 @@ def _one_process_steps(
             gradients = _compared(rendered, photo, with_more)
             sums = rendered.differentiate(gradients["image"], gradients["errors"], gradients.get("depth"))
             training.strategy.state["score"] += sums[:, 0].sqrt()
-            means2d, radii = rendered.rendering.means2d, rendered.rendering.radii
-            gradient = means2d.absgrad if absgrad else means2d.grad
+            radii, gradient = rendered.rendering.radii, rendered.rendering.center_gradients(absgrad)
             training.strategy.after_backward(step * count, gradient, radii, camera.width, camera.height)
             images.append(rendered.image.detach())
         training.strategy.regularize(training.params)
@@ -203,16 +205,21 @@ def _one_process_steps(
     return training.state(), images, [_seen(engine, camera, with_more) for camera, _ in views]
 
 
+STEPS = [
+    ("composed", 2, False, "pinhole"), ("composed", 3, True, "pinhole"), ("fused", 2, True, "pinhole"),
+    ("fused", 3, False, "pinhole"), ("composed", 2, True, "equirectangular"), ("fused", 2, False, "equirectangular"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("with_more", [False, True], ids=["", "depth and poses"])
-@pytest.mark.parametrize(("kind", "count", "absgrad"), [("composed", 2, False), ("composed", 3, True),
-                                                        ("fused", 2, True), ("fused", 3, False)])  # fmt: skip
-def test_a_step_is_that_of_one_process(kind, count, absgrad, with_more, tmp_path, request):
+@pytest.mark.parametrize(("kind", "count", "absgrad", "model"), STEPS)
+def test_a_step_is_that_of_one_process(kind, count, absgrad, model, with_more, tmp_path, request):
     if kind == "fused":
         if torch.cuda.is_available():
             pytest.skip("its kernels run on a CPU here")
         request.getfixturevalue("emulated_fused_ops")
-    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1, with_more)
-    _assert_as_one_process(kind, results, *_one_process_steps(count, absgrad, 1, with_more))
+    results = on_ranks(count, tmp_path, _rank_steps, kind, absgrad, 1, with_more, model)
+    _assert_as_one_process(kind, results, *_one_process_steps(count, absgrad, 1, with_more, model))
 
 
 @pytest.mark.parametrize("with_more", [False, True], ids=["", "depth and poses"])
@@ -254,7 +261,7 @@ def _cut_step(ranks: Ranks, what: str) -> tuple[dict[str, Tensor], int]:
     engine = ShardedFusedEngine(training.params, training.optimizers, training.strategy, settings, ranks)
     camera, photo = views[ranks.rank]
     engine.forward(2, camera, 3, BACKGROUND, *(one for one, _ in views))  # the first one is always whole
-    engine._agree = lambda pixels: None
+    engine._agree = lambda pixels, most: None
     engine._capacity = 4 if what == "slabs" else 25
     lists = 8 if what == "lists" and ranks.rank == 0 else 4096
     engine.sizes.capacities = lambda gaussians: (engine._capacity, lists)
@@ -298,7 +305,7 @@ def _cut_band(ranks: Ranks, what: str) -> tuple[dict[str, Tensor], int]:
     settings = replace(SETTINGS, rasterizer="fused")
     engine = TiledFusedEngine(training.params, training.optimizers, training.strategy, settings, ranks)
     engine.forward(1, camera, 3, BACKGROUND)  # the first one is always whole
-    engine._agree = lambda pixels: None
+    engine._agree = lambda pixels, most: None
     engine._capacity = 4 if what == "slabs" else 25
     lists = 8 if what == "lists" and ranks.rank == 0 else 4096
     engine.sizes.capacities = lambda gaussians: (engine._capacity, lists)

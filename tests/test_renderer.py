@@ -12,6 +12,7 @@ from distwar_gs.rendering.renderer import (
     ComposedRendering,
     Rendering,
     RenderSettings,
+    Splats,
     render,
     render_settings,
     view_colors,
@@ -89,7 +90,8 @@ def reference_render(
     flat = (tensor.flatten(0, 1) for tensor in (means2d, conics, channels, visible))
     image, alphas = blend_reference(*flat, WIDTH, HEIGHT, *lists, backgrounds)
     image, depths, drawn = image.split([3, 1, features.shape[1]], -1)
-    return ComposedRendering(image, alphas, depths / alphas.clamp_min(1e-10), drawn, means2d, radii, colors)
+    splats = Splats(means2d, conics, visible, depths, radii, *lists, None)
+    return ComposedRendering(image, alphas, depths / alphas.clamp_min(1e-10), drawn, means2d, radii, colors, splats)
 
 
 # Seeds at which float32 and float64 agree on which pixels every Gaussian reaches.

@@ -68,7 +68,6 @@ def test_file_path_with_extension_and_resolution(tmp_path):
         (lambda meta: meta.update(frames=[]), "`frames` is empty"),
         (lambda meta: meta.update(camera_model="ORTHOPHOTO"), "ORTHOPHOTO is not read; undistort"),
         (lambda meta: meta.update(ftheta_p0=1.0), "f-theta is not read; undistort"),
-        (lambda meta: meta.update(camera_model="EQUIRECTANGULAR"), "sees too wide an angle"),
         (lambda meta: meta.update(k1="none"), "`k1` is 'none', not a number"),
         (lambda meta: meta.update(test_filenames="r_1"), "`test_filenames` is a str"),
         (lambda meta: meta.update(ply_file_path="cloud.ply"), "cloud.ply.*or take the key out"),

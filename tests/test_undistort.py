@@ -1,5 +1,6 @@
 import logging
 import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from scene_files import write_colmap
 from distwar_datasets import DataError, load_scene
 from distwar_datasets.pixels.masks import decode_mask
 
+load_undistorted = partial(load_scene, undistort="always")
 RADIAL = {"model": "SIMPLE_RADIAL", "params": (50, 30, 17, 0.1)}
 
 
@@ -25,10 +27,10 @@ def image_paths(scene):
 def test_cache_is_used_again_and_said_once(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="distwar_datasets")
     source = write_colmap(tmp_path / "scene", **RADIAL)
-    first = image_paths(load_scene(source))
+    first = image_paths(load_undistorted(source))
     assert caplog.text.count("writing 4 images to") == 1
     stamps = [path.stat().st_mtime_ns for path in first]
-    second = image_paths(load_scene(source))
+    second = image_paths(load_undistorted(source))
     assert (first, stamps) == (second, [path.stat().st_mtime_ns for path in second])
     assert caplog.text.count("writing 4 images to") == 1
     cache = source / ".distwar_cache"
@@ -38,27 +40,27 @@ def test_cache_is_used_again_and_said_once(tmp_path, caplog):
 
 def test_changed_image_or_camera_makes_a_new_cache(tmp_path):
     source = write_colmap(tmp_path / "scene", **RADIAL)
-    folder = image_paths(load_scene(source))[0].parent
+    folder = image_paths(load_undistorted(source))[0].parent
     os.utime(source / "images/a.png", ns=(1, 1))
-    touched = image_paths(load_scene(source))[0].parent
+    touched = image_paths(load_undistorted(source))[0].parent
     other = write_colmap(tmp_path / "other", model="SIMPLE_RADIAL", params=(50, 30, 17, 0.11))
-    assert len({folder.name, touched.name, image_paths(load_scene(other))[0].parent.name}) == 3
+    assert len({folder.name, touched.name, image_paths(load_undistorted(other))[0].parent.name}) == 3
 
 
 def test_cache_that_lost_a_file_is_made_again(tmp_path):
     source = write_colmap(tmp_path / "scene", **RADIAL)
-    lost = image_paths(load_scene(source))[1]
+    lost = image_paths(load_undistorted(source))[1]
     lost.unlink()
-    assert image_paths(load_scene(source))[1] == lost
+    assert image_paths(load_undistorted(source))[1] == lost
     assert lost.is_file()
 
 
 def test_read_only_source_uses_the_home_cache(tmp_path, home_cache):
     source = write_colmap(tmp_path / "scene", **RADIAL)
     (source / ".distwar_cache").write_text("a file where the folder should be cannot be written into, even by root")
-    paths = image_paths(load_scene(source))
+    paths = image_paths(load_undistorted(source))
     assert all(home_cache in path.parents and path.is_file() for path in paths)
-    assert image_paths(load_scene(source)) == paths
+    assert image_paths(load_undistorted(source)) == paths
 
 
 def test_no_place_for_the_cache(tmp_path, home_cache):
@@ -66,7 +68,7 @@ def test_no_place_for_the_cache(tmp_path, home_cache):
     (source / ".distwar_cache").touch()
     home_cache.parent.touch()
     with pytest.raises(DataError, match="neither can be written"):
-        load_scene(source)
+        load_undistorted(source)
 
 
 def test_damaged_photo_leaves_no_half_made_cache(tmp_path):
@@ -74,7 +76,7 @@ def test_damaged_photo_leaves_no_half_made_cache(tmp_path):
     photo = source / "images/c.png"
     photo.write_bytes(photo.read_bytes()[:60])  # the header is whole
     with pytest.raises(DataError, match=r"c\.png: cannot be read"):
-        load_scene(source)
+        load_undistorted(source)
     assert list((source / ".distwar_cache").iterdir()) == []
 
 
@@ -83,7 +85,7 @@ def test_alpha_is_undistorted_too(tmp_path):
     rgba = np.full((40, 64, 4), 200, np.uint8)
     rgba[:, :32, 3], rgba[:, 32:, 3] = 0, 255
     Image.fromarray(rgba).save(source / "images/a.png")
-    alpha = np.asarray(Image.open(load_scene(source, test_every=0).train[0].image_path))[..., 3]
+    alpha = np.asarray(Image.open(load_undistorted(source, test_every=0).train[0].image_path))[..., 3]
     assert (alpha[:, :28].max(), alpha[:, 36:].min()) == (0, 255)
 
 
@@ -100,7 +102,7 @@ def test_images_and_masks_of_names_that_meet_are_files_of_their_own(tmp_path):
             pixels = kept * np.uint8(255) if folder == "masks" else np.full((40, 64), 30 * (index + 1), np.uint8)
             Image.fromarray(pixels).save(source / folder / name, "PNG")
     for resolution in (1, 2):
-        named = {view.name: view for view in load_scene(source, test_every=0, resolution=resolution).train}
+        named = {view.name: view for view in load_undistorted(source, test_every=0, resolution=resolution).train}
         assert sorted(named) == sorted(NAMES)
         views = [named[name] for name in NAMES]
         levels = [np.asarray(Image.open(view.image_path)) for view in views]

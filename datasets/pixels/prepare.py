@@ -12,10 +12,11 @@ from ..names import as_written
 from ..scene import View
 from ..textfiles import is_utf8
 from .distinct import with_unique_names
+from .lens_masks import with_lens_masks
 from .masks import DEFAULT_FOLDER, with_alpha, with_masks
 from .pairing import ImageFinder, all_found, pair_by_order, pair_images, pair_names_by_order
 from .resize import AUTO, DIVISORS, check_resolution, resize_views
-from .undistort import Shot, pinhole_views
+from .undistort import UNDISTORT, Shot, drawn_views
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +34,15 @@ class ImageOptions:
     masks: str | None = DEFAULT_FOLDER
     invert_masks: bool = False
     alpha: str = ALPHA[0]
+    undistort: str = UNDISTORT[0]
 
     def __post_init__(self) -> None:
-        """Raises DataError for a resolution, or a meaning of alpha, that there is not."""
+        """Raises DataError for a resolution, a meaning of alpha or a way to undistort that there is not."""
         check_resolution(self.resolution)
         if self.alpha not in ALPHA:
             raise DataError(f"alpha {self.alpha!r}: use one of {', '.join(ALPHA)}")
+        if self.undistort not in UNDISTORT:
+            raise DataError(f"undistort {self.undistort!r}: use one of {', '.join(UNDISTORT)}")
 
     def downscaled_folder(self, source: Path) -> Path | None:
         """`images_N` of `source` if resolution N asks for it, no other folder was chosen and it is there."""
@@ -54,7 +58,7 @@ class ImageOptions:
 def prepare_views(
     source: Path, label: str, shots: Sequence[Shot], model: Path, options: ImageOptions
 ) -> tuple[tuple[View, ...], str]:
-    """Pinhole views in the order of `shots`, and where their pixels come from in words.
+    """Views in the order of `shots`, as they are trained on, and where their pixels come from in words.
 
     `label` names the image folder in caches and words, `model` the file or folder of the cameras in messages. Masks go
     the way of their images. No two photographs have one name in the result. Raises DataError as the steps do.
@@ -68,8 +72,9 @@ def prepare_views(
     views = with_masks([shot.view for shot in shots], source, options.masks, options.invert_masks)
     views = with_alpha(views) if options.alpha == "mask" else views
     shots = [replace(shot, view=view) for shot, view in zip(shots, views, strict=True)]
-    pinholes, undistorted = pinhole_views(source, label, shots, model)
-    views, resized = resize_views(source, label, pinholes, options.resolution)
+    drawn, undistorted = drawn_views(source, label, shots, model, options.undistort)
+    drawn = with_lens_masks(source, label, drawn)
+    views, resized = resize_views(source, label, drawn, options.resolution)
     alpha = ", alpha as mask" if any(view.alpha_is_mask for view in views) else ""
     return views, " ".join(filter(None, [label, undistorted, resized])) + alpha
 

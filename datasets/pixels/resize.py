@@ -131,5 +131,7 @@ def _resize_opaque(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _resized_view(view: View, path: Path, size: tuple[int, int]) -> View:
     width, height = size
-    scale = np.diag([width / view.width, height / view.height, 1.0])
-    return replace(view, image_path=path, width=width, height=height, K=scale @ view.K)
+    across, down = width / view.width, height / view.height
+    lens = view.lens and view.lens.scaled(across, down)
+    K = np.diag([across, down, 1.0]) @ view.K
+    return replace(view, image_path=path, width=width, height=height, K=K, lens=lens)

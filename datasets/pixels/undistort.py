@@ -1,4 +1,5 @@
-"""Photographs of any camera -> pinhole views: those of distorting cameras are resampled, once, into a cache."""
+"""Photographs of any camera -> views that the renderer draws: with the lens that took them, or resampled to pinhole
+images, once, into a cache."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ import numpy as np
 import pycolmap
 
 from ..errors import DataError
+from ..lenses import Lens, lens_of
 from ..names import unique_stems
 from ..scene import Mask, View
 from .cache import cached_folder, file_fingerprint
@@ -22,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 IMAGE, MASK = ".png", ".mask.png"
 """How the names of a view's undistorted image and mask go on."""
+UNDISTORT = ("auto", "always", "never")
+"""Which photographs are resampled: those of lenses that the renderer cannot draw, all that are no pinholes', none."""
+_LEAST_SEEN = 0.5
+"""Of the places of an image, the share that rays must lead to for a lens that is drawn."""
 MIN_FORWARD = 0.1
 """Smallest z of a unit ray at the image border (84 degrees off axis) for which a pinhole image is worth having."""
 
@@ -55,36 +61,81 @@ def camera_at_size(camera: pycolmap.Camera, size: tuple[int, int], model: Path, 
     return scaled
 
 
-def pinhole_views(source: Path, label: str, shots: Sequence[Shot], model: Path) -> tuple[list[View], str]:
-    """All views as pinholes, in order, and the note "undistorted from MODEL" or "".
+def drawn_views(source: Path, label: str, shots: Sequence[Shot], model: Path, undistort: str) -> tuple[list[View], str]:
+    """All views as they are trained on, in order, and a note on lenses and undistortion, or "".
 
-    `label` names the image folder, `model` the file or folder of the cameras. Raises DataError as `is_distorted` does,
-    and when an image or the cache fails.
+    `label` names the image folder, `model` the file or folder of the cameras; undistort: one of UNDISTORT. Raises
+    DataError for a camera that can neither be drawn nor undistorted, and when an image or the cache fails.
     """
-    distorted = [shot for shot in shots if is_distorted(shot.camera, model)]
-    if not distorted:
-        return [shot.view for shot in shots], ""
-    models = ", ".join(sorted({shot.camera.model_name for shot in distorted}))
-    logger.info("%d images have %s distortion: training on undistorted copies", len(distorted), models)
-    undistorted = dict(zip(map(id, distorted), undistort_views(source, label, distorted), strict=True))
-    return [undistorted.get(id(shot), shot.view) for shot in shots], f"undistorted from {models}"
+    lenses = _lenses_of(shots, model, undistort)
+    bent = [shot for shot in shots if lenses[id(shot.camera)] is not None]
+    distorted = [shot for shot in shots if lenses[id(shot.camera)] is None and not is_pinhole(shot.camera)]
+    notes = []
+    if bent:
+        notes.append(f"through {_models_of(bent)} lenses")
+        logger.info("%d images are trained on through their %s lenses, as they are", len(bent), _models_of(bent))
+    if distorted:
+        notes.append(f"undistorted from {_models_of(distorted)}")
+        logger.info(
+            "%d images have %s distortion: training on undistorted copies", len(distorted), _models_of(distorted)
+        )
+    views = {id(shot): _through_lens(shot.view, lenses[id(shot.camera)]) for shot in shots}
+    if distorted:
+        views |= dict(zip(map(id, distorted), undistort_views(source, label, distorted), strict=True))
+    return [views[id(shot)] for shot in shots], ", ".join(notes)
 
 
-def is_distorted(camera: pycolmap.Camera, model: Path) -> bool:
-    """False when the camera is a pinhole as it is (also a distorting model whose coefficients are all zero).
+def _models_of(shots: Sequence[Shot]) -> str:
+    return ", ".join(sorted({shot.camera.model_name for shot in shots}))
 
-    Raises DataError, naming `model`, for a camera that no pinhole image can replace: a panorama, a lens too wide, or
-    coefficients that fit the middle of the image only.
-    """
+
+def _lenses_of(shots: Sequence[Shot], model: Path, undistort: str) -> dict[int, Lens | None]:
+    """By the id of the camera, the lens to draw it through; None: a pinhole, or it is to be undistorted."""
+    lenses: dict[int, Lens | None] = {}
+    for camera in {id(shot.camera): shot.camera for shot in shots}.values():
+        lens = None if undistort == "always" or is_pinhole(camera) else drawn_lens(camera)
+        if lens is None and not is_pinhole(camera):
+            _check_undistortion(camera, model, undistort)
+        lenses[id(camera)] = lens
+    return lenses
+
+
+def _through_lens(view: View, lens: Lens | None) -> View:
+    return view if lens is None else replace(view, lens=lens, K=lens.K)
+
+
+def is_pinhole(camera: pycolmap.Camera) -> bool:
+    """Whether the camera is a pinhole as it is, also by a distorting model whose coefficients are all zero."""
     # is_undistorted() is also true of an ideal fisheye, whose mapping is not a pinhole's.
-    if camera.is_perspective_pinhole() and camera.is_undistorted():
-        return False
+    return camera.is_perspective_pinhole() and camera.is_undistorted()
+
+
+def drawn_lens(camera: pycolmap.Camera) -> Lens | None:
+    """The lens to draw a camera through that is no pinhole; None where the renderer has none, or rays lead to too few
+    places of the image: coefficients that fit its middle only."""
+    lens = lens_of(camera)
+    if lens is None:
+        return None
+    across, down = ((np.arange(16) + 0.5) / 16 * side for side in (camera.width, camera.height))
+    places = np.stack(np.meshgrid(across, down), axis=-1).reshape(-1, 2)
+    return lens if np.isfinite(lens.rays(places)).all(axis=1).mean() >= _LEAST_SEEN else None
+
+
+def _check_undistortion(camera: pycolmap.Camera, model: Path, undistort: str) -> None:
+    """Raises DataError, naming `model`, for a camera that no pinhole image can replace, or may not."""
+    where = f"{model}: camera {camera.camera_id} ({camera.model_name})"
+    if undistort == "never":
+        raise DataError(
+            f"{where} has no lens that can be drawn; use data.undistort=auto to train on undistorted copies"
+        )
     if camera.is_perspective() and _sees_forward(camera):
-        return True
+        return
+    remedy = "crop its photos, or cut perspective views out of them, and run COLMAP on those"
+    if undistort == "always" and drawn_lens(camera) is not None:
+        remedy = "set data.undistort=auto to train on its photos as they are"
     raise DataError(
-        f"{model}: camera {camera.camera_id} ({camera.model_name}) sees too wide an angle to become a pinhole image "
-        "(or its distortion folds before the border); cut perspective views out of its photos, or crop them, and run "
-        "COLMAP on those"
+        f"{where} sees too wide an angle to become a pinhole image (or its distortion folds before the border);"
+        f" {remedy}"
     )
 
 

@@ -39,11 +39,10 @@ def seen_points(scene: Scene) -> tuple[dict[str, np.ndarray], str]:
 def not_hidden(view: View, points: PointCloud) -> np.ndarray:
     """The points [P, 3] that lie in the image with none right before them: of `CELLS` cells across the image, no point
     in the same cell or in one beside it is nearer by a factor of `BEHIND`."""
-    x, y, z = view.K @ (view.viewmat[:3, :3] @ points.positions.T + view.viewmat[:3, 3:])
-    inside = (z > 0) & (x > 0) & (x < view.width * z) & (y > 0) & (y < view.height * z)
-    positions, depths = points.positions[inside], z[inside]
+    pixels, depths, inside = view.look(points.positions)
+    positions, depths = points.positions[inside], depths[inside]
+    column, row = (pixels[inside] / (view.width / CELLS)).astype(int).T
     size = view.width / CELLS
-    column, row = (x[inside] / depths / size).astype(int), (y[inside] / depths / size).astype(int)
     nearest = np.full((int(view.height / size) + 3, CELLS + 3), np.inf)  # with a border
     np.minimum.at(nearest, (row + 1, column + 1), depths)
     around = np.full(len(depths), np.inf)

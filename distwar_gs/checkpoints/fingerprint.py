@@ -29,6 +29,8 @@ def scene_fingerprint(scene: "Scene") -> dict[str, Any]:
     digest = hashlib.sha256()
     for view in (*scene.train, None, *scene.test):
         digest.update(f"{view.name} {view.width}x{view.height}\n".encode() if view else b"--\n")
+        if view and view.lens:
+            digest.update(repr(view.lens).encode())
     views, frame = (*scene.train, *scene.test), (*scene.normalisation.shift, scene.normalisation.scale)
     return {
         "kind": scene.kind,

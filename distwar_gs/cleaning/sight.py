@@ -16,6 +16,8 @@ from distwar_kernels import Cameras
 
 REACH = 3.4
 """Standard deviations to which a Gaussian is drawn, rounded up (alpha of 1 is 1/255 at 3.33)."""
+_BENT = 3.0
+"""Times that a lens which is no pinhole may show a thing as large as in its middle: a fisheye does 115 degrees off."""
 BLUR = 2.0
 """Pixels beyond: the blur in screen space, and rounding up."""
 
@@ -77,7 +79,10 @@ def in_picture(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Depths [N] of the centers [N, 3]; pixels [N] that the longest standard deviations [N] take; and which Gaussians
     reach into the picture of a camera (C = 1), bool [N]: rather one too many, since each is taken for a ball."""
-    x, y, z = (means @ camera.viewmats[0, :3, :3].T + camera.viewmats[0, :3, 3]).unbind(-1)
+    in_camera = means @ camera.viewmats[0, :3, :3].T + camera.viewmats[0, :3, 3]
+    if camera.model != "pinhole":
+        return _in_bent_picture(in_camera, widest, camera, settings)
+    x, y, z = in_camera.unbind(-1)
     fx, fy, cx, cy = camera.intrinsics[0].tolist()
     seen, depth = (z > settings.near_plane) & (z < settings.far_plane), z.clamp_min(1e-12)
     tangent = (camera.width / fx) ** 2 + (camera.height / fy) ** 2  # squared, of far beyond a corner
@@ -87,6 +92,23 @@ def in_picture(
         pixel = focal * place / depth + middle
         seen = seen & (pixel > -reach) & (pixel < side + reach)
     return z, pixels, seen
+
+
+def _in_bent_picture(
+    in_camera: Tensor, widest: Tensor, camera: Cameras, settings: RenderSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `in_picture`, through a lens that is no pinhole, of points [N, 3] in camera axes."""
+    lens, (xy, z) = camera.lens, (in_camera[None, :, :2], in_camera[None, :, 2])
+    depth = lens.depth(xy, z)[0]
+    seen = (depth > settings.near_plane) & (depth < settings.far_plane) & lens.sees(xy, z, camera.intrinsics)[0]
+    pixels = camera.intrinsics[0, :2].amax() * widest / depth.clamp_min(1e-12)
+    if lens.period is not None:
+        return depth, pixels, seen
+    reach = REACH * _BENT * pixels + BLUR
+    x, y = lens.project(xy, z, camera.intrinsics)[0].unbind(-1)
+    for place, side in ((x, camera.width), (y, camera.height)):
+        seen = seen & (place > -reach) & (place < side + reach)
+    return depth, pixels, seen
 
 
 def _near_quantile(depths: Tensor) -> float:

@@ -42,6 +42,10 @@ class DataConfig:
     alpha: str = setting("background", one_of("background", "mask"))
     """What transparent places of photos mean. background: data.background shows through (objects that were cut out, as
     in NeRF-synthetic scenes). mask: they are ignored, beside what masks ignore (passers-by that were cut out)."""
+    undistort: str = setting("auto", one_of("auto", "always", "never"))
+    """What happens to photos of lenses that are no pinholes. auto: they are trained on as they are, through their lens;
+    only those of lenses that the renderer cannot draw are resampled to pinhole images. always: all are resampled, which
+    cuts off what a pinhole has no room for. never: those that cannot be drawn are refused."""
     test_every: int = setting(8, at_least(2))
     """Every N-th image by name is held out for testing. Only used when data.eval is on and neither data.test_list nor
     the scene says which images are for testing."""

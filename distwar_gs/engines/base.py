@@ -164,7 +164,7 @@ class ComposedEngine:
         if statistics is not None and sums is not None:
             statistics["score"] += sums[:, 0].sqrt()
         timer.mark("backward")
-        gradient = getattr(rendering.means2d, "absgrad" if self.settings.absgrad else "grad")
+        gradient = rendering.center_gradients(self.settings.absgrad)
         self.strategy.after_backward(rendered.step, gradient, rendering.radii, v_image.shape[1], v_image.shape[0])
         timer.mark("densify")
         self.strategy.regularize(self.params)

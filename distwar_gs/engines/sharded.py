@@ -64,7 +64,7 @@ class Sent:
 
     camera: Cameras
     rows: Tensor
-    """[V] int64: which they are."""
+    """[V] int64: which they are; at the edges of a panorama one can be there again."""
     splats: Tensor
     """[V, 12] with their graph; see WORDS."""
 
@@ -203,12 +203,16 @@ class ShardedComposedEngine:
 
     def _project(self, camera: Cameras, sh_degree: int) -> Sent:
         projected = project_gaussians(self.params, camera, self.settings)
+        colors = view_colors(self.params, camera, projected.radii, sh_degree)
+        rows = torch.arange(colors.shape[1], device=colors.device)
+        copies = kernels.around(camera, projected.means2d, projected.radii)
+        if copies is not None:
+            projected, colors, rows = projected.drawn_again(copies), copies.again(colors), copies.again(rows[None])[0]
         radii = projected.radii
-        colors = view_colors(self.params, camera, radii, sh_degree)
-        rows = (radii[0] > 0).all(dim=-1).nonzero().squeeze(1)
+        visible = (radii[0] > 0).all(dim=-1).nonzero().squeeze(1)
         parts = projected._asdict() | {"colors": colors, "radii": radii.float()}
-        words = [parts[name][0].reshape(len(radii[0]), size)[rows] for name, size in WORDS.items()]
-        return Sent(camera, rows, torch.cat(words, dim=1))
+        words = [parts[name][0].reshape(len(radii[0]), size)[visible] for name, size in WORDS.items()]
+        return Sent(camera, rows[visible], torch.cat(words, dim=1))
 
     def _blend(
         self, camera: Cameras, splats: Tensor, counts: list[int], background: Tensor, with_depth: bool, scored: bool
@@ -283,9 +287,10 @@ class ShardedComposedEngine:
         count, first = len(self.params["means"]), _DIFFERENTIABLE if self.settings.absgrad else 0
         for sent, records in zip(views, back, strict=True):
             if statistics is not None and "score" in statistics:
-                statistics["score"].index_add_(0, sent.rows, records[:, -1].sqrt())
+                errors = records.new_zeros(count).index_add_(0, sent.rows, records[:, -1])
+                statistics["score"] += errors.sqrt()
             gradient = records.new_zeros(1, count, 2)
-            gradient[0, sent.rows] = records[:, first : first + 2]
+            gradient[0].index_add_(0, sent.rows, records[:, first : first + 2])
             radii = torch.zeros(1, count, 2, dtype=torch.int32, device=records.device)
             radii[0, sent.rows] = sent.splats.detach()[:, -2:].int()
             self.strategy.after_backward(step, gradient, radii, sent.camera.width, sent.camera.height)

@@ -108,7 +108,7 @@ class ShardedFusedEngine:
         """See distwar_gs.engines.base.Engine. Waits for the device once, to size its buffers, and at every step in
         deterministic mode."""
         is_whole = self._largest == 0 or self._deterministic
-        self._agree(max(one.width * one.height for one in together))
+        self._agree(max(one.width * one.height for one in together), self._most_splats(together))
         options = self.settings.draw_options(sh_degree, background, with_depth)
         own = self.ranks.rank
         return self._render(
@@ -144,7 +144,7 @@ class ShardedFusedEngine:
         refuse_features(features)
         together = cameras_of_all(self.ranks, camera)
         options = self.settings.draw_options(sh_degree, background, with_depth)
-        capacity = max(self.ranks.numbers(len(self.params["means"])))
+        capacity = max(self.ranks.numbers(self._most_splats(together)))
         seen = self._render(step, together, options, BufferSizes(), capacity, is_whole=True)
         alphas = 1.0 - seen.drawn.transmittances[None, ..., None]
         return Rendering(seen.image[None], alphas, expected_depths(seen.drawn.image[None], alphas), None)
@@ -159,21 +159,26 @@ class ShardedFusedEngine:
 
     # ------------------------------------------------------------------------------------------------ inside
 
-    def _agree(self, pixels: int) -> None:
-        """On the capacity of slabs and the reduction, where that is due: at the same steps on all ranks."""
+    def _most_splats(self, cameras: Sequence[Cameras]) -> int:
+        """That this rank's Gaussians can have in one of these views."""
+        return len(self.params["means"]) * max(camera.lens.most_splats for camera in cameras)
+
+    def _agree(self, pixels: int, most: int) -> None:
+        """On the capacity of slabs and the reduction, where that is due: at the same steps on all ranks. A view has at
+        most so many splats of this rank's."""
         if pixels > self._largest:
             if self._largest:
                 self.sizes.expect_larger(pixels / self._largest)
             self._largest, self._until_agreed = pixels, 0
         if self._until_agreed == 0:
             self._until_agreed = AGREE_EVERY if self._capacity else 1  # after the first step more is known
-            self._capacity = self._agreed(self.sizes)
+            self._capacity = self._agreed(self.sizes, most)
             self._reduction.agree()
         self._until_agreed -= 1
 
-    def _agreed(self, sizes: BufferSizes) -> int:
-        """The capacity of slabs that is enough for all ranks, as far as they know by now."""
-        return max(self.ranks.numbers(sizes.capacities(len(self.params["means"]))[0]))
+    def _agreed(self, sizes: BufferSizes, most: int) -> int:
+        """The capacity of slabs that is enough for all ranks, as far as they know by now; `most` as for `_agree`."""
+        return max(self.ranks.numbers(sizes.capacities(most)[0]))
 
     def _render(
         self, step: int, together: Sequence[Cameras], options: fused.DrawOptions, sizes: BufferSizes, capacity: int,
@@ -197,15 +202,15 @@ class ShardedFusedEngine:
         depths = splats[:, _DEPTH].clone()
         if not options.with_depth:
             splats[:, _DEPTH] = 0.0
-        gaussians, capacity = len(self.params["means"]), packed.shape[1] - 1
+        most, capacity = self._most_splats([camera]), packed.shape[1] - 1
         while True:
-            held = (capacity, sizes.capacities(gaussians)[1])
+            held = (capacity, sizes.capacities(most)[1])
             image, blend = joint.blend(splats, depths, camera, options, held[1])
             counts = torch.cat([totals.max().view(1), blend.counts[1:]])
-            if not is_whole or sizes.fits(counts, gaussians, held):
+            if not is_whole or sizes.fits(counts, most, held):
                 break
         if not is_whole:
-            sizes.watch(counts, gaussians, held)
+            sizes.watch(counts, most, held)
         return Drawn(image, splats, blend, is_cut | (blend.counts[1:] > held[1]))
 
     def _project(
@@ -220,11 +225,11 @@ class ShardedFusedEngine:
             totals = torch.cat([one.total for one in visible])
             if not is_whole:
                 return visible, totals, capacity
-            most = totals.max().view(1)
-            fits = sizes.fits(torch.cat([most, torch.zeros_like(most)]), len(parameters[0]), (capacity, 0))
+            largest, most = totals.max().view(1), self._most_splats(together)
+            fits = sizes.fits(torch.cat([largest, torch.zeros_like(largest)]), most, (capacity, 0))
             if self.ranks.all(fits):
                 return visible, totals, capacity
-            capacity = self._capacity = self._agreed(sizes)
+            capacity = self._capacity = self._agreed(sizes, most)
 
     def _blend_backward(
         self, drawn: Drawn, options: fused.DrawOptions, v_image: Tensor, v_depth: Tensor | None, errors: Tensor | None

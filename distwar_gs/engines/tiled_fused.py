@@ -79,10 +79,10 @@ class TiledFusedEngine(ShardedFusedEngine):
     ) -> TiledFusedRendered:  # fmt: skip
         """See ShardedFusedEngine; all ranks show the same view."""
         bands, is_whole = Bands.of(camera, self.ranks), self._largest == 0 or self._deterministic
-        self._agree(camera.width * camera.height)
+        self._agree(camera.width * camera.height, self._most_splats([camera]))
         options = self.settings.draw_options(sh_degree, background, with_depth)
         visible = self._project_once(camera, options, is_whole)
-        packed, places, totals = self._part(visible, bands, is_whole)
+        packed, places, totals = self._part(visible, camera, bands, is_whole)
         drawn = self._draw(packed, totals, bands.size(camera), options, self.sizes, is_whole)
         parts = [drawn.image, drawn.transmittances[..., None]] if with_depth else [drawn.image]
         whole = bands.whole(torch.cat(parts, dim=-1))
@@ -121,33 +121,36 @@ class TiledFusedEngine(ShardedFusedEngine):
 
     # ------------------------------------------------------------------------------------------------ inside
 
-    def _agree(self, pixels: int) -> None:
+    def _agree(self, pixels: int, most: int) -> None:
         if 0 < self._largest < pixels:
             self._own_sizes.expect_larger(pixels / self._largest)
-        super()._agree(pixels)
+        super()._agree(pixels, most)
 
     def _project_once(self, camera: Cameras, options: fused.DrawOptions, is_whole: bool) -> VisibleSplats:
         with_depth, sizes = replace(options, with_depth=True), self._own_sizes  # so that it travels with the splat
         parameters = [self.params[name].detach() for name in fused.PARAMETERS]
+        most = self._most_splats([camera])
         while True:
-            capacity = sizes.capacities(len(parameters[0]))[0]
+            capacity = sizes.capacities(most)[0]
             visible = joint.project(parameters, camera, with_depth, capacity)
             counts = torch.cat([visible.total, torch.zeros_like(visible.total)])
             if not is_whole:
-                sizes.watch(counts, len(parameters[0]), (capacity, 0))
-            if not is_whole or sizes.fits(counts, len(parameters[0]), (capacity, 0)):
+                sizes.watch(counts, most, (capacity, 0))
+            if not is_whole or sizes.fits(counts, most, (capacity, 0)):
                 return visible
 
-    def _part(self, visible: VisibleSplats, bands: Bands, is_whole: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _part(
+        self, visible: VisibleSplats, camera: Cameras, bands: Bands, is_whole: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Slabs [ranks, capacity + 1, 12], each splat's places in them, and how many each should hold [ranks]."""
-        shown, gaussians = _shown(visible, bands), len(self.params["means"])
+        shown, most = _shown(visible, bands), self._most_splats([camera])
         totals = shown.sum(dim=1).int()
         while is_whole:
-            most = totals.max().view(1)
-            fits = self.sizes.fits(torch.cat([most, torch.zeros_like(most)]), gaussians, (self._capacity, 0))
+            largest = totals.max().view(1)
+            fits = self.sizes.fits(torch.cat([largest, torch.zeros_like(largest)]), most, (self._capacity, 0))
             if self.ranks.all(fits):
                 break
-            self._capacity = self._agreed(self.sizes)
+            self._capacity = self._agreed(self.sizes, most)
         places = (shown.cumsum(dim=1) - 1).clamp_max(self._capacity).masked_fill(~shown, self._capacity)
         slabs = _filled(visible.splats, places, bands, self._capacity)
         slabs[:, -1] = 0.0

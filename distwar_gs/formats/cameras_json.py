@@ -22,7 +22,8 @@ def save_cameras_json(
 
     A list with, for each view: id, img_name, width, height, position (camera centre), rotation (camera-to-world, rows),
     fy, fx in pixels, and beyond the reference's layout cx, cy (pixel centres at +0.5) and, if the positions are
-    relative to one, origin (added to a position it gives the frame of the input).
+    relative to one, origin (added to a position it gives the frame of the input); of a photo that no pinhole took also
+    lens and lens_numbers (distwar_kernels/cameras.py), whose scale in the middle fx and fy are.
     """
     frame = normalisation if origin is None else normalisation.about(origin)
     told = {} if origin is None or not origin.any() else {"origin": origin.tolist()}
@@ -33,6 +34,7 @@ def save_cameras_json(
 
 def _camera_entry(index: int, view: View, normalisation: Normalisation) -> dict[str, Any]:
     to_world = np.linalg.inv(normalisation.undo_viewmat(view.viewmat))
+    lens = {"lens": view.lens.model, "lens_numbers": list(view.lens.numbers)} if view.lens else {}
     return {
         "id": index,
         "img_name": view.name,
@@ -44,4 +46,4 @@ def _camera_entry(index: int, view: View, normalisation: Normalisation) -> dict[
         "fx": float(view.K[0, 0]),
         "cx": float(view.K[0, 2]),
         "cy": float(view.K[1, 2]),
-    }
+    } | lens

@@ -23,8 +23,8 @@ def save_colmap_text(
 ) -> None:
     """Writes cameras.txt, images.txt and points3D.txt into a folder, in the frame of the input, in the views' order.
 
-    Cameras are pinholes of the photos as they were trained with: undistorted, and as small. Points have no tracks. Each
-    file is whole when it appears under its name; newer COLMAPs' rigs.txt and frames.txt lie beside them.
+    Cameras are those of the photos as they were trained with: as small, and undistorted where they were. Points have no
+    tracks. Each file is whole when it appears under its name; newer COLMAPs' rigs.txt and frames.txt lie beside them.
     """
     model = _model_of(views, points, normalisation)
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def _model_of(
 
     model, cameras = pycolmap.Reconstruction(), dict[tuple, int]()
     for index, view in enumerate(views):
-        key = (view.camera_id, view.width, view.height, view.K.tobytes())
+        key = (view.camera_id, view.width, view.height, view.K.tobytes(), view.lens)
         if key not in cameras:
             cameras[key] = len(cameras) + 1
             model.add_camera_with_trivial_rig(_camera_of(cameras[key], view))
@@ -58,6 +58,10 @@ def _model_of(
 def _camera_of(camera_id: int, view: View) -> pycolmap.Camera:
     import pycolmap
 
-    params = [view.K[0, 0], view.K[1, 1], view.K[0, 2], view.K[1, 2]]
+    from distwar_datasets.lenses import colmap_model
+
+    model, params = "PINHOLE", [view.K[0, 0], view.K[1, 1], view.K[0, 2], view.K[1, 2]]
+    if view.lens is not None:
+        model, params = colmap_model(view.lens)
     size = {"width": view.width, "height": view.height}
-    return pycolmap.Camera(camera_id=camera_id, model="PINHOLE", params=params, **size)
+    return pycolmap.Camera(camera_id=camera_id, model=model, params=params, **size)

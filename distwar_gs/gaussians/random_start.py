@@ -123,10 +123,24 @@ def _draw(views: Sequence["View"], distances: tuple[float, float], count: int, g
     matrices, inverse_Ks, sizes = _matrices(views)
     pixels = torch.stack([u, v], dim=-1) * sizes[chosen]
     rays = torch.einsum("nij,nj->ni", inverse_Ks[chosen], torch.nn.functional.pad(pixels, (0, 1), value=1.0))
+    _through_lenses(views, chosen, pixels, rays)
     (nearest, farthest), (low, high) = distances, DEPTHS
     in_camera = rays * (nearest * low * (high / low * (farthest / nearest)) ** w)[:, None]
     rotations, shifts = matrices[chosen, :3, :3], matrices[chosen, :3, 3]
     return torch.einsum("nji,nj->ni", rotations, in_camera - shifts)
+
+
+def _through_lenses(views: Sequence["View"], chosen: Tensor, pixels: Tensor, rays: Tensor) -> None:
+    """Writes the rays [N, 3] of the pixels [N, 2] of views `chosen` [N] that are no pinholes; where a pixel has none,
+    as in the corner of a fisheye, that of the middle."""
+    for index in chosen.unique().tolist():
+        view = views[index]
+        if view.lens is None:
+            continue
+        here = (chosen == index).nonzero()[:, 0]
+        found = torch.from_numpy(view.lens.rays(pixels[here].numpy()))
+        ahead = torch.tensor([0.0, 0.0, 1.0], dtype=rays.dtype)
+        rays[here] = torch.where(found.isnan().any(dim=1, keepdim=True), ahead, found)
 
 
 def _seen_by(views: Sequence["View"], points: Tensor, checked: int, generator: torch.Generator) -> Tensor:
@@ -140,6 +154,8 @@ def _seen_by(views: Sequence["View"], points: Tensor, checked: int, generator: t
 
 def _in_image(view: "View", points: Tensor) -> Tensor:
     """Which of the points [N, 3] float64 a view has in its image: bool [N]."""
+    if view.lens is not None:
+        return torch.from_numpy(view.look(points.numpy())[2])
     viewmat, K = torch.from_numpy(view.viewmat), torch.from_numpy(view.K)
     in_camera = points @ viewmat[:3, :3].T + viewmat[:3, 3]
     x, y, z = (in_camera @ K.T).unbind(-1)

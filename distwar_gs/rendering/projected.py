@@ -25,6 +25,13 @@ class Projected(NamedTuple):
     radii: Tensor
     """[C, N, 2] int32, 0 where culled."""
 
+    def drawn_again(self, copies: kernels.Around) -> "Projected":
+        """With those behind them that a panorama's edges show again."""
+        return Projected(
+            copies.again_at(self.means2d), copies.again(self.conics), copies.again(self.opacities),
+            copies.again(self.depths), copies.again_radii(self.radii),
+        )  # fmt: skip
+
 
 def project_gaussians(params: Mapping[str, Tensor], cameras: Cameras, settings: RenderSettings) -> Projected:
     """Projects the Gaussians; arguments as for `distwar_gs.rendering.renderer.render`."""

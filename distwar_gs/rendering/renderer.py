@@ -11,7 +11,7 @@ from torch import Tensor
 import distwar_kernels as kernels
 from distwar_gs.config import STRATEGIES, Config, ConfigError
 from distwar_gs.rendering.near_plane import OF_EXTENT
-from distwar_gs.rendering.projected import project_gaussians
+from distwar_gs.rendering.projected import Projected, project_gaussians
 from distwar_gs.rendering.settings import RenderSettings
 from distwar_kernels import Cameras, gsplat_ops, loader
 from distwar_kernels.constants import TILE_SIZE
@@ -67,6 +67,8 @@ class Splats:
     """[C, tile_height, tile_width] int32, where each tile's list begins."""
     flatten_ids: Tensor
     """[n_isects] int32, the lists: indices into [C * N], nearest first."""
+    copies: kernels.Around | None
+    """Which of them are Gaussians drawn again at the other edge of a panorama: N counts them, too."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class Rendering:
     alphas: Tensor
     """[C, H, W, 1] in [0, 1]."""
     depths: Tensor | None
-    """[C, H, W, 1] expected depth along the camera's z axis, 0 where nothing is seen; only if asked for."""
+    """[C, H, W, 1] expected depth, along the camera's z axis or as the lens has it (`kernels.Lens.depth`), 0 where
+    nothing is seen; only if asked for."""
     features: Tensor | None
     """[C, H, W, F] blended features, weighted by alpha: 0 where nothing is seen; only if given."""
 
@@ -93,6 +96,17 @@ class ComposedRendering(Rendering):
     """[C, N, 2] int32, 0 where culled."""
     splat_colors: Tensor
     """[C, N, 3] what was blended, with depth [C, N, 4]; part of the graph."""
+    drawn: Splats
+    """With what a panorama's edges show again behind the others."""
+
+    def center_gradients(self, absolute: bool) -> Tensor:
+        """dL/d(means2d) [C, N, 2] after the backward pass; or sums of its absolute values over the pixels, as
+        RenderSettings.absgrad leaves them."""
+        if not absolute:
+            assert self.means2d.grad is not None
+            return self.means2d.grad
+        sums: Tensor = self.drawn.means2d.absgrad  # type: ignore[attr-defined]  # the blend's
+        return sums if self.drawn.copies is None else self.drawn.copies.summed(sums)
 
 
 def render_settings(config: Config, extent: float, device: torch.device) -> RenderSettings:
@@ -197,13 +211,15 @@ class ComposedRasterizer:
         features: Tensor | None,
     ) -> ComposedRendering:
         """See Rasterizer."""
-        splats = project(params, cameras, settings)
-        if splats.means2d.requires_grad:
-            splats.means2d.retain_grad()
-        colors = view_colors(params, cameras, splats.radii, sh_degree)
+        projected = project_gaussians(params, cameras, settings)
+        splats = _listed(projected, cameras)
+        if projected.means2d.requires_grad:
+            projected.means2d.retain_grad()
+        colors = view_colors(params, cameras, projected.radii, sh_degree)
         if with_depth:
-            colors = torch.cat([colors, splats.depths[..., None]], dim=-1)
+            colors = torch.cat([colors, projected.depths[..., None]], dim=-1)
         channels = colors if features is None else _with_features(colors, features)
+        channels = channels if splats.copies is None else splats.copies.again(channels)
         rendered, alphas = kernels.rasterize_to_pixels(
             splats.means2d, splats.conics, channels, splats.opacities, cameras.width, cameras.height, TILE_SIZE,
             splats.isect_offsets, splats.flatten_ids, absgrad=settings.absgrad, reduction=settings.reduction,
@@ -213,7 +229,7 @@ class ComposedRasterizer:
         drawn_features = None if features is None else rendered[..., colors.shape[-1] :]
         pictures = settings.behind(drawn[..., :3], alphas, cameras)
         images = (pictures, alphas, expected_depths(drawn, alphas), drawn_features)
-        return ComposedRendering(*images, splats.means2d, splats.radii, colors)
+        return ComposedRendering(*images, projected.means2d, projected.radii, colors, splats)
 
     def traffic(self, params: Mapping[str, Tensor], camera: Cameras, settings: RenderSettings) -> kernels.AtomicTraffic:
         """See Rasterizer."""
@@ -238,9 +254,14 @@ def expected_depths(rendered: Tensor, alphas: Tensor) -> Tensor | None:
 
 def project(params: Mapping[str, Tensor], cameras: Cameras, settings: RenderSettings) -> Splats:
     """Projects the Gaussians and lists each tile's; arguments as for `render`."""
-    means2d, conics, opacities, depths, radii = project_gaussians(params, cameras, settings)
-    lists = kernels.intersect_tiles(means2d, radii, depths, cameras.width, cameras.height)
-    return Splats(means2d, conics, opacities, depths, radii, *lists)
+    return _listed(project_gaussians(params, cameras, settings), cameras)
+
+
+def _listed(projected: Projected, cameras: Cameras) -> Splats:
+    copies = kernels.around(cameras, projected.means2d, projected.radii)
+    drawn = projected if copies is None else projected.drawn_again(copies)
+    lists = kernels.intersect_tiles(drawn.means2d, drawn.radii, drawn.depths, cameras.width, cameras.height)
+    return Splats(*drawn, *lists, copies)
 
 
 def splat_traffic(splats: Splats, width: int, height: int) -> kernels.AtomicTraffic:

@@ -18,9 +18,25 @@ _COLORS = {"black": (0.0, 0.0, 0.0), "white": (1.0, 1.0, 1.0), "random": (0.0, 0
 
 def cameras_of(views: Sequence[View], device: torch.device) -> tuple[Cameras, ...]:
     """A camera for each view, float32 on the device: copied there together, so that no step has to."""
+    cameras: dict[int, Cameras] = {}
+    for model in dict.fromkeys(_model_of(view) for view in views):
+        places = [index for index, view in enumerate(views) if _model_of(view) == model]
+        together = _cameras_of_one_model(model, [views[index] for index in places], device)
+        for row, index in enumerate(places):
+            cameras[index] = together.one(row)._replace(width=views[index].width, height=views[index].height)
+    return tuple(cameras[index] for index in range(len(views)))
+
+
+def _model_of(view: View) -> str:
+    return view.lens.model if view.lens else "pinhole"
+
+
+def _cameras_of_one_model(model: str, views: Sequence[View], device: torch.device) -> Cameras:
     viewmats, Ks = (torch.tensor([getattr(view, name).tolist() for view in views]) for name in ("viewmat", "K"))
-    together = Cameras.of_matrices(viewmats.float().to(device), Ks.float().to(device), 0, 0)
-    return tuple(together.one(index)._replace(width=view.width, height=view.height) for index, view in enumerate(views))
+    if model == "pinhole":
+        return Cameras.of_matrices(viewmats.float().to(device), Ks.float().to(device), 0, 0)
+    numbers = torch.tensor([view.lens.numbers for view in views if view.lens])
+    return Cameras(model, viewmats.float().to(device), numbers.float().to(device), 0, 0)
 
 
 def camera_of(view: View, device: torch.device) -> Cameras:
@@ -41,8 +57,8 @@ def open_scene(config: Config) -> Scene:
         raise ConfigError("data.source_path is not set: give the folder of the scene with -s DIR")
     scene = load_scene(
         data.source_path, images=data.images, resolution=data.resolution, masks=data.masks,
-        invert_masks=data.invert_masks, alpha=data.alpha, test_every=data.test_every, test_list=data.test_list,
-        hold_out=data.eval, normalise=data.normalise,
+        invert_masks=data.invert_masks, alpha=data.alpha, undistort=data.undistort, test_every=data.test_every,
+        test_list=data.test_list, hold_out=data.eval, normalise=data.normalise,
     )  # fmt: skip
     scene = scene if data.normalise else near_origin(scene)
     log.info(

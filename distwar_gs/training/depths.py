@@ -144,9 +144,13 @@ def _point_targets(scene: Scene, settings: DepthConfig, device: torch.device) ->
 
 def of_points(view: View, points: np.ndarray, device: torch.device) -> PointDepths:
     """The depths of points [P, 3] that fall on the view's pixels; of several on one, the nearest's."""
-    x, y, z = view.K @ (view.viewmat[:3, :3] @ points.reshape(-1, 3).T + view.viewmat[:3, 3:])
-    inside = (z > 0) & (x >= 0) & (x < view.width * z) & (y >= 0) & (y < view.height * z)
-    x, y, z = x[inside] / z[inside], y[inside] / z[inside], z[inside]
+    if view.lens is None:
+        x, y, z = view.K @ (view.viewmat[:3, :3] @ points.reshape(-1, 3).T + view.viewmat[:3, 3:])
+        inside = (z > 0) & (x >= 0) & (x < view.width * z) & (y >= 0) & (y < view.height * z)
+        x, y, z = x[inside] / z[inside], y[inside] / z[inside], z[inside]
+    else:
+        places, z, inside = view.look(points.reshape(-1, 3))
+        (x, y), z = places[inside].T, z[inside]
     pixels = y.astype(np.int64) * view.width + x.astype(np.int64)
     order = np.argsort(z, kind="stable")
     kept, first = np.unique(pixels[order], return_index=True)

@@ -294,7 +294,10 @@ def _lens(
 def _check_perspective(stated: Any, where: str) -> None:
     names = ("PERSPECTIVE", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
     if stated is not None and str(stated).upper() not in names:
-        raise DataError(f"{where} is {stated!r}; only perspective cameras are rendered: change it to perspective")
+        raise DataError(
+            f"{where} is {stated!r}; only perspective cameras are read: change it to perspective, and give another lens"
+            " with --lens"
+        )
 
 
 def _checked_fps(rate: float, file: Path) -> float:

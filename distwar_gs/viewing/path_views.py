@@ -23,6 +23,9 @@ _NEARER = 10.0
 _FAR = 100.0
 """Scene extents away from the cameras, from which on a path is taken for one of another frame, and this is said."""
 
+WIDEST = math.radians(90.0)
+"""Field of view, along the longer side, of the pinhole that stands for a wider lens where a film needs one."""
+
 log = logging.getLogger(__name__)
 
 
@@ -31,20 +34,34 @@ Size = tuple[int | None, int | None]
 
 
 def own_views(kind: str, scene: Scene, frames: int, asked: Size = (None, None)) -> list[View]:
-    """A path around the training cameras, `ellipse` or `interpolate`, through the lens of one of them."""
+    """A path around the training cameras, `ellipse` or `interpolate`, through the lens of one of them, or a pinhole of
+    its scale."""
     views = scene.train
     poses = getattr(camera_paths, kind)(np.stack([view.viewmat for view in views]), frames)
-    template = sized(views[len(views) // 2], asked)
+    template = sized(through_pinhole(views[len(views) // 2]), asked)
     return [replace(template, viewmat=pose) for pose in poses]
 
 
 def sized(view: View, asked: Size) -> View:
-    """A view at the size that is asked for, which shows all of what it showed, and more where the shape is another."""
+    """A view at the size that is asked for, which shows all of what it showed, and more where the shape is another; of
+    a lens that is no pinhole the same in another shape."""
     own = (view.width, view.height)
     size = asked_size(asked, own)
     if size == own:
         return view
+    if view.lens is not None:
+        lens = view.lens.scaled(size[0] / own[0], size[1] / own[1])
+        return replace(view, width=size[0], height=size[1], K=lens.K, lens=lens, mask=None)
     return replace(view, width=size[0], height=size[1], K=_fitted(view.K, own, size), mask=None)
+
+
+def through_pinhole(view: View) -> View:
+    """A view through a pinhole with the scale of its lens, of at most WIDEST across."""
+    if view.lens is None:
+        return view
+    focal = max(view.K[0, 0], 0.5 * max(view.width, view.height) / math.tan(0.5 * WIDEST))
+    K = np.array([[focal, 0.0, 0.5 * view.width], [0.0, focal, 0.5 * view.height], [0.0, 0.0, 1.0]])
+    return replace(view, K=K, lens=None, mask=None)
 
 
 def asked_size(asked: Size, own: tuple[int, int]) -> tuple[int, int]:
@@ -70,7 +87,7 @@ def path_views(
         frames: None: one for each pose of the file. Else so many, along a smooth path through these.
         asked: the size of the video, where it is not to be the file's.
     """
-    template = (scene.test or scene.train)[0]
+    template = through_pinhole((scene.test or scene.train)[0])
     own = (template.width, template.height)
     size = video_size(path, own)
     viewmats = np.stack([scene.normalisation.apply_viewmat(pose) for pose in _viewmats(path, scene, origin)])

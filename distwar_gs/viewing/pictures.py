@@ -22,6 +22,7 @@ from distwar_gs.rendering.views import measured_images, measures_aligned, measur
 from distwar_gs.system.files import durable_write, remove_leftovers
 from distwar_gs.system.progress import progress
 from distwar_gs.system.terminal import log_to_terminal
+from distwar_gs.viewing.lens_views import ChosenLens
 from distwar_gs.viewing.path_files import read_path
 from distwar_gs.viewing.path_views import own_views, path_views, sized
 from distwar_gs.viewing.render_args import CAMERA_PATHS, RenderArgs
@@ -55,8 +56,10 @@ class ModelPictures:
         """Loads the Gaussians, the scene and a camera path. Errors of the settings and of any file come here."""
         log_to_terminal()
         self.path = None if args.path in CAMERA_PATHS else read_path(Path(args.path))
+        lens = ChosenLens.of(args)
         self.args, self.model = args, TrainedModel.load(args)
         self.scene = self.model.scene
+        self.lens = lens and lens.of_frame(self.scene.normalisation.scale)
         self.folder = (args.out or self.model.run_folder / "renders") / f"iteration_{self.model.step}"
         self._within(self.folder)
 
@@ -101,6 +104,22 @@ class ModelPictures:
         log.info("pictures: %s", ", ".join(str(folder / _FOLDERS[kind][0]) for kind in self.args.kinds))
 
     @torch.no_grad()
+    def render_stills(self) -> None:
+        """Renders what the chosen lens shows from where the test views (training views, if there are none) were
+        taken."""
+        assert self.lens is not None
+        views = self.scene.test or self.scene.train
+        stems = unique_stems([view.name for view in views], (".png",), shorten=True)
+        seen = [self.lens.view(view, self.scene.extent) for view in views]
+        within = self._depth_range(seen)
+        folders = {kind: self.lens.name + ("" if kind == "color" else f"_{kind}") for kind in self.args.kinds}
+        for view, stem in zip(progress(seen, desc=f"{self.lens.name} views", unit="view"), stems, strict=True):
+            rendering = self._render(view)
+            for kind, name in folders.items():
+                self._write_image(self.folder / name / Path(stem), to_8bit(_DRAWN[kind](rendering, within)))
+        log.info("pictures: %s", ", ".join(str(self.folder / name) for name in folders.values()))
+
+    @torch.no_grad()
     def render_path(self, kind: str) -> None:
         """Renders a camera path to an mp4 for each kind of picture.
 
@@ -108,6 +127,8 @@ class ModelPictures:
         """
         name, views, fps = (kind, self._own_path(kind), FPS) if self.path is None else self._path_of_file()
         fps = fps if self.args.fps is None else self.args.fps
+        if self.lens is not None:
+            name, views = f"{name}_{self.lens.name}", [self.lens.view(view, self.scene.extent) for view in views]
         endings = {kind: "" if kind == "color" else f"_{kind}" for kind in self.args.kinds}
         files = {kind: self._within(self.folder / f"{name}{ending}.mp4") for kind, ending in endings.items()}
         remove_leftovers([self.folder])
@@ -141,7 +162,10 @@ class ModelPictures:
     def _render(self, view: View) -> Rendering:
         """With all that the kinds of pictures are made of."""
         kinds = self.args.kinds
-        return self.model.render(view, with_depth="depth" in kinds, with_normals="normals" in kinds)
+        options = {"with_depth": "depth" in kinds, "with_normals": "normals" in kinds}
+        if self.lens is None:
+            return self.model.render(view, **options)
+        return self.lens.finished([self.model.render(eye, **options) for eye in self.lens.eyes(view)], view)
 
     def _depth_range(self, views: Sequence[View]) -> DepthRange:
         """Of all these views together, so that a film does not flicker and pictures can be compared."""

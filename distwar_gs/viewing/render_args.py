@@ -15,6 +15,9 @@ CAMERA_PATHS = ("ellipse", "interpolate", "none")
 SHOWN = ("color", "depth", "normals", "alpha")
 """What `render.py --show` takes."""
 
+LENSES = ("pinhole", "fisheye", "equirectangular", "orthographic")
+"""What `render.py --lens` takes."""
+
 VIEWER_PORT = 7007
 """Where the live viewer's page is, unless another port is named."""
 
@@ -44,6 +47,12 @@ class RenderArgs:
     """Of the video, in pixels; None: as the file or the photos have it, or what goes with the height."""
     height: int | None = None
     """Likewise."""
+    lens: str | None = None
+    """What to render through instead of the lens of the photos, of LENSES."""
+    fov: float | None = None
+    """Degrees across the picture; None: as usual for the lens."""
+    stereo: float | None = None
+    """How far two eyes are apart, in the unit of the input; None: one eye."""
     skip_test: bool = False
     train: bool = False
     """Render the training views too."""

@@ -82,7 +82,7 @@ struct Visible {
     int* total;           // [1] Gaussians: the true number, also where it exceeds the capacity
     int* gaussian_ids;    // [capacity] which Gaussian
     float* splats;        // [capacity, 12] as the blend wants them (../records.cuh)
-    float* depths;        // [capacity] along the camera's z axis
+    float* depths;        // [capacity] as the lens has them: along the camera's z axis, or from the camera
     float* color_slopes;  // [3, 3, capacity] dcolour/dmean through the view direction, or null if nobody asks
     int capacity;
 

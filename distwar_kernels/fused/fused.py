@@ -155,14 +155,21 @@ def _draw(
     return image, FusedState(visible, BlendState(*blend))
 
 
-def _whole(sizes: BufferSizes, parameters: Sequence[Tensor], *arguments: Any) -> tuple[Tensor, FusedState]:
+def _whole(
+    sizes: BufferSizes, parameters: Sequence[Tensor], camera: Cameras, *arguments: Any
+) -> tuple[Tensor, FusedState]:
     """`_draw` in buffers that are large enough; waits for the GPU."""
-    gaussians = len(parameters[0])
+    most = _most_splats(parameters, camera)
     while True:
-        capacities = sizes.capacities(gaussians)
-        image, state = _draw(capacities, parameters, *arguments)
-        if sizes.fits(state.blend.counts, gaussians, capacities):
+        capacities = sizes.capacities(most)
+        image, state = _draw(capacities, parameters, camera, *arguments)
+        if sizes.fits(state.blend.counts, most, capacities):
             return image, state
+
+
+def _most_splats(parameters: Sequence[Tensor], camera: Cameras) -> int:
+    """That the Gaussians can have in an image."""
+    return camera.lens.most_splats * len(parameters[0])
 
 
 # ------------------------------------------------------------------------------------------------- for training loops
@@ -204,10 +211,10 @@ def render_what_fits(
     """Renders without waiting. If the buffers were too small the image is cut short; then `step` changes nothing, and
     `sizes` grow when the counts reach the host. With a lazy Adam's step to come, Gaussians are drawn where dense Adam
     would have them."""
-    gaussians = len(parameters[0])
-    capacities = sizes.capacities(gaussians)
+    most = _most_splats(parameters, camera)
+    capacities = sizes.capacities(most)
     image, state = _draw(capacities, parameters, camera, options, *_BY_HAND, adam)
-    sizes.watch(state.blend.counts, gaussians, capacities)
+    sizes.watch(state.blend.counts, most, capacities)
     return Rendered(image, state, list(parameters), camera, options)
 
 

@@ -3,7 +3,8 @@
 //
 // Thread mapping, both kernels: one thread per visible Gaussian. paint_kernel writes this pass's features over the
 // colour words of its splat. collect_kernel moves the colour words of its gradient record to the features' gradient and
-// zeroes them for the next pass; the geometry's words stay and sum up over the passes.
+// zeroes them for the next pass; the geometry's words stay and sum up over the passes. Where a panorama's edge makes
+// several splats of one Gaussian, one behind another, the first's thread does so for all.
 //
 // It stores nothing else. A row of features is as long as all their channels; Gaussians come in the order of N.
 //
@@ -30,13 +31,24 @@ __global__ void __launch_bounds__(kThreads) paint_kernel(FeaturePass pass, Visib
     *piece_of(visible.splats, slot, kColor) = make_float4(values[0], values[1], values[2], values[3]);
 }
 
+// The colour words of a record, which are zeros then.
+__device__ float4 taken_color(float* records, int slot) {
+    const float4 color = *piece_of(records, slot, kGradColor);
+    *piece_of(records, slot, kGradColor) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    return color;
+}
+
 __global__ void __launch_bounds__(kThreads)
     collect_kernel(FeaturePass pass, Visible visible, float* records, float* v_features) {
     const int slot = blockIdx.x * kThreads + threadIdx.x;
     if (slot >= visible.held()) return;
     const long long row = visible.gaussian_ids[slot];
-    const float4 sums = *piece_of(records, slot, kGradColor);
-    *piece_of(records, slot, kGradColor) = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    if (slot > 0 && visible.gaussian_ids[slot - 1] == row) return;
+    float4 sums = taken_color(records, slot);
+    for (int next = slot + 1; next < visible.held() && visible.gaussian_ids[next] == row; ++next) {
+        const float4 more = taken_color(records, next);
+        sums.x += more.x, sums.y += more.y, sums.z += more.z, sums.w += more.w;
+    }
     const float values[FeaturePass::kChannels] = {sums.x, sums.y, sums.z, sums.w};
 #pragma unroll
     for (int k = 0; k < FeaturePass::kChannels; ++k)

@@ -24,17 +24,54 @@ struct Seen {
     Splat splat;
     float depth;
     int tiles = 0;
+    bool is_seen = false;
 
     template <class Lens, bool kLazy, bool kPriced>
     __device__ Seen(const UpToDate<kLazy, kPriced>& parameters, const View& view, const Lens& lens, int row) {
         const Pose pose(view);
         const Vec3 mean = pose.to_camera(parameters.vector(kMeans, row));
-        if (!(mean.z >= view.near_plane && mean.z <= view.far_plane)) return;
+        const float along = lens.depth(mean);
+        if (!(along >= view.near_plane && along <= view.far_plane) || !lens.sees(mean)) return;
         const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, mean);
         if (!projected.is_valid() || !(projected.opacity() >= kAlphaCut)) return;
         splat = projected.splat();
-        depth = mean.z;
+        depth = along;
+        is_seen = true;
         tiles = Footprint(splat, view.grid).tiles();
+    }
+};
+
+// Where an edge wraps around: the same Gaussian's splats at its own place and a width to each side, those that touch a
+// tile one behind another. The backward pass knows them by their equal ids.
+struct Around {
+    int tiles[3] = {};
+
+    __device__ void look(const Seen& seen, const TileGrid& grid, float period) {
+        if (!seen.is_seen) return;
+        tiles[0] = seen.tiles;
+        for (int place = 1; place < 3 && period > 0.0f; ++place) {
+            const Splat there = moved(seen.splat, place, period);
+            tiles[place] = Footprint(there, grid).tiles();
+        }
+    }
+    __device__ int count() const { return (tiles[0] > 0) + (tiles[1] > 0) + (tiles[2] > 0); }
+
+    __device__ void store(const Visible& visible, int slot, int row, const Splat& splat, float depth,
+                          float period) const {
+        for (int place = 0; place < 3; ++place) {
+            if (tiles[place] == 0) continue;
+            if (slot >= visible.capacity) return;
+            moved(splat, place, period).store(visible.splats, slot, tiles[place]);
+            visible.gaussian_ids[slot] = row;
+            visible.depths[slot] = depth;
+            ++slot;
+        }
+    }
+
+   private:
+    __device__ static Splat moved(Splat splat, int place, float period) {
+        splat.mean.x += place == 0 ? 0.0f : place == 1 ? period : -period;
+        return splat;
     }
 };
 
@@ -46,10 +83,18 @@ __global__ void __launch_bounds__(kScanThreads)
     Splat splat;
     float depth = 0.0f;
     int tiles = 0;
+    [[maybe_unused]] Around around;
+    [[maybe_unused]] float period = 0.0f;
     if (row < g.count) {
-        const Lens lens(view.intrinsics, view.width, view.height);
+        const Lens lens(view.lens, view.intrinsics, view.width, view.height);
         const Seen seen(UpToDate<kLazy, kPriced>(g, row), view, lens, row);
         splat = seen.splat, depth = seen.depth, tiles = seen.tiles;
+        if constexpr (Lens::kMayWrap) period = lens.period(), around.look(seen, view.grid, period);
+    }
+    if constexpr (Lens::kMayWrap) {
+        const int slot = scan.exclusive(scan_words, around.count());
+        if (threadIdx.x == 0 && block == gridDim.x - 1) *visible.total = scan.total;
+        return around.store(visible, slot, row, splat, depth, period);
     }
     const int slot = scan.exclusive(scan_words, tiles > 0);
     if (threadIdx.x == 0 && block == gridDim.x - 1) *visible.total = scan.total;
@@ -61,7 +106,8 @@ __global__ void __launch_bounds__(kScanThreads)
 
 constexpr int kColorThreads = 128;
 
-template <int kDegree, bool kLazy>
+// kStoredDepth: depths are taken from the splats.
+template <int kDegree, bool kLazy, bool kStoredDepth>
 __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View view, Visible visible) {
     constexpr int kFloats = 3 * sh_rows_of(kDegree);
     __shared__ float harmonics[kColorThreads * (kFloats > 0 ? kFloats : 1)];
@@ -110,7 +156,8 @@ __global__ void __launch_bounds__(kColorThreads) color_kernel(Gaussians g, View 
     const bool valid = 0.0f * (color.x + color.y + color.z) == 0.0f;
     if (!valid) visible.splats[kSplatFloats * static_cast<long long>(slot) + kLog2Opacity] = -INFINITY;
     const float channels[3] = {fmaxf(color.x, 0.0f), fmaxf(color.y, 0.0f), fmaxf(color.z, 0.0f)};
-    const float depth = view.with_depth ? pose.to_camera(mean).z : 0.0f;
+    float depth = 0.0f;
+    if (view.with_depth) depth = kStoredDepth ? visible.depths[slot] : pose.to_camera(mean).z;
     *piece_of(visible.splats, slot, kColor) =
         valid ? make_float4(channels[0], channels[1], channels[2], depth) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     if constexpr (kDegree > 0) {
@@ -132,11 +179,12 @@ void project(const Gaussians& g, const View& view, const Visible& visible, unsig
     const int blocks = (visible.capacity + kColorThreads - 1) / kColorThreads;
     for_laziness(g, [&](auto lazy, auto priced) {
         for_lens(view.lens, [&](auto lens) {
-            launch(project_kernel<typename decltype(lens)::type, lazy, priced>, blocks_for(g.count), kScanThreads,
-                   stream, g, view, visible, scan_words);
-        });
-        for_degree(g.sh_degree, [&](auto degree) {
-            launch(color_kernel<degree, lazy>, blocks, kColorThreads, stream, g, view, visible);
+            using Lens = typename decltype(lens)::type;
+            launch(project_kernel<Lens, lazy, priced>, blocks_for(g.count), kScanThreads, stream, g, view, visible,
+                   scan_words);
+            for_degree(g.sh_degree, [&](auto degree) {
+                launch(color_kernel<degree, lazy, Lens::kStoredDepth>, blocks, kColorThreads, stream, g, view, visible);
+            });
         });
     });
 }

@@ -9,6 +9,7 @@ from torch.nn.functional import pad
 from distwar_kernels.blend.blend_reference import blend_reference
 from distwar_kernels.cameras import Cameras
 from distwar_kernels.fused.fused import DrawOptions
+from distwar_kernels.projection.around import around
 from distwar_kernels.projection.projection_torch import project_torch
 from distwar_kernels.sh.sh_torch import spherical_harmonics_torch
 from distwar_kernels.tiles.tiles_reference import intersect_tiles_reference
@@ -27,8 +28,6 @@ def rasterize_reference(
     )  # fmt: skip
     if compensations is not None:
         opacities = opacities * compensations[0]
-    means2d = means2d[0]
-    lists = intersect_tiles_reference(means2d.detach()[None], radii, depths.detach(), camera.width, camera.height)
     colors = colors_reference(params, camera, options.sh_degree)
     background = options.padded_background()
     if options.with_depth:
@@ -37,11 +36,19 @@ def rasterize_reference(
     if features is not None:
         colors = torch.cat([colors, features.nan_to_num(0.0, 0.0, 0.0)], dim=-1)
         background = None if background is None else pad(background, (0, features.shape[1]))
+    drawn, copies = means2d, around(camera, means2d, radii)
+    if copies is not None:
+        drawn, radii = copies.again_at(means2d), copies.again_radii(radii)
+        depths, conics, colors, opacities = (
+            copies.again(values) for values in (depths, conics, colors[None], opacities[None])
+        )
+        colors, opacities = colors[0], opacities[0]
+    lists = intersect_tiles_reference(drawn.detach(), radii, depths.detach(), camera.width, camera.height)
     image, alphas = blend_reference(
-        means2d, conics[0], colors, opacities, camera.width, camera.height, *lists,
+        drawn[0], conics[0], colors, opacities, camera.width, camera.height, *lists,
         None if background is None else background[None].to(colors),
     )  # fmt: skip
-    outputs = image[0, ..., :channels], alphas[0], means2d
+    outputs = image[0, ..., :channels], alphas[0], means2d[0]
     return outputs if features is None else (*outputs, image[0, ..., channels:])
 
 

@@ -72,7 +72,7 @@ struct Shape {
     float logit;
 };
 
-// A Gaussian in front of the camera and on its image plane.
+// A Gaussian that a lens sees, and where it is in the image.
 template <class Lens>
 struct ProjectedGaussian {
     Vec3 mean_camera;  // in camera axes
@@ -173,7 +173,7 @@ struct ProjectedGaussian {
         const Vec3 v_t0 = axes.times(scaled(v_a0)), v_t1 = axes.times(scaled(v_a1));
         const Rows2 v_jacobian = {pose.rotation.times(v_t0), pose.rotation.times(v_t1)};
         Vec3 v_camera = lens.vjp(mean_camera, jacobian, make_float2(g.x, g.y), v_jacobian);
-        if (view.with_depth) v_camera.z += g.color.w;
+        if (view.with_depth) lens.depth_vjp(mean_camera, g.color.w, v_camera);
         result.mean = pose.rotation.transposed_times(v_camera);
         result.mean_camera = v_camera, result.t = {v_t0, v_t1};
         return result;

@@ -127,6 +127,17 @@ __device__ void count(const Statistics& statistics, const View& view, const Grad
     if (statistics.score) statistics.score[row] += sqrtf(g.error());
 }
 
+// A Gaussian at an edge that wraps around has splats one behind another: the first's record gets what the others have.
+// Returns whether this slot is the first.
+__device__ inline bool add_followers(const Visible& visible, const float* records, int slot, int held,
+                                     GradientRecord& record) {
+    const int row = visible.gaussian_ids[slot];
+    if (slot > 0 && visible.gaussian_ids[slot - 1] == row) return false;
+    for (int next = slot + 1; next < held && visible.gaussian_ids[next] == row; ++next)
+        record.add(GradientRecord::load(records, next));
+    return true;
+}
+
 // What a block keeps of its Gaussians: their rows, and the two factors of shN's gradient.
 template <int kRows>
 struct Factors {
@@ -199,11 +210,13 @@ __global__ void __launch_bounds__(kBackwardThreads)
     [[maybe_unused]] bool has_part = false;
     if (slot < held) {
         const int row = visible.gaussian_ids[slot];
-        const GradientRecord record = GradientRecord::load(records, slot);
-        count(statistics, view, record, row);
-        if (!record.is_zero(view.with_depth)) {
+        GradientRecord record = GradientRecord::load(records, slot);
+        bool is_first = true;
+        if constexpr (Lens::kMayWrap) is_first = add_followers(visible, records, slot, held, record);
+        if (is_first) count(statistics, view, record, row);
+        if (is_first && !record.is_zero(view.with_depth)) {
             const Pose pose(view);
-            const Lens lens(view.intrinsics, view.width, view.height);
+            const Lens lens(view.lens, view.intrinsics, view.width, view.height);
             const UpToDate<Sink::kIsLazy, Sink::kIsPriced> parameters(g, row);
             const Vec3 mean = parameters.vector(kMeans, row), v_color = color_gradient(record, visible.splats, slot);
             const ProjectedGaussian<Lens> projected(parameters.shape(row), view, pose, lens, pose.to_camera(mean));

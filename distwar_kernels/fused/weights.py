@@ -32,8 +32,9 @@ def uses(params: Mapping[str, Tensor], camera: Cameras, options: DrawOptions) ->
     visible = view.state.visible
     count = int(visible.total)
     ids, found = visible.gaussian_ids[:count].long(), params["means"].new_zeros(2, len(params["means"]))
-    found[0, ids] = records[:count, _GRAD_COLOR]
-    found[1, ids] = _areas(visible.splats[:count], camera)
+    # A Gaussian has one splat, but at the edge of a panorama.
+    found[0].index_add_(0, ids, records[:count, _GRAD_COLOR])
+    found[1].index_add_(0, ids, _areas(visible.splats[:count], camera))
     return found[0], found[1]
 
 

@@ -18,7 +18,9 @@ class Projection(NamedTuple):
 
     radii: Tensor  # [C, N, 2] int32, half extents of the bounding box in pixels
     means2d: Tensor  # [C, N, 2] pixels
-    depths: Tensor  # [C, N] along the camera's z axis
+    depths: (
+        Tensor  # [C, N] along the camera's z axis; through a lens that sees all around, from the camera (`Lens.depth`)
+    )
     conics: Tensor  # [C, N, 3] inverse 2D covariance xx, xy, yy, 1/px^2
     compensations: Tensor | None  # [C, N] opacity factor of antialiased mode
 
@@ -39,13 +41,13 @@ def project_gaussians(
     Args:
         means, scales: world units; scales are standard deviations, not their logarithms.
         quats: need not be normalised. opacities: in [0, 1]; they bound the visible extent only.
-        cameras: any principal point; on the CPU differentiable in their poses, too.
+        cameras: any lens and principal point; differentiable in their poses, too, but for pinholes on CUDA.
         near_plane, far_plane: depths outside are culled.
         antialiased: also return the compensation for the blur that widens small Gaussians (Mip-Splatting, Yu et al.
             2024, section 4.2; opacities are to be multiplied by it).
 
-    On CUDA this is gsplat's ``fully_fused_projection``. On the CPU it is a kernel for float32 and pinholes whose poses
-    need no gradient, else PyTorch code, differentiated by autograd.
+    For pinholes on CUDA this is gsplat's ``fully_fused_projection``, on the CPU a kernel of our own, for float32 and
+    poses that need no gradient; else PyTorch code, differentiated by autograd.
     """
     cameras.check()
     if _has_kernel((means, quats, scales, opacities), cameras):
@@ -55,7 +57,7 @@ def project_gaussians(
             *gaussians, *cameras.arguments(), near_plane, far_plane, antialiased
         )
         return Projection(radii, means2d, depths, conics, compensations if antialiased else None)
-    if not means.is_cuda:
+    if not means.is_cuda or cameras.model != "pinhole":
         planes = {"near_plane": near_plane, "far_plane": far_plane}
         return Projection(*project_torch(means, quats, scales, opacities, cameras, **planes, antialiased=antialiased))
     radii, means2d, depths, conics, compensations = gsplat().fully_fused_projection(

@@ -26,11 +26,13 @@ def project_torch(
     covariances = covariance_matrices(quats, scales)
     rotations = cameras.viewmats[:, :3, :3]
     means_camera = torch.einsum("cij,nj->cni", rotations, means) + cameras.viewmats[:, None, :3, 3]
-    depths = means_camera[..., 2]
-    in_depth = (depths >= near_plane) & (depths <= far_plane)
-    # A safe depth keeps the arithmetic of culled Gaussians finite, and so their (zero) gradients.
-    z = torch.where(in_depth, depths, torch.ones_like(depths))
-    lens, xy, size = cameras.lens, means_camera[..., :2], (cameras.width, cameras.height)
+    lens, size = cameras.lens, (cameras.width, cameras.height)
+    depths = lens.depth(means_camera[..., :2], means_camera[..., 2])
+    seen = (depths >= near_plane) & (depths <= far_plane)
+    seen = seen & lens.sees(means_camera[..., :2], means_camera[..., 2], cameras.intrinsics)
+    # A safe place keeps the arithmetic of culled Gaussians finite, and so their (zero) gradients.
+    xy = torch.where(seen[..., None], means_camera[..., :2], torch.zeros_like(means_camera[..., :2]))
+    z = torch.where(seen, means_camera[..., 2], torch.ones_like(depths))
     means2d = lens.project(xy, z, cameras.intrinsics)
     jacobians = lens.jacobian(xy, z, cameras.intrinsics, *size)
     jacobians = torch.einsum("cnij,cjk->cnik", jacobians, rotations)
@@ -43,7 +45,7 @@ def project_torch(
     compensations = _compensations(exact, safe) if antialiased else None
     radii = _radii(blurred, opacities, compensations, means2d, *size)
     finite = torch.isfinite(conics).all(-1) & torch.isfinite(means2d).all(-1)
-    radii = torch.where((whole & in_depth & invertible & finite)[..., None], radii, torch.zeros_like(radii))
+    radii = torch.where((whole & seen & invertible & finite)[..., None], radii, torch.zeros_like(radii))
     return radii, means2d, depths, conics, compensations
 
 

@@ -30,7 +30,7 @@ def free_view(pose: Pose, size: tuple[int, int], template: View, name: str = "")
     width, height = size
     focal = 0.5 * height / math.tan(0.5 * pose.fov)
     K = np.array([[focal, 0.0, 0.5 * width], [0.0, focal, 0.5 * height], [0.0, 0.0, 1.0]])
-    return replace(template, name=name, viewmat=pose.viewmat, K=K, width=width, height=height, mask=None)
+    return replace(template, name=name, viewmat=pose.viewmat, K=K, width=width, height=height, mask=None, lens=None)
 
 
 def vertical_fov(view: View) -> float:
@@ -44,4 +44,5 @@ def _scaled(view: View, room: tuple[int, int]) -> View:
     K = view.K.copy()
     K[0] *= width / view.width
     K[1] *= height / view.height
-    return replace(view, K=K, width=width, height=height, mask=None)
+    lens = view.lens and view.lens.scaled(width / view.width, height / view.height)
+    return replace(view, K=K, lens=lens, width=width, height=height, mask=None)

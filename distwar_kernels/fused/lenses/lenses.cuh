@@ -1,7 +1,8 @@
-// The table of lenses for kernels that are compiled for each: the only place that names them all.
+// The table of lenses for kernels: the pinhole, for which they are compiled apart, and all others (curved.cuh).
 #pragma once
 
 #include "../../cameras.h"
+#include "curved.cuh"
 #include "pinhole.cuh"
 
 namespace distwar::cuda {
@@ -11,13 +12,11 @@ struct Type {
     using type = T;
 };
 
-// Calls f with Type<the lens of this model>.
+// Calls f with Type<what kernels have for the lens of this model>.
 template <class F>
 void for_lens(LensModel model, F f) {
-    switch (model) {
-        case LensModel::kPinhole:
-            return f(Type<Pinhole>());
-    }
+    if (model == LensModel::kPinhole) return f(Type<Pinhole>());
+    return f(Type<Curved>());
 }
 
 }  // namespace distwar::cuda

@@ -1,6 +1,7 @@
 // The pinhole lens: pixel = f (x, y) / z + c. What another lens would have to offer is what is public here.
 #pragma once
 
+#include "../../cameras.h"
 #include "../vectors.cuh"
 
 namespace distwar::cuda {
@@ -14,13 +15,20 @@ struct Clamped {
 };
 
 struct Pinhole {
+    static constexpr bool kMayWrap = false;      // no right edge is a left one
+    static constexpr bool kStoredDepth = false;  // worked out from the mean again
     float fx, fy, cx, cy;
     int width, height;
 
     // intrinsics: fx, fy, cx, cy in pixels.
-    __device__ Pinhole(const float* intrinsics, int width, int height) : width(width), height(height) {
+    __device__ Pinhole(LensModel, const float* intrinsics, int width, int height) : width(width), height(height) {
         fx = __ldg(intrinsics), fy = __ldg(intrinsics + 1), cx = __ldg(intrinsics + 2), cy = __ldg(intrinsics + 3);
     }
+
+    // Whether a point in camera axes has a pixel, somewhere; its depth, and dL/d(point), added to, from dL/d(depth).
+    __device__ bool sees(Vec3) const { return true; }
+    __device__ float depth(Vec3 p) const { return p.z; }
+    __device__ void depth_vjp(Vec3, float v_depth, Vec3& v) const { v.z += v_depth; }
 
     // The pixel of a point in camera axes.
     __device__ float2 project(Vec3 p) const { return make_float2(fx * p.x / p.z + cx, fy * p.y / p.z + cy); }
