@@ -33,6 +33,11 @@ VIEWS = {
 }
 
 
+def lens_bound(device: torch.device) -> float:
+    """Of lenses that bend: a GPU's fast angles and roots are less exact than a CPU's."""
+    return 1e-4 if device.type == "cuda" else BOUND
+
+
 def results(
     params: dict[str, Tensor], view: View, device: torch.device, features: Tensor | None = None, **options: object
 ) -> dict[str, Tensor]:
@@ -54,7 +59,8 @@ def expected(params: dict[str, Tensor], view: View, features: Tensor | None = No
 @pytest.mark.parametrize("options", VIEWS.values(), ids=VIEWS.keys())
 def test_against_the_reference(device, options):
     params, view = random_params(60, 3), random_view(1, **options)
-    assert_close(results(params, view, device), expected(params, view), BOUND)
+    bound = lens_bound(device) if "model" in options else BOUND
+    assert_close(results(params, view, device), expected(params, view), bound)
 
 
 @pytest.mark.parametrize("reduction", [Reduction("atomic"), Reduction("sw_s"), Reduction("sw_b"), Reduction("sw_t", 8)])
