@@ -1,5 +1,7 @@
 """Normal maps as a part of the loss: gradients against float64 autograd, files, runs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,14 +13,16 @@ from test_tracks import view_at
 from torch import Tensor
 
 from distwar_datasets import DataError
+from distwar_datasets.lenses import Lens
 from distwar_datasets.pixels.depthmaps import read_normals
 from distwar_gs.rendering.renderer import render
 from distwar_gs.training.normals import EDGE, LEAST_ALPHA, NormalMap, facing_share, rays_of
 from distwar_gs.training.trainer import Trainer
 
 SIZE = (9, 12)
-K = torch.tensor([[11.0, 0, 5.0], [0, 12.0, 5.5], [0, 0, 1]], dtype=torch.float64)
-RAYS = rays_of(K, SIZE[1], SIZE[0])
+K = np.array([[11.0, 0, 5.0], [0, 12.0, 5.5], [0, 0, 1]])
+VIEW = replace(view_at(np.eye(4), SIZE[1], SIZE[0]), K=K)
+RAYS = torch.from_numpy(rays_of(VIEW)).double()
 
 
 def plane(normal: Tensor, distance: float = 3.0) -> Tensor:
@@ -41,6 +45,14 @@ def random_depth(seed: int = 0) -> tuple[Tensor, Tensor]:
     alpha = 0.1 + 0.9 * torch.rand(SIZE, generator=generator, dtype=torch.float64)
     alpha[0], depth[:, 9:] = 0.5 * LEAST_ALPHA, 2.0 * EDGE * depth[:, 9:]
     return depth, alpha
+
+
+def test_rays_of_a_lens_are_its_points_at_depth_1():
+    for lens in (Lens("equirectangular", (2.0, 2.9, 6.0, 4.5)), Lens("unified", (11.0, 12.0, 5.0, 5.5, 0.5, 1.0, 3.0))):
+        rays = rays_of(replace(VIEW, lens=lens, K=lens.K))
+        x, y = np.meshgrid(np.arange(SIZE[1]) + 0.5, np.arange(SIZE[0]) + 0.5)
+        np.testing.assert_allclose(lens.pixels(rays.reshape(-1, 3)), np.stack([x, y], -1).reshape(-1, 2), atol=1e-3)
+        np.testing.assert_allclose(lens.depths(rays.reshape(-1, 3)), 1.0, atol=1e-5)
 
 
 def test_gradients_are_those_of_autograd():
@@ -184,7 +196,7 @@ def test_a_run_goes_on_to_the_same_bits(make, maps):
 
 def test_rays_meet_the_middles_of_pixels():
     view = view_at(look_at((0.0, -4.0, 0.0)), 40, 30)
-    rays = rays_of(torch.from_numpy(view.K), 40, 30)
+    rays = torch.from_numpy(rays_of(view)).double()
     pixels = rays @ torch.from_numpy(view.K).T
     assert float(pixels[7, 11, 0]) == pytest.approx(11.5) and float(pixels[7, 11, 1]) == pytest.approx(7.5)
 

@@ -67,8 +67,31 @@ def test_directions_are_where_points_of_pixels_lie():
     pixels = camera.lens.project(before[..., :2].reshape(1, -1, 2), before[..., 2].reshape(1, -1), camera.intrinsics)
     x, y = torch.meshgrid(torch.arange(camera.width) + 0.5, torch.arange(camera.height) + 0.5, indexing="xy")
     torch.testing.assert_close(pixels[0].reshape(*looked.shape[:2], 2), torch.stack([x, y], dim=-1), rtol=0, atol=2e-3)
-    with pytest.raises(ValueError, match="directions of a fisheye camera's pixels are not known"):
-        directions(camera._replace(model="fisheye"))
+
+
+@pytest.mark.parametrize("model", ["opencv", "fisheye", "unified", "equirectangular"])
+def test_directions_through_lenses_are_where_points_of_pixels_lie(model):
+    camera = random_view(2, 21, 17, model=model).camera
+    looked = directions(camera)[0]
+    known = looked.square().sum(dim=-1) > 0.5
+    before = looked @ camera.viewmats[0, :3, :3].T
+    pixels = camera.lens.project(before[..., :2].reshape(1, -1, 2), before[..., 2].reshape(1, -1), camera.intrinsics)
+    x, y = torch.meshgrid(torch.arange(camera.width) + 0.5, torch.arange(camera.height) + 0.5, indexing="xy")
+    off = (pixels[0].reshape(*looked.shape[:2], 2) - torch.stack([x, y], dim=-1))[known]
+    assert known.sum() > 200 and off.abs().max() < 5e-3
+
+
+def test_directions_of_an_orthographic_camera_are_its_axis():
+    camera = random_view(2, 5, 4, model="orthographic").camera
+    assert torch.equal(directions(camera)[0], camera.viewmats[0, 2, :3].expand(4, 5, 3))
+
+
+def test_a_sky_asks_for_pinhole_photos(make, demo_scene, tmp_path):
+    with imported_script("make_demo_scene") as script:
+        script.make(tmp_path / "bent", script.Recipe(views=9, width=24, height=18, lens="OPENCV"))
+    with pytest.raises(ConfigError, match="add --set data.undistort=always"):
+        make("bent", ON | {"data.resolution": 1}, scene=tmp_path / "bent")
+    assert make("flat", ON | {"data.resolution": 1, "data.undistort": "always"}, scene=tmp_path / "bent").run() == 0
 
 
 @pytest.mark.parametrize("degree", [0, 1, 3])

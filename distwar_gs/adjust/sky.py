@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distwar_datasets import Scene
 from distwar_gs.adjust.shared_values import SharedValues
-from distwar_gs.config import Config, SkyConfig
+from distwar_gs.config import Config, ConfigError, SkyConfig
 from distwar_gs.rendering.environment import Environment
 from distwar_kernels import Cameras
 
@@ -60,5 +60,13 @@ def sky_rate(settings: SkyConfig, share: float) -> float:
 
 
 def make_sky(config: Config, scene: Scene, device: torch.device) -> Sky | None:
-    """A row of ADJUSTMENTS."""
-    return Sky(config.sky, device) if config.data.background == "learned" else None
+    """A row of ADJUSTMENTS. Raises ConfigError where photos are not pinhole images: every step would wait for the host,
+    which works out where the pixels of a lens look."""
+    if config.data.background != "learned":
+        return None
+    if any(view.lens for view in scene.train):
+        raise ConfigError(
+            "data.background is learned, which takes pinhole images, and the lens of these photos bends: add --set "
+            "data.undistort=always, or give black, white or random"
+        )
+    return Sky(config.sky, device)

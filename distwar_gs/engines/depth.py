@@ -66,6 +66,8 @@ def scored(
 
 
 def add_score(score: Tensor, gaussian_ids: Tensor, sums: Tensor, held: Tensor) -> None:
-    """Adds the roots of sums of errors [M] to the scores [N] of these Gaussians [M], where they are `held` [M]."""
-    ids = torch.where(held, gaussian_ids, 0).long()
-    score.index_add_(0, ids, torch.where(held, sums.clamp_min(0.0).sqrt(), 0.0))
+    """Adds to scores [N] the roots of the errors of these Gaussians: the sums [M] of their splats, where these are
+    `held` [M]. A Gaussian at the edge of a panorama has two."""
+    errors = torch.zeros_like(score)
+    errors.index_add_(0, torch.where(held, gaussian_ids, 0).long(), torch.where(held, sums.clamp_min(0.0), 0.0))
+    score += errors.sqrt()

@@ -9,9 +9,11 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from distwar_datasets.lenses import Lens
 from distwar_kernels import Cameras
 from distwar_kernels.sh.sh_torch import sh_basis
 
@@ -62,15 +64,23 @@ class Environment:
 
 @torch.no_grad()
 def directions(cameras: Cameras) -> Tensor:
-    """[C, H, W, 3] where each pixel's middle looks, in the world's axes, of length 1; of pinhole cameras.
+    """[C, H, W, 3] where each pixel's middle looks, in the world's axes, of length 1; 0 where a lens has no ray. Waits
+    for the device unless these are pinholes."""
+    before = torch.nn.functional.normalize(_before(cameras), dim=-1)
+    return before @ cameras.viewmats[:, None, :3, :3]  # of a row: R^T d
 
-    Raises ValueError for other lenses.
-    """
+
+def _before(cameras: Cameras) -> Tensor:
+    """[C, H, W, 3] the same in camera axes, of any length."""
+    if cameras.model == "orthographic":
+        along = cameras.viewmats.new_tensor([0.0, 0.0, 1.0])
+        return along.expand(len(cameras.viewmats), cameras.height, cameras.width, 3)
     if cameras.model != "pinhole":
-        raise ValueError(f"directions of a {cameras.model} camera's pixels are not known: give pinhole cameras")
+        lenses = [Lens(cameras.model, tuple(numbers)) for numbers in cameras.intrinsics.tolist()]
+        places = np.stack(np.meshgrid(*(np.arange(size) + 0.5 for size in (cameras.width, cameras.height))), axis=-1)
+        rays = [np.nan_to_num(lens.rays(places.reshape(-1, 2))).reshape(places.shape[:2] + (3,)) for lens in lenses]
+        return torch.from_numpy(np.stack(rays)).to(cameras.viewmats)
     fx, fy, cx, cy = (number[:, None, None] for number in cameras.intrinsics.unbind(-1))
     x, y = (torch.arange(size, device=fx.device, dtype=fx.dtype) + 0.5 for size in (cameras.width, cameras.height))
     across, down = torch.broadcast_tensors((x[None, None] - cx) / fx, (y[None, :, None] - cy) / fy)
-    before = torch.stack([across, down, torch.ones_like(across)], dim=-1)
-    world = before @ cameras.viewmats[:, None, :3, :3]  # of a row: R^T d
-    return torch.nn.functional.normalize(world, dim=-1)
+    return torch.stack([across, down, torch.ones_like(across)], dim=-1)

@@ -174,7 +174,7 @@ def _normal_targets(scene: Scene, settings: DepthConfig, device: torch.device) -
     for view, path in _found(scene, settings.normals, "normals", "normal map"):
         vectors = read_normals(path, view.width, view.height, settings.normals_axes == "opengl")
         normals = torch.from_numpy(vectors).to(device)
-        rays = rays_of(torch.from_numpy(view.K).float().to(device), view.width, view.height)
+        rays = torch.from_numpy(rays_of(view)).to(device)
         if not targets:  # one is enough to tell, and waits for the device
             _check_facing(path, float(facing_share(normals, rays)), settings.normals_axes)
         targets[view.name] = [(settings.normals_weight, NormalMap(normals, rays))]

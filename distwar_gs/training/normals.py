@@ -9,8 +9,11 @@ The gradient goes from the normal to the depths of the four neighbours, by hand.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from distwar_datasets import View
 
 LEAST_ALPHA = 0.05
 """Pixels that are covered less than this say nothing of depth."""
@@ -72,11 +75,15 @@ class NormalMap:
         return pixels[1:-1, 1:-1]
 
 
-def rays_of(K: Tensor, width: int, height: int) -> Tensor:
-    """[H, W, 3] the points at depth 1 of the pixels' middles; K [3, 3]."""
-    x, y = (torch.arange(size, dtype=K.dtype, device=K.device) + 0.5 for size in (width, height))
-    across, down = torch.broadcast_tensors((x - K[0, 2]) / K[0, 0], (y[:, None] - K[1, 2]) / K[1, 1])
-    return torch.stack([across, down, torch.ones_like(across)], dim=-1)
+def rays_of(view: View) -> np.ndarray:
+    """float32 [H, W, 3] the points at depth 1 of the pixels' middles; 0 where the view's lens has no ray."""
+    places = np.stack(np.meshgrid(*(np.arange(size) + 0.5 for size in (view.width, view.height))), axis=-1)
+    if view.lens is None:
+        rays = np.concatenate([(places - view.K[:2, 2]) / view.K[[0, 1], [0, 1]], np.ones_like(places[..., :1])], -1)
+    else:
+        unit = view.lens.rays(places.reshape(-1, 2))
+        rays = np.nan_to_num(unit / view.lens.depths(unit)[:, None]).reshape(*places.shape[:2], 3)
+    return rays.astype(np.float32)
 
 
 def facing_share(normals: Tensor, rays: Tensor) -> Tensor:
