@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 
@@ -44,6 +45,20 @@ inline void check(const Tensor& tensor, const char* name, at::ScalarType type, i
     TORCH_CHECK(tensor.is_contiguous(), message(name, " must be contiguous"));
     TORCH_CHECK(last_size < 0 || tensor.size(-1) == last_size,
                 message(name, " must have last size ", last_size, ", not ", tensor.sizes()));
+}
+
+// How many Gaussians these are: means [N, 3], quats [N, 4], scales [N, 3] and opacities [N]. Raises where they
+// disagree.
+inline int checked_count(const Tensor& means, const Tensor& quats, const Tensor& scales, const Tensor& opacities) {
+    check(means, "means", at::kFloat, 3, means);
+    check(quats, "quats", at::kFloat, 4, means);
+    check(scales, "scales", at::kFloat, 3, means);
+    check(opacities, "opacities", at::kFloat, -1, means);
+    const int64_t count = opacities.numel();
+    TORCH_CHECK(means.numel() == 3 * count && quats.numel() == 4 * count && scales.numel() == 3 * count,
+                "means, quats, scales and opacities are not of as many Gaussians");
+    TORCH_CHECK(count <= std::numeric_limits<int>::max(), message(count, " Gaussians are too many"));
+    return static_cast<int>(count);
 }
 
 inline Strategy strategy_named(c10::string_view name) {

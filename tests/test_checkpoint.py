@@ -21,7 +21,7 @@ from distwar_gs.training.state import PARTS
 def views(moved: float = 0.0, photo: str = __file__):
     poses = [np.eye(4) + 0.1 * i for i in range(5)]
     poses[3][0, 3] += moved
-    common = {"width": 40, "height": 30, "image_path": Path(photo), "K": np.diag([50.0, 50.0, 1.0])}
+    common = {"width": 40, "height": 30, "image_path": Path(photo), "K": np.diag([50.0, 50.0, 1.0]), "lens": None}
     return [SimpleNamespace(name=f"{i}.png", viewmat=pose, **common) for i, pose in enumerate(poses)]
 
 

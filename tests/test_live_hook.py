@@ -88,7 +88,7 @@ def same_bits(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
 
 
 BOX = {"center": [0, 0, 0], "size": [2, 2, 2], "axes": [[1, 0, 0], [0, 1, 0], [0, 0, 1]]}
-LONG = {**DENSE_SCHEDULE, "train.iterations": 40, "train.checkpoint_every": 15}
+LONG = {**DENSE_SCHEDULE, "train.iterations": 90, "train.checkpoint_every": 30}
 
 
 STRATEGIES = [
@@ -154,7 +154,7 @@ def test_a_run_that_is_paused_stepped_saved_and_exported_is_the_same_run(watched
         step = page.status["step"]
         time.sleep(1.0)
         page.send(look())
-        assert page.picture()[0]["step"] == step < 40, "it stands"
+        assert page.picture()[0]["step"] == step < 90, "it stands"
         for number in (1, 2):
             page.send({"do": "step"})
             page.until(lambda page, wanted=step + number: page.status["step"] == wanted)
@@ -174,19 +174,19 @@ def test_a_run_that_is_paused_stepped_saved_and_exported_is_the_same_run(watched
 
 
 def test_curves_have_what_was_published(watched):
-    one = watched({"train.iterations": 30, "train.test_iterations": [20]})
+    one = watched({"train.iterations": 240, "train.test_iterations": [160], "log.every": 80})
     statuses = []
 
     def steer(page: Page) -> None:
         page.until(lambda page: statuses.append(page.status) or len(page.status.get("points", [])) >= 2)
         page.send({"do": "pause"})
         page.until(lambda page: page.status["paused"])
-        page.until(lambda page: page.status["tested"]) if page.status["step"] >= 20 else None
+        page.until(lambda page: page.status["tested"]) if page.status["step"] >= 160 else None
         page.send({"do": "go"})
 
     assert one.steered_by(steer) == 0
     points = one.viewer._points
-    assert [point[0] for point in points] == [10, 20, 30] and points[0][3] == 3008
+    assert [point[0] for point in points] == [80, 160, 240] and points[0][3] == 3008
     assert points[-1][1:3] == pytest.approx(
         [one.run.monitor.last["train/loss"], one.run.monitor.last["train/psnr"]], abs=1e-5
     )

@@ -36,9 +36,10 @@ def rasterize_reference(
     if features is not None:
         colors = torch.cat([colors, features.nan_to_num(0.0, 0.0, 0.0)], dim=-1)
         background = None if background is None else pad(background, (0, features.shape[1]))
-    drawn, copies = means2d, around(camera, means2d, radii)
+    centers, copies = means2d[0], around(camera, means2d, radii)
+    drawn = centers[None]
     if copies is not None:
-        drawn, radii = copies.again_at(means2d), copies.again_radii(radii)
+        drawn, radii = copies.again_at(drawn), copies.again_radii(radii)
         depths, conics, colors, opacities = (
             copies.again(values) for values in (depths, conics, colors[None], opacities[None])
         )
@@ -48,7 +49,7 @@ def rasterize_reference(
         drawn[0], conics[0], colors, opacities, camera.width, camera.height, *lists,
         None if background is None else background[None].to(colors),
     )  # fmt: skip
-    outputs = image[0, ..., :channels], alphas[0], means2d[0]
+    outputs = image[0, ..., :channels], alphas[0], centers
     return outputs if features is None else (*outputs, image[0, ..., channels:])
 
 

@@ -6,8 +6,6 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <limits>
-
 #include "../cameras_of_tensors.h"
 
 namespace distwar::DISTWAR_BACKEND {
@@ -16,14 +14,7 @@ namespace {
 ProjectionInputs inputs(const Tensor& means, const Tensor& quats, const Tensor& scales, const Tensor& opacities,
                         c10::string_view model, at::TensorList camera, at::IntArrayRef image, double near_plane,
                         double far_plane, bool antialiased) {
-    check(means, "means", at::kFloat, 3, means);
-    check(quats, "quats", at::kFloat, 4, means);
-    check(scales, "scales", at::kFloat, 3, means);
-    check(opacities, "opacities", at::kFloat, -1, means);
-    const int64_t count = opacities.numel();
-    TORCH_CHECK(means.numel() == 3 * count && quats.numel() == 4 * count && scales.numel() == 3 * count,
-                "means, quats, scales and opacities are not of as many Gaussians");
-    TORCH_CHECK(count <= std::numeric_limits<int>::max(), message(count, " Gaussians are too many"));
+    const int count = checked_count(means, quats, scales, opacities);
     const Cameras cameras = cameras_of_tensors(model, camera, image, means);
     TORCH_CHECK(cameras.model == LensModel::kPinhole, "the CPU's kernel projects through pinholes only");
     return {cameras,
@@ -31,7 +22,7 @@ ProjectionInputs inputs(const Tensor& means, const Tensor& quats, const Tensor& 
             quats.const_data_ptr<float>(),
             scales.const_data_ptr<float>(),
             opacities.const_data_ptr<float>(),
-            static_cast<int>(count),
+            count,
             static_cast<float>(near_plane),
             static_cast<float>(far_plane),
             antialiased,
