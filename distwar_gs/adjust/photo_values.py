@@ -6,6 +6,7 @@ step, not by a penalty, since a penalty has to be weighed against the loss and l
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -66,18 +67,25 @@ class PhotoValues:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint. Raises ValueError if it is another scene's."""
-        own = self._state()
-        if not isinstance(state, dict) or set(state) != set(own):
-            raise ValueError("what is learned of photos lacks a part, or has another one")
-        for name, tensor in own.items():
-            if not isinstance(state[name], Tensor) or state[name].shape != tensor.shape:
-                raise ValueError(f"{name} of photos is not of shape {[*tensor.shape]}")
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+        take_over(self._state(), state, "photos")
 
     def _state(self) -> dict[str, Tensor]:
         first, second = self._moments
         return {"values": self._raw, "shift": self._shift, "exp_avg": first, "exp_avg_sq": second, "steps": self._steps}
+
+
+def take_over(own: Mapping[str, Tensor], state: Any, what: str) -> None:
+    """Copies what a checkpoint has into one's own tensors; `what` they are learned of, for messages.
+
+    Raises ValueError, before anything is changed, where names or shapes differ.
+    """
+    if not isinstance(state, dict) or set(state) != set(own):
+        raise ValueError(f"what is learned of {what} lacks a part, or has another one")
+    for name, tensor in own.items():
+        if not isinstance(state[name], Tensor) or state[name].shape != tensor.shape:
+            raise ValueError(f"{name} of {what} is not of shape {[*tensor.shape]}")
+    for name, tensor in own.items():
+        tensor.copy_(state[name])
 
 
 def rate_factor(count: int) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from distwar_gs.adjust.photo_values import BETAS, EPS
+from distwar_gs.adjust.photo_values import BETAS, EPS, take_over
 
 
 class SharedValues:
@@ -34,14 +34,7 @@ class SharedValues:
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a checkpoint. Raises ValueError if it is another run's."""
-        own = self._state()
-        if not isinstance(state, dict) or set(state) != set(own):
-            raise ValueError(f"what is learned of {self._what} lacks a part, or has another one")
-        for name, tensor in own.items():
-            if not isinstance(state[name], Tensor) or state[name].shape != tensor.shape:
-                raise ValueError(f"{name} of {self._what} is not of shape {[*tensor.shape]}")
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+        take_over(self._state(), state, self._what)
 
     def _state(self) -> dict[str, Tensor]:
         first, second = self._moments
