@@ -80,6 +80,11 @@ class Lens:
             rays = _RAYS[self.model](self, ideal)
             return rays / np.linalg.norm(rays, axis=1, keepdims=True)
 
+    def pixel_rays(self, width: int, height: int) -> np.ndarray:
+        """Unit rays [height, width, 3] of the pixels' middles, as `rays`."""
+        places = np.stack(np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5), axis=-1)
+        return self.rays(places.reshape(-1, 2)).reshape(height, width, 3)
+
     @property
     def _bent(self) -> Bent | None:
         if self.model not in ("opencv", "fisheye"):

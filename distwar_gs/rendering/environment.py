@@ -77,9 +77,8 @@ def _before(cameras: Cameras) -> Tensor:
         return along.expand(len(cameras.viewmats), cameras.height, cameras.width, 3)
     if cameras.model != "pinhole":
         lenses = [Lens(cameras.model, tuple(numbers)) for numbers in cameras.intrinsics.tolist()]
-        places = np.stack(np.meshgrid(*(np.arange(size) + 0.5 for size in (cameras.width, cameras.height))), axis=-1)
-        rays = [np.nan_to_num(lens.rays(places.reshape(-1, 2))).reshape(places.shape[:2] + (3,)) for lens in lenses]
-        return torch.from_numpy(np.stack(rays)).to(cameras.viewmats)
+        rays = np.stack([lens.pixel_rays(cameras.width, cameras.height) for lens in lenses])
+        return torch.from_numpy(np.nan_to_num(rays)).to(cameras.viewmats)
     fx, fy, cx, cy = (number[:, None, None] for number in cameras.intrinsics.unbind(-1))
     x, y = (torch.arange(size, device=fx.device, dtype=fx.dtype) + 0.5 for size in (cameras.width, cameras.height))
     across, down = torch.broadcast_tensors((x[None, None] - cx) / fx, (y[None, :, None] - cy) / fy)

@@ -77,12 +77,12 @@ class NormalMap:
 
 def rays_of(view: View) -> np.ndarray:
     """float32 [H, W, 3] the points at depth 1 of the pixels' middles; 0 where the view's lens has no ray."""
-    places = np.stack(np.meshgrid(*(np.arange(size) + 0.5 for size in (view.width, view.height))), axis=-1)
     if view.lens is None:
+        places = np.stack(np.meshgrid(np.arange(view.width) + 0.5, np.arange(view.height) + 0.5), axis=-1)
         rays = np.concatenate([(places - view.K[:2, 2]) / view.K[[0, 1], [0, 1]], np.ones_like(places[..., :1])], -1)
     else:
-        unit = view.lens.rays(places.reshape(-1, 2))
-        rays = np.nan_to_num(unit / view.lens.depths(unit)[:, None]).reshape(*places.shape[:2], 3)
+        unit = view.lens.pixel_rays(view.width, view.height)
+        rays = np.nan_to_num(unit / view.lens.depths(unit.reshape(-1, 3)).reshape(view.height, view.width, 1))
     return rays.astype(np.float32)
 
 
