@@ -26,6 +26,7 @@ struct Gaussian {
     float half_width, half_height;  // of the box around the ellipse sigma <= reach, pixels; negative: it is not drawn
     const float* color;
 
+    Gaussian() = default;
     Gaussian(const BlendInputs& in, int id)
         : x(in.means2d[2 * id]),
           y(in.means2d[2 * id + 1]),
@@ -56,9 +57,9 @@ struct Gaussian {
 
 // All that a pass goes through: each of them lies in several tiles.
 inline std::vector<Gaussian> gaussians_of(const BlendInputs& in) {
-    std::vector<Gaussian> all;
-    all.reserve(in.n_gaussians);
-    for (int id = 0; id < in.n_gaussians; ++id) all.emplace_back(in, id);
+    std::vector<Gaussian> all(in.n_gaussians);
+#pragma omp parallel for num_threads(in.threads) schedule(static)
+    for (int id = 0; id < in.n_gaussians; ++id) all[id] = Gaussian(in, id);
     return all;
 }
 

@@ -18,9 +18,7 @@ class Projection(NamedTuple):
 
     radii: Tensor  # [C, N, 2] int32, half extents of the bounding box in pixels
     means2d: Tensor  # [C, N, 2] pixels
-    depths: (
-        Tensor  # [C, N] along the camera's z axis; through a lens that sees all around, from the camera (`Lens.depth`)
-    )
+    depths: Tensor  # [C, N] as the lens has them (`Lens.depth`): for a pinhole along the camera's z axis
     conics: Tensor  # [C, N, 3] inverse 2D covariance xx, xy, yy, 1/px^2
     compensations: Tensor | None  # [C, N] opacity factor of antialiased mode
 
